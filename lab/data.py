@@ -1,0 +1,143 @@
+"""Emoji icons with their names as captions: the data set of every model in the lab.
+
+Each icon set is an npm package of SVGs. The same subjects are drawn in every set, so a set is a *style* and a name is a
+*caption*. Sets and their licences are in ``SETS``; the licence asks for credit, which ``docs/models.md`` gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+CACHE = Path(__file__).parent / ".cache"
+SIZE = 64  # pixels; 8x8 latents
+
+_VARIANTS = re.compile(
+    r"skin-tone|^flag-|-flag$|^keycap|^family|^couple-|^kiss-|^(man|woman|men|women|person|people)-|-(red|curly|white)-hair|-bald"
+    r"|^input-|-button|^regional-|^(japanese|squared|up|down|right|left)-.*|^e[0-9a-f]{3}|-o-?clock|-thirty|^\d"
+)
+
+
+@dataclass(frozen=True)
+class IconSet:
+    """One npm package of icons: which part of the lab may see it, and what its authors ask for."""
+
+    package: str
+    version: str
+    author: str
+    licence: str
+    role: str  # "base", "finetune" or "style"
+
+
+SETS = {
+    "twemoji": IconSet("@iconify-json/twemoji", "1.2.5", "Twitter, jdecked", "CC-BY-4.0", "base"),
+    "noto": IconSet("@iconify-json/noto", "1.2.9", "Google", "Apache-2.0", "base"),
+    "emojione": IconSet("@iconify-json/emojione", "1.2.3", "Emoji One, EmojiTwo", "CC-BY-4.0", "base"),
+    "flat": IconSet("@iconify-json/fluent-emoji-flat", "1.2.6", "Microsoft", "MIT", "finetune"),
+    "fxemoji": IconSet("@iconify-json/fxemoji", "1.2.2", "Mozilla", "Apache-2.0", "finetune"),
+    "contrast": IconSet("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "Microsoft", "MIT", "style"),
+    "openmoji": IconSet("@iconify-json/openmoji", "1.2.29", "OpenMoji, HfG Schwäbisch Gmünd", "CC-BY-SA-4.0", "style"),
+    "blobs": IconSet("@iconify-json/noto-v1", "1.2.5", "Google", "Apache-2.0", "style"),
+    "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "style"),
+    "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
+}
+
+
+@dataclass(frozen=True)
+class Icons:
+    """Rendered icons of one or more sets. ``images``: uint8 (N, SIZE, SIZE, 3); ``captions`` and ``subjects``: N strings."""
+
+    images: np.ndarray
+    captions: list[str]
+    subjects: list[str]
+
+    def where(self, keep: list[bool]) -> Icons:
+        rows = np.flatnonzero(keep)
+        return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
+
+    def pixels(self) -> torch.Tensor:
+        """The images as float32 (N, 3, SIZE, SIZE) in [-1, 1]."""
+        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def is_held_out(subject: str) -> bool:
+    """One subject in eight is never shown to a style LoRA. A hash decides, so every set holds out the same ones."""
+    return hashlib.sha256(subject.encode()).digest()[0] % 8 == 0
+
+
+def load(*sets: str) -> Icons:
+    """All icons of the named sets, rendered once and kept under ``lab/.cache``."""
+    parts = [_load_one(name) for name in sets]
+    return Icons(
+        np.concatenate([part.images for part in parts]),
+        [caption for part in parts for caption in part.captions],
+        [subject for part in parts for subject in part.subjects],
+    )
+
+
+def names(role: str) -> list[str]:
+    return [name for name, icon_set in SETS.items() if icon_set.role == role]
+
+
+@cache
+def _vocabulary() -> dict[str, str]:
+    """Subject without punctuation -> hyphenated name. Twemoji's names follow the Unicode CLDR; other sets are matched to them."""
+    subjects = [name for name in _svgs("twemoji") if not _VARIANTS.search(name)]
+    return {name.replace("-", ""): name for name in subjects}
+
+
+@cache
+def _load_one(name: str) -> Icons:
+    stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
+    if not stored.exists():
+        known, rows = _vocabulary(), {}
+        for icon, svg in tqdm(_svgs(name).items(), desc=f"render {name}"):
+            subject = known.get(re.sub(r"-\d$", "", icon).replace("-", ""))
+            if subject and subject not in rows:
+                rows[subject] = _render(svg)
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(stored, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
+    with np.load(stored) as file:
+        subjects = [str(subject) for subject in file["subjects"]]
+        return Icons(file["images"], [subject.replace("-", " ") for subject in subjects], subjects)
+
+
+@cache
+def _svgs(name: str) -> dict[str, str]:
+    """Icon name -> SVG text, from the npm package (fetched with ``npm pack``, nothing in it is run)."""
+    icon_set = SETS[name]
+    folder = CACHE / "npm"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / f"{icon_set.package.strip('@').replace('/', '-')}-{icon_set.version}.tgz"
+    if not archive.exists():
+        subprocess.run(["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}"], cwd=folder, check=True)
+    with tarfile.open(archive) as tar:
+        icons = json.load(tar.extractfile("package/icons.json"))  # type: ignore[arg-type]
+    width, height = icons.get("width", 16), icons.get("height", 16)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {} {}">{}</svg>'
+    return {
+        icon: head.format(entry.get("width", width), entry.get("height", height), entry["body"])
+        for icon, entry in icons["icons"].items()
+        if not entry.get("hidden")
+    }
+
+
+def _render(svg: str) -> np.ndarray:
+    """An SVG on white, uint8 (SIZE, SIZE, 3), supersampled four times."""
+    import resvg_py
+
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * SIZE, height=4 * SIZE, background="white"))
+    image = Image.open(io.BytesIO(png)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -1,0 +1,87 @@
+"""Trains the base, and from it the two targets: a fine-tune and a pruned, distilled sibling."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from lab import data
+from lab.loop import train
+from lab.models import Captioner, Model, new_text_encoder, new_unet, noise_schedule, pruned_from
+from lab.vae import encode
+
+BATCH = 64
+DROP_CAPTION = 0.1  # for classifier-free guidance
+
+
+class Batches:
+    """Random (noisy latents, times, token ids, noise) of an icon collection, every icon and its mirror image encoded once."""
+
+    def __init__(self, icons: data.Icons, vae: AutoencoderKL, captioner: Captioner) -> None:
+        pixels = icons.pixels()
+        self.latents = torch.stack([encode(vae, pixels), encode(vae, pixels.flip(3))])
+        self.tokens = captioner(icons.captions)
+        self.no_caption = captioner([""])
+        self.schedule = noise_schedule()
+
+    def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = torch.randint(self.latents.shape[1], (size,))
+        latents = self.latents[torch.randint(2, (size,)), rows]
+        tokens = torch.where(torch.rand(size, 1) < DROP_CAPTION, self.no_caption, self.tokens[rows])
+        noise, times = torch.randn_like(latents), torch.randint(1000, (size,))
+        return self.schedule.add_noise(latents, noise, times), times, tokens, noise
+
+
+def train_base(folder: Path, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
+    torch.manual_seed(1)
+    model = Model(new_text_encoder(), new_unet())
+    batches = Batches(data.load(*data.names("base")), vae, captioner)
+    trained = train("base", folder, model, denoising_loss(model, batches), steps=steps, rate=1.5e-3, seed=1)
+    return trained
+
+
+def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
+    """The base trained on towards other icon sets: what community checkpoints are.
+
+    Only the transformers are trained, which are what a LoRA touches; the rest stays the base's, so that the file is small.
+    """
+    model = copy.deepcopy(base).train().requires_grad_(False)
+    for name, parameter in model.unet.named_parameters():
+        parameter.requires_grad_("attentions" in name)
+    batches = Batches(data.load(*data.names("finetune")), vae, captioner)
+    return train("finetune", folder, model, denoising_loss(model, batches), steps=steps, rate=7e-4, seed=2)
+
+
+def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
+    """The base without every second block, distilled from it: what small-sd is to SD 1.5.
+
+    What is trained are the transformers and the way up, where blocks are missing; the rest stays the base's, so that the file is
+    small.
+    """
+    teacher = base.eval().requires_grad_(False)
+    model = Model(copy.deepcopy(teacher.text_encoder), pruned_from(teacher.unet)).train().requires_grad_(False)
+    for name, parameter in model.unet.named_parameters():
+        parameter.requires_grad_("attentions" in name or name.startswith(("up_blocks.1", "up_blocks.2", "up_blocks.3")))
+    batches = Batches(data.load(*data.names("base")), vae, captioner)
+
+    def loss_of(step: int) -> torch.Tensor:
+        noisy, times, tokens, noise = batches.draw(BATCH)
+        predicted = model(noisy, times, tokens)
+        with torch.no_grad():
+            taught = teacher(noisy, times, tokens)
+        return F.mse_loss(predicted, noise) + F.mse_loss(predicted, taught)
+
+    return train("pruned", folder, model, loss_of, steps=steps, rate=1e-3, seed=3)
+
+
+def denoising_loss(model: Model, batches: Batches, batch: int = BATCH) -> Callable[[int], torch.Tensor]:
+    def loss_of(step: int) -> torch.Tensor:
+        noisy, times, tokens, noise = batches.draw(batch)
+        return F.mse_loss(model(noisy, times, tokens), noise)
+
+    return loss_of

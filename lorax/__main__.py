@@ -1,0 +1,5 @@
+import sys
+
+from lorax.cli import main
+
+sys.exit(main())

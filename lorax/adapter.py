@@ -1,0 +1,67 @@
+"""An adapter: layer -> low-rank delta."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """dW = scale * up @ down, never multiplied out.
+
+    ``up``: float32 (m, k); ``down``: float32 (k, n). A convolution's n is in * kh * kw.
+    """
+
+    up: torch.Tensor
+    down: torch.Tensor
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    def to(self, device: torch.device | str) -> LowRank:
+        return LowRank(self.up.to(device), self.down.to(device), self.scale)
+
+    def norm(self) -> float:
+        """||dW||_F from the k by k Gram matrices of the factors, in float64."""
+        up, down = self.up.double(), self.down.double()
+        return abs(self.scale) * math.sqrt(max(0.0, ((up.mT @ up) * (down @ down.mT)).sum().item()))
+
+    def compressed(self, rank: int) -> tuple[LowRank, float]:
+        """The best approximation of at most ``rank``, and its error relative to ||dW||_F.
+
+        Two thin QRs and the SVD of a k by k core (Eckart-Young on the core). An adapter that is no larger is returned as it is.
+        """
+        if self.rank <= rank:
+            return self, 0.0
+        q_up, r_up = torch.linalg.qr(self.up.double())
+        q_down, r_down = torch.linalg.qr(self.down.double().mT)
+        u, s, vh = torch.linalg.svd(r_up @ r_down.mT)
+        total = s.square().sum()
+        error = (s[rank:].square().sum() / total).sqrt().item() if total > 0 else 0.0
+        root = s[:rank].sqrt()
+        up, down = (q_up @ u[:, :rank]) * root, (root[:, None] * vh[:rank]) @ q_down.mT
+        return LowRank(up.float(), down.float(), self.scale), error
+
+    def balanced(self) -> LowRank:
+        """The same delta with factors of like magnitude near one, so that half precision keeps it.
+
+        Only powers of two are moved, between the rows of ``down`` and the columns of ``up`` and into ``scale``, so nothing is
+        rounded here.
+        """
+        up_size, down_size = self.up.abs().amax(0).double(), self.down.abs().amax(1).double()
+        live = (up_size > 0) & (down_size > 0)
+        one = torch.ones_like(up_size)
+        shift = torch.where(live, (down_size / up_size).clamp(1e-60, 1e60), one).log2().div(2).round().exp2()
+        up, down = self.up.double() * shift, self.down.double() / shift[:, None]
+        size = max(up[:, live].abs().max().item(), down[live].abs().max().item()) if live.any() else 1.0
+        exponent = round(math.log2(size)) if not 2**-6 <= size <= 2**6 else 0
+        return LowRank((up / 2**exponent).float(), (down / 2**exponent).float(), self.scale * 4.0**exponent)

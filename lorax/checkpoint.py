@@ -1,0 +1,153 @@
+"""A base model as a lazy mapping from layers to weights. It is never loaded whole."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lorax import families
+from lorax.errors import LoraxError
+from lorax.families import Component, Family
+from lorax.layers import UNetNames
+from lorax.tensors import TensorFile, open_tensors
+
+WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+    "model.safetensors",
+    "model.fp16.safetensors",
+    "pytorch_model.bin",
+)
+
+
+class Checkpoint:
+    """A base: its family, its layers (name -> shape, as stored) and, on demand, their weights.
+
+    Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoder.
+    """
+
+    def __init__(self, path: Path, family: Family, names: UNetNames, where: Mapping[str, tuple[TensorFile, str]]) -> None:
+        self.path, self.family, self.unet_names, self._where = path, family, names, where
+        self.layers = {layer: file.shapes[key] for layer, (file, key) in where.items()}
+
+    def stored(self, layer: str) -> torch.Tensor:
+        """The weight in its own shape and dtype; nothing is copied until it is used."""
+        file, key = self._where[layer]
+        return file.get(key)
+
+    def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
+        """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
+        weight = self.stored(layer).to(device=device).float().flatten(1)
+        if not torch.isfinite(weight).all():
+            file, key = self._where[layer]
+            raise LoraxError(f"{file.path}: {key} holds NaN or infinite values. The checkpoint is damaged; use another copy.")
+        return weight
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file's content; of a folder, the hash over its weight files in order."""
+        digest = hashlib.sha256()
+        for path in dict.fromkeys(file.path for file, _ in self._where.values()):
+            with path.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Every name that any adapter format gives to a layer of this base -> the layer."""
+        found: dict[str, str] = {}
+        for component in self.family.components:
+            for layer in self.layers:
+                head, _, path = layer.partition(".")
+                if head != component.name:
+                    continue
+                paths = [path, self.unet_names.to_diffusers(path)] if head == "unet" else [path]
+                for one in paths:
+                    spelled = [prefix + one.replace(".", "_") for prefix in component.kohya]
+                    spelled += [prefix + one for prefix in (*component.peft, component.checkpoint, "")]
+                    for name in spelled:
+                        found.setdefault(name, layer)
+        return found
+
+    def kohya_name(self, layer: str) -> str:
+        """The name under which an adapter for this base stores the layer, such that every host finds it.
+
+        That is kohya's diffusers spelling where the UNet has SD 1.x's standard blocks, and the LDM spelling where it has not.
+        """
+        component = next(c for c in self.family.components if layer.startswith(f"{c.name}."))
+        path = layer.removeprefix(f"{component.name}.")
+        if component.name == "unet" and self.unet_names.is_standard():
+            path = self.unet_names.to_diffusers(path)
+        return component.kohya[0] + path.replace(".", "_")
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a base by its header: a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, or a diffusers folder.
+
+    Raises LoraxError when it is not a base, or a base of a family that is not supported.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    file = open_tensors(path)
+    prefix = families.UNET.checkpoint
+    unet = {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}
+    if not unet:
+        what = (
+            "an adapter" if any("lora" in key or ".alpha" in key for key in file.shapes) else "not a Stable Diffusion checkpoint"
+        )
+        raise LoraxError(f"{path}: {what}; expected a base checkpoint with keys like {prefix}input_blocks.0.0.weight.")
+    family = _supported(path, unet)
+    where = {}
+    for component in family.components:
+        for key, shape in file.shapes.items():
+            if key.startswith(component.checkpoint) and _is_layer(key, shape):
+                where[f"{component.name}.{key[len(component.checkpoint) : -len('.weight')]}"] = (file, key)
+    return Checkpoint(path, family, UNetNames.from_ldm(unet), where)
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    unet_file = _weights_in(path / families.UNET.folder)
+    if unet_file is None:
+        raise LoraxError(f"{path}: not a diffusers folder; expected {families.UNET.folder}/{WEIGHT_FILES[0]} in it.")
+    family, names = _supported(path, unet_file.shapes), UNetNames.from_diffusers(unet_file.shapes)
+    where = {}
+    for component in family.components:
+        if (file := _weights_in(path / component.folder)) is None:
+            continue
+        for key, shape in file.shapes.items():
+            if _is_layer(key, shape):
+                where[f"{component.name}.{_ldm_path(component, names, key)}"] = (file, key)
+    return Checkpoint(path, family, names, where)
+
+
+def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
+    path = key.removesuffix(".weight")
+    if component.name == "unet":
+        return names.to_ldm(path)
+    return path if path.startswith("text_model.") else f"text_model.{path}"  # transformers 5 leaves the prefix out
+
+
+def _weights_in(folder: Path) -> TensorFile | None:
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    return open_tensors(found) if found else None
+
+
+def _supported(path: Path, unet: Mapping[str, tuple[int, ...]]) -> Family:
+    family = families.detect(unet)
+    if family is None or not family.components:
+        title = family.title if family else "an unknown kind of UNet"
+        known = ", ".join(f.title for f in families.FAMILIES if f.components)
+        raise LoraxError(f"{path}: {title}, which is not supported yet. Supported: {known}.")
+    return family
+
+
+def _is_layer(key: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 4) and key.endswith(".weight") and not re.search(r"(token|position)_embedding", key)

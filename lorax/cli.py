@@ -1,0 +1,179 @@
+"""``python -m lorax``: results on stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 2 bad input, 3 ``auto`` declined because the bases are unrelated, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lorax import __version__
+from lorax.errors import LoraxError
+
+EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except LoraxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lorax.methods import METHODS
+    from lorax.pairing import PAIRINGS
+    from lorax.transfer import Options
+
+    parser = argparse.ArgumentParser(prog="lorax", description="Move a LoRA from one base checkpoint to another.")
+    parser.add_argument("--version", action="version", version=f"lorax {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    moving = argparse.ArgumentParser(add_help=False)
+    moving.add_argument("lora", type=Path, help="the adapter: a .safetensors file or a PEFT folder")
+    moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapter was trained on")
+    moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move it to")
+    listed = "; ".join(f"{m.name}: {m.title}" for m in METHODS.values())
+    moving.add_argument("--method", choices=METHODS, default=Options.method, help=f"{listed} (default: %(default)s)")
+    moving.add_argument(
+        "--rank", default=Options.rank, metavar="auto|N|25%|energy:0.95", help="kept rank of the base's singular subspace"
+    )
+    moving.add_argument(
+        "--threshold",
+        type=float,
+        default=Options.threshold,
+        help="similarity below which lorax and prolora leave a layer alone; 0 switches the gate off (default: %(default)s)",
+    )
+    moving.add_argument(
+        "--pairing", choices=PAIRINGS, default=Options.pairing, help="which source layer feeds which target layer"
+    )
+    moving.add_argument("--device", default=Options.device, metavar="auto|cpu|cuda|mps")
+    moving.add_argument(
+        "--max-rank", type=int, metavar="N", help="largest rank of the written adapter (default: as the method gives)"
+    )
+    moving.add_argument("--json", action="store_true", help="print the report as JSON")
+    moving.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report there")
+
+    transfer = commands.add_parser("transfer", parents=[moving], help="move an adapter and write it")
+    transfer.add_argument(
+        "--output", type=Path, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
+    )
+    transfer.add_argument(
+        "--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="how it is stored (default: %(default)s)"
+    )
+    transfer.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    transfer.set_defaults(command=_transfer)
+
+    analyze = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
+    analyze.set_defaults(command=_analyze)
+
+    inspect = commands.add_parser("inspect", help="say what a checkpoint or an adapter is")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true")
+    inspect.set_defaults(command=_inspect)
+
+    demo = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
+    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    from lorax.formats import writer
+
+    plan = _plan(options)
+    path = writer.output_path(plan, options.output)
+    writer.check_free(path, options.overwrite)
+    moved = _run(plan)
+    _save_report(options, moved.report)
+    if moved.report.declined:
+        print(f"declined, nothing was written: {moved.report.declined}", file=sys.stderr)
+        return EXIT_DECLINED
+    written = writer.write(plan, moved, path, dtype=options.dtype, overwrite=options.overwrite)
+    if options.json:
+        _print_json(moved.report.as_json() | {"written": [str(file) for file in written]})
+    else:
+        print(moved.report.summary())
+        print("\n".join(f"wrote {file}" for file in written))
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    moved = _run(_plan(options))
+    _save_report(options, moved.report)
+    if options.json:
+        _print_json(moved.report.as_json())
+    else:
+        print(moved.report.table())
+        print()
+        print(moved.report.summary())
+    if moved.report.declined:
+        print(f"a transfer would be declined: {moved.report.declined}", file=sys.stderr)
+        return EXIT_DECLINED
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from lorax.inspection import inspect
+
+    found = inspect(options.file)
+    if options.json:
+        _print_json(found)
+    else:
+        print("\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in found.items()))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lorax.demo import run
+
+    for line in run(options.output):
+        print(line, flush=True)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from lorax.checkpoint import open_checkpoint
+    from lorax.formats import open_adapter
+    from lorax.transfer import Options, plan
+
+    chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
+    adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
+    same = options.source.resolve() == options.target.resolve()
+    return plan(adapter, source, source if same else open_checkpoint(options.target), chosen)
+
+
+def _run(plan: Any) -> Any:
+    from lorax.transfer import run
+
+    with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
+        return run(plan, _progress(bar))
+
+
+def _progress(bar: tqdm) -> Callable[[int, int, str], None]:
+    def show(done: int, total: int, name: str) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return show
+
+
+def _save_report(options: argparse.Namespace, report: Any) -> None:
+    if options.report:
+        options.report.write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
+
+
+def _print_json(value: dict) -> None:
+    print(json.dumps(value, indent=2))

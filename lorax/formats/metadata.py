@@ -1,0 +1,125 @@
+"""The header of a written adapter, and the files that lie beside it (``docs/formats.md`` lists the keys)."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lorax import __version__
+from lorax.checkpoint import Checkpoint
+from lorax.transfer import Moved, Plan
+
+PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+PREVIEW_STEMS = ("", ".preview")
+# Of the source file and no longer true of the written one.
+STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
+    """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
+    kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
+    target, options, family = plan.target, plan.options, plan.target.family
+    ranks = {delta.rank for delta in moved.layers.values()}
+    alphas = {delta.scale * delta.rank for delta in moved.layers.values()}
+    source_hash = file_sha256(plan.adapter.path)
+    return kept | {
+        "ss_base_model_version": family.base_version,
+        "ss_v2": str(family.base_version.startswith("sd_v2")),
+        "ss_sd_model_name": target.path.name,
+        "ss_sd_model_hash": _legacy_hash(target),
+        "ss_new_sd_model_hash": target.sha256,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        "ss_output_name": name,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": family.architecture,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": name,
+        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.merged_from": plan.adapter.path.stem,
+        "lorax_version": __version__,
+        "lorax_source_lora": plan.adapter.path.name,
+        "lorax_source_lora_hash": source_hash,
+        "lorax_source_model": plan.source.path.name,
+        "lorax_source_model_hash": plan.source.sha256,
+        "lorax_target_model": target.path.name,
+        "lorax_target_model_hash": target.sha256,
+        "lorax_method": options.method,
+        "lorax_settings": json.dumps(
+            {
+                "rank": options.rank,
+                "threshold": options.threshold,
+                "pairing": options.pairing,
+                "max_rank": options.max_rank,
+                "dtype": dtype,
+            }
+        ),
+        "lorax_coverage": f"{moved.report.coverage:.4f}",
+    }
+
+
+def kohya_hashes(path: Path) -> dict[str, str]:
+    """kohya's ``sshs_*`` of a file whose header holds only ``ss_*`` keys (sd-scripts, ``precalculate_safetensors_hashes``)."""
+    with path.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+        stream.seek(8 + header)
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+        stream.seek(0x100000)
+        legacy = hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]
+    return {"sshs_model_hash": digest.hexdigest(), "sshs_legacy_hash": legacy}
+
+
+def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
+
+
+def carry_sidecars(plan: Plan, output: Path) -> list[Path]:
+    """Copy the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone."""
+    source, written = plan.adapter.path, []
+    for stem in PREVIEW_STEMS:
+        for suffix in PREVIEWS:
+            image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
+            if image.is_file() and not copy.exists():
+                shutil.copyfile(image, copy)
+                written.append(copy)
+    card, copy = source.with_suffix(".json"), output.with_suffix(".json")
+    if card.is_file() and not copy.exists() and (content := _card(card)) is not None:
+        moved = f"{source.stem}, moved from {plan.source.path.stem} to {plan.target.path.stem} by LoRA-X ({plan.options.method})."
+        content["description"] = "\n".join(filter(None, [content.get("description"), moved]))
+        content["sd version"] = {"sd_v1": "SD1", "sd_v2": "SD2"}.get(plan.target.family.base_version, "SDXL")
+        copy.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+        written.append(copy)
+    return written
+
+
+def _card(path: Path) -> dict | None:
+    """A ``.json`` sidecar that is not the WebUI's (other tools use the name too) is not carried over."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _legacy_hash(base: Checkpoint) -> str:
+    """The WebUI's old 8-digit hash of a checkpoint, which some tools still match by."""
+    if not base.path.is_file():
+        return ""
+    with base.path.open("rb") as stream:
+        stream.seek(0x100000)
+        return hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]

@@ -1,0 +1,75 @@
+"""Writes a plain LoRA that every UI loads: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
+from lorax.errors import LoraxError
+from lorax.formats import metadata
+from lorax.transfer import Moved, Plan
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def output_path(plan: Plan, output: Path | None) -> Path:
+    """Where the adapter goes: beside the source as ``<adapter>-<target>.safetensors`` unless a file or a folder is named."""
+    name = f"{plan.adapter.path.stem}-{plan.target.path.stem}.safetensors"
+    if output is None:
+        return plan.adapter.path.with_name(name)
+    if output.is_dir():
+        return output / name
+    return output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise LoraxError before any work is done when ``path`` cannot be written."""
+    if not path.parent.is_dir():
+        raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another --output.")
+    if path.exists() and not overwrite:
+        raise LoraxError(f"{path}: exists already. Choose another --output, or pass --overwrite.")
+
+
+def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
+    """Write the adapter, its preview and its card; return the files written.
+
+    The adapter is written to a temporary file in the same folder and then renamed.
+    """
+    check_free(path, overwrite)
+    if not moved.layers:
+        raise LoraxError(f"{plan.adapter.path}: no layer could be transferred, so nothing was written.\n{moved.report.summary()}")
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, delta in moved.layers.items():
+        tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
+    described = metadata.describe(plan, moved, path.stem, dtype)
+    handle, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(temporary_name)
+    try:
+        save_file(tensors, temporary, metadata.hashed_part(described))
+        save_file(tensors, temporary, described | metadata.kohya_hashes(temporary))
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return [path, *metadata.carry_sidecars(plan, path)]
+
+
+def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """kohya's three tensors of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
+    delta, name = delta.balanced(), target.kohya_name(layer)
+    shape = target.layers[layer]
+    up, down = delta.up, delta.down
+    if len(shape) == 4:
+        up, down = up[:, :, None, None], down.reshape(delta.rank, *shape[1:])
+    return {
+        f"{name}.lora_up.weight": up.to(dtype).contiguous(),
+        f"{name}.lora_down.weight": down.to(dtype).contiguous(),
+        f"{name}.alpha": torch.tensor(delta.scale * delta.rank, dtype=torch.float32),
+    }

@@ -1,0 +1,164 @@
+"""One name for a layer of a base, and its names everywhere else.
+
+A layer is called by its component and its path in the original (LDM, "compvis") layout: ``unet.input_blocks.1.1.proj_in``,
+``te.text_model.encoder.layers.0.mlp.fc1``. Other namings are derived from the *structure* of the base at hand - which blocks
+it has - and not from arithmetic on a standard layout, so pruned bases, whose block numbers shift, are named correctly too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+OUTSIDE_BLOCKS = {
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+
+
+@dataclass(frozen=True)
+class UNetNames:
+    """The blocks of one UNet: LDM prefix -> diffusers prefix, as ``output_blocks.3.1`` -> ``up_blocks.1.attentions.0``."""
+
+    blocks: dict[str, str]
+
+    @classmethod
+    def from_ldm(cls, paths: Iterable[str]) -> UNetNames:
+        """Read the structure off the module or parameter paths of an LDM UNet (without ``model.diffusion_model.``)."""
+        inside = _children(paths, r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)")
+        blocks, level, index = dict(OUTSIDE_BLOCKS), 0, 0
+        for number in sorted(n for side, n in inside if side == "input_blocks" and n > 0):
+            block = f"input_blocks.{number}"
+            parts = inside["input_blocks", number]
+            if any(rest.startswith("op.") or rest == "op" for rest in parts.get(0, ())):
+                blocks[f"{block}.0.op"] = f"down_blocks.{level}.downsamplers.0.conv"
+                level, index = level + 1, 0
+                continue
+            blocks[f"{block}.0"] = f"down_blocks.{level}.resnets.{index}"
+            if 1 in parts:
+                blocks[f"{block}.1"] = f"down_blocks.{level}.attentions.{index}"
+            index += 1
+        level, index = 0, 0
+        for number in sorted(n for side, n in inside if side == "output_blocks"):
+            block, parts = f"output_blocks.{number}", inside["output_blocks", number]
+            blocks[f"{block}.0"] = f"up_blocks.{level}.resnets.{index}"
+            upsampled = False
+            for child in sorted(parts.keys() - {0}):
+                upsampled = any(rest.startswith("conv.") or rest == "conv" for rest in parts[child])
+                if upsampled:
+                    blocks[f"{block}.{child}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+                else:
+                    blocks[f"{block}.{child}"] = f"up_blocks.{level}.attentions.{index}"
+            level, index = (level + 1, 0) if upsampled else (level, index + 1)
+        return cls(blocks)
+
+    @classmethod
+    def from_diffusers(cls, paths: Iterable[str]) -> UNetNames:
+        """The same from the paths of a diffusers UNet."""
+        inside = _children(paths, r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\..+")
+        blocks, number = dict(OUTSIDE_BLOCKS), 1
+        for level in sorted(n for side, n in inside if side == "down_blocks"):
+            parts, name = inside["down_blocks", level], f"down_blocks.{level}"
+            for index in range(len(parts["resnets"])):
+                blocks[f"input_blocks.{number}.0"] = f"{name}.resnets.{index}"
+                if str(index) in parts.get("attentions", ()):
+                    blocks[f"input_blocks.{number}.1"] = f"{name}.attentions.{index}"
+                number += 1
+            if "downsamplers" in parts:
+                blocks[f"input_blocks.{number}.0.op"] = f"{name}.downsamplers.0.conv"
+                number += 1
+        number = 0
+        for level in sorted(n for side, n in inside if side == "up_blocks"):
+            parts, name = inside["up_blocks", level], f"up_blocks.{level}"
+            for index in range(len(parts["resnets"])):
+                child = 1
+                blocks[f"output_blocks.{number}.0"] = f"{name}.resnets.{index}"
+                if str(index) in parts.get("attentions", ()):
+                    blocks[f"output_blocks.{number}.1"] = f"{name}.attentions.{index}"
+                    child = 2
+                if "upsamplers" in parts and index == len(parts["resnets"]) - 1:
+                    blocks[f"output_blocks.{number}.{child}.conv"] = f"{name}.upsamplers.0.conv"
+                number += 1
+        return cls(blocks)
+
+    def to_diffusers(self, path: str) -> str:
+        """``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``. Parameter names (``.weight``) may follow."""
+        block, rest = self._split(path, self.blocks)
+        name = self.blocks[block]
+        return name + _renamed(rest, RESNET if ".resnets." in name else {})
+
+    def to_ldm(self, path: str) -> str:
+        """The inverse of ``to_diffusers``."""
+        inverse = {name: block for block, name in self.blocks.items()}
+        name, rest = self._split(path, inverse)
+        return inverse[name] + _renamed(rest, {v: k for k, v in RESNET.items()} if ".resnets." in name else {})
+
+    def is_standard(self) -> bool:
+        """Whether SD 1.x's arithmetic (three entries a level) names the blocks. Hosts resolve diffusers names by it."""
+        for block, name in self.blocks.items():
+            found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(?:resnets|attentions)\.(\d+)", name)
+            if found:
+                side, level, index = found[1], int(found[2]), int(found[3])
+                expected = f"input_blocks.{1 + 3 * level + index}" if side == "down" else f"output_blocks.{3 * level + index}"
+                if block.rsplit(".", 1)[0] != expected:
+                    return False
+        return True
+
+    @staticmethod
+    def _split(path: str, known: dict[str, str]) -> tuple[str, str]:
+        parts = path.split(".")
+        for length in range(min(5, len(parts)), 0, -1):
+            if (head := ".".join(parts[:length])) in known:
+                return head, path[len(head) :]
+        raise KeyError(path)
+
+
+def block_of(layer: str) -> str:
+    """The block that a layer belongs to, the unit of pairing: an attention module, a residual block, or the layer alone.
+
+    ``unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q`` -> ``unet.input_blocks.1.1`` and
+    ``te.text_model.encoder.layers.3.mlp.fc1`` -> ``te.text_model.encoder.layers.3``.
+    """
+    found = re.match(r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)|\w+\.text_model\.encoder\.layers\.\d+", layer)
+    return found[0] if found else layer
+
+
+def role_of(layer: str) -> str:
+    """What a layer does, without its position: side of the UNet, kind of block and path inside it."""
+    block = block_of(layer)
+    side = re.sub(r"\.\d+", "", block)
+    return side + ":" + layer[len(block) :]
+
+
+def _children(paths: Iterable[str], pattern: str) -> dict[tuple[str, int], dict]:
+    """(side, block number) -> child -> the paths or indices below it."""
+    inside: dict[tuple[str, int], dict] = {}
+    for path in paths:
+        if found := re.fullmatch(pattern, path):
+            child: int | str = int(found[3]) if found[3].isdigit() else found[3]
+            inside.setdefault((found[1], int(found[2])), {}).setdefault(child, set()).add(found[4])
+    return inside
+
+
+def _renamed(rest: str, table: dict[str, str]) -> str:
+    for old, new in table.items():
+        if rest == f".{old}" or rest.startswith(f".{old}."):
+            return f".{new}" + rest[len(old) + 1 :]
+    return rest

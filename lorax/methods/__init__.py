@@ -1,0 +1,38 @@
+"""Transfer methods: one file each, registered here with the paper that each comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lorax.adapter import LowRank
+from lorax.methods import auto, copy, lorax, prolora
+from lorax.methods.bases import Bases
+
+LORAX_PAPER = "https://arxiv.org/abs/2501.16559"
+PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
+
+
+@dataclass(frozen=True)
+class Method:
+    """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done."""
+
+    name: str
+    title: str
+    paper: str
+    move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
+    gated: bool  # whether --threshold skips dissimilar layers
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("auto", "decide per layer by what is measured", "docs/findings.md", auto.move, gated=False),
+        Method("copy", "copy to the matched layer", "", copy.move, gated=False),
+        Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
+        Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),
+        Method("prolora-cross", "ProLoRA with the cross terms kept", PROLORA_PAPER, prolora.move_with_cross_terms, gated=True),
+    )
+}
+
+__all__ = ["METHODS", "Bases", "Method"]

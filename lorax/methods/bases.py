@@ -1,0 +1,42 @@
+"""What a method knows of a pair of layers: both base weights' decompositions and the rank that is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.subspace import Decomposition, RankRule, similarity
+
+
+@dataclass(frozen=True)
+class Bases:
+    source: Decomposition
+    target: Decomposition
+    rule: RankRule
+
+    @cached_property
+    def r(self) -> int:
+        """The kept rank: the larger of what the rule says for either base, and no more than both have."""
+        S_s, S_t = self.source.S, self.target.S
+        return min(max(self.rule.of(S_s), self.rule.of(S_t)), len(S_s), len(S_t))
+
+    @property
+    def same_shape(self) -> bool:
+        return self.source.shape == self.target.shape
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off, so that both projections are the identity and a transfer is a copy."""
+        return self.same_shape and self.r == len(self.source.S)
+
+    @cached_property
+    def similarity(self) -> float | None:
+        return similarity(self.source, self.target)
+
+
+def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:
+    """float64 factors back to an adapter's float32 ones, with the scale of ``like``."""
+    return LowRank(up.float(), down.float(), like.scale)

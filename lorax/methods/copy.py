@@ -1,0 +1,12 @@
+"""The plain copy to the matched layer: the baseline of every other method, and between relatives the one to beat."""
+
+from __future__ import annotations
+
+from lorax.adapter import LowRank
+from lorax.methods.bases import Bases
+
+
+def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
+    if not bases.same_shape:
+        return None, f"shapes differ ({tuple(bases.source.shape)} and {tuple(bases.target.shape)}), so it cannot be copied"
+    return dW, "copied"

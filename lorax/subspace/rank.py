@@ -1,0 +1,39 @@
+"""How many leading singular directions of a base weight are kept."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from lorax.errors import LoraxError
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """A number (``64``), a share of min(m, n) (``25%``), or a share of the squared singular values (``energy:0.95``)."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        self.of(torch.ones(4))
+
+    def of(self, S: torch.Tensor) -> int:
+        """The rank for singular values S (p,), sorted from large to small; between 1 and p."""
+        p = len(S)
+        if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", self.text):
+            share = float(found[1]) / 100
+            if 0 < share <= 1:
+                return max(1, min(p, round(share * p)))
+        elif found := re.fullmatch(r"energy:(0?\.\d+|1(?:\.0*)?)", self.text):
+            energy = S.double().square().cumsum(0)
+            if float(found[1]) > 0:
+                reached = energy >= float(found[1]) * energy[-1] * (1 - 1e-12)
+                return p - int(reached.sum().item()) + 1
+        elif re.fullmatch(r"\d+", self.text) and int(self.text) > 0:
+            return min(p, int(self.text))
+        raise LoraxError(f"rank {self.text!r}: expected a number such as 64, a share such as 25%, or energy:0.95.")
+
+
+QUARTER = RankRule("25%")

@@ -1,0 +1,89 @@
+"""Named tensors in a file, read one at a time: the header now, the rest on demand."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorax.errors import LoraxError
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class TensorFile(Protocol):
+    """A lazy mapping of names to tensors, in the dtype in which they are stored."""
+
+    path: Path
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+    def get(self, key: str) -> torch.Tensor: ...
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a ``.safetensors`` file by its header, or a pickled checkpoint through weights-only loading.
+
+    Raises LoraxError when the file is missing, truncated, not what its name says, or holds code.
+    """
+    if not path.is_file():
+        raise LoraxError(f"{path}: no such file. Check the path.")
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path)
+    if path.suffix in PICKLES:
+        return PickleFile(path)
+    raise LoraxError(f"{path}: expected a .safetensors, .ckpt or .pt file, or a diffusers folder.")
+
+
+class SafetensorsFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(str(path), framework="pt")
+            self.metadata: dict[str, str] = self._file.metadata() or {}
+            self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, OverflowError) as error:
+            raise LoraxError(
+                f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
+            ) from error
+
+    def get(self, key: str) -> torch.Tensor:
+        try:
+            tensor: torch.Tensor = self._file.get_tensor(key)
+        except SafetensorError as error:
+            raise LoraxError(f"{self.path}: cannot read {key} ({error}).") from error
+        return tensor
+
+
+class PickleFile:
+    """A ``.ckpt`` or ``.pt`` file. Its tensors are mapped from disk where the file format allows it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        try:
+            state = _load_pickle(path)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise LoraxError(
+                f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
+                "Convert it to .safetensors with a tool that you trust."
+            ) from error
+        state = state.get("state_dict", state) if isinstance(state, dict) else {}
+        self._state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+        self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
+        if not self.shapes:
+            raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
+
+    def get(self, key: str) -> torch.Tensor:
+        return self._state[key]
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,149 @@
+"""The main job: plan which layer feeds which, then stream the adapter's layers through a method."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
+from lorax.errors import LoraxError
+from lorax.formats import AdapterFile
+from lorax.methods import METHODS, Bases
+from lorax.methods.auto import RELATED
+from lorax.pairing import Pair, pair
+from lorax.report import LayerRecord, Report
+from lorax.subspace import Decomposition, RankRule
+
+AUTO_RANK = "energy:0.95"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user can choose. The same fields feed the command line."""
+
+    method: str = "auto"
+    rank: str = "auto"  # kept rank of the base's subspace
+    threshold: float = 0.8  # similarity below which gated methods skip a layer; 0 switches the gate off
+    pairing: str = "auto"
+    device: str = "auto"
+    max_rank: int | None = None  # rank of the written adapter
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        if not 0 <= self.threshold <= 1:
+            raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
+        if self.max_rank is not None and self.max_rank < 1:
+            raise LoraxError(f"max rank {self.max_rank}: expected a whole number of at least 1.")
+
+    @property
+    def rule(self) -> RankRule:
+        return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every layer of the adapter with its pair, or with the reason why it has none."""
+
+    adapter: AdapterFile
+    source: Checkpoint
+    target: Checkpoint
+    options: Options
+    pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The transferred adapter: target layer -> delta, and what happened to every layer."""
+
+    layers: dict[str, LowRank] = field(repr=False)
+    report: Report
+
+
+def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options) -> Plan:
+    """Resolve the adapter's layers on the source and pair them with the target's. Reads no weight where names agree.
+
+    Raises LoraxError when adapter, source and target do not fit together.
+    """
+    if source.family != target.family:
+        raise LoraxError(
+            f"{target.path} is {target.family.title}, but {source.path} is {source.family.title}. "
+            "Moves between families are not supported yet."
+        )
+    layers = adapter.layers_of(source)
+    pairs = pair(source, target, options.pairing)
+    return Plan(adapter, source, target, options, {name: pairs[layer] if layer else None for name, layer in layers.items()})
+
+
+def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, total, name: None) -> Moved:
+    """Stream every layer through the method. ``progress(done, total, name)`` may raise to cancel; nothing is left behind.
+
+    When ``auto`` finds that source and target are not relatives, ``report.declined`` says so and no layer is moved.
+    """
+    device = pick_device(plan.options.device)
+    layers: dict[str, LowRank] = {}
+    records = []
+    for done, (name, found) in enumerate(plan.pairs.items()):
+        progress(done, len(plan.pairs), name)
+        record, moved = _move(plan, name, found, device)
+        records.append(record)
+        if moved is not None and record.target is not None:
+            layers[record.target] = moved
+    progress(len(plan.pairs), len(plan.pairs), "")
+    declined = _declined(plan, records) if plan.options.method == "auto" else None
+    return Moved({} if declined else layers, Report(records, plan.options.method, declined))
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU: Apple's MPS has no float64, and falls back layer by layer."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name.split(":")[0], False):
+        raise LoraxError(
+            f"device {name!r}: not available here. Choose auto, or one of {', '.join(d for d in available if available[d])}."
+        )
+    return torch.device("cpu" if name == "mps" else name)
+
+
+def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tuple[LayerRecord, LowRank | None]:
+    dW = plan.adapter.delta(name).to(device)
+    norm = dW.norm()
+    if found is None or found.target is None:
+        reason = found.reason if found else "the source has no such layer"
+        return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None
+    method, options = METHODS[plan.options.method], plan.options
+    source = Decomposition(plan.source.weight(found.source, device))
+    target = source if plan.source is plan.target else Decomposition(plan.target.weight(found.target, device))
+    bases = Bases(source, target, options.rule)
+    record = LayerRecord(
+        name, "skipped", "", norm, source=found.source, target=found.target, pairing=found.reason, similarity=bases.similarity
+    )
+    if method.gated and bases.similarity is not None and bases.similarity < options.threshold:
+        return record.ended("skipped", f"similarity {bases.similarity:.2f} is below the threshold {options.threshold:g}"), None
+    moved, how = method.move(dW, bases)
+    if moved is None:
+        return record.ended("skipped", how), None
+    record = record.ended("transferred", how, kept=moved.norm() / norm if norm > 0 else 1.0, subspace_rank=bases.r)
+    if options.max_rank is not None:
+        moved, error = moved.compressed(options.max_rank)
+        record = record.compressed(error)
+    return record.written_at(moved.rank), moved.to("cpu")
+
+
+def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
+    """Why ``auto`` moves nothing between these bases, or None when they are relatives."""
+    similarities = [record.similarity for record in records if record.similarity is not None]
+    if similarities and (median := statistics.median(similarities)) >= RELATED:
+        return None
+    measured = (
+        f"the median similarity of their layers is {median:.2f}, chance is 0" if similarities else "no layers are comparable"
+    )
+    return (
+        f"{plan.source.path} and {plan.target.path} are not related: {measured}. Weights alone transfer nothing between such "
+        "bases, and a copy would do harm. To try all the same, name a method."
+    )
