@@ -57,7 +57,7 @@ def install(extra: str) -> None:
 
 def has_pip() -> bool:
     """Whether .venv is whole: where Debian's python3-venv is missing, ``venv`` leaves one without pip behind."""
-    command = [PYTHON, "-m", "pip", "--version"]
+    command: list[str | Path] = [PYTHON, "-m", "pip", "--version"]
     return PYTHON.exists() and subprocess.run(command, capture_output=True).returncode == 0
 
 

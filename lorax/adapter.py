@@ -44,7 +44,7 @@ class LowRank:
             return self, 0.0
         q_up, r_up = torch.linalg.qr(self.up.double())
         q_down, r_down = torch.linalg.qr(self.down.double().mT)
-        u, s, vh = torch.linalg.svd(r_up @ r_down.mT)
+        u, s, vh = torch.linalg.svd(r_up @ r_down.mT, full_matrices=False)
         total = s.square().sum()
         error = (s[rank:].square().sum() / total).sqrt().item() if total > 0 else 0.0
         root = s[:rank].sqrt()
@@ -61,7 +61,8 @@ class LowRank:
         live = (up_size > 0) & (down_size > 0)
         one = torch.ones_like(up_size)
         shift = torch.where(live, (down_size / up_size).clamp(1e-60, 1e60), one).log2().div(2).round().exp2()
-        up, down = self.up.double() * shift, self.down.double() / shift[:, None]
+        # A dead direction adds nothing, but its other half may be of any size, and inf * 0 is NaN.
+        up, down = self.up.double() * shift * live, self.down.double() / shift[:, None] * live[:, None]
         size = max(up[:, live].abs().max().item(), down[live].abs().max().item()) if live.any() else 1.0
         exponent = round(math.log2(size)) if not 2**-6 <= size <= 2**6 else 0
         return LowRank((up / 2**exponent).float(), (down / 2**exponent).float(), self.scale * 4.0**exponent)

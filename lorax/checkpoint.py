@@ -36,6 +36,11 @@ class Checkpoint:
         self.path, self.family, self.unet_names, self._where = path, family, names, where
         self.layers = {layer: file.shapes[key] for layer, (file, key) in where.items()}
 
+    @property
+    def title(self) -> str:
+        """The base's name as a user would say it; a folder's may hold dots."""
+        return self.path.name if self.path.is_dir() else self.path.stem
+
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype; nothing is copied until it is used."""
         file, key = self._where[layer]
@@ -44,10 +49,14 @@ class Checkpoint:
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
         weight = self.stored(layer).to(device=device).float().flatten(1)
-        if not torch.isfinite(weight).all():
+        self.check_finite(layer, weight)
+        return weight
+
+    def check_finite(self, layer: str, values: torch.Tensor) -> None:
+        """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
+        if not torch.isfinite(values).all():
             file, key = self._where[layer]
             raise LoraxError(f"{file.path}: {key} holds NaN or infinite values. The checkpoint is damaged; use another copy.")
-        return weight
 
     @cached_property
     def sha256(self) -> str:
@@ -104,13 +113,17 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             "an adapter" if any("lora" in key or ".alpha" in key for key in file.shapes) else "not a Stable Diffusion checkpoint"
         )
         raise LoraxError(f"{path}: {what}; expected a base checkpoint with keys like {prefix}input_blocks.0.0.weight.")
-    family = _supported(path, unet)
+    family, names = _supported(path, unet), UNetNames.from_ldm(unet)
     where = {}
     for component in family.components:
         for key, shape in file.shapes.items():
             if key.startswith(component.checkpoint) and _is_layer(key, shape):
-                where[f"{component.name}.{key[len(component.checkpoint) : -len('.weight')]}"] = (file, key)
-    return Checkpoint(path, family, UNetNames.from_ldm(unet), where)
+                inside = key[len(component.checkpoint) : -len(".weight")]
+                if component.name != "unet":
+                    where[f"{component.name}.{_text_path(inside)}"] = (file, key)
+                elif inside in names:
+                    where[f"{component.name}.{inside}"] = (file, key)
+    return Checkpoint(path, family, names, where)
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -123,16 +136,19 @@ def _open_folder(path: Path) -> Checkpoint:
         if (file := _weights_in(path / component.folder)) is None:
             continue
         for key, shape in file.shapes.items():
-            if _is_layer(key, shape):
+            if _is_layer(key, shape) and (component.name != "unet" or key in names):
                 where[f"{component.name}.{_ldm_path(component, names, key)}"] = (file, key)
     return Checkpoint(path, family, names, where)
 
 
 def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
     path = key.removesuffix(".weight")
-    if component.name == "unet":
-        return names.to_ldm(path)
-    return path if path.startswith("text_model.") else f"text_model.{path}"  # transformers 5 leaves the prefix out
+    return names.to_ldm(path) if component.name == "unet" else _text_path(path)
+
+
+def _text_path(path: str) -> str:
+    """transformers 5 and some old checkpoints leave the prefix out."""
+    return path if path.startswith("text_model.") else f"text_model.{path}"
 
 
 def _weights_in(folder: Path) -> TensorFile | None:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except LoraxError as error:
+    except (LoraxError, OSError) as error:  # OSError: a full disk, a folder without permission
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -149,6 +149,8 @@ def _plan(options: argparse.Namespace) -> Any:
     from lorax.formats import open_adapter
     from lorax.transfer import Options, plan
 
+    if options.report and not options.report.parent.is_dir():
+        raise LoraxError(f"{options.report}: its folder does not exist. Create it, or choose another --report.")
     chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
     adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()

@@ -8,7 +8,7 @@ it has - and not from arithmetic on a standard layout, so pruned bases, whose bl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 RESNET = {
@@ -76,7 +76,7 @@ class UNetNames:
         blocks, number = dict(OUTSIDE_BLOCKS), 1
         for level in sorted(n for side, n in inside if side == "down_blocks"):
             parts, name = inside["down_blocks", level], f"down_blocks.{level}"
-            for index in range(len(parts["resnets"])):
+            for index in range(len(parts.get("resnets", ()))):
                 blocks[f"input_blocks.{number}.0"] = f"{name}.resnets.{index}"
                 if str(index) in parts.get("attentions", ()):
                     blocks[f"input_blocks.{number}.1"] = f"{name}.attentions.{index}"
@@ -87,7 +87,7 @@ class UNetNames:
         number = 0
         for level in sorted(n for side, n in inside if side == "up_blocks"):
             parts, name = inside["up_blocks", level], f"up_blocks.{level}"
-            for index in range(len(parts["resnets"])):
+            for index in range(len(parts.get("resnets", ()))):
                 child = 1
                 blocks[f"output_blocks.{number}.0"] = f"{name}.resnets.{index}"
                 if str(index) in parts.get("attentions", ()):
@@ -98,16 +98,21 @@ class UNetNames:
                 number += 1
         return cls(blocks)
 
+    def __contains__(self, path: object) -> bool:
+        """Whether a path, in either layout, is in one of the blocks. Merges carry along what other tools have put in."""
+        known = {*self.blocks, *self.blocks.values()}
+        return isinstance(path, str) and _head(path, known) is not None
+
     def to_diffusers(self, path: str) -> str:
         """``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``. Parameter names (``.weight``) may follow."""
-        block, rest = self._split(path, self.blocks)
+        block, rest = _split(path, self.blocks)
         name = self.blocks[block]
         return name + _renamed(rest, RESNET if ".resnets." in name else {})
 
     def to_ldm(self, path: str) -> str:
         """The inverse of ``to_diffusers``."""
         inverse = {name: block for block, name in self.blocks.items()}
-        name, rest = self._split(path, inverse)
+        name, rest = _split(path, inverse)
         return inverse[name] + _renamed(rest, {v: k for k, v in RESNET.items()} if ".resnets." in name else {})
 
     def is_standard(self) -> bool:
@@ -120,14 +125,6 @@ class UNetNames:
                 if block.rsplit(".", 1)[0] != expected:
                     return False
         return True
-
-    @staticmethod
-    def _split(path: str, known: dict[str, str]) -> tuple[str, str]:
-        parts = path.split(".")
-        for length in range(min(5, len(parts)), 0, -1):
-            if (head := ".".join(parts[:length])) in known:
-                return head, path[len(head) :]
-        raise KeyError(path)
 
 
 def block_of(layer: str) -> str:
@@ -145,6 +142,20 @@ def role_of(layer: str) -> str:
     block = block_of(layer)
     side = re.sub(r"\.\d+", "", block)
     return side + ":" + layer[len(block) :]
+
+
+def _split(path: str, known: Collection[str]) -> tuple[str, str]:
+    head = _head(path, known)
+    if head is None:
+        raise KeyError(path)
+    return head, path[len(head) :]
+
+
+def _head(path: str, known: Collection[str]) -> str | None:
+    """The longest known block that the path begins with."""
+    parts = path.split(".")
+    heads = (".".join(parts[:length]) for length in range(min(5, len(parts)), 0, -1))
+    return next((head for head in heads if head in known), None)
 
 
 def _children(paths: Iterable[str], pattern: str) -> dict[tuple[str, int], dict]:

@@ -34,12 +34,12 @@ def pair(source: Checkpoint, target: Checkpoint, how: str = "auto") -> dict[str,
         raise LoraxError(f"pairing {how!r}: expected one of {', '.join(PAIRINGS)}.")
     by_name = {layer: _spelled(target, layer) for layer in target.layers}
     named = {name: layer for layer, name in by_name.items()}
-    agree = {_spelled(source, layer) for layer in source.layers} == set(named)
     pairs: dict[str, Pair] = {}
     components = {component.name for component in target.family.components}
     for component in components:
         s = [layer for layer in source.layers if layer.startswith(f"{component}.")]
         t = [layer for layer in target.layers if layer.startswith(f"{component}.")]
+        agree = {_spelled(source, layer) for layer in s} == {by_name[layer] for layer in t}
         if not t:
             reason = f"the target has no {component}"
             pairs |= {layer: Pair(layer, None, reason) for layer in s}
@@ -112,4 +112,5 @@ def _sketch(base: Checkpoint, inside: dict[str, str]) -> torch.Tensor:
     for inner in sorted(inside):
         weight = base.stored(inside[inner]).flatten()
         values.append(weight[:: max(1, len(weight) // SAMPLES)].float())
+        base.check_finite(inside[inner], values[-1])
     return torch.nn.functional.normalize(torch.cat(values), dim=0)

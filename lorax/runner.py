@@ -1,4 +1,4 @@
-"""Runs a small model with and without an adapter: pictures and denoising losses. Needs diffusers and transformers (the demo extra)."""
+"""Runs a model with and without an adapter: pictures and denoising losses. Needs diffusers and transformers (the demo extra)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Runner:
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
-        """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise in every model."""
+        """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
         size = self.unet.config["sample_size"]
         latents = torch.stack([torch.randn(4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         context = torch.cat([self.encode([""] * len(prompts)), self.encode(prompts)])

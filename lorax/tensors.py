@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -66,14 +66,14 @@ class PickleFile:
         self.metadata: dict[str, str] = {}
         try:
             state = _load_pickle(path)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # damaged pickles make the unpickler raise whatever their bytes lead it to
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise LoraxError(
                 f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
                 "Convert it to .safetensors with a tool that you trust."
             ) from error
         state = state.get("state_dict", state) if isinstance(state, dict) else {}
-        self._state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+        self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
         self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
         if not self.shapes:
             raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
@@ -83,7 +83,9 @@ class PickleFile:
 
 
 def _load_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch remarks on old pickles; what matters to a user is said by the error
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True)

@@ -123,7 +123,8 @@ def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tu
     record = LayerRecord(
         name, "skipped", "", norm, source=found.source, target=found.target, pairing=found.reason, similarity=bases.similarity
     )
-    if method.gated and bases.similarity is not None and bases.similarity < options.threshold:
+    gate = options.threshold if method.gated else 0  # similarity is a little below 0 where it is less than chance
+    if gate > 0 and bases.similarity is not None and bases.similarity < gate:
         return record.ended("skipped", f"similarity {bases.similarity:.2f} is below the threshold {options.threshold:g}"), None
     moved, how = method.move(dW, bases)
     if moved is None:

@@ -265,9 +265,9 @@ class Delta:
 
 
 def deltas(
-    paths: Iterable[str] = SOME + TEXT, rank: int = 4, alpha: float | None = 2.0, mid: bool = False, seed: int = 5, size: Size = TINY
+    paths: Iterable[str] = SOME + TEXT, rank: int = 4, alpha: float | None = 2.0, mid: bool = False, size: Size = TINY
 ) -> list[Delta]:
-    made = np.random.default_rng(seed)
+    made = np.random.default_rng(5)
     params = {param.diffusers: param for param in [*size.unet(), *size.text()]}
     return [_delta(params[f"{path}.weight"], rank, alpha, mid, made) for path in paths]
 
@@ -286,10 +286,10 @@ def _delta(param: Param, rank: int, alpha: float | None, mid: bool, made: np.ran
         up, down = _float32(up), _float32(down)
         dense = up.reshape(m, rank) @ down.reshape(rank, -1)
     ldm, diffusers = param.ldm.removesuffix(".weight"), param.diffusers.removesuffix(".weight")
-    tensor = None if middle is None else torch.tensor(middle, dtype=torch.float32)
-    return Delta(
-        ldm, diffusers, torch.tensor(up, dtype=torch.float32), torch.tensor(down, dtype=torch.float32), tensor, alpha, scale * dense
-    )
+    B, A, M = (None if x is None else torch.tensor(x, dtype=torch.float32) for x in (up, down, middle))
+    assert B is not None
+    assert A is not None
+    return Delta(ldm, diffusers, B, A, M, alpha, scale * dense)
 
 
 def _float32(x: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ SHARED = "lorax_shared"  # header entry of a sibling: its key -> the base's key 
 
 
 def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
-    """Write whole checkpoints with their ``.yaml`` into ``folder`` (models that exist are kept); return the tokenizer's folder."""
+    """Write whole checkpoints with their ``.yaml`` into ``folder`` (models that exist are kept); return the tokenizer folder."""
     if not (bundle / f"{BASE}.safetensors").is_file():
         raise LoraxError(f"{bundle}: the bundled models are missing. Clone the whole repository.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,8 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
                 save_file(_whole(bundle / f"{model}.safetensors", base), temporary, {"format": "pt"})
                 temporary.replace(folder / f"{model}.safetensors")
             config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
-            (folder / f"{model}.yaml").write_text(config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix())), encoding="utf-8")
+            config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
+            (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
     return tokenizer
 
 

@@ -5,6 +5,7 @@ The parts have four spellings: kohya's, PEFT's, and two of diffusers'.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -45,6 +46,13 @@ def check(where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if len(shapes[part]) not in (2, 4):
             raise LoraxError(f"{where}: the {part} factor has shape {shapes[part]}; expected 2 or 4 dimensions.")
     up, down, mid = shapes[UP], shapes[DOWN], shapes.get(MID)
+    if 0 in up + down:
+        raise LoraxError(f"{where}: a factor is empty: up {up}, down {down}. The file is damaged; export it again.")
+    for part in (UP, DOWN) if mid else (UP,):
+        if any(size != 1 for size in shapes[part][2:]):
+            raise LoraxError(f"{where}: the {part} factor has shape {shapes[part]}; expected a kernel of 1 by 1.")
+    if math.prod(shapes.get(ALPHA, ())) != 1:
+        raise LoraxError(f"{where}: alpha has shape {shapes[ALPHA]}; expected one number.")
     inner = (up[1], mid[0]) if mid and len(mid) == 4 else (up[1], down[0])
     outer = (mid[1], down[0]) if mid and len(mid) == 4 else (1, 1)
     if inner[0] != inner[1] or outer[0] != outer[1] or (mid and len(mid) != 4):

@@ -99,8 +99,8 @@ def carry_sidecars(plan: Plan, output: Path) -> list[Path]:
                 written.append(copy)
     card, copy = source.with_suffix(".json"), output.with_suffix(".json")
     if card.is_file() and not copy.exists() and (content := _card(card)) is not None:
-        moved = f"{source.stem}, moved from {plan.source.path.stem} to {plan.target.path.stem} by LoRA-X ({plan.options.method})."
-        content["description"] = "\n".join(filter(None, [content.get("description"), moved]))
+        moved = f"{source.stem}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
+        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), moved]))
         content["sd version"] = {"sd_v1": "SD1", "sd_v2": "SD2"}.get(plan.target.family.base_version, "SDXL")
         copy.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
         written.append(copy)

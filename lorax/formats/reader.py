@@ -55,9 +55,12 @@ class AdapterFile:
                 f"{self.path}: made for {made}, but {base.path} is {base.family.title}. "
                 "Choose as source the base that it was trained on."
             )
+        spellings: dict[str, str] = {}
         for name, layer in layers.items():
             if layer is None:
                 continue
+            if (twin := spellings.setdefault(layer, name)) != name:
+                raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
             m, *rest = base.layers[layer]
             expected = (m, math.prod(rest))
             if self.shape(name) != expected:
@@ -87,7 +90,9 @@ class AdapterFile:
         patterns = self._settings.get("alpha_pattern") or {}
         alpha = next((value for key, value in patterns.items() if name.endswith(key)), self._settings["lora_alpha"])
         rank = self._shapes(name)[lora.DOWN][0]
-        return float(alpha) * rank**0.5 if self._settings.get("use_rslora") else float(alpha)
+        if not isinstance(alpha, int | float):
+            raise LoraxError(f"{self.path}: {name}: its configuration gives the alpha {alpha!r}; expected a number.")
+        return alpha * rank**0.5 if self._settings.get("use_rslora") else float(alpha)
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
@@ -99,7 +104,7 @@ def open_adapter(path: Path | str) -> AdapterFile:
         if found is None:
             raise LoraxError(f"{path}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
         config = path / "adapter_config.json"
-        settings = _json(config, config.read_text()) if config.is_file() else {}
+        settings = _json(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
     if any(key.startswith(families.UNET.checkpoint) and lora.split(key) is None for key in file.shapes):
@@ -118,10 +123,10 @@ def _refusal(key: str) -> str:
     return f"unexpected key {key}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight."
 
 
-def _json(path: Path, text: str) -> dict:
+def _json(path: Path, text: str | bytes) -> dict:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON or of UTF-8
         raise LoraxError(f"{path}: not valid JSON ({error}).") from error
     if not isinstance(value, dict):
         raise LoraxError(f"{path}: expected a JSON object.")

@@ -20,7 +20,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 def output_path(plan: Plan, output: Path | None) -> Path:
     """Where the adapter goes: beside the source as ``<adapter>-<target>.safetensors`` unless a file or a folder is named."""
-    name = f"{plan.adapter.path.stem}-{plan.target.path.stem}.safetensors"
+    name = f"{plan.adapter.path.stem}-{plan.target.title}.safetensors"
     if output is None:
         return plan.adapter.path.with_name(name)
     if output.is_dir():

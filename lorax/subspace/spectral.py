@@ -48,7 +48,7 @@ class Decomposition:
             U, _, V = self._svd
             return U[:, :r], V[:, :r]
         near = vectors[:, :r]
-        far = (self.W.mT if self._wide else self.W) @ near / S[:r]
+        far = ((self.W.mT if self._wide else self.W) @ near).div_(S[:r])  # in place: on wide layers it is the largest matrix
         return (near, far) if self._wide else (far, near)
 
 

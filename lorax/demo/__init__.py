@@ -1,0 +1,71 @@
+"""``python -m lorax demo``: move a style between the bundled models and draw what it does. Needs the demo extra."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorax.checkpoint import open_checkpoint
+from lorax.demo import bundle
+from lorax.demo.grid import draw
+from lorax.formats import open_adapter, writer
+from lorax.report import Report
+from lorax.transfer import Options, plan
+from lorax.transfer import run as transfer
+
+if TYPE_CHECKING:
+    from lorax.runner import Runner
+
+STYLE = "contrast"
+PROMPTS = ["cat face", "red apple", "rocket", "umbrella", "guitar", "castle"]
+SEED = 7
+
+
+def run(output: Path) -> Iterator[str]:
+    """Write a grid, the transferred adapters and a report into ``output``; yield a line about each step."""
+    from lorax.runner import Runner  # diffusers is slow to import
+
+    began = time.monotonic()
+    models = output / "models"
+    tokenizer = bundle.unpack(models)
+    adapter = bundle.BUNDLE / "loras" / f"{STYLE}-{bundle.BASE}.safetensors"
+    yield f"bundled models unpacked into {models}"
+    runner = Runner(models / f"{bundle.BASE}.safetensors", tokenizer)
+    rows = [("base", "alone", _pictures(runner, None)), ("base", "with the LoRA", _pictures(runner, adapter))]
+    reports = {}
+    for target in (bundle.FINETUNE, bundle.PRUNED):
+        copied, _ = _transfer(adapter, models, target, output, Options("copy", pairing="name"), "copied")
+        moved, report = _transfer(adapter, models, target, output, Options(), "transferred")
+        reports[target] = report.as_json()
+        yield f"base -> {target}: " + report.summary().replace("\n", "\n  ")
+        native = bundle.BUNDLE / "loras" / f"{STYLE}-{target}.safetensors"
+        runner = Runner(models / f"{target}.safetensors", tokenizer)
+        variants = {"alone": None, "copied by name": copied, "transferred": moved, "trained natively": native}
+        rows += [(target, label, _pictures(runner, path)) for label, path in variants.items()]
+    grid = output / "grid.png"
+    draw(rows, PROMPTS, grid)
+    (output / "report.json").write_text(json.dumps(reports, indent=2), encoding="utf-8")
+    yield f"wrote {grid} and {output / 'report.json'} in {time.monotonic() - began:.0f} s"
+
+
+def _transfer(adapter: Path, models: Path, target: str, output: Path, options: Options, label: str) -> tuple[Path, Report]:
+    planned = plan(
+        open_adapter(adapter),
+        open_checkpoint(models / f"{bundle.BASE}.safetensors"),
+        open_checkpoint(models / f"{target}.safetensors"),
+        options,
+    )
+    moved = transfer(planned)
+    path = output / f"{STYLE}-{target}-{label}.safetensors"
+    writer.write(planned, moved, path, overwrite=True)
+    return path, moved.report
+
+
+def _pictures(runner: Runner, adapter: Path | None) -> torch.Tensor:
+    with runner.adapted(adapter):
+        return runner.sample(PROMPTS, [SEED + i for i in range(len(PROMPTS))])

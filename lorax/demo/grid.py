@@ -1,0 +1,25 @@
+"""A labelled grid of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def draw(rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Path) -> None:
+    """Write a PNG with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(1.1 * len(columns) + 2.4, 1.1 * len(rows) + 0.4), dpi=100)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (model, variant, pictures) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="bicubic")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(f"{model}\n{variant}", rotation=0, ha="right", va="center")
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=10)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path)

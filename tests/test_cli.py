@@ -1,0 +1,275 @@
+"""The command line's side effects: files beside the output, exit codes, stdout and stderr, and what remains when interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+
+from lorax import __version__, cli
+from lorax.cli import main
+from lorax.formats import writer
+from tests import builders
+from tests.conftest import Files
+
+SOURCE_METADATA = {
+    "ss_tag_frequency": '{"10_origami": {"paper": 3}}',
+    "ss_output_name": "style",
+    "ss_base_model_version": "sd_v1",
+    "ss_sd_model_name": "old.safetensors",
+    "ss_new_sd_model_hash": "0" * 64,
+    "ss_network_dim": "128",
+    "ss_network_alpha": "64",
+    "ss_network_module": "lycoris.kohya",
+    "sshs_model_hash": "1" * 64,
+    "sshs_legacy_hash": "12345678",
+    "modelspec.title": "Style",
+    "modelspec.hash_sha256": "0x" + "2" * 64,
+    "modelspec.trigger_phrase": "origami",
+}
+
+
+def arguments(files: Files, lora: Path | None = None, target: Path | None = None) -> list[str]:
+    return [str(lora or files.lora), "--source", str(files.base), "--target", str(target or files.target)]
+
+
+@pytest.fixture
+def styled(files: Files, tmp_path: Path) -> Path:
+    """A LoRA with metadata, a preview and a card, as it lies in a WebUI's folder."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    lora = builders.save_lora(folder / "my style.v2.safetensors", files.deltas, metadata=SOURCE_METADATA)
+    (folder / "my style.v2.preview.png").write_bytes(b"preview")
+    (folder / "my style.v2.jpg").write_bytes(b"image")
+    card = {"description": "Paper folds.", "sd version": "SD1", "activation text": "origami", "preferred weight": 0.7}
+    (folder / "my style.v2.json").write_text(json.dumps(card))
+    return lora
+
+
+def test_metadata(files: Files, styled: Path, out: Path) -> None:
+    written = out / "moved.safetensors"
+    assert main(["transfer", *arguments(files, styled), "--output", str(written), "--method", "copy"]) == 0
+    found = builders.header(written)
+    expected = {
+        "ss_tag_frequency": SOURCE_METADATA["ss_tag_frequency"],
+        "ss_output_name": "moved",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_sd_model_name": "target.safetensors",
+        "ss_new_sd_model_hash": builders.sha256(files.target),
+        "ss_sd_model_hash": hashlib.sha256(files.target.read_bytes()[0x100000:0x110000]).hexdigest()[:8],
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": "4",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "moved",
+        "modelspec.merged_from": "my style.v2",
+        "modelspec.trigger_phrase": "origami",
+        "lorax_version": __version__,
+        "lorax_source_lora": "my style.v2.safetensors",
+        "lorax_source_lora_hash": builders.sha256(styled),
+        "lorax_source_model": "base.safetensors",
+        "lorax_source_model_hash": builders.sha256(files.base),
+        "lorax_target_model": "target.safetensors",
+        "lorax_target_model_hash": builders.sha256(files.target),
+        "lorax_method": "copy",
+        "lorax_coverage": "1.0000",
+    }
+    assert expected.items() <= found.items()
+    assert found["modelspec.date"] > "2024"
+    assert "modelspec.hash_sha256" not in found
+    assert json.loads(found["lorax_settings"])["rank"] == "auto"
+
+
+def test_alpha_and_rank_that_vary_are_dynamic(files: Files, tmp_path: Path, out: Path) -> None:
+    deltas = [*builders.deltas(builders.SOME[:2], rank=2), *builders.deltas(builders.SOME[2:4], rank=4, alpha=1.0)]
+    lora = builders.save_lora(tmp_path / "mixed.safetensors", deltas)
+    assert main(["transfer", *arguments(files, lora), "--output", str(out), "--method", "copy"]) == 0
+    found = builders.header(out / "mixed-target.safetensors")
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("Dynamic", "Dynamic")
+
+
+def test_hashes_are_kohyas(files: Files, styled: Path, out: Path) -> None:
+    """As sd-scripts computes them: over a file whose header holds the ss_ keys alone."""
+    written = out / "moved.safetensors"
+    assert main(["transfer", *arguments(files, styled), "--output", str(written), "--method", "copy"]) == 0
+    found, content = builders.header(written), written.read_bytes()
+    body = content[8 + int.from_bytes(content[:8], "little") :]
+    assert found["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+    as_kohya = save(load_file(written), {key: value for key, value in found.items() if key.startswith("ss_")})
+    assert found["sshs_legacy_hash"] == hashlib.sha256(as_kohya[0x100000:0x110000]).hexdigest()[:8]
+    assert found["sshs_model_hash"] != SOURCE_METADATA["sshs_model_hash"]
+
+
+def test_preview_and_card_are_carried(files: Files, styled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", *arguments(files, styled), "--method", "copy"]) == 0
+    folder, stem = styled.parent, "my style.v2-target"
+    assert (folder / f"{stem}.preview.png").read_bytes() == b"preview"
+    assert (folder / f"{stem}.jpg").read_bytes() == b"image"
+    card = json.loads((folder / f"{stem}.json").read_text())
+    assert card["activation text"] == "origami"
+    assert card["preferred weight"] == 0.7
+    assert card["sd version"] == "SD1"
+    assert card["description"].startswith("Paper folds.\nmy style.v2, moved from base to target")
+    printed = capsys.readouterr().out
+    assert all(f"wrote {folder / stem}{suffix}" in printed for suffix in (".safetensors", ".preview.png", ".jpg", ".json"))
+
+
+def test_sidecars_that_exist_or_are_not_the_webuis_are_left_alone(files: Files, styled: Path, out: Path) -> None:
+    (out / "moved.jpg").write_bytes(b"mine")
+    styled.with_suffix(".json").write_text("[1, 2]")
+    assert main(["transfer", *arguments(files, styled), "--output", str(out / "moved.safetensors"), "--method", "copy"]) == 0
+    assert (out / "moved.jpg").read_bytes() == b"mine"
+    assert not (out / "moved.json").exists()
+
+
+def test_a_card_with_odd_content(files: Files, styled: Path, out: Path) -> None:
+    styled.with_suffix(".json").write_text('{"description": 5}')
+    assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == 0
+    assert json.loads((out / "my style.v2-target.json").read_text())["description"].startswith("5\n")
+
+
+def test_output_names(files: Files, styled: Path, out: Path, tmp_path: Path) -> None:
+    folder = builders.save_folder(files.target_state, tmp_path / "sd-v1.5")
+    assert main(["transfer", *arguments(files, styled), "--output", str(out / "plain"), "--method", "copy"]) == 0
+    assert main(["transfer", *arguments(files, styled, folder), "--output", str(out), "--method", "copy"]) == 0
+    assert {path.name for path in out.glob("*.safetensors")} == {"plain.safetensors", "my style.v2-sd-v1.5.safetensors"}
+
+
+def test_overwrite(files: Files, out: Path) -> None:
+    kept = out / "moved.safetensors"
+    kept.write_bytes(b"old")
+    command = ["transfer", *arguments(files), "--output", str(kept), "--method", "copy"]
+    assert main(command) == 2
+    assert kept.read_bytes() == b"old"
+    assert main([*command, "--overwrite"]) == 0
+    assert load_file(kept)
+
+
+def test_overwriting_the_source_itself(files: Files, styled: Path) -> None:
+    """The file is mapped while it is read, and renamed over only when all is written."""
+    assert main(["transfer", *arguments(files, styled), "--output", str(styled), "--method", "copy", "--overwrite"]) == 0
+    assert builders.header(styled)["lorax_method"] == "copy"
+
+
+def test_json(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["transfer", *arguments(files), "--output", str(out), "--method", "lorax", "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"] == "lorax"
+    assert report["written"] == [str(out / "style-target.safetensors")]
+    assert report["counts"] == {"transferred": len(files.deltas)}
+    assert {layer["target"] for layer in report["layers"]} == {delta.layer for delta in files.deltas}
+    assert all(0 < layer["kept"] <= 1 for layer in report["layers"])
+
+
+def test_report_file_is_the_json(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", *arguments(files), "--json", "--report", str(out / "report.json")]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "report.json").read_text())
+
+
+def test_analyze_writes_no_adapter(files: Files, styled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(styled.parent.iterdir())
+    assert main(["analyze", *arguments(files, styled)]) == 0
+    assert set(styled.parent.iterdir()) == before
+    printed = capsys.readouterr().out
+    assert all(delta.layer in printed for delta in files.deltas)
+    assert f"{len(files.deltas)} of {len(files.deltas)} layers transferred" in printed
+
+
+def test_auto_copies_between_relatives(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", *arguments(files), "--output", str(out), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["declined"] is None
+    assert all(layer["reason"].startswith("copied") for layer in report["layers"])
+
+
+def test_auto_declines_strangers(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["transfer", "--output", str(out)], ["analyze"]):
+        assert main([command[0], *arguments(files, target=files.stranger), *command[1:]]) == 3
+        captured = capsys.readouterr()
+        assert "are not related" in captured.err
+        assert "Traceback" not in captured.err
+        assert list(out.iterdir()) == []
+
+
+def test_a_named_method_is_not_declined(files: Files, out: Path) -> None:
+    assert main(["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "copy"]) == 0
+
+
+def test_when_every_layer_is_skipped_nothing_is_written(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "lorax"]) == 2
+    message = capsys.readouterr().err
+    assert "no layer could be transferred" in message
+    assert f"{len(files.deltas)} skipped: similarity below the threshold 0.8." in message
+    assert list(out.iterdir()) == []
+
+
+def test_interrupted_while_working(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(bar: Any) -> Callable[[int, int, str], None]:
+        def progress(done: int, total: int, name: str) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+        return progress
+
+    monkeypatch.setattr(cli, "_progress", interrupt)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")]) == 130
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", [1, 2])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)])
+def test_interrupted_while_writing(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+) -> None:
+    calls: list[Path] = []
+
+    def half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        calls.append(path)
+        save_file(tensors, path, metadata)
+        if len(calls) == when:
+            raise error
+
+    monkeypatch.setattr(writer, "save_file", half)
+    assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
+    assert len(calls) == when
+    assert list(out.iterdir()) == []
+
+
+def test_same_input_same_file(files: Files, styled: Path, out: Path) -> None:
+    for name in ("a", "b"):
+        assert main(["transfer", *arguments(files, styled), "--output", str(out / name), "--method", "prolora"]) == 0
+    a, b = (load_file(out / f"{name}.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_inspect(files: Files, styled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for path in (files.base, files.pruned, styled):
+        assert main(["inspect", str(path), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+        assert main(["inspect", str(path)]) == 0
+        assert capsys.readouterr().out
+    base, pruned, lora = found
+    assert (base["kind"], base["family"], base["blocks"]) == ("base", "Stable Diffusion 1.x", "standard")
+    assert pruned["blocks"] == "pruned or otherwise changed"
+    assert base["layers"] == {"unet": 282, "te": 12}
+    assert (lora["kind"], lora["layers"], lora["ranks"]) == ("LoRA", len(files.deltas), {"4": len(files.deltas)})
+    assert lora["metadata"] == SOURCE_METADATA
+
+
+@pytest.mark.parametrize("command", ["", "transfer", "analyze", "inspect", "demo"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "usage: lorax" in printed
+    assert "%%" not in printed
