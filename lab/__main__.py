@@ -16,7 +16,7 @@ from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, LORAS, MODELS, RUNS
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 
-STEPS = {"vae": 1300, BASE: 2400, FINETUNE: 500, PRUNED: 500, "lora": 250}  # minutes on two cores: docs/models.md
+STEPS = {"vae": 1300, BASE: 2400, FINETUNE: 300, PRUNED: 300, "lora": 150}  # minutes on two cores: docs/models.md
 
 
 def tokenizer() -> None:

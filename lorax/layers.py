@@ -137,13 +137,6 @@ def block_of(layer: str) -> str:
     return found[0] if found else layer
 
 
-def role_of(layer: str) -> str:
-    """What a layer does, without its position: side of the UNet, kind of block and path inside it."""
-    block = block_of(layer)
-    side = re.sub(r"\.\d+", "", block)
-    return side + ":" + layer[len(block) :]
-
-
 def _split(path: str, known: Collection[str]) -> tuple[str, str]:
     head = _head(path, known)
     if head is None:

@@ -126,6 +126,14 @@ def test_a_small_gap_far_down_the_spectrum() -> None:
         assert distance(moved("lorax", dW, bases(W, W, "20")), reference.lorax(matrix, W, W, 20)) < 1e-5
 
 
+def test_the_kept_rank_is_the_larger_of_both_and_no_more_than_both_have() -> None:
+    flat, steep = weight((48, 48), 0, power=0.1), weight((48, 48), 1, power=1.5)
+    larger = RankRule("energy:0.9").of(Decomposition(torch.tensor(flat)).S)
+    assert larger > 5 * RankRule("energy:0.9").of(Decomposition(torch.tensor(steep)).S)
+    assert bases(flat, steep, "energy:0.9").r == bases(steep, flat, "energy:0.9").r == larger
+    assert bases(flat, weight((20, 64), 2), "100%").r == 20
+
+
 def test_copy_needs_equal_shapes() -> None:
     dW, _ = low_rank((48, 48), 0)
     result, why = METHODS["copy"].move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))

@@ -1,4 +1,4 @@
-"""The header of a written adapter, and the files that lie beside it (``docs/formats.md`` lists the keys)."""
+"""The header of a written adapter, and the files that lie beside it."""
 
 from __future__ import annotations
 
