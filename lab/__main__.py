@@ -14,9 +14,10 @@ from lab import data, ldm, lora, unet, vae
 from lab.models import Captioner, Model, train_tokenizer
 from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, LORAS, MODELS, RUNS
 from lorax.checkpoint import open_checkpoint
+from lorax.demo import STYLE
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 
-STEPS = {"vae": 1300, BASE: 2400, FINETUNE: 300, PRUNED: 300, "lora": 150}  # minutes on two cores: docs/models.md
+STEPS = {"vae": 1300, BASE: 2400, FINETUNE: 300, PRUNED: 300, "lora": 150}
 
 
 def tokenizer() -> None:
@@ -74,8 +75,8 @@ def figures() -> None:
 
 
 def lora_path(style: str, target: str) -> Path:
-    """Of a style's LoRA trained on ``target``: committed if the demo draws it or it is a source, else kept in the cache."""
-    committed = target == BASE or not lora.STYLES[style].convolution
+    """Of a style's LoRA trained on ``target``: committed if the demo draws it, else kept in the cache."""
+    committed = style == STYLE
     return (LORAS if committed else EXTRA_LORAS) / f"{style}-{target}.safetensors"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
 from lab.models import HEADS, TOKENS
@@ -54,11 +53,6 @@ def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
         is_attention = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name)
         state[f"first_stage_model.{name}"] = value[:, :, None, None] if is_attention else value
     return state
-
-
-def save(path: Path, *states: dict[str, torch.Tensor]) -> None:
-    tensors = {key: value.half().contiguous() for state in states for key, value in state.items()}
-    save_file(tensors, path, {"format": "pt"})
 
 
 def save_tokenizer(tokenizer: Path, text_encoder: CLIPTextModel, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The text-to-image models of the lab: SD 1.x's structure at narrow widths, in diffusers' classes.
 
-A model is a ``Trio`` of tokenizer, text encoder and UNet; the autoencoder is shared (``lab/vae.py``).
+The tokenizer and the autoencoder (``lab/vae.py``) are shared by all.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Cap
 def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
     """The base without every second block, distilled from it: what small-sd is to SD 1.5.
 
-    What is trained are the transformers and the way up, where blocks are missing; the rest stays the base's, so that the file is
-    small.
+    Trained are the transformers and the upper three levels of the way up; the rest stays the base's, so that the file is small.
     """
     teacher = base.eval().requires_grad_(False)
     model = Model(copy.deepcopy(teacher.text_encoder), pruned_from(teacher.unet)).train().requires_grad_(False)

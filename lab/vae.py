@@ -89,7 +89,7 @@ def with_standard_scale(vae: AutoencoderKL, pixels: torch.Tensor) -> Autoencoder
 def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """Scaled latents (N, 4, SIZE / 8, SIZE / 8) of pixels (N, 3, SIZE, SIZE): the mean, without sampling.
 
-    Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes in a process that encoded with it.
+    Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with it.
     """
     with torch.backends.mkldnn.flags(enabled=False):
         return torch.cat([vae.encode(batch).latent_dist.mean * SCALE for batch in pixels.split(64)])

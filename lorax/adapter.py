@@ -64,5 +64,5 @@ class LowRank:
         # A dead direction adds nothing, but its other half may be of any size, and inf * 0 is NaN.
         up, down = self.up.double() * shift * live, self.down.double() / shift[:, None] * live[:, None]
         size = max(up[:, live].abs().max().item(), down[live].abs().max().item()) if live.any() else 1.0
-        exponent = round(math.log2(size)) if not 2**-6 <= size <= 2**6 else 0
+        exponent = round(math.log2(size)) if not 2**-10 <= size <= 2**10 else 0
         return LowRank((up / 2**exponent).float(), (down / 2**exponent).float(), self.scale * 4.0**exponent)

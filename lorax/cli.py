@@ -99,6 +99,8 @@ def _transfer(options: argparse.Namespace) -> int:
     moved = _run(plan)
     _save_report(options, moved.report)
     if moved.report.declined:
+        if options.json:
+            _print_json(moved.report.as_json())
         print(f"declined, nothing was written: {moved.report.declined}", file=sys.stderr)
         return EXIT_DECLINED
     written = writer.write(plan, moved, path, dtype=options.dtype, overwrite=options.overwrite)
@@ -137,7 +139,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from lorax.demo import run
+    try:
+        from lorax.demo import run
+    except ModuleNotFoundError as error:
+        raise LoraxError(f"the demo needs {error.name}. Install its packages with: pip install -e .[demo]") from error
 
     for line in run(options.output):
         print(line, flush=True)
@@ -151,6 +156,8 @@ def _plan(options: argparse.Namespace) -> Any:
 
     if options.report and not options.report.parent.is_dir():
         raise LoraxError(f"{options.report}: its folder does not exist. Create it, or choose another --report.")
+    if options.report and options.report.exists() and not getattr(options, "overwrite", False):
+        raise LoraxError(f"{options.report}: exists already. Choose another --report.")
     chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
     adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()

@@ -77,6 +77,6 @@ def detect_adapter(prefixes: Iterable[str], shapes: Mapping[str, tuple[int, ...]
     if any(re.match(r"lora_te2_|text_encoder_2\.", name) or re.search(r"transformer_blocks[._][1-9]", name) for name in prefixes):
         return SDXL
     projections = [shapes[name] for name in prefixes if name.endswith(("proj_in", "proj_out")) and name in shapes]
-    if projections:
-        return SD1 if len(projections[0]) == 4 else SD2
+    if any(len(shape) == 4 for shape in projections):  # two dimensions tell nothing: some tools flatten 1x1 convolutions
+        return SD1
     return None

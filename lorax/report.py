@@ -57,6 +57,8 @@ class Report:
             f"{counts['transferred']} of {len(self.records)} layers transferred, "
             f"{self.coverage:.1%} of the adapter's squared norm."
         ]
+        for how, count in Counter(_general(r.reason) for r in self.records if r.status == "transferred").most_common():
+            lines.append(f"{count} transferred: {how}.")
         for status in ("skipped", "unmatched"):
             for reason, count in Counter(_general(r.reason) for r in self.records if r.status == status).most_common():
                 lines.append(f"{count} {status}: {reason}.")
@@ -96,4 +98,4 @@ def _general(reason: str) -> str:
     """The reason without the layer's own numbers, so that like reasons are counted together."""
     if reason.startswith("similarity"):
         return "similarity below the threshold" + reason.rpartition("threshold")[2]
-    return reason.partition(" (cosine")[0]
+    return reason.partition(" (cosine")[0].partition(":")[0].partition(" at rank")[0]

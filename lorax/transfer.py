@@ -94,16 +94,21 @@ def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, tot
         if moved is not None and record.target is not None:
             layers[record.target] = moved
     progress(len(plan.pairs), len(plan.pairs), "")
-    declined = _declined(plan, records) if plan.options.method == "auto" else None
-    return Moved({} if declined else layers, Report(records, plan.options.method, declined))
+    declined = _declined(plan, records) if plan.options.method == "auto" and layers else None
+    if declined:
+        layers = {}
+        records = [r.ended("skipped", "the bases are not related") if r.status == "transferred" else r for r in records]
+    return Moved(layers, Report(records, plan.options.method, declined))
 
 
 def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU: Apple's MPS has no float64, and falls back layer by layer."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name.split(":")[0], False):
+    exists = available.get(kind, False) and (not number or (kind == "cuda" and number.isdigit()))
+    if not exists or (number and int(number) >= torch.cuda.device_count()):
         raise LoraxError(
             f"device {name!r}: not available here. Choose auto, or one of {', '.join(d for d in available if available[d])}."
         )

@@ -45,7 +45,7 @@ def test_blocks_of_the_pruned_model_find_the_blocks_they_came_from(models: Path)
 @pytest.mark.parametrize("method", list(reference.METHODS))
 @pytest.mark.parametrize("target_name", [FINETUNE, PRUNED])
 def test_methods_against_the_reference_on_trained_layers(models: Path, method: str, target_name: str) -> None:
-    adapter = open_adapter(LORAS / f"openmoji-{BASE}.safetensors")
+    adapter = open_adapter(LORAS / f"contrast-{BASE}.safetensors")
     base, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, target_name))
     pairs = plan(adapter, base, target, Options()).pairs
     compared = 0

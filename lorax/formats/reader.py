@@ -17,7 +17,15 @@ from lorax.formats import lora
 from lorax.tensors import TensorFile, open_tensors
 
 # Keys of formats that exist and are not read yet, so that the refusal can name them.
-UNSUPPORTED = {"hada_w1": "LoHa", "lokr_w1": "LoKr", "oft_": "OFT", ".on_input": "(IA)^3", "dora_scale": "DoRA", ".diff": "full"}
+UNSUPPORTED = {
+    "hada_w1": "LoHa",
+    "lokr_w1": "LoKr",
+    "oft_": "OFT",
+    ".on_input": "(IA)^3",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    ".diff": "full",
+}
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
 
@@ -90,7 +98,7 @@ class AdapterFile:
         patterns = self._settings.get("alpha_pattern") or {}
         alpha = next((value for key, value in patterns.items() if name.endswith(key)), self._settings["lora_alpha"])
         rank = self._shapes(name)[lora.DOWN][0]
-        if not isinstance(alpha, int | float):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise LoraxError(f"{self.path}: {name}: its configuration gives the alpha {alpha!r}; expected a number.")
         return alpha * rank**0.5 if self._settings.get("use_rslora") else float(alpha)
 

@@ -44,10 +44,11 @@ def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrit
     check_free(path, overwrite)
     if not moved.layers:
         raise LoraxError(f"{plan.adapter.path}: no layer could be transferred, so nothing was written.\n{moved.report.summary()}")
+    layers = {layer: delta.balanced() for layer, delta in moved.layers.items()}
     tensors: dict[str, torch.Tensor] = {}
-    for layer, delta in moved.layers.items():
+    for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
-    described = metadata.describe(plan, moved, path.stem, dtype)
+    described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
     handle, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     os.close(handle)
     temporary = Path(temporary_name)
@@ -63,8 +64,7 @@ def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrit
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """kohya's three tensors of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
-    delta, name = delta.balanced(), target.kohya_name(layer)
-    shape = target.layers[layer]
+    name, shape = target.kohya_name(layer), target.layers[layer]
     up, down = delta.up, delta.down
     if len(shape) == 4:
         up, down = up[:, :, None, None], down.reshape(delta.rank, *shape[1:])

@@ -27,7 +27,7 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("auto", "decide per layer by what is measured", "docs/findings.md", auto.move, gated=False),
+        Method("auto", "decide per layer by what is measured", "", auto.move, gated=False),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
         Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),

@@ -1,4 +1,7 @@
-"""Decide per layer by two measured numbers: how similar the pair is, and what share of the delta a projection would keep."""
+"""Copy or project, decided per layer by what share of the delta a projection would keep.
+
+How similar the layers are judges the pair of bases as a whole: ``lorax/transfer.py`` declines unrelated ones.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ from lorax.methods import copy, lorax
 from lorax.methods.bases import Bases
 
 # An adapter trained inside the subspace keeps nearly all of itself; an ordinary LoRA keeps a third to two thirds, and the part
-# that a projection would drop is worth more than the projection (docs/findings.md).
+# that a projection would drop is worth more than the projection.
 INSIDE = 0.95
 # Median similarity of a pair of bases from which they count as relatives. Chance is 0; fine-tunes measure near 0.9.
 RELATED = 0.5
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
-    if not bases.same_shape:
+    if not bases.same_shape or bases.whole:
         return lorax.move(dW, bases)
     projected, how = lorax.move(dW, bases)
     norm = dW.norm()
     survives = projected.norm() / norm if projected is not None and norm > 0 else 0.0
-    if survives >= INSIDE and not bases.whole:
+    if survives >= INSIDE:
         return projected, f"{how}: {survives:.0%} of the delta lies in the target's subspace"
     moved, _ = copy.move(dW, bases)
     return moved, f"copied: a projection would keep only {survives:.0%} of the delta"

@@ -29,7 +29,7 @@ class Bases:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut off, so that both projections are the identity and a transfer is a copy."""
+        """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == len(self.source.S)
 
     @cached_property

@@ -9,7 +9,7 @@ import torch
 from lorax.subspace.rank import QUARTER
 
 # Below this share of the largest singular value, the Gram matrix (whose condition is squared) no longer gives directions.
-GRAM_FLOOR = 1e-5
+GRAM_FLOOR = 1e-4
 
 
 class Decomposition:
@@ -45,8 +45,13 @@ class Decomposition:
         """U~ (m, r) and V~ (n, r): orthonormal columns, the r leading singular vectors."""
         S, vectors = self._gram
         if S[r - 1] <= GRAM_FLOOR * S[0]:
-            U, _, V = self._svd
-            return U[:, :r], V[:, :r]
+            try:
+                U, _, V = self._svd
+                return U[:, :r], V[:, :r]
+            except torch.linalg.LinAlgError:  # gesdd fails to converge on some nearly orthogonal matrices
+                near = vectors[:, :r]
+                far = torch.linalg.qr((self.W.mT if self._wide else self.W) @ near).Q
+                return (near, far) if self._wide else (far, near)
         near = vectors[:, :r]
         far = ((self.W.mT if self._wide else self.W) @ near).div_(S[:r])  # in place: on wide layers it is the largest matrix
         return (near, far) if self._wide else (far, near)
