@@ -5,7 +5,6 @@
 
 The first run makes .venv and installs what pyproject.toml lists; later runs install only after pyproject.toml has changed.
 Which build of torch arrives (CPU or CUDA) is for pip's configuration to say.
-Tests that need a real WebUI are skipped unless the environment variable LORAX_WEBUI_DIR names its folder.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
                 inside = key[len(component.checkpoint) : -len(".weight")]
                 if component.name != "unet":
                     where[f"{component.name}.{_text_path(inside)}"] = (file, key)
-                elif inside in names:
+                elif names.has_ldm(inside):
                     where[f"{component.name}.{inside}"] = (file, key)
     return Checkpoint(path, family, names, where)
 
@@ -136,7 +136,7 @@ def _open_folder(path: Path) -> Checkpoint:
         if (file := _weights_in(path / component.folder)) is None:
             continue
         for key, shape in file.shapes.items():
-            if _is_layer(key, shape) and (component.name != "unet" or key in names):
+            if _is_layer(key, shape) and (component.name != "unet" or names.has_diffusers(key)):
                 where[f"{component.name}.{_ldm_path(component, names, key)}"] = (file, key)
     return Checkpoint(path, family, names, where)
 

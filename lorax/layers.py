@@ -98,10 +98,13 @@ class UNetNames:
                 number += 1
         return cls(blocks)
 
-    def __contains__(self, path: object) -> bool:
-        """Whether a path, in either layout, is in one of the blocks. Merges carry along what other tools have put in."""
-        known = {*self.blocks, *self.blocks.values()}
-        return isinstance(path, str) and _head(path, known) is not None
+    def has_ldm(self, path: str) -> bool:
+        """Whether a path in LDM layout is in one of the blocks. Merges carry along what other tools have put in."""
+        return _head(path, self.blocks) is not None
+
+    def has_diffusers(self, path: str) -> bool:
+        """The same for a path in diffusers layout."""
+        return _head(path, self.blocks.values()) is not None
 
     def to_diffusers(self, path: str) -> str:
         """``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``. Parameter names (``.weight``) may follow."""

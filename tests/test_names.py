@@ -184,3 +184,11 @@ def _text_module(key: str) -> str:
     for ours, theirs in (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("out_proj", "to_out")):
         path = path.replace(f"{theirs}_lora", ours)
     return path
+
+
+def test_paths_of_the_other_layout_are_not_in_the_blocks() -> None:
+    names = UNetNames.from_ldm(["input_blocks.0.0.weight", "input_blocks.1.0.in_layers.2.weight"])
+    assert names.has_ldm("input_blocks.1.0.in_layers.2")
+    assert not names.has_ldm("mid_block.resnets.0.conv1")
+    assert names.has_diffusers("mid_block.resnets.0.conv1")
+    assert not names.has_diffusers("input_blocks.1.0.in_layers.2")

@@ -93,14 +93,16 @@ class AdapterFile:
 
     def _default_alpha(self, name: str) -> float | None:
         """Alpha from PEFT's configuration, which keeps it outside the tensors (and rsLoRA's scale alpha / sqrt(rank))."""
-        if "lora_alpha" not in self._settings:
+        head = name.partition(".")[0] + "."  # diffusers keeps one configuration per component: unet.lora_alpha, ...
+        settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
+        if "lora_alpha" not in settings:
             return None
-        patterns = self._settings.get("alpha_pattern") or {}
-        alpha = next((value for key, value in patterns.items() if name.endswith(key)), self._settings["lora_alpha"])
+        patterns = settings.get("alpha_pattern") or {}
+        alpha = next((value for key, value in patterns.items() if name.endswith(key)), settings["lora_alpha"])
         rank = self._shapes(name)[lora.DOWN][0]
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise LoraxError(f"{self.path}: {name}: its configuration gives the alpha {alpha!r}; expected a number.")
-        return alpha * rank**0.5 if self._settings.get("use_rslora") else float(alpha)
+        return alpha * rank**0.5 if settings.get("use_rslora") else float(alpha)
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
@@ -120,7 +122,7 @@ def open_adapter(path: Path | str) -> AdapterFile:
     if not file.shapes:
         raise LoraxError(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
-        settings = {k.rpartition(".")[2]: v for k, v in _json(path, file.metadata["lora_adapter_metadata"]).items()}
+        settings = _json(path, file.metadata["lora_adapter_metadata"])
     return AdapterFile(path, file, settings)
 
 

@@ -48,7 +48,7 @@ class Decomposition:
             try:
                 U, _, V = self._svd
                 return U[:, :r], V[:, :r]
-            except torch.linalg.LinAlgError:  # gesdd fails to converge on some nearly orthogonal matrices
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined] # gesdd fails to converge on some nearly orthogonal matrices
                 near = vectors[:, :r]
                 far = torch.linalg.qr((self.W.mT if self._wide else self.W) @ near).Q
                 return (near, far) if self._wide else (far, near)
