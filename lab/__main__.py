@@ -6,42 +6,43 @@ Steps in order: tokenizer, vae, base, finetune, pruned, bundle, loras, figures.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from diffusers import AutoencoderKL
 
 from lab import data, ldm, lora, unet, vae
 from lab.models import Captioner, Model, train_tokenizer
-from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, LORAS, MODELS, RUNS
+from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS, lora_path
 from lorax.checkpoint import open_checkpoint
-from lorax.demo import STYLE
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
+from lorax.runner import Runner
 
-STEPS = {"vae": 1300, BASE: 2400, FINETUNE: 300, PRUNED: 300, "lora": 150}
+STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 500, PRUNED: 1000, "lora": 250}
 
 
-def tokenizer() -> None:
+def tokenizer(options: argparse.Namespace) -> None:
     captions = [caption for role in ("base", "finetune") for caption in data.load(*data.names(role)).captions]
     train_tokenizer(captions, CACHE / "tokenizer")
 
 
-def autoencoder() -> None:
-    vae.train(RUNS, STEPS["vae"]).save_pretrained(CACHE / "vae")
+def autoencoder(options: argparse.Namespace) -> None:
+    start = _bundled().vae if options.go_on else None
+    vae.train(RUNS, options.steps or STEPS["vae"], start).save_pretrained(CACHE / "vae")
 
 
-def base() -> None:
-    unet.train_base(RUNS, *_shared(), STEPS[BASE]).save(CACHE / BASE)
+def base(options: argparse.Namespace) -> None:
+    start = Model(_bundled().text_encoder, _bundled().unet) if options.go_on else None
+    unet.train_base(RUNS, *_shared(), options.steps or STEPS[BASE], start).save(CACHE / BASE)
 
 
-def finetune() -> None:
-    unet.train_finetune(RUNS, Model.load(CACHE / BASE), *_shared(), STEPS[FINETUNE]).save(CACHE / FINETUNE)
+def finetune(options: argparse.Namespace) -> None:
+    unet.train_finetune(RUNS, Model.load(CACHE / BASE), *_shared(), options.steps or STEPS[FINETUNE]).save(CACHE / FINETUNE)
 
 
-def pruned() -> None:
-    unet.train_pruned(RUNS, Model.load(CACHE / BASE), *_shared(), STEPS[PRUNED]).save(CACHE / PRUNED)
+def pruned(options: argparse.Namespace) -> None:
+    unet.train_pruned(RUNS, Model.load(CACHE / BASE), *_shared(), options.steps or STEPS[PRUNED]).save(CACHE / PRUNED)
 
 
-def bundle() -> None:
+def bundle(options: argparse.Namespace) -> None:
     """Write ``lab/models``: the base whole, its siblings without what they share with it."""
     autoencoder, _ = _shared()
     states = {}
@@ -55,29 +56,26 @@ def bundle() -> None:
     ldm.save_tokenizer(CACHE / "tokenizer", Model.load(CACHE / BASE).text_encoder, MODELS / "tokenizer")
 
 
-def loras() -> None:
+def loras(options: argparse.Namespace) -> None:
     """Every style on the base, and natively on both targets as the upper bound."""
     unpack(CHECKPOINTS)
+    steps = options.steps or STEPS["lora"]
     for name, style in lora.STYLES.items():
         for seed, target in enumerate((BASE, FINETUNE, PRUNED)):
-            path = lora_path(name, target)
-            if not path.exists():
-                model = lora.train_lora(
-                    f"{name}-{target}", RUNS, Model.load(CACHE / target), style, *_shared(), steps=STEPS["lora"], seed=seed
-                )
-                lora.save_lora(path, model, open_checkpoint(CHECKPOINTS / f"{target}.safetensors"), style, STEPS["lora"])
+            start = Model.load(CACHE / target)
+            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, *_shared(), steps=steps, seed=seed)
+            lora.save_lora(lora_path(name, target), model, open_checkpoint(CHECKPOINTS / f"{target}.safetensors"), style, steps)
 
 
-def figures() -> None:
+def figures(options: argparse.Namespace) -> None:
     from lab.figures import main
 
     main()
 
 
-def lora_path(style: str, target: str) -> Path:
-    """Of a style's LoRA trained on ``target``: committed if the demo draws it, else kept in the cache."""
-    committed = style == STYLE
-    return (LORAS if committed else EXTRA_LORAS) / f"{style}-{target}.safetensors"
+def _bundled() -> Runner:
+    """The committed base, to train it on."""
+    return Runner(CHECKPOINTS / f"{BASE}.safetensors", unpack(CHECKPOINTS))
 
 
 def _shared() -> tuple[AutoencoderKL, Captioner]:
@@ -98,4 +96,7 @@ COMMANDS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=COMMANDS)
-    COMMANDS[parser.parse_args().step]()
+    parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
+    parser.add_argument("--continue", action="store_true", dest="go_on", help="vae, base: train the committed weights on")
+    options = parser.parse_args()
+    COMMANDS[options.step](options)

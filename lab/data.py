@@ -14,14 +14,14 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-CACHE = Path(__file__).parent / ".cache"
+from lab.paths import CACHE
+
 SIZE = 64  # pixels; 8x8 latents
 
 _VARIANTS = re.compile(
@@ -38,20 +38,20 @@ class IconSet:
     version: str
     author: str
     licence: str
-    role: str  # "base", "finetune" or "style"
+    role: str  # "base", "finetune", "style", or "spare" for later work
 
 
 SETS = {
     "twemoji": IconSet("@iconify-json/twemoji", "1.2.5", "Twitter, jdecked", "CC-BY-4.0", "base"),
-    "noto": IconSet("@iconify-json/noto", "1.2.9", "Google", "Apache-2.0", "base"),
+    "noto": IconSet("@iconify-json/noto", "1.2.9", "Google", "Apache-2.0", "finetune"),
     "emojione": IconSet("@iconify-json/emojione", "1.2.3", "Emoji One, EmojiTwo", "CC-BY-4.0", "base"),
     "flat": IconSet("@iconify-json/fluent-emoji-flat", "1.2.6", "Microsoft", "MIT", "finetune"),
     "fxemoji": IconSet("@iconify-json/fxemoji", "1.2.2", "Mozilla", "Apache-2.0", "finetune"),
     "contrast": IconSet("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "Microsoft", "MIT", "style"),
     "openmoji": IconSet("@iconify-json/openmoji", "1.2.29", "OpenMoji, HfG Schwäbisch Gmünd", "CC-BY-SA-4.0", "style"),
-    "blobs": IconSet("@iconify-json/noto-v1", "1.2.5", "Google", "Apache-2.0", "style"),
-    "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "style"),
-    "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
+    "blobs": IconSet("@iconify-json/noto-v1", "1.2.5", "Google", "Apache-2.0", "spare"),
+    "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "spare"),
+    "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "spare"),
 }
 
 
@@ -85,6 +85,14 @@ def load(*sets: str) -> Icons:
         [caption for part in parts for caption in part.captions],
         [subject for part in parts for subject in part.subjects],
     )
+
+
+def load_common(*sets: str) -> Icons:
+    """The icons whose subjects every set draws that trains something here: few enough for a small model to learn each."""
+    used = [*names("base"), *names("finetune"), *names("style")]
+    common = set.intersection(*(set(_load_one(name).subjects) for name in used))
+    icons = load(*sets)
+    return icons.where([subject in common for subject in icons.subjects])
 
 
 def names(role: str) -> list[str]:

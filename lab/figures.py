@@ -6,9 +6,8 @@ import tempfile
 from pathlib import Path
 
 from lab import lora
-from lab.__main__ import lora_path
 from lab.measure import HeldOut, recovery
-from lab.paths import CHECKPOINTS
+from lab.paths import CHECKPOINTS, lora_path
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
 from lorax.formats import open_adapter, writer

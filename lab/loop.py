@@ -31,6 +31,9 @@ def train(
 
     AdamW with a linear warm-up and a cosine to zero. Every step seeds torch from ``seed`` and its own number, so a run that
     was stopped and resumed draws the same batches as one that was not. The log is one JSON object a line.
+
+    A stored run is resumed, or returned if it is finished, only if it is the same run: equal settings, and an equal first
+    loss, which tells other data or another start from the same ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored, log_file = folder / f"{name}.train.pt", folder / f"{name}.log.jsonl"
@@ -38,14 +41,17 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     start, seconds = 0, 0.0
-    if stored.exists():
-        state = torch.load(stored, weights_only=True)
+    torch.manual_seed(seed * 1_000_003)
+    with torch.no_grad():
+        run = {"steps": steps, "rate": rate, "decay": decay, "first_loss": float(f"{loss_of(0).item():.3g}")}
+    state = torch.load(stored, weights_only=True) if stored.exists() else {}
+    if state.get("run") == run:
         module.load_state_dict(state["module"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]
     began, losses = time.monotonic() - seconds, []
-    with log_file.open("a") as log, tqdm(total=steps, initial=start, desc=name, mininterval=10) as bar:
+    with log_file.open("a" if start else "w") as log, tqdm(total=steps, initial=start, desc=name, mininterval=10) as bar:
         for step in range(start, steps):
             torch.manual_seed(seed * 1_000_003 + step)
             scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
@@ -71,6 +77,7 @@ def train(
                     "module": module.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "run": run,
                     "step": step + 1,
                     "seconds": time.monotonic() - began,
                 }

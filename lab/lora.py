@@ -49,7 +49,7 @@ def train_lora(
     for part, targets in ((model.unet, rf".*\.({layers})"), (model.text_encoder, rf".*\.({TEXT})")):
         config = LoraConfig(r=style.rank, lora_alpha=int(style.alpha), target_modules=targets)
         inject_adapter_in_model(config, part)
-    icons = data.load(style.icons)
+    icons = data.load_common(style.icons)
     icons = icons.where([not data.is_held_out(subject) for subject in icons.subjects])
     loss = denoising_loss(model, Batches(icons, vae, captioner), BATCH)
     return train(name, folder, model, loss, steps=steps, rate=2e-3, seed=seed, decay=0.99, weight_decay=0.0, warmup=20)  # type: ignore[return-value]

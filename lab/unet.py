@@ -20,29 +20,28 @@ DROP_CAPTION = 0.1  # for classifier-free guidance
 
 
 class Batches:
-    """Random (noisy latents, times, token ids, noise) of an icon collection, every icon and its mirror image encoded once."""
+    """Random (noisy latents, times, token ids, noise) of an icon collection, every icon encoded once."""
 
     def __init__(self, icons: data.Icons, vae: AutoencoderKL, captioner: Captioner) -> None:
-        pixels = icons.pixels()
-        self.latents = torch.stack([encode(vae, pixels), encode(vae, pixels.flip(3))])
+        self.latents = encode(vae, icons.pixels())
         self.tokens = captioner(icons.captions)
         self.no_caption = captioner([""])
         self.schedule = noise_schedule()
 
     def draw(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows = torch.randint(self.latents.shape[1], (size,))
-        latents = self.latents[torch.randint(2, (size,)), rows]
+        rows = torch.randint(len(self.latents), (size,))
+        latents = self.latents[rows]
         tokens = torch.where(torch.rand(size, 1) < DROP_CAPTION, self.no_caption, self.tokens[rows])
         noise, times = torch.randn_like(latents), torch.randint(1000, (size,))
         return self.schedule.add_noise(latents, noise, times), times, tokens, noise
 
 
-def train_base(folder: Path, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
+def train_base(folder: Path, vae: AutoencoderKL, captioner: Captioner, steps: int, start: Model | None) -> Model:
+    """Train from ``start`` or from nothing."""
     torch.manual_seed(1)
-    model = Model(new_text_encoder(), new_unet())
-    batches = Batches(data.load(*data.names("base")), vae, captioner)
-    trained = train("base", folder, model, denoising_loss(model, batches), steps=steps, rate=1.5e-3, seed=1)
-    return trained
+    model = (start or Model(new_text_encoder(), new_unet())).train()
+    batches = Batches(data.load_common(*data.names("base")), vae, captioner)
+    return train("base", folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=1)
 
 
 def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
@@ -53,7 +52,7 @@ def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Cap
     model = copy.deepcopy(base).train().requires_grad_(False)
     for name, parameter in model.unet.named_parameters():
         parameter.requires_grad_("attentions" in name)
-    batches = Batches(data.load(*data.names("finetune")), vae, captioner)
+    batches = Batches(data.load_common(*data.names("finetune")), vae, captioner)
     return train("finetune", folder, model, denoising_loss(model, batches), steps=steps, rate=7e-4, seed=2)
 
 
@@ -66,7 +65,7 @@ def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Capti
     model = Model(copy.deepcopy(teacher.text_encoder), pruned_from(teacher.unet)).train().requires_grad_(False)
     for name, parameter in model.unet.named_parameters():
         parameter.requires_grad_("attentions" in name or name.startswith(("up_blocks.1", "up_blocks.2", "up_blocks.3")))
-    batches = Batches(data.load(*data.names("base")), vae, captioner)
+    batches = Batches(data.load_common(*data.names("base")), vae, captioner)
 
     def loss_of(step: int) -> torch.Tensor:
         noisy, times, tokens, noise = batches.draw(BATCH)

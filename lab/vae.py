@@ -17,7 +17,7 @@ SCALE = 0.18215  # SD 1.x: latents times this have unit variance
 
 def new() -> AutoencoderKL:
     blocks = (64, 64, 64, 64)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         block_out_channels=blocks,
         layers_per_block=1,
         latent_channels=4,
@@ -26,6 +26,8 @@ def new() -> AutoencoderKL:
         sample_size=data.SIZE,
         scaling_factor=SCALE,
     )
+    nn.init.constant_(vae.quant_conv.bias[4:], -6.0)  # start almost without noise, or the decoder learns to ignore the latent
+    return vae
 
 
 def augmented(pixels: torch.Tensor) -> torch.Tensor:
@@ -44,17 +46,19 @@ def edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels.diff(dim=2), pixels.diff(dim=3)
 
 
-def train(folder: Path, steps: int) -> AutoencoderKL:
+def train(folder: Path, steps: int, start: AutoencoderKL | None) -> AutoencoderKL:
+    """Train on every icon of the bases' sets, from ``start`` or from nothing."""
     from lab.loop import train as run
 
     torch.manual_seed(0)
     pixels = data.load(*data.names("base"), *data.names("finetune")).pixels()
-    vae = new().to(memory_format=torch.channels_last)
-    nn.init.constant_(vae.quant_conv.bias[4:], -6.0)  # start almost without noise, or the decoder learns to ignore the latent
+    vae = (start or new()).train().to(memory_format=torch.channels_last)
 
     def loss_of(step: int) -> torch.Tensor:
         x = augmented(pixels[torch.randint(len(pixels), (BATCH,))]).contiguous(memory_format=torch.channels_last)
-        back, kl = _autoencode(vae, x)
+        with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast on a CPU with AVX-512 BF16
+            back, kl = _autoencode(vae, x)
+        back = back.float()
         loss = F.l1_loss(back, x) + F.mse_loss(back, x) + 1e-6 * kl
         loss = loss + F.l1_loss(chroma(back), chroma(x)) + F.mse_loss(chroma(back), chroma(x))
         for ours, theirs in zip(edges(back), edges(x), strict=True):
@@ -66,7 +70,7 @@ def train(folder: Path, steps: int) -> AutoencoderKL:
 
 
 def _autoencode(vae: AutoencoderKL, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, log_variance = vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)
+    mean, log_variance = vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)
     log_variance = log_variance.clamp(-30, 20)
     kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
     latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
@@ -93,9 +97,3 @@ def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """
     with torch.backends.mkldnn.flags(enabled=False):
         return torch.cat([vae.encode(batch).latent_dist.mean * SCALE for batch in pixels.split(64)])
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] of scaled latents."""
-    return torch.cat([vae.decode(batch / SCALE).sample.clamp(-1, 1) for batch in latents.split(64)])

@@ -12,6 +12,7 @@ import torch
 
 from lorax.checkpoint import open_checkpoint
 from lorax.demo import bundle
+from lorax.demo.bundle import STYLE
 from lorax.demo.grid import draw
 from lorax.formats import open_adapter, writer
 from lorax.report import Report
@@ -21,7 +22,6 @@ from lorax.transfer import run as transfer
 if TYPE_CHECKING:
     from lorax.runner import Runner
 
-STYLE = "contrast"
 PROMPTS = ["cat face", "red apple", "rocket", "umbrella", "guitar", "castle"]
 SEED = 7
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,11 +15,16 @@ from lorax.errors import LoraxError
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
+STYLE = "contrast"  # the LoRA that the demo moves
+ORIGIN = "lorax_bundle"  # header entry of an unpacked model: digest of the bundle that it was made from
 SHARED = "lorax_shared"  # header entry of a sibling: its key -> the base's key with the same content
 
 
 def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
-    """Write whole checkpoints with their ``.yaml`` into ``folder`` (models that exist are kept); return the tokenizer folder."""
+    """Write whole checkpoints with their ``.yaml`` into ``folder``, if they are not there yet; return the tokenizer folder.
+
+    Raises LoraxError if the bundle is missing, or a file of another origin is in the way.
+    """
     if not (bundle / f"{BASE}.safetensors").is_file():
         raise LoraxError(f"{bundle}: the bundled models are missing. Clone the whole repository.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,14 +32,29 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True)
     with safe_open(str(bundle / f"{BASE}.safetensors"), framework="pt") as base:
         for model in (BASE, FINETUNE, PRUNED):
-            if not (folder / f"{model}.safetensors").is_file():
-                temporary = folder / f"{model}.tmp"
-                save_file(_whole(bundle / f"{model}.safetensors", base), temporary, {"format": "pt"})
-                temporary.replace(folder / f"{model}.safetensors")
+            packed, path = bundle / f"{model}.safetensors", folder / f"{model}.safetensors"
+            origin = _digest(bundle / f"{BASE}.safetensors", packed)
+            if not path.is_file() or _origin(path) != origin:
+                temporary = path.with_suffix(".tmp")
+                save_file(_whole(packed, base), temporary, {"format": "pt", ORIGIN: origin})
+                temporary.replace(path)
             config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
             config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
             (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
     return tokenizer
+
+
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _origin(path: Path) -> str:
+    """The digest of the bundle from which ``path`` was unpacked."""
+    with safe_open(str(path), framework="pt") as file:
+        origin = (file.metadata() or {}).get(ORIGIN)
+    if origin is None:
+        raise LoraxError(f"{path}: exists and is not one of the bundled models. Choose another folder.")
+    return str(origin)
 
 
 def pack(path: Path, tensors: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> None:
