@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lorax.checkpoint import open_checkpoint
+from lorax.families import CLIP_L
 from lorax.formats import open_adapter
-
-TEXT_PREFIX = "cond_stage_model.transformer."
 
 
 class Runner:
@@ -25,6 +25,7 @@ class Runner:
         config = str(path.with_suffix(".yaml"))
         self.unet = UNet2DConditionModel.from_single_file(str(path), original_config=config).float().eval()
         self.vae = AutoencoderKL.from_single_file(str(path), original_config=config).float().eval()
+        self.size: int = yaml.safe_load(path.with_suffix(".yaml").read_text(encoding="utf-8"))["model"]["params"]["image_size"]
         self.text_encoder = _text_encoder(path, tokenizer)
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
         self.scheduler = DDIMScheduler(
@@ -57,8 +58,8 @@ class Runner:
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
         """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
-        size = self.unet.config["sample_size"]
-        latents = torch.stack([torch.randn(4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        shape = (4, self.size, self.size)  # the UNet's config is no guide: from_single_file writes 64 into it
+        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         context = torch.cat([self.encode([""] * len(prompts)), self.encode(prompts)])
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps:
@@ -85,12 +86,12 @@ class Runner:
 
 def _text_encoder(path: Path, config: Path) -> CLIPTextModel:
     model = CLIPTextModel(CLIPTextConfig.from_pretrained(config))
+    prefix = CLIP_L.checkpoint
     expected = model.state_dict()
     with safe_open(str(path), framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            if key.startswith(TEXT_PREFIX):
-                name = key.removeprefix(TEXT_PREFIX)
-                name = name if name in expected else name.removeprefix("text_model.")
-                if name in expected:
-                    expected[name].copy_(file.get_tensor(key))
+        for name, weight in expected.items():
+            if name.endswith("position_ids"):
+                continue
+            key = prefix + (name if name.startswith("text_model.") else f"text_model.{name}")  # transformers 5 leaves it out
+            weight.copy_(file.get_tensor(key))
     return model.float().eval()
