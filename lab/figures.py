@@ -1,59 +1,82 @@
-"""``python -m lab figures``: gain recovery of every method, per style and target, with 95 % intervals."""
+"""``python -m lab figures``: gain recovery of every method, per target and style, with 95 % intervals, as a Markdown table."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from lab import lora
-from lab.measure import HeldOut, recovery
+from lab.measure import HeldOut, Recovery, recovery
 from lab.paths import CHECKPOINTS, lora_path
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
 from lorax.formats import open_adapter, writer
 from lorax.runner import Runner
 from lorax.transfer import Options, plan, run
 
 SEEDS = (0, 1, 2)
+BY_NAME, COPY, AUTO = "copy by name", "copy", "auto"
 VARIANTS = {
-    "copy by name": Options("copy", pairing="name"),
-    "copy": Options("copy"),
-    "auto": Options("auto"),
+    BY_NAME: Options("copy", pairing="name"),
+    COPY: Options("copy"),
+    AUTO: Options("auto"),
     "lorax 25%": Options("lorax", rank="25%", threshold=0),
     "lorax energy:0.95": Options("lorax", rank="energy:0.95", threshold=0),
-    "lorax, gated": Options("lorax"),
+    "lorax, gated at 0.8": Options("lorax"),
     "prolora": Options("prolora", threshold=0),
     "prolora-cross": Options("prolora-cross", threshold=0),
 }
+ALONE, NATIVE = "alone", "native"
 
 
 def main() -> None:
     tokenizer = unpack(CHECKPOINTS)
     source = open_checkpoint(CHECKPOINTS / f"{BASE}.safetensors")
-    print(f"{'target':10}{'style':12}{'method':22}recovery  95 % interval    less copy  95 % interval")
-    for target_name in (FINETUNE, PRUNED):
-        target = open_checkpoint(CHECKPOINTS / f"{target_name}.safetensors")
+    for name in (FINETUNE, PRUNED):
+        target = open_checkpoint(CHECKPOINTS / f"{name}.safetensors")
         runner = Runner(target.path, tokenizer)
-        for style in lora.STYLES:
-            held_out = HeldOut(runner, lora.STYLES[style].icons, SEEDS)
-            alone, native = held_out.losses(None), held_out.losses(lora_path(style, target_name))
-            print(f"{target_name:10}{style:12}loss alone {alone.mean():.4f}, native {native.mean():.4f}")
-            losses = {}
-            with tempfile.TemporaryDirectory() as folder:
-                for label, options in VARIANTS.items():
-                    planned = plan(open_adapter(lora_path(style, BASE)), source, target, options)
-                    moved = run(planned)
-                    if not moved.layers:
-                        print(f"{target_name:10}{style:12}{label:22}nothing transferred")
-                        continue
-                    path = Path(folder) / "moved.safetensors"
-                    writer.write(planned, moved, path, dtype="fp32", overwrite=True)
-                    losses[label] = held_out.losses(path)
-            for label, moved_loss in losses.items():
-                r = recovery(alone, native, moved_loss)
-                d = recovery(alone, native, moved_loss, minus=losses["copy"])
-                print(
-                    f"{target_name:10}{style:12}{label:22}{r.mean:8.3f}  [{r.low:6.3f}, {r.high:6.3f}]"
-                    f"{d.mean:10.3f}  [{d.low:6.3f}, {d.high:6.3f}]",
-                    flush=True,
-                )
+        styles = {style: dict(_losses(runner, source, target, name, style)) for style in lora.STYLES}
+        # Each style weighs the same: the losses of one are divided by what its native LoRA gains.
+        scaled = {style: _in_native_gains(losses) for style, losses in styles.items()}
+        styles["all styles"] = {
+            label: torch.cat([losses[label] for losses in scaled.values()]) for label in (ALONE, NATIVE, *VARIANTS)
+        }
+        print(f"\n| base to {name} | " + " | ".join(styles) + " | all styles, less copy |")
+        print("| --- |" + " --- |" * (len(styles) + 1))
+        for label in VARIANTS:
+            cells = [_recovery(losses, label) for losses in styles.values()]
+            cells.append(_recovery(styles["all styles"], label, minus=COPY))
+            print(f"| {label} | " + " | ".join(f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in cells) + " |", flush=True)
+        lost = 1 - _recovery(styles["all styles"], BY_NAME).mean
+        closed = _recovery(styles["all styles"], AUTO, minus=BY_NAME).mean
+        print(f"\nThe copy by name stays {lost:.2f} behind the native LoRA; auto closes {closed:.2f} of it.")
+
+
+def _losses(runner: Runner, source: Checkpoint, target: Checkpoint, name: str, style: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """(variant, losses (icons, seeds)) on the style's held-out icons; a method that transfers nothing leaves the target alone."""
+    held_out = HeldOut(runner, lora.STYLES[style].icons, SEEDS)
+    alone, native = held_out.losses(None), held_out.losses(lora_path(style, name))
+    print(f"{style} on {name}: denoising loss {alone.mean():.4f} alone, {native.mean():.4f} with the native LoRA", flush=True)
+    yield from ((ALONE, alone), (NATIVE, native))
+    with tempfile.TemporaryDirectory() as folder:
+        for label, options in VARIANTS.items():
+            planned = plan(open_adapter(lora_path(style, BASE)), source, target, options)
+            moved = run(planned)
+            if not moved.layers:
+                yield label, alone
+                continue
+            path = Path(folder) / "moved.safetensors"
+            writer.write(planned, moved, path, dtype="fp32", overwrite=True)
+            yield label, held_out.losses(path)
+
+
+def _in_native_gains(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    gain = (losses[ALONE] - losses[NATIVE]).mean()
+    return {label: loss / gain for label, loss in losses.items()}
+
+
+def _recovery(losses: dict[str, torch.Tensor], label: str, minus: str | None = None) -> Recovery:
+    return recovery(losses[ALONE], losses[NATIVE], losses[label], minus=None if minus is None else losses[minus])
