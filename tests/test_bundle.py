@@ -1,0 +1,68 @@
+"""Packing siblings without what they share with the base, and unpacking them whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
+from lorax.errors import LoraxError
+
+STATES = {
+    BASE: {"a": torch.arange(4.0), "b": torch.ones(2, 2)},
+    FINETUNE: {"a": torch.arange(4.0), "b": torch.zeros(2, 2)},
+    PRUNED: {"moved": torch.arange(4.0), "c": torch.ones(4)},  # a tensor under another name; equal values of another shape
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    (folder / "tokenizer").mkdir(parents=True)
+    for name, state in STATES.items():
+        pack(folder / f"{name}.safetensors", state, {} if name == BASE else STATES[BASE])
+        (folder / f"{name}.yaml").write_text("version: {tokenizer}")
+    return folder
+
+
+def test_siblings_store_only_what_is_theirs(bundle: Path) -> None:
+    for name, own in ((BASE, {"a", "b"}), (FINETUNE, {"b"}), (PRUNED, {"c"})):
+        with safe_open(str(bundle / f"{name}.safetensors"), framework="pt") as file:
+            assert set(file.keys()) == own
+
+
+def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
+    tokenizer = unpack(tmp_path / "models", bundle)
+    for name, state in STATES.items():
+        whole = load_file(tmp_path / "models" / f"{name}.safetensors")
+        assert whole.keys() == state.keys()
+        assert all(torch.equal(whole[key], value) for key, value in state.items())
+        assert tokenizer.as_posix() in (tmp_path / "models" / f"{name}.yaml").read_text()
+
+
+def test_a_changed_bundle_replaces_what_was_unpacked(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    unpack(folder, bundle)
+    before = (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns
+    unpack(folder, bundle)
+    assert (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns == before, "an unchanged model is kept"
+    pack(bundle / f"{FINETUNE}.safetensors", {"b": torch.full((2, 2), 5.0)}, STATES[BASE])
+    unpack(folder, bundle)
+    assert load_file(folder / f"{FINETUNE}.safetensors")["b"].unique().item() == 5
+
+
+def test_a_model_of_the_user_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / f"{BASE}.safetensors"
+    save_file({"mine": torch.ones(1)}, theirs)
+    with pytest.raises(LoraxError, match="not one of the bundled"):
+        unpack(tmp_path, bundle)
+    assert load_file(theirs).keys() == {"mine"}
+
+
+def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoraxError, match="bundled models are missing"):
+        unpack(tmp_path / "models", tmp_path / "nowhere")
