@@ -6,6 +6,7 @@ Steps in order: tokenizer, vae, base, finetune, pruned, bundle, loras, figures.
 from __future__ import annotations
 
 import argparse
+import shutil
 
 from diffusers import AutoencoderKL
 
@@ -20,6 +21,9 @@ STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 500, PRUNED: 1000, "lora": 250}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
+    if options.go_on:
+        shutil.copytree(MODELS / "tokenizer", CACHE / "tokenizer", dirs_exist_ok=True)
+        return
     captions = [caption for role in ("base", "finetune") for caption in data.load(*data.names(role)).captions]
     train_tokenizer(captions, CACHE / "tokenizer")
 
@@ -97,6 +101,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=COMMANDS)
     parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
-    parser.add_argument("--continue", action="store_true", dest="go_on", help="vae, base: train the committed weights on")
+    parser.add_argument(
+        "--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: go on from the committed files"
+    )
     options = parser.parse_args()
     COMMANDS[options.step](options)
