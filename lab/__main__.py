@@ -101,8 +101,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=COMMANDS)
     parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
-    parser.add_argument(
-        "--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: go on from the committed files"
-    )
+    parser.add_argument("--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: from the committed files")
     options = parser.parse_args()
     COMMANDS[options.step](options)
