@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 RESNET = {
     "in_layers.0": "norm1",
@@ -19,6 +20,7 @@ RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+RESNET_INVERSE = {diffusers: ldm for ldm, diffusers in RESNET.items()}
 OUTSIDE_BLOCKS = {
     "input_blocks.0.0": "conv_in",
     "time_embed.0": "time_embedding.linear_1",
@@ -104,7 +106,7 @@ class UNetNames:
 
     def has_diffusers(self, path: str) -> bool:
         """The same for a path in diffusers layout."""
-        return _head(path, self.blocks.values()) is not None
+        return _head(path, self._inverse) is not None
 
     def to_diffusers(self, path: str) -> str:
         """``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``. Parameter names (``.weight``) may follow."""
@@ -114,9 +116,12 @@ class UNetNames:
 
     def to_ldm(self, path: str) -> str:
         """The inverse of ``to_diffusers``."""
-        inverse = {name: block for block, name in self.blocks.items()}
-        name, rest = _split(path, inverse)
-        return inverse[name] + _renamed(rest, {v: k for k, v in RESNET.items()} if ".resnets." in name else {})
+        name, rest = _split(path, self._inverse)
+        return self._inverse[name] + _renamed(rest, RESNET_INVERSE if ".resnets." in name else {})
+
+    @cached_property
+    def _inverse(self) -> dict[str, str]:
+        return {name: block for block, name in self.blocks.items()}
 
     def is_standard(self) -> bool:
         """Whether SD 1.x's arithmetic (three entries a level) names the blocks. Hosts resolve diffusers names by it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,3 +193,18 @@ def test_paths_of_the_other_layout_are_not_in_the_blocks() -> None:
     assert not names.has_ldm("mid_block.resnets.0.conv1")
     assert names.has_diffusers("mid_block.resnets.0.conv1")
     assert not names.has_diffusers("input_blocks.1.0.in_layers.2")
+
+
+def test_the_inverse_is_made_once() -> None:
+    class Counted(dict[str, str]):
+        listed = 0
+
+        def items(self) -> Any:
+            self.listed += 1
+            return super().items()
+
+    blocks = Counted(UNetNames.from_ldm(["input_blocks.1.0.in_layers.2.weight"]).blocks)
+    names = UNetNames(blocks)
+    for _ in range(3):
+        assert names.to_ldm("down_blocks.0.resnets.0.conv1") == "input_blocks.1.0.in_layers.2"
+    assert blocks.listed == 1
