@@ -63,7 +63,7 @@ def _by_weights(source: Checkpoint, target: Checkpoint, s: list[str], t: list[st
 
     s_blocks, t_blocks = _blocks(s), _blocks(t)
     s_groups, t_groups = _groups(source, s_blocks), _groups(target, t_blocks)
-    pairs = {layer: Pair(layer, None, "no block of the target has this role and these shapes") for layer in s}
+    pairs = {layer: Pair(layer, None, "no block of the target in this role has the same layers and shapes") for layer in s}
     for signature, s_names in s_groups.items():
         t_names = t_groups.get(signature, [])
         if not t_names:

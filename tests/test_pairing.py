@@ -1,0 +1,79 @@
+"""Pairing where the depth of attention modules differs: no half of a block is fed, and the reason is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from lorax import families
+from lorax.checkpoint import Checkpoint
+from lorax.layers import UNetNames, block_of
+from lorax.pairing import pair
+from tests import builders
+
+
+class InMemory:
+    """A tensor file that is a dict."""
+
+    metadata: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, state: builders.State, path: Path) -> None:
+        self.state, self.path = state, path
+        self.shapes = {key: tuple(value.shape) for key, value in state.items()}
+
+    def get(self, key: str) -> torch.Tensor:
+        return self.state[key]
+
+
+def deepened(state: builders.State, block: str) -> builders.State:
+    """One attention module gets a second transformer block."""
+    more = {}
+    for key, value in state.items():
+        if key.startswith(f"{builders.UNET}{block}.transformer_blocks.0."):
+            more[key.replace("transformer_blocks.0", "transformer_blocks.1")] = value.flip(0)
+    return state | more
+
+
+def opened(state: builders.State) -> Checkpoint:
+    """As ``open_checkpoint`` does, but whatever the family: none that is supported is deep."""
+    unet = {key.removeprefix(builders.UNET): value for key, value in state.items() if key.startswith(builders.UNET)}
+    file = InMemory(unet, Path("memory.safetensors"))
+    layers = {key.removesuffix(".weight"): value for key, value in unet.items() if key.endswith(".weight") and value.dim() > 1}
+    where = {f"unet.{layer}": (file, f"{layer}.weight") for layer in layers}
+    return Checkpoint(file.path, families.SD1, UNetNames.from_ldm(unet), where)
+
+
+def test_blocks_of_unlike_depth_are_unmatched() -> None:
+    base = builders.base()
+    deep = deepened(base, "middle_block.1")
+    for source, target in ((deep, base), (base, deep)):
+        pairs = pair(opened(source), opened(target))
+        assert pairs.keys() == opened(source).layers.keys()
+        for layer, found in pairs.items():
+            if block_of(layer) == "unet.middle_block.1":
+                assert found.target is None
+                assert found.reason == "no block of the target in this role has the same layers and shapes"
+            else:
+                assert found.target == layer, found
+
+
+def test_by_name_the_layers_that_both_have_are_paired() -> None:
+    base = builders.base()
+    for layer, found in pair(opened(deepened(base, "middle_block.1")), opened(base), "name").items():
+        gone = "transformer_blocks.1" in layer
+        expected = (None, "the target has no layer of this name") if gone else (layer, "same name")
+        assert (found.target, found.reason) == expected
+
+
+def test_blocks_of_like_depth_are_paired_with_all_that_is_in_them() -> None:
+    """The target is the source with two neighbouring attention modules exchanged, of which one is deep."""
+    source = deepened(builders.base(), "input_blocks.4.1")
+    swap = {"input_blocks.4.1": "input_blocks.5.1", "input_blocks.5.1": "input_blocks.4.1"}
+
+    def swapped(path: str) -> str:
+        return re.sub(r"input_blocks\.[45]\.1(?=\.)", lambda found: swap[found[0]], path)
+
+    pairs = pair(opened(source), opened({swapped(key): value for key, value in source.items()}))
+    assert {layer: found.target for layer, found in pairs.items()} == {layer: swapped(layer) for layer in pairs}
