@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +21,15 @@ class LayerRecord:
     norm: float  # ||dW_s||_F
     source: str | None = None
     target: str | None = None
-    pairing: str = ""
+    pairing: str = ""  # why this target layer
     similarity: float | None = None
     kept: float | None = None  # ||dW_t||_F / ||dW_s||_F
-    subspace_rank: int | None = None
+    subspace_rank: int | None = None  # r of the projection; None for a copy
     rank: int | None = None  # of the written factors
     compression_error: float | None = None  # relative, of --max-rank
 
-    def ended(self, status: str, reason: str, **values: float | int) -> LayerRecord:
+    def ended(self, status: str, reason: str, **values: float | int | None) -> LayerRecord:
         return dataclasses.replace(self, status=status, reason=reason, **values)  # type: ignore[arg-type]
-
-    def compressed(self, error: float) -> LayerRecord:
-        return dataclasses.replace(self, compression_error=error)
-
-    def written_at(self, rank: int) -> LayerRecord:
-        return dataclasses.replace(self, rank=rank)
 
 
 @dataclass(frozen=True)
@@ -48,20 +43,22 @@ class Report:
     @property
     def coverage(self) -> float:
         """Share of the adapter's squared norm in layers that were transferred."""
-        total = sum(record.norm**2 for record in self.records)
-        return sum(r.norm**2 for r in self.records if r.status == "transferred") / total if total else 1.0
+        return self._share([record for record in self.records if record.status == "transferred"])
 
     def summary(self) -> str:
-        counts = Counter(record.status for record in self.records)
-        lines = [
-            f"{counts['transferred']} of {len(self.records)} layers transferred, "
-            f"{self.coverage:.1%} of the adapter's squared norm."
-        ]
-        for how, count in Counter(_general(r.reason) for r in self.records if r.status == "transferred").most_common():
-            lines.append(f"{count} transferred: {how}.")
-        for status in ("skipped", "unmatched"):
-            for reason, count in Counter(_general(r.reason) for r in self.records if r.status == status).most_common():
-                lines.append(f"{count} {status}: {reason}.")
+        """Per status and per reason, how many layers and how much of the adapter's squared norm; then the measurements."""
+        lines = []
+        for status in ("transferred", "skipped", "unmatched"):
+            records = [record for record in self.records if record.status == status]
+            if not records and status != "transferred":
+                continue
+            share = self._share(records)
+            lines.append(f"{len(records)} of {len(self.records)} layers {status}, {share:.1%} of the adapter's squared norm.")
+            alike: dict[str, list[LayerRecord]] = defaultdict(list)
+            for record in records:
+                alike[_general(record.reason)].append(record)
+            for reason, group in sorted(alike.items(), key=lambda item: -len(item[1])):
+                lines.append(f"  {len(group)} ({self._share(group):.1%}): {reason}.")
         similar = [record.similarity for record in self.records if record.similarity is not None]
         if similar:
             lines.append(f"Similarity of the paired layers: median {statistics.median(similar):.2f}, lowest {min(similar):.2f}.")
@@ -74,9 +71,10 @@ class Report:
 
     def table(self) -> str:
         """A line per layer, in columns."""
-        rows = [("layer", "from", "status", "similarity", "kept", "reason")]
+        rows = [("layer", "from", "pairing", "status", "similarity", "kept", "reason")]
         for r in self.records:
-            rows.append((r.target or "-", r.source or r.name, r.status, _number(r.similarity), _number(r.kept), r.reason))
+            names = r.target or "-", r.source or r.name, r.pairing or "-"
+            rows.append((*names, r.status, _number(r.similarity), _number(r.kept), r.reason))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
         return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
 
@@ -89,6 +87,11 @@ class Report:
             "layers": [dataclasses.asdict(record) for record in self.records],
         }
 
+    def _share(self, records: list[LayerRecord]) -> float:
+        """Of the adapter's squared norm; of an adapter that is zero everywhere, of its layers."""
+        weights = [record.norm**2 for record in self.records]
+        return sum(r.norm**2 for r in records) / sum(weights) if any(weights) else len(records) / len(self.records)
+
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
@@ -96,6 +99,4 @@ def _number(value: float | None) -> str:
 
 def _general(reason: str) -> str:
     """The reason without the layer's own numbers, so that like reasons are counted together."""
-    if reason.startswith("similarity"):
-        return "similarity below the threshold" + reason.rpartition("threshold")[2]
-    return reason.partition(" (cosine")[0].partition(":")[0].partition(" at rank")[0]
+    return re.sub(r" \(cosine [^)]*\)| at rank \d+|: [^;]*|(?<=^similarity) \S+ is", "", reason)

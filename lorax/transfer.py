@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,12 +13,12 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import METHODS, Bases
-from lorax.methods.auto import RELATED
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition, RankRule
 
 AUTO_RANK = "energy:0.95"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
 def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, total, name: None) -> Moved:
     """Stream every layer through the method. ``progress(done, total, name)`` may raise to cancel; nothing is left behind.
 
-    When ``auto`` finds that source and target are not relatives, ``report.declined`` says so and no layer is moved.
+    When the method judges that source and target are not relatives, ``report.declined`` says so and no layer is moved.
     """
     device = pick_device(plan.options.device)
     layers: dict[str, LowRank] = {}
@@ -94,15 +94,19 @@ def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, tot
         if moved is not None and record.target is not None:
             layers[record.target] = moved
     progress(len(plan.pairs), len(plan.pairs), "")
-    declined = _declined(plan, records) if plan.options.method == "auto" and layers else None
+    declined = _declined(plan, records) if layers else None
     if declined:
         layers = {}
-        records = [r.ended("skipped", "the bases are not related") if r.status == "transferred" else r for r in records]
+        records = [_unmoved(record) if record.status == "transferred" else record for record in records]
     return Moved(layers, Report(records, plan.options.method, declined))
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU: Apple's MPS has no float64, and falls back layer by layer."""
+    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+
+    ``mps`` is the CPU too, and a warning is logged: Apple's MPS has no float64, in which the subspaces are computed. Raises
+    LoraxError when the device does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")
@@ -112,7 +116,10 @@ def pick_device(name: str) -> torch.device:
         raise LoraxError(
             f"device {name!r}: not available here. Choose auto, or one of {', '.join(d for d in available if available[d])}."
         )
-    return torch.device("cpu" if name == "mps" else name)
+    if name == "mps":
+        log.warning("device mps: it has no float64, which the transfer needs. The CPU is used instead.")
+        return torch.device("cpu")
+    return torch.device(name)
 
 
 def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tuple[LayerRecord, LowRank | None]:
@@ -128,28 +135,31 @@ def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tu
     record = LayerRecord(
         name, "skipped", "", norm, source=found.source, target=found.target, pairing=found.reason, similarity=bases.similarity
     )
-    gate = options.threshold if method.gated else 0  # similarity is a little below 0 where it is less than chance
-    if gate > 0 and bases.similarity is not None and bases.similarity < gate:
+    gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
+    if gated and bases.similarity is not None and bases.similarity < options.threshold:
         return record.ended("skipped", f"similarity {bases.similarity:.2f} is below the threshold {options.threshold:g}"), None
     moved, how = method.move(dW, bases)
     if moved is None:
         return record.ended("skipped", how), None
-    record = record.ended("transferred", how, kept=moved.norm() / norm if norm > 0 else 1.0, subspace_rank=bases.r)
-    if options.max_rank is not None:
-        moved, error = moved.compressed(options.max_rank)
-        record = record.compressed(error)
-    return record.written_at(moved.rank), moved.to("cpu")
+    if gated and bases.similarity is None:
+        how += "; similarity is undefined for unequal shapes, so not gated"
+    kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+    moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
+    measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
+    return record.ended("transferred", how, **measured), moved.to("cpu")
+
+
+def _unmoved(record: LayerRecord) -> LayerRecord:
+    """What becomes of a moved layer when the transfer is declined as a whole."""
+    return record.ended("skipped", "the bases are not related", kept=None, subspace_rank=None, rank=None, compression_error=None)
 
 
 def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
-    """Why ``auto`` moves nothing between these bases, or None when they are relatives."""
+    """Why the method moves nothing between these bases, or None when it does."""
     similarities = [record.similarity for record in records if record.similarity is not None]
-    if similarities and (median := statistics.median(similarities)) >= RELATED:
+    if (judgement := METHODS[plan.options.method].judge(similarities)) is None:
         return None
-    measured = (
-        f"the median similarity of their layers is {median:.2f}, chance is 0" if similarities else "no layers are comparable"
-    )
     return (
-        f"{plan.source.path} and {plan.target.path} are not related: {measured}. Weights alone transfer nothing between such "
+        f"{plan.source.path} and {plan.target.path} are not related: {judgement}. Weights alone transfer nothing between such "
         "bases, and a copy would do harm. To try all the same, name a method."
     )

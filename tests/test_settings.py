@@ -1,4 +1,4 @@
-"""Alphas that are kept outside the tensors."""
+"""Alphas that are kept outside the tensors, and the device that is computed on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.transfer import pick_device
 
 UNET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
@@ -35,3 +36,12 @@ def test_an_alpha_that_is_no_number_is_refused(tmp_path: Path, alpha: object) ->
     adapter = open_adapter(save(tmp_path / "a.safetensors", {"unet.lora_alpha": alpha}))
     with pytest.raises(LoraxError, match="alpha"):
         adapter.delta(UNET)
+
+
+def test_mps_is_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps") == torch.device("cpu")
+    assert "device mps: it has no float64" in caplog.text
+    caplog.clear()
+    assert pick_device("cpu") == torch.device("cpu")
+    assert caplog.text == ""

@@ -285,6 +285,32 @@ def test_the_gate_skips_dissimilar_layers_and_says_why(files: Files, tmp_path: P
     assert other.named("kohya") in builders.dense(opened)
 
 
+def test_unequal_shapes_are_not_gated_and_say_so(files: Files, tmp_path: Path, out: Path) -> None:
+    target = builders.save(builders.base(3, builders.WIDER), tmp_path / "wide.safetensors")
+    report = out / "report.json"
+    for method, threshold, says in (("lorax", "0.8", True), ("prolora", "0.8", True), ("lorax", "0", False)):
+        more = ("--method", method, "--threshold", threshold, "--pairing", "name", "--overwrite", "--report", str(report))
+        transfer(files.lora, files.base, target, out, *more)
+        for record in json.loads(report.read_text())["layers"]:
+            assert (record["status"], record["similarity"]) == ("transferred", None)
+            assert ("similarity is undefined for unequal shapes, so not gated" in record["reason"]) is says
+
+
+def test_the_subspace_rank_is_that_of_a_projection(files: Files, out: Path) -> None:
+    report = out / "report.json"
+    for method, rank, projected in (
+        ("copy", "25%", False),
+        ("auto", "25%", False),
+        ("lorax", "25%", True),
+        ("lorax", "100%", False),
+    ):
+        more = ("--method", method, "--rank", rank, "--overwrite", "--report", str(report))
+        transfer(files.lora, files.base, files.target, out, *more)
+        for record in json.loads(report.read_text())["layers"]:
+            assert record["reason"].startswith("projected" if projected else "copied")
+            assert (record["subspace_rank"] is not None) == projected
+
+
 def test_similarity_in_the_report(files: Files, out: Path) -> None:
     report = out / "report.json"
     transfer(files.lora, files.base, files.target, out, "--method", "copy", "--report", str(report))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lorax.adapter import LowRank
@@ -15,19 +15,23 @@ PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
 
 @dataclass(frozen=True)
 class Method:
-    """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done."""
+    """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done.
+
+    A copy returns dW_s itself. ``judge(similarities of the layers)`` returns why such a pair of bases is declined, or None.
+    """
 
     name: str
     title: str
     paper: str
     move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
     gated: bool  # whether --threshold skips dissimilar layers
+    judge: Callable[[Sequence[float]], str | None] = lambda similarities: None
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("auto", "decide per layer by what is measured", "", auto.move, gated=False),
+        Method("auto", "decide per layer by what is measured", "", auto.move, gated=False, judge=auto.judge),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
         Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),

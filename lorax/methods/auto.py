@@ -1,9 +1,12 @@
 """Copy or project, decided per layer by what share of the delta a projection would keep.
 
-How similar the layers are judges the pair of bases as a whole: ``lorax/transfer.py`` declines unrelated ones.
+How similar the layers are judges the pair of bases as a whole.
 """
 
 from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
 
 from lorax.adapter import LowRank
 from lorax.methods import copy, lorax
@@ -26,3 +29,11 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
         return projected, f"{how}: {survives:.0%} of the delta lies in the target's subspace"
     moved, _ = copy.move(dW, bases)
     return moved, f"copied: a projection would keep only {survives:.0%} of the delta"
+
+
+def judge(similarities: Sequence[float]) -> str | None:
+    """Why bases whose comparable layers have these similarities are not relatives, or None when they are."""
+    if not similarities:
+        return "no layers are comparable"
+    median = statistics.median(similarities)
+    return None if median >= RELATED else f"the median similarity of their layers is {median:.2f}, chance is 0"
