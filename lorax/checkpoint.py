@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,10 +10,10 @@ from pathlib import Path
 import torch
 
 from lorax import families
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Component, Family
 from lorax.layers import UNetNames
-from lorax.tensors import TensorFile, open_tensors
+from lorax.tensors import Hashes, TensorFile, hashes, open_tensors
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -58,15 +57,19 @@ class Checkpoint:
             file, key = self._where[layer]
             raise LoraxError(f"{file.path}: {key} holds NaN or infinite values. The checkpoint is damaged; use another copy.")
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the file's content; of a folder, the hash over its weight files in order."""
-        digest = hashlib.sha256()
-        for path in dict.fromkeys(file.path for file, _ in self._where.values()):
-            with path.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return self._hashes.sha256
+
+    @property
+    def legacy_hash(self) -> str:
+        """The WebUI's old 8-digit hash of the file; a folder has none, and an empty one is returned."""
+        return self._hashes.legacy if self.path.is_file() else ""
+
+    @cached_property
+    def _hashes(self) -> Hashes:
+        return hashes(*dict.fromkeys(file.path for file, _ in self._where.values()))
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -100,7 +103,7 @@ class Checkpoint:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open a base by its header: a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, or a diffusers folder.
 
-    Raises LoraxError when it is not a base, or a base of a family that is not supported.
+    Raises LoraxError when it is not a base, UnsupportedFamily when it is a base of a family that is not supported.
     """
     path = Path(path)
     if path.is_dir():
@@ -161,7 +164,7 @@ def _supported(path: Path, unet: Mapping[str, tuple[int, ...]]) -> Family:
     if family is None or not family.components:
         title = family.title if family else "an unknown kind of UNet"
         known = ", ".join(f.title for f in families.FAMILIES if f.components)
-        raise LoraxError(f"{path}: {title}, which is not supported yet. Supported: {known}.")
+        raise UnsupportedFamily(f"{path}: {title}, which is not supported yet. Supported: {known}.", title)
     return family
 
 

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, open_adapter
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Facts about a checkpoint or an adapter, read from its header alone. Raises LoraxError when it is neither."""
+    """Facts about a checkpoint or an adapter, read from its header alone. Raises LoraxError when it is neither, or damaged."""
     try:
         return _base(open_checkpoint(path))
+    except UnsupportedFamily as base:
+        return {"kind": "base", "family": base.title, "status": "not supported yet"}
     except LoraxError as not_a_base:
         try:
             return _adapter(open_adapter(path))
-        except LoraxError as not_an_adapter:
-            raise LoraxError(f"{not_an_adapter}\nNor is it a base: {not_a_base}") from not_an_adapter
+        except NotAnAdapter as error:  # other errors speak for themselves: they know what the file is, or that it cannot be read
+            raise LoraxError(f"{error}\nNor is it a base: {not_a_base}") from error
 
 
 def _base(base: Checkpoint) -> dict[str, Any]:

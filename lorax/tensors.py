@@ -1,10 +1,12 @@
-"""Named tensors in a file, read one at a time: the header now, the rest on demand."""
+"""Named tensors in a file, read one at a time: the header now, the rest on demand. And what the file's content hashes to."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -89,3 +91,32 @@ def _load_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class Hashes(NamedTuple):
+    """Of a file: the sha256 of its content, and the WebUI's old 8-digit hash, which some tools still match by."""
+
+    sha256: str
+    legacy: str
+
+
+def hashes(*paths: Path, skip: int = 0) -> Hashes:
+    """Both hashes from one reading. sha256 is over the content of all files in order, without the first ``skip`` bytes.
+
+    The legacy hash means something for a single file only: it is of the 64 KiB after the first MiB (A1111,
+    ``sd_models.model_hash``), whatever is skipped.
+    """
+    content, legacy = hashlib.sha256(), hashlib.sha256()
+    for number, chunk in enumerate(_mebibytes(paths)):
+        content.update(chunk[skip:])
+        skip = max(0, skip - len(chunk))
+        if number == 1:
+            legacy.update(chunk[:0x10000])
+    return Hashes(content.hexdigest(), legacy.hexdigest()[:8])
+
+
+def _mebibytes(paths: Iterable[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                yield chunk

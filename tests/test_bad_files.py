@@ -181,6 +181,32 @@ def dora(state: State) -> None:
     state[f"{NAME}.dora_scale"] = torch.randn(1, 32)
 
 
+def glora(state: State) -> None:
+    for part in ("a1", "a2", "b1", "b2"):
+        state[f"lora_unet_mid_block_attentions_0_proj_in.{part}.weight"] = torch.randn(4, 4)
+
+
+def norm(state: State) -> None:
+    state["lora_unet_mid_block_resnets_0_norm1.w_norm"] = torch.randn(32)
+
+
+def norm_bias(state: State) -> None:
+    state["lora_unet_mid_block_resnets_0_norm1.b_norm"] = torch.randn(32)
+
+
+def full(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.diff"] = torch.randn(4, 4)
+
+
+def full_bias(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.diff_b"] = torch.randn(4)
+
+
+def ia3(state: State) -> None:
+    """Its first key, as the file has them sorted, does not tell what it is."""
+    state["a.weight"], state["a_b.on_input"] = torch.randn(4), torch.tensor(1)
+
+
 def something_else(state: State) -> None:
     state["emb_params"] = torch.randn(4, 64)
 
@@ -204,6 +230,12 @@ def something_else(state: State) -> None:
         (only_alpha, "up factor is missing"),
         (loha, "LoHa"),
         (dora, "DoRA"),
+        (glora, "belongs to a GLoRA adapter"),
+        (norm, "belongs to a norm adapter"),
+        (norm_bias, "belongs to a norm adapter"),
+        (full, "belongs to a full adapter"),
+        (full_bias, "belongs to a full adapter"),
+        (ia3, "belongs to a (IA)^3 adapter"),
         (something_else, "unexpected key emb_params"),
     ],
 )

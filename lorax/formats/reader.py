@@ -4,44 +4,55 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from lorax import families
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
 from lorax.formats import lora
 from lorax.tensors import TensorFile, open_tensors
 
 # Keys of formats that exist and are not read yet, so that the refusal can name them.
 UNSUPPORTED = {
-    "hada_w1": "LoHa",
-    "lokr_w1": "LoKr",
-    "oft_": "OFT",
-    ".on_input": "(IA)^3",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    ".diff": "full",
+    r"\.hada_[wt][12]": "LoHa",
+    r"\.lokr_[wt][12]": "LoKr",
+    r"\.b?oft_": "OFT",
+    r"\.on_input$": "(IA)^3",
+    r"\.dora_scale$|\.lora_magnitude_vector": "DoRA",
+    r"\.[ab][12]\.weight$": "GLoRA",
+    r"\.[wb]_norm$": "norm",  # LyCORIS' norm layers, alone or beside a LoRA
+    r"\.diff(_b)?$": "full",  # whole weight differences
 }
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
 
 class AdapterFile:
-    """An adapter on disk. ``parts``: layer name as spelled in the file -> part -> key. Nothing is read before ``delta``."""
+    """An adapter on disk. ``parts``: layer name as spelled in the file -> part -> key. Nothing is read before ``delta``.
 
-    def __init__(self, path: Path, file: TensorFile, settings: dict) -> None:
-        self.path, self._file, self._settings = path, file, settings
+    ``path`` is the file with the tensors; ``given`` is what the user named, the same file or the PEFT folder around it.
+    """
+
+    def __init__(self, given: Path, file: TensorFile, settings: dict) -> None:
+        self.given, self.path, self._file, self._settings = given, file.path, file, settings
         self.metadata = file.metadata
         self.parts: dict[str, dict[str, str]] = {}
         for key in file.shapes:
             if (found := lora.split(key)) is None:
-                raise LoraxError(f"{path}: {_refusal(key)}")
+                raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
         for name in self.parts:
-            lora.check(f"{path}: {name}", self._shapes(name))
+            lora.check(f"{self.path}: {name}", self._shapes(name))
+
+    @property
+    def title(self) -> str:
+        """The adapter's name as a user would say it: the file's or the PEFT folder's."""
+        return self.given.name if self.given.is_dir() else self.given.stem
 
     def delta(self, name: str) -> LowRank:
         """dW of the layer that the file spells ``name``."""
@@ -106,31 +117,36 @@ class AdapterFile:
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
-    """Open a LoRA or LoCon file, or a PEFT folder. Raises LoraxError when it is something else or damaged."""
-    path = Path(path)
+    """Open a LoRA or LoCon file, or a PEFT folder.
+
+    Raises NotAnAdapter when nothing in it looks like an adapter, LoraxError when it is of another kind or damaged.
+    """
+    given = path = Path(path)
     settings: dict = {}
-    if path.is_dir():
-        found = next((path / name for name in PEFT_FILES if (path / name).is_file()), None)
+    if given.is_dir():
+        given = given.absolute()  # ``.`` has no name
+        found = next((given / name for name in PEFT_FILES if (given / name).is_file()), None)
         if found is None:
-            raise LoraxError(f"{path}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
-        config = path / "adapter_config.json"
+            raise NotAnAdapter(f"{given}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
+        config = given / "adapter_config.json"
         settings = _json(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
     if any(key.startswith(families.UNET.checkpoint) and lora.split(key) is None for key in file.shapes):
         raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
     if not file.shapes:
-        raise LoraxError(f"{path}: holds no tensors; expected a LoRA.")
+        raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
         settings = _json(path, file.metadata["lora_adapter_metadata"])
-    return AdapterFile(path, file, settings)
+    return AdapterFile(given, file, settings)
 
 
-def _refusal(key: str) -> str:
+def _refusal(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
+    """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
     for sign, title in UNSUPPORTED.items():
-        if sign in key:
-            return f"a {title} adapter (it has {key}). Only LoRA and LoCon are supported so far."
-    return f"unexpected key {key}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight."
+        if key := next((key for key in keys if re.search(sign, key)), None):
+            return LoraxError(f"{path}: {key} belongs to a {title} adapter. Only LoRA and LoCon are supported so far.")
+    return NotAnAdapter(f"{path}: unexpected key {unknown}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight.")
 
 
 def _json(path: Path, text: str | bytes) -> dict:
