@@ -1,6 +1,7 @@
 """``python -m lorax``: results on stdout, progress and errors on stderr.
 
-Exit codes: 0 done, 2 bad input, 3 ``auto`` declined because the bases are unrelated, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 ``auto`` declined because the bases are unrelated, 130 interrupted. What a command writes
+appears at its end, all or nothing; only the demo writes as it goes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from lorax import __version__
 from lorax.errors import LoraxError
+from lorax.staging import Staging
 
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -27,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LoraxError, OSError) as error:  # OSError: a full disk, a folder without permission
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # it carries words where it is known what was written
+        print("; ".join(filter(None, ["interrupted", str(interrupt)])), file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -59,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument(
         "--pairing", choices=PAIRINGS, default=Options.pairing, help="which source layer feeds which target layer"
     )
-    moving.add_argument("--device", default=Options.device, metavar="auto|cpu|cuda|mps")
+    moving.add_argument(
+        "--device", default=Options.device, metavar="auto|cpu|cuda|mps", help="mps has no float64: the CPU is used instead"
+    )
     moving.add_argument(
         "--max-rank", type=int, metavar="N", help="largest rank of the written adapter (default: as the method gives)"
     )
@@ -93,17 +97,21 @@ def _parser() -> argparse.ArgumentParser:
 def _transfer(options: argparse.Namespace) -> int:
     from lorax.formats import writer
 
-    plan = _plan(options)
-    path = writer.output_path(plan, options.output)
-    writer.check_free(path, options.overwrite)
-    moved = _run(plan)
-    _save_report(options, moved.report)
+    with Staging() as staging:
+        plan = _plan(options)
+        path = writer.output_path(plan, options.output)
+        writer.check_free(path, options.overwrite)
+        moved = _run(plan)
+        _stage_report(options, moved.report, staging)
+        written = (
+            writer.stage(plan, moved, path, staging, dtype=options.dtype, overwrite=options.overwrite) if moved.layers else []
+        )
     if moved.report.declined:
         if options.json:
             _print_json(moved.report.as_json())
-        print(f"declined, nothing was written: {moved.report.declined}", file=sys.stderr)
+        print(f"declined, no adapter was written: {moved.report.declined}", file=sys.stderr)
         return EXIT_DECLINED
-    written = writer.write(plan, moved, path, dtype=options.dtype, overwrite=options.overwrite)
+    writer.check_any(plan, moved)
     if options.json:
         _print_json(moved.report.as_json() | {"written": [str(file) for file in written]})
     else:
@@ -113,8 +121,9 @@ def _transfer(options: argparse.Namespace) -> int:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    moved = _run(_plan(options))
-    _save_report(options, moved.report)
+    with Staging() as staging:
+        moved = _run(_plan(options))
+        _stage_report(options, moved.report, staging)
     if options.json:
         _print_json(moved.report.as_json())
     else:
@@ -144,8 +153,11 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise LoraxError(f"the demo needs {error.name}. Install its packages with: pip install -e .[demo]") from error
 
-    for line in run(options.output):
-        print(line, flush=True)
+    try:
+        for line in run(options.output):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"see {options.output} for what was made so far") from None
     return 0
 
 
@@ -179,9 +191,9 @@ def _progress(bar: tqdm) -> Callable[[int, int, str], None]:
     return show
 
 
-def _save_report(options: argparse.Namespace, report: Any) -> None:
+def _stage_report(options: argparse.Namespace, report: Any, staging: Staging) -> None:
     if options.report:
-        options.report.write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
+        staging.add(options.report).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
 
 
 def _print_json(value: dict) -> None:

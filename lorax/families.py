@@ -47,15 +47,45 @@ class Family:
     signs: Signs
     components: tuple[Component, ...]  # empty: recognised, not supported yet
     base_version: str  # kohya's ss_base_model_version
+    v2: bool  # kohya's ss_v2
     architecture: str  # modelspec.architecture of its LoRAs
+    card_version: str  # "sd version" on the WebUI's cards
+    adapter_names: str | None = None  # pattern of names of layers that only this family's adapters have
 
 
 SD1 = Family(
-    "sd1", "Stable Diffusion 1.x", Signs(False, False), (UNET, CLIP_L), "sd_v1", "stable-diffusion-v1/lora"
-)  # fmt: skip
-SD2 = Family("sd2", "Stable Diffusion 2.x", Signs(True, False), (), "sd_v2", "stable-diffusion-v2-512/lora")
-SDXL = Family("sdxl", "Stable Diffusion XL", Signs(True, True), (), "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora")
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    signs=Signs(linear_projection=False, deep=False),
+    components=(UNET, CLIP_L),
+    base_version="sd_v1",
+    v2=False,
+    architecture="stable-diffusion-v1/lora",
+    card_version="SD1",
+)
+SD2 = Family(
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    signs=Signs(linear_projection=True, deep=False),
+    components=(),
+    base_version="sd_v2",
+    v2=True,
+    architecture="stable-diffusion-v2-512/lora",
+    card_version="SD2",
+)
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    signs=Signs(linear_projection=True, deep=True),
+    components=(),
+    base_version="sdxl_base_v1-0",
+    v2=False,
+    architecture="stable-diffusion-xl-v1-base/lora",
+    card_version="SDXL",
+    adapter_names=r"lora_te2_|text_encoder_2\.",
+)
 FAMILIES = (SD1, SD2, SDXL)
+DEEP = r"transformer_blocks[._][1-9]"
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
@@ -63,20 +93,22 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     projections = [shape for key, shape in shapes.items() if key.endswith("proj_in.weight")]
     if not projections:
         return None
-    deep = any(re.search(r"transformer_blocks\.[1-9]", key) for key in shapes)
-    signs = Signs(linear_projection=len(projections[0]) == 2, deep=deep)
+    signs = Signs(linear_projection=len(projections[0]) == 2, deep=any(re.search(DEEP, key) for key in shapes))
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
 def detect_adapter(prefixes: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     """The family that an adapter was made for, from its layer names and its factors' shapes, or None when they do not tell.
 
-    ``prefixes`` are layer names in any naming; ``shapes`` maps a layer name to the shape of its down factor.
+    ``prefixes`` are layer names in any naming; ``shapes`` maps a layer name to the shape of its down factor. An adapter has only
+    some of a UNet's layers, so what is absent from it tells nothing.
     """
     prefixes = list(prefixes)
-    if any(re.match(r"lora_te2_|text_encoder_2\.", name) or re.search(r"transformer_blocks[._][1-9]", name) for name in prefixes):
-        return SDXL
+    for family in FAMILIES:
+        if family.adapter_names and any(re.match(family.adapter_names, name) for name in prefixes):
+            return family
+    deep = any(re.search(DEEP, name) for name in prefixes)
     projections = [shapes[name] for name in prefixes if name.endswith(("proj_in", "proj_out")) and name in shapes]
-    if any(len(shape) == 4 for shape in projections):  # two dimensions tell nothing: some tools flatten 1x1 convolutions
-        return SD1
-    return None
+    convolution = any(len(shape) == 4 for shape in projections)  # two dimensions tell nothing: some tools flatten 1x1 kernels
+    fitting = [f for f in FAMILIES if not (deep and not f.signs.deep) and not (convolution and f.signs.linear_projection)]
+    return fitting[0] if len(fitting) == 1 else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from safetensors.torch import load_file, save, save_file
 from lorax import __version__, cli
 from lorax.cli import main
 from lorax.formats import writer
+from lorax.methods import METHODS
+from lorax.report import Report
 from tests import builders
 from tests.conftest import Files
 
@@ -33,6 +37,9 @@ SOURCE_METADATA = {
     "modelspec.hash_sha256": "0x" + "2" * 64,
     "modelspec.trigger_phrase": "origami",
 }
+
+
+FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
 
 
 def arguments(files: Files, lora: Path | None = None, target: Path | None = None) -> list[str]:
@@ -142,6 +149,22 @@ def test_output_names(files: Files, styled: Path, out: Path, tmp_path: Path) -> 
     assert {path.name for path in out.glob("*.safetensors")} == {"plain.safetensors", "my style.v2-sd-v1.5.safetensors"}
 
 
+def test_a_peft_folder_goes_beside_itself(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my.style"
+    folder.mkdir()
+    builders.save_lora(folder / "adapter_model.safetensors", files.deltas, "peft")
+    assert main(["transfer", *arguments(files, folder), "--method", "copy"]) == 0
+    written = tmp_path / "my.style-target.safetensors"
+    found = builders.header(written)
+    assert (found["modelspec.merged_from"], found["lorax_source_lora"]) == ("my.style", "my.style")
+    assert found["lorax_source_lora_hash"] == builders.sha256(folder / "adapter_model.safetensors")
+    written.unlink()
+    monkeypatch.chdir(folder)
+    assert main(["transfer", *arguments(files, Path()), "--method", "copy"]) == 0
+    assert written.exists()
+    assert [path.name for path in folder.iterdir()] == ["adapter_model.safetensors"]
+
+
 def test_overwrite(files: Files, out: Path) -> None:
     kept = out / "moved.safetensors"
     kept.write_bytes(b"old")
@@ -199,19 +222,48 @@ def test_auto_declines_strangers(files: Files, out: Path, capsys: pytest.Capture
         assert list(out.iterdir()) == []
 
 
+def test_a_declined_transfer_writes_its_report_alone(files: Files, styled: Path, out: Path) -> None:
+    report = out / "report.json"
+    assert main(["transfer", *arguments(files, styled, files.stranger), "--output", str(out), "--report", str(report)]) == 3
+    assert list(out.iterdir()) == [report]
+    found = json.loads(report.read_text())
+    assert "are not related" in found["declined"]
+    assert all(layer["status"] == "skipped" and layer["rank"] is layer["kept"] is None for layer in found["layers"])
+
+
+def test_any_method_may_decline(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[float] = []
+
+    def judge(similarities: Any) -> str:
+        seen.extend(similarities)
+        return "they are too alike"
+
+    monkeypatch.setitem(METHODS, "wary", dataclasses.replace(METHODS["copy"], name="wary", judge=judge))
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "wary"]) == 3
+    assert "are not related: they are too alike" in capsys.readouterr().err
+    assert len(seen) == len(files.deltas)
+
+
 def test_a_named_method_is_not_declined(files: Files, out: Path) -> None:
     assert main(["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "copy"]) == 0
 
 
 def test_when_every_layer_is_skipped_nothing_is_written(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "lorax"]) == 2
+    command = ["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "lorax"]
+    assert main(command) == 2
     message = capsys.readouterr().err
     assert "no layer could be transferred" in message
-    assert f"{len(files.deltas)} skipped: similarity below the threshold 0.8." in message
+    assert f"{len(files.deltas)} (100.0%): similarity below the threshold 0.8." in message
     assert list(out.iterdir()) == []
+    assert main([*command, "--report", str(out / "why.json")]) == 2
+    assert list(out.iterdir()) == [out / "why.json"]
 
 
-def test_interrupted_while_working(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_while_working(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(bar: Any) -> Callable[[int, int, str], None]:
         def progress(done: int, total: int, name: str) -> None:
             if done == 3:
@@ -221,11 +273,12 @@ def test_interrupted_while_working(files: Files, out: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(cli, "_progress", interrupt)
     assert main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("when", [1, 2])
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)])
+@pytest.mark.parametrize(("error", "code"), FAILURES)
 def test_interrupted_while_writing(
     files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
 ) -> None:
@@ -241,6 +294,70 @@ def test_interrupted_while_writing(
     assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
     assert len(calls) == when
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "code"), FAILURES)
+@pytest.mark.parametrize("when", range(1, 6))
+def test_interrupted_among_the_files(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+) -> None:
+    """Two pictures, the card, the report and the adapter take their places: all, or none."""
+    replace, calls = Path.replace, [0]
+
+    def failing(self: Path, target: Path) -> Path:
+        calls[0] += 1
+        if calls[0] == when:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    command = ["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]
+    assert main([*command, "--report", str(out / "report.json")]) == code
+    assert calls == [when]
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "code"), FAILURES)
+def test_interrupted_while_copying_the_preview(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:3])
+        raise error
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
+    assert list(out.iterdir()) == []
+
+
+def test_interrupted_when_all_is_written(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Report) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "summary", interrupt)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert load_file(out / "style-target.safetensors")
+
+
+def test_an_interrupted_demo_does_not_claim_that_nothing_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(output: Path) -> None:
+        raise KeyboardInterrupt("nothing was written")
+
+    monkeypatch.setattr("lorax.demo.run", interrupt)
+    assert main(["demo", "--output", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == f"interrupted; see {tmp_path} for what was made so far\n"
+
+
+def test_a_report_where_the_card_would_go(files: Files, styled: Path, out: Path) -> None:
+    report = out / "moved.json"
+    command = ["transfer", *arguments(files, styled), "--output", str(out / "moved.safetensors"), "--method", "copy"]
+    assert main([*command, "--report", str(report)]) == 0
+    assert json.loads(report.read_text())["method"] == "copy"
 
 
 def test_same_input_same_file(files: Files, styled: Path, out: Path) -> None:
@@ -263,6 +380,40 @@ def test_inspect(files: Files, styled: Path, capsys: pytest.CaptureFixture[str])
     assert base["layers"] == {"unet": 282, "te": 12}
     assert (lora["kind"], lora["layers"], lora["ranks"]) == ("LoRA", len(files.deltas), {"4": len(files.deltas)})
     assert lora["metadata"] == SOURCE_METADATA
+
+
+@pytest.mark.parametrize(("deep", "title"), [(0, "Stable Diffusion 2.x"), (1, "Stable Diffusion XL")])
+def test_inspect_names_bases_that_are_not_supported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], deep: int, title: str
+) -> None:
+    attention = f"{builders.UNET}input_blocks.4.1"
+    keys = (f"{attention}.proj_in.weight", f"{attention}.transformer_blocks.{deep}.attn1.to_q.weight")
+    save_file({key: torch.ones(8, 8) for key in keys}, tmp_path / "base.safetensors")
+    assert main(["inspect", str(tmp_path / "base.safetensors")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["kind: base", f"family: {title}", "status: not supported yet"]
+
+
+def test_inspect_says_once_what_is_wrong(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(files.lora.read_bytes()[:500])
+    loha = tmp_path / "loha.safetensors"
+    save_file({"lora_unet_x.hada_w1_a": torch.ones(2), "lora_unet_x.alpha": torch.ones(1)}, loha)
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.ones(2)}, other)
+    for path, words in (
+        (tmp_path / "gone.safetensors", "no such file"),
+        (tmp_path / "cut.safetensors", "truncated"),
+        (loha, "LoHa"),
+    ):
+        assert main(["inspect", str(path)]) == 2
+        message = capsys.readouterr().err
+        assert words in message
+        assert message.count(str(path)) == 1
+        assert "Nor is it a base" not in message
+    for path, words in ((other, "unexpected key weight"), (tmp_path, "no adapter in this folder")):
+        assert main(["inspect", str(path)]) == 2
+        message = capsys.readouterr().err
+        assert words in message
+        assert "Nor is it a base" in message
 
 
 @pytest.mark.parametrize("command", ["", "transfer", "analyze", "inspect", "demo"])

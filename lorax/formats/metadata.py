@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from lorax import __version__
-from lorax.checkpoint import Checkpoint
+from lorax.staging import Staging
+from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
 
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -19,26 +19,17 @@ PREVIEW_STEMS = ("", ".preview")
 STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
     """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     target, options, family = plan.target, plan.options, plan.target.family
     ranks = {delta.rank for delta in moved.layers.values()}
     alphas = {delta.scale * delta.rank for delta in moved.layers.values()}
-    source_hash = file_sha256(plan.adapter.path)
     return kept | {
         "ss_base_model_version": family.base_version,
-        "ss_v2": str(family.base_version.startswith("sd_v2")),
+        "ss_v2": str(family.v2),
         "ss_sd_model_name": target.path.name,
-        "ss_sd_model_hash": _legacy_hash(target),
+        "ss_sd_model_hash": target.legacy_hash,
         "ss_new_sd_model_hash": target.sha256,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
@@ -49,10 +40,10 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "modelspec.merged_from": plan.adapter.path.stem,
+        "modelspec.merged_from": plan.adapter.title,
         "lorax_version": __version__,
-        "lorax_source_lora": plan.adapter.path.name,
-        "lorax_source_lora_hash": source_hash,
+        "lorax_source_lora": plan.adapter.given.name,
+        "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.sha256,
         "lorax_target_model": target.path.name,
@@ -75,34 +66,29 @@ def kohya_hashes(path: Path) -> dict[str, str]:
     """kohya's ``sshs_*`` of a file whose header holds only ``ss_*`` keys (sd-scripts, ``precalculate_safetensors_hashes``)."""
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
-        stream.seek(8 + header)
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-        stream.seek(0x100000)
-        legacy = hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]
-    return {"sshs_model_hash": digest.hexdigest(), "sshs_legacy_hash": legacy}
+    found = hashes(path, skip=8 + header)
+    return {"sshs_model_hash": found.sha256, "sshs_legacy_hash": found.legacy}
 
 
 def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
-def carry_sidecars(plan: Plan, output: Path) -> list[Path]:
-    """Copy the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone."""
+def carry_sidecars(plan: Plan, output: Path, staging: Staging) -> list[Path]:
+    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone."""
     source, written = plan.adapter.path, []
     for stem in PREVIEW_STEMS:
         for suffix in PREVIEWS:
             image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
-            if image.is_file() and not copy.exists():
-                shutil.copyfile(image, copy)
+            if image.is_file() and staging.is_free(copy):
+                shutil.copyfile(image, staging.add(copy))
                 written.append(copy)
     card, copy = source.with_suffix(".json"), output.with_suffix(".json")
-    if card.is_file() and not copy.exists() and (content := _card(card)) is not None:
-        moved = f"{source.stem}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
+    if card.is_file() and staging.is_free(copy) and (content := _card(card)) is not None:
+        moved = f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
         content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), moved]))
-        content["sd version"] = {"sd_v1": "SD1", "sd_v2": "SD2"}.get(plan.target.family.base_version, "SDXL")
-        copy.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+        content["sd version"] = plan.target.family.card_version
+        staging.add(copy).write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
         written.append(copy)
     return written
 
@@ -114,12 +100,3 @@ def _card(path: Path) -> dict | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _legacy_hash(base: Checkpoint) -> str:
-    """The WebUI's old 8-digit hash of a checkpoint, which some tools still match by."""
-    if not base.path.is_file():
-        return ""
-    with base.path.open("rb") as stream:
-        stream.seek(0x100000)
-        return hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -13,16 +11,17 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import metadata
+from lorax.staging import Staging
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def output_path(plan: Plan, output: Path | None) -> Path:
-    """Where the adapter goes: beside the source as ``<adapter>-<target>.safetensors`` unless a file or a folder is named."""
-    name = f"{plan.adapter.path.stem}-{plan.target.title}.safetensors"
+    """Where the adapter goes: beside the source's file or PEFT folder as ``<adapter>-<target>.safetensors``, unless told."""
+    name = f"{plan.adapter.title}-{plan.target.title}.safetensors"
     if output is None:
-        return plan.adapter.path.with_name(name)
+        return plan.adapter.given.with_name(name)
     if output.is_dir():
         return output / name
     return output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
@@ -36,30 +35,35 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise LoraxError(f"{path}: exists already. Choose another --output, or pass --overwrite.")
 
 
-def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
-    """Write the adapter, its preview and its card; return the files written.
-
-    The adapter is written to a temporary file in the same folder and then renamed.
-    """
-    check_free(path, overwrite)
+def check_any(plan: Plan, moved: Moved) -> None:
+    """Raise LoraxError when there is nothing to write."""
     if not moved.layers:
-        raise LoraxError(f"{plan.adapter.path}: no layer could be transferred, so nothing was written.\n{moved.report.summary()}")
+        raise LoraxError(
+            f"{plan.adapter.path}: no layer could be transferred, so no adapter was written.\n{moved.report.summary()}"
+        )
+
+
+def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
+    """Write the adapter, its preview and its card, all or none; return the files written."""
+    check_any(plan, moved)
+    with Staging() as staging:
+        return stage(plan, moved, path, staging, dtype=dtype, overwrite=overwrite)
+
+
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str, overwrite: bool) -> list[Path]:
+    """The same for a caller who writes more at the same time. The adapter is staged last, and named first."""
+    check_free(path, overwrite)
     layers = {layer: delta.balanced() for layer, delta in moved.layers.items()}
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
-    handle, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(temporary_name)
-    try:
-        save_file(tensors, temporary, metadata.hashed_part(described))
-        save_file(tensors, temporary, described | metadata.kohya_hashes(temporary))
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return [path, *metadata.carry_sidecars(plan, path)]
+    sidecars = metadata.carry_sidecars(plan, path, staging)
+    temporary = staging.add(path)
+    save_file(tensors, temporary, metadata.hashed_part(described))
+    save_file(tensors, temporary, described | metadata.kohya_hashes(temporary))
+    temporary.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
+    return [path, *sidecars]
 
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:

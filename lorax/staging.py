@@ -1,0 +1,62 @@
+"""Files that appear together or not at all: written under temporary names, renamed when all of them are there."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from types import TracebackType
+
+from lorax.errors import LoraxError
+
+
+class Staging:
+    """``with Staging() as staging: staging.add(path).write_text(...)``.
+
+    When the block ends, the files take their places in the order in which they were added. When it fails or is interrupted, or
+    a file cannot take its place, those that are new are taken away again. A KeyboardInterrupt from before the first file took its
+    place leaves with the words "nothing was written".
+    """
+
+    def __init__(self) -> None:
+        self._temporaries: dict[Path, Path] = {}
+
+    def add(self, path: Path) -> Path:
+        """The temporary file, in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` has one already."""
+        if _key(path) in self._temporaries:
+            raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
+        temporary = path.with_name(f".lorax-{secrets.token_hex(8)}.tmp")
+        self._temporaries[_key(path)] = temporary
+        return temporary
+
+    def is_free(self, path: Path) -> bool:
+        """Whether ``path`` neither exists nor is about to."""
+        return not path.exists() and _key(path) not in self._temporaries
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt("nothing was written") from error
+            if error is None:
+                self._rename()
+        finally:
+            for temporary in self._temporaries.values():
+                temporary.unlink(missing_ok=True)
+
+    def _rename(self) -> None:
+        new = [path for path in self._temporaries if not path.exists()]
+        try:
+            for path, temporary in self._temporaries.items():
+                temporary.replace(path)
+        except BaseException:
+            if any(temporary.exists() for temporary in self._temporaries.values()):  # else all were in place when it struck
+                for path in new:
+                    path.unlink(missing_ok=True)
+            raise
+
+
+def _key(path: Path) -> Path:
+    """One spelling per file. A link is not followed: it is the name that is written."""
+    return path.parent.resolve() / path.name
