@@ -60,7 +60,7 @@ def save_tokenizer(tokenizer: Path, text_encoder: CLIPTextModel, folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (folder / name).write_text((tokenizer / name).read_text())
-    config = text_encoder.config.to_dict()
+    config = {key: value for key, value in text_encoder.config.to_dict().items() if key != "_name_or_path"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 

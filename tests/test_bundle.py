@@ -41,6 +41,7 @@ def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
         whole = load_file(tmp_path / "models" / f"{name}.safetensors")
         assert whole.keys() == state.keys()
         assert all(torch.equal(whole[key], value) for key, value in state.items())
+        assert (tmp_path / "models" / f"{name}.safetensors").stat().st_mode & 0o444 == 0o444, "a host under another user reads it"
         assert tokenizer.as_posix() in (tmp_path / "models" / f"{name}.yaml").read_text()
 
 

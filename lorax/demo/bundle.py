@@ -37,6 +37,7 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
             if not path.is_file() or _origin(path) != origin:
                 temporary = path.with_suffix(".tmp")
                 save_file(_whole(packed, base), temporary, {"format": "pt", ORIGIN: origin})
+                temporary.chmod(0o644)  # safetensors makes it the owner's alone
                 temporary.replace(path)
             config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
             config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
