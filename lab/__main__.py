@@ -13,7 +13,6 @@ from diffusers import AutoencoderKL
 from lab import data, ldm, lora, unet, vae
 from lab.models import Captioner, Model, train_tokenizer
 from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS, lora_path
-from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
@@ -29,12 +28,13 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def autoencoder(options: argparse.Namespace) -> None:
-    start = _bundled().vae if options.go_on else None
+    start = _bundled(BASE).vae if options.go_on else None
     vae.train(RUNS, options.steps or STEPS["vae"], start).save_pretrained(CACHE / "vae")
 
 
 def base(options: argparse.Namespace) -> None:
-    start = Model(_bundled().text_encoder, _bundled().unet) if options.go_on else None
+    bundled = _bundled(BASE) if options.go_on else None
+    start = Model(bundled.text_encoder, bundled.unet) if bundled else None
     unet.train_base(RUNS, *_shared(), options.steps or STEPS[BASE], start).save(CACHE / BASE)
 
 
@@ -61,14 +61,14 @@ def bundle(options: argparse.Namespace) -> None:
 
 
 def loras(options: argparse.Namespace) -> None:
-    """Every style on the base, and natively on both targets as the upper bound."""
-    unpack(CHECKPOINTS)
+    """Every style on the committed base, and natively on both committed targets as the upper bound."""
     steps = options.steps or STEPS["lora"]
     for name, style in lora.STYLES.items():
         for seed, target in enumerate((BASE, FINETUNE, PRUNED)):
-            start = Model.load(CACHE / target)
-            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, *_shared(), steps=steps, seed=seed)
-            lora.save_lora(lora_path(name, target), model, open_checkpoint(CHECKPOINTS / f"{target}.safetensors"), style, steps)
+            runner = _bundled(target)
+            start, captioner = Model(runner.text_encoder, runner.unet), Captioner(runner.tokenizer)
+            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, runner.vae, captioner, steps=steps, seed=seed)
+            lora.save_lora(lora_path(name, target), model, runner.base, style, steps)
 
 
 def figures(options: argparse.Namespace) -> None:
@@ -77,9 +77,10 @@ def figures(options: argparse.Namespace) -> None:
     main()
 
 
-def _bundled() -> Runner:
-    """The committed base, to train it on."""
-    return Runner(CHECKPOINTS / f"{BASE}.safetensors", unpack(CHECKPOINTS))
+def _bundled(name: str) -> Runner:
+    """A committed model."""
+    tokenizer = unpack(CHECKPOINTS)
+    return Runner(CHECKPOINTS / f"{name}.safetensors", tokenizer)
 
 
 def _shared() -> tuple[AutoencoderKL, Captioner]:

@@ -67,6 +67,12 @@ class Icons:
         rows = np.flatnonzero(keep)
         return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
 
+    def held_out(self) -> Icons:
+        """The icons of subjects that no LoRA has seen, in the order of the subjects, which is the same in every set."""
+        held = self.where([is_held_out(subject) for subject in self.subjects])
+        order = sorted(range(len(held.subjects)), key=held.subjects.__getitem__)
+        return Icons(held.images[order], [held.captions[i] for i in order], [held.subjects[i] for i in order])
+
     def pixels(self) -> torch.Tensor:
         """The images as float32 (N, 3, SIZE, SIZE) in [-1, 1]."""
         return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1

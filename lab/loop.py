@@ -51,7 +51,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]
     began, losses = time.monotonic() - seconds, []
-    with log_file.open("a" if start else "w") as log, tqdm(total=steps, initial=start, desc=name, mininterval=10) as bar:
+    kept = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= start] if start else []
+    log_file.write_text("".join(f"{line}\n" for line in kept))
+    with log_file.open("a") as log, tqdm(total=steps, initial=start, desc=name, mininterval=10) as bar:
         for step in range(start, steps):
             torch.manual_seed(seed * 1_000_003 + step)
             scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())

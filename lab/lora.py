@@ -71,7 +71,7 @@ def save_lora(path: Path, model: Model, base: Checkpoint, style: Style, steps: i
     arguments = {"conv_dim": str(style.rank), "conv_alpha": str(style.alpha)} if style.convolution else {}
     metadata = {
         "ss_base_model_version": base.family.base_version,
-        "ss_v2": "False",
+        "ss_v2": str(base.family.v2),
         "ss_sd_model_name": base.path.name,
         "ss_new_sd_model_hash": base.sha256,
         "ss_network_module": "networks.lora",

@@ -28,8 +28,7 @@ class HeldOut:
     """The held-out icons of a style, as one model sees them: latents, encoded captions and noise that only seeds decide."""
 
     def __init__(self, runner: Runner, icons: str, seeds: Iterable[int]) -> None:
-        collection = data.load_common(icons)
-        collection = collection.where([data.is_held_out(subject) for subject in collection.subjects])
+        collection = data.load_common(icons).held_out()
         self.runner, self.seeds = runner, list(seeds)
         self.latents, self.captions = encode(runner.vae, collection.pixels()), collection.captions
 

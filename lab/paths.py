@@ -2,18 +2,13 @@
 
 from pathlib import Path
 
-from lorax.demo.bundle import STYLE
-
 LAB = Path(__file__).parent
 MODELS = LAB / "models"
 LORAS = MODELS / "loras"
 CACHE = LAB / ".cache"
 RUNS = CACHE / "runs"
 CHECKPOINTS = CACHE / "checkpoints"  # the bundle, unpacked
-EXTRA_LORAS = CACHE / "loras"  # trained, but not needed by the demo and so not committed
 
 
 def lora_path(style: str, target: str) -> Path:
-    """Of a style's LoRA trained on ``target``: committed if the demo draws it, else kept in the cache."""
-    committed = style == STYLE
-    return (LORAS if committed else EXTRA_LORAS) / f"{style}-{target}.safetensors"
+    return LORAS / f"{style}-{target}.safetensors"
