@@ -45,6 +45,13 @@ class Report:
         """Share of the adapter's squared norm in layers that were transferred."""
         return self._share([record for record in self.records if record.status == "transferred"])
 
+    @property
+    def compression_error(self) -> float:
+        """What --max-rank lost of the transferred delta, relative to its norm over all layers."""
+        moved = [(r.norm * (r.kept or 0.0), r.compression_error or 0.0) for r in self.records if r.status == "transferred"]
+        total = math.hypot(*(norm for norm, _ in moved))
+        return math.hypot(*(norm * error for norm, error in moved)) / total if total > 0 else 0.0
+
     def summary(self) -> str:
         """Per status and per reason, how many layers and how much of the adapter's squared norm; then the measurements."""
         lines = []
@@ -62,11 +69,8 @@ class Report:
         similar = [record.similarity for record in self.records if record.similarity is not None]
         if similar:
             lines.append(f"Similarity of the paired layers: median {statistics.median(similar):.2f}, lowest {min(similar):.2f}.")
-        errors = [record.compression_error for record in self.records if record.compression_error]
-        if errors:
-            lines.append(
-                f"Compression lost {math.sqrt(sum(e * e for e in errors) / len(errors)):.1%} of the delta (root mean square)."
-            )
+        if lost := self.compression_error:
+            lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
         return "\n".join(lines)
 
     def table(self) -> str:
@@ -99,4 +103,4 @@ def _number(value: float | None) -> str:
 
 def _general(reason: str) -> str:
     """The reason without the layer's own numbers, so that like reasons are counted together."""
-    return re.sub(r" \(cosine [^)]*\)| at rank \d+|: [^;]*|(?<=^similarity) \S+ is", "", reason)
+    return re.sub(r" \(cosine [^)]*\)|(?<=^shapes differ) \(.*\)| at rank \d+|: [^;]*|(?<=^similarity) \S+ is", "", reason)
