@@ -94,7 +94,7 @@ def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, tot
         if moved is not None and record.target is not None:
             layers[record.target] = moved
     progress(len(plan.pairs), len(plan.pairs), "")
-    declined = _declined(plan, records) if layers else None
+    declined = _declined(plan, records)
     if declined:
         layers = {}
         records = [_unmoved(record) if record.status == "transferred" else record for record in records]
@@ -155,11 +155,18 @@ def _unmoved(record: LayerRecord) -> LayerRecord:
 
 
 def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
-    """Why the method moves nothing between these bases, or None when it does."""
-    similarities = [record.similarity for record in records if record.similarity is not None]
-    if (judgement := METHODS[plan.options.method].judge(similarities)) is None:
+    """Why the method moves nothing between these bases, or None when it does, or when no layer has a pair to judge by.
+
+    The first component of the family of which the adapter has layers decides: many unrelated UNets share a text encoder.
+    """
+    if not any(record.target for record in records):
+        return None
+    touched = {record.source.partition(".")[0] for record in records if record.source}
+    component = next(component.name for component in plan.source.family.components if component.name in touched)
+    paired = [record for record in records if record.target and record.target.startswith(f"{component}.")]
+    if (judgement := METHODS[plan.options.method].judge([record.similarity for record in paired])) is None:
         return None
     return (
-        f"{plan.source.path} and {plan.target.path} are not related: {judgement}. Weights alone transfer nothing between such "
-        "bases, and a copy would do harm. To try all the same, name a method."
+        f"{plan.source.path} and {plan.target.path} are not related: in the {component}, {judgement}. Weights alone transfer "
+        "nothing between such bases, and a copy would do harm. To try all the same, name a method."
     )

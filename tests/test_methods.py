@@ -194,6 +194,38 @@ def test_rank_of_the_result(method: str, shape: tuple[int, int]) -> None:
     assert result.rank == (6 if method == "prolora" else 3)
 
 
+@pytest.mark.parametrize("outside", [0.0, 0.2, 0.5])
+def test_auto_projects_what_lies_inside_the_subspace_and_copies_the_rest(outside: float) -> None:
+    """A delta with this much of its norm outside the target's leading directions: up to about 0.3 it is worth a projection."""
+    W = weight((48, 60), 1, 1.5)
+    W_t = fine_tuned(W, 2)
+    pair = bases(W, W_t, "25%")
+    U, _, Vt = np.linalg.svd(W_t, full_matrices=False)
+    made = np.random.default_rng(3)
+    r, k = pair.r, 3
+    up, down = U[:, :r] @ made.normal(size=(r, k)), made.normal(size=(k, r)) @ Vt[:r]
+    beyond = U[:, r : r + k] @ made.normal(size=(k, k))
+    up += outside * np.linalg.norm(up @ down) / np.linalg.norm(beyond @ down) * beyond
+    dW = LowRank(torch.tensor(up).float(), torch.tensor(down).float(), 0.5)
+    result, how = METHODS["auto"].move(dW, pair)
+    assert result is not None
+    if outside < 0.3:
+        share = 1 / (1 + outside**2) ** 0.5
+        assert how == f"projected at rank {r}: {share:.0%} of the delta lies in the target's subspace"
+        assert distance(dense(result), reference.lorax(dense(dW), W, W_t, r)) < 1e-5
+        assert result is not dW
+    else:
+        assert result is dW
+        assert "copied: a projection would keep only 89%" in how
+
+
+def test_auto_leaves_unequal_shapes_to_a_named_method() -> None:
+    dW, _ = low_rank((48, 48), 0)
+    result, why = METHODS["auto"].move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))
+    assert result is None
+    assert why == "shapes differ ((48, 48) and (64, 40)); name lorax to try the least-squares map"
+
+
 def test_similarity_against_the_reference() -> None:
     for W_s, W_t in cases():
         r = max(1, round(min(W_s.shape) / 4))

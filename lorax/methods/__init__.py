@@ -17,7 +17,8 @@ PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
 class Method:
     """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done.
 
-    A copy returns dW_s itself. ``judge(similarities of the layers)`` returns why such a pair of bases is declined, or None.
+    A copy returns dW_s itself. ``judge(similarities of the paired layers, None where shapes differ)`` returns why such a pair of
+    bases is declined, or None.
     """
 
     name: str
@@ -25,7 +26,7 @@ class Method:
     paper: str
     move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
     gated: bool  # whether --threshold skips dissimilar layers
-    judge: Callable[[Sequence[float]], str | None] = lambda similarities: None
+    judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
 
 
 METHODS = {

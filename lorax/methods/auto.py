@@ -1,6 +1,6 @@
 """Copy or project, decided per layer by what share of the delta a projection would keep.
 
-How similar the layers are judges the pair of bases as a whole.
+How similar the layers of a component are judges the pair of bases as a whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ RELATED = 0.5
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
-    if not bases.same_shape or bases.whole:
+    if not bases.same_shape:
+        return None, f"{bases.difference}; name lorax to try the least-squares map"
+    if bases.whole:
         return lorax.move(dW, bases)
     projected, how = lorax.move(dW, bases)
     norm = dW.norm()
@@ -31,9 +33,12 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
     return moved, f"copied: a projection would keep only {survives:.0%} of the delta"
 
 
-def judge(similarities: Sequence[float]) -> str | None:
-    """Why bases whose comparable layers have these similarities are not relatives, or None when they are."""
-    if not similarities:
+def judge(similarities: Sequence[float | None]) -> str | None:
+    """Why bases whose paired layers have these similarities are not relatives, or None when they are.
+
+    A pair of unequal shapes (None) counts as alike by chance: relatives differ in blocks, not in widths.
+    """
+    if all(similarity is None for similarity in similarities):
         return "no layers are comparable"
-    median = statistics.median(similarities)
+    median = statistics.median(similarity or 0.0 for similarity in similarities)
     return None if median >= RELATED else f"the median similarity of their layers is {median:.2f}, chance is 0"

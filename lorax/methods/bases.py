@@ -28,6 +28,11 @@ class Bases:
         return self.source.shape == self.target.shape
 
     @property
+    def difference(self) -> str:
+        """How the shapes differ, for the reason of a layer that is skipped for it."""
+        return f"shapes differ ({tuple(self.source.shape)} and {tuple(self.target.shape)})"
+
+    @property
     def whole(self) -> bool:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == len(self.source.S)

@@ -8,5 +8,5 @@ from lorax.methods.bases import Bases
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
     if not bases.same_shape:
-        return None, f"shapes differ ({tuple(bases.source.shape)} and {tuple(bases.target.shape)}), so it cannot be copied"
+        return None, f"{bases.difference}, so it cannot be copied"
     return dW, "copied"
