@@ -15,7 +15,8 @@ from lorax.errors import LoraxError
 STATES = {
     BASE: {"a": torch.arange(4.0), "b": torch.ones(2, 2)},
     FINETUNE: {"a": torch.arange(4.0), "b": torch.zeros(2, 2)},
-    PRUNED: {"moved": torch.arange(4.0), "c": torch.ones(4)},  # a tensor under another name; equal values of another shape
+    # A tensor under two other names; equal values of another shape.
+    PRUNED: {"moved": torch.arange(4.0), "again": torch.arange(4.0), "c": torch.ones(4)},
 }
 
 
@@ -62,6 +63,19 @@ def test_a_model_of_the_user_is_not_replaced(bundle: Path, tmp_path: Path) -> No
     with pytest.raises(LoraxError, match="not one of the bundled"):
         unpack(tmp_path, bundle)
     assert load_file(theirs).keys() == {"mine"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors file at all", b"\xff" * 64])
+def test_a_file_that_cannot_be_read_is_named(bundle: Path, tmp_path: Path, content: bytes) -> None:
+    theirs = tmp_path / f"{FINETUNE}.safetensors"
+    theirs.write_bytes(content)
+    with pytest.raises(LoraxError, match=r"finetune\.safetensors: not a whole safetensors file"):
+        unpack(tmp_path, bundle)
+    assert theirs.read_bytes() == content
+    theirs.unlink()
+    (bundle / f"{BASE}.safetensors").write_bytes(content)
+    with pytest.raises(LoraxError, match=r"base\.safetensors: not a whole safetensors file"):
+        unpack(tmp_path / "other", bundle)
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
+from lorax.tensors import TensorFile, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
@@ -30,18 +30,18 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer"
     shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True)
-    with safe_open(str(bundle / f"{BASE}.safetensors"), framework="pt") as base:
-        for model in (BASE, FINETUNE, PRUNED):
-            packed, path = bundle / f"{model}.safetensors", folder / f"{model}.safetensors"
-            origin = _digest(bundle / f"{BASE}.safetensors", packed)
-            if not path.is_file() or _origin(path) != origin:
-                temporary = path.with_suffix(".tmp")
-                save_file(_whole(packed, base), temporary, {"format": "pt", ORIGIN: origin})
-                temporary.chmod(0o644)  # safetensors makes it the owner's alone
-                temporary.replace(path)
-            config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
-            config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
-            (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
+    base = open_tensors(bundle / f"{BASE}.safetensors")
+    for model in (BASE, FINETUNE, PRUNED):
+        packed, path = bundle / f"{model}.safetensors", folder / f"{model}.safetensors"
+        origin = _digest(base.path, packed)
+        if not path.is_file() or _origin(path) != origin:
+            temporary = path.with_suffix(".tmp")
+            save_file(_whole(open_tensors(packed), base), temporary, {"format": "pt", ORIGIN: origin})
+            temporary.chmod(0o644)  # safetensors makes it the owner's alone
+            temporary.replace(path)
+        config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
+        config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
+        (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
     return tokenizer
 
 
@@ -51,11 +51,10 @@ def _digest(*paths: Path) -> str:
 
 def _origin(path: Path) -> str:
     """The digest of the bundle from which ``path`` was unpacked."""
-    with safe_open(str(path), framework="pt") as file:
-        origin = (file.metadata() or {}).get(ORIGIN)
+    origin = open_tensors(path).metadata.get(ORIGIN)
     if origin is None:
         raise LoraxError(f"{path}: exists and is not one of the bundled models. Choose another folder.")
-    return str(origin)
+    return origin
 
 
 def pack(path: Path, tensors: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> None:
@@ -66,11 +65,10 @@ def pack(path: Path, tensors: dict[str, torch.Tensor], base: dict[str, torch.Ten
     save_file(own, path, {"format": "pt", SHARED: json.dumps(shared)})
 
 
-def _whole(path: Path, base: safe_open) -> dict[str, torch.Tensor]:
-    with safe_open(str(path), framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        shared = json.loads((file.metadata() or {}).get(SHARED, "{}"))
-    return tensors | {key: base.get_tensor(name) for key, name in shared.items()}
+def _whole(sibling: TensorFile, base: TensorFile) -> dict[str, torch.Tensor]:
+    """The sibling's own tensors and those that it shares; cloned, since one of the base's may serve under several names."""
+    shared = json.loads(sibling.metadata.get(SHARED, "{}"))
+    return {key: sibling.get(key) for key in sibling.shapes} | {key: base.get(name).clone() for key, name in shared.items()}
 
 
 def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
