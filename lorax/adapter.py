@@ -65,4 +65,4 @@ class LowRank:
         up, down = self.up.double() * shift * live, self.down.double() / shift[:, None] * live[:, None]
         size = max(up[:, live].abs().max().item(), down[live].abs().max().item()) if live.any() else 1.0
         exponent = round(math.log2(size)) if not 2**-10 <= size <= 2**10 else 0
-        return LowRank((up / 2**exponent).float(), (down / 2**exponent).float(), self.scale * 4.0**exponent)
+        return LowRank((up / 2.0**exponent).float(), (down / 2.0**exponent).float(), self.scale * 4.0**exponent)

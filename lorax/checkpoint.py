@@ -23,6 +23,7 @@ WEIGHT_FILES = (
     "model.fp16.safetensors",
     "pytorch_model.bin",
 )
+TEXT_MODEL = "text_model."  # transformers 5, adapters made with it and some old checkpoints leave this prefix out
 
 
 class Checkpoint:
@@ -41,9 +42,14 @@ class Checkpoint:
         return self.path.name if self.path.is_dir() else self.path.stem
 
     def stored(self, layer: str) -> torch.Tensor:
-        """The weight in its own shape and dtype; nothing is copied until it is used."""
+        """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
         file, key = self._where[layer]
-        return file.get(key)
+        if not (weight := file.get(key)).is_floating_point():
+            raise LoraxError(
+                f"{file.path}: {key} holds {weight.dtype} values; expected floating point numbers. "
+                "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
+            )
+        return weight
 
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
@@ -80,8 +86,8 @@ class Checkpoint:
                 head, _, path = layer.partition(".")
                 if head != component.name:
                     continue
-                paths = [path, self.unet_names.to_diffusers(path)] if head == "unet" else [path]
-                for one in paths:
+                other = self.unet_names.to_diffusers(path) if head == "unet" else path.removeprefix(TEXT_MODEL)
+                for one in (path, other):
                     spelled = [prefix + one.replace(".", "_") for prefix in component.kohya]
                     spelled += [prefix + one for prefix in (*component.peft, component.checkpoint, "")]
                     for name in spelled:
@@ -150,8 +156,7 @@ def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
 
 
 def _text_path(path: str) -> str:
-    """transformers 5 and some old checkpoints leave the prefix out."""
-    return path if path.startswith("text_model.") else f"text_model.{path}"
+    return path if path.startswith(TEXT_MODEL) else TEXT_MODEL + path
 
 
 def _weights_in(folder: Path) -> TensorFile | None:

@@ -85,6 +85,8 @@ SDXL = Family(
     adapter_names=r"lora_te2_|text_encoder_2\.",
 )
 FAMILIES = (SD1, SD2, SDXL)
+# What precedes the module's own path in diffusers and PEFT adapters, the longest first.
+PEFT_PREFIXES = sorted({prefix for family in FAMILIES for c in family.components for prefix in c.peft}, key=len, reverse=True)
 DEEP = r"transformer_blocks[._][1-9]"
 
 

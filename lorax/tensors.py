@@ -33,9 +33,10 @@ def open_tensors(path: Path) -> TensorFile:
     """
     if not path.is_file():
         raise LoraxError(f"{path}: no such file. Check the path.")
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         return SafetensorsFile(path)
-    if path.suffix in PICKLES:
+    if suffix in PICKLES:
         return PickleFile(path)
     raise LoraxError(f"{path}: expected a .safetensors, .ckpt or .pt file, or a diffusers folder.")
 
@@ -76,6 +77,11 @@ class PickleFile:
             ) from error
         state = state.get("state_dict", state) if isinstance(state, dict) else {}
         self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        if odd := next((key for key, value in self._state.items() if not _is_plain(value)), None):
+            raise LoraxError(
+                f"{path}: {odd} is not a plain tensor, but sparse, nested, quantized, expanded or without data. "
+                "Convert the file to .safetensors with a tool that you trust."
+            )
         self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
         if not self.shapes:
             raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
@@ -84,11 +90,17 @@ class PickleFile:
         return self._state[key]
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether each of the tensor's values is stored, and the file thus no smaller than what is read from it."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def _load_pickle(path: Path) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch remarks on old pickles; what matters to a user is said by the error
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # torch < 2.3 maps no Path
         except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", weights_only=True)
 

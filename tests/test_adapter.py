@@ -86,3 +86,10 @@ def test_balanced_drops_directions_that_are_nothing() -> None:
     assert torch.isfinite(stored.up.half()).all()
     assert np.array_equal(dense(stored), dense(delta))
     assert not dense(LowRank(torch.full((3, 2), 1e30), torch.zeros(2, 3)).balanced()).any()
+
+
+def test_balanced_takes_whatever_float32_holds() -> None:
+    delta = LowRank(torch.full((3, 2), 3e38), torch.full((2, 4), 2e38))
+    balanced = delta.balanced()
+    assert balanced.up.max() < 2
+    assert np.allclose(dense(balanced), dense(delta), rtol=1e-14)

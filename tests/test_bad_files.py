@@ -24,6 +24,7 @@ from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
+from lorax.tensors import open_tensors
 from lorax.transfer import Options, plan, run
 from tests import builders
 from tests.conftest import Files
@@ -152,6 +153,21 @@ def nan_alpha(state: State) -> None:
     state[f"{NAME}.alpha"] = torch.tensor(float("nan"))
 
 
+def huge_factors(state: State) -> None:
+    for part in ("up", "down"):
+        state[f"{NAME}.lora_{part}.weight"] *= 1e30
+
+
+def huge_alpha(state: State) -> None:
+    state[f"{NAME}.alpha"] = torch.tensor(1e30)
+
+
+def too_large_together(state: State) -> None:
+    """Each part can be read, but the alpha that is left when the factors are near one is infinite in float32."""
+    for part in ("lora_up.weight", "lora_down.weight", "alpha"):
+        state[f"{NAME}.{part}"] *= 1e16
+
+
 def two_alphas(state: State) -> None:
     state[f"{NAME}.alpha"] = torch.tensor([1.0, 2.0])
 
@@ -223,6 +239,9 @@ def something_else(state: State) -> None:
         (nan_in_up, "up part holds NaN"),
         (infinite_down, "down part holds NaN or infinite"),
         (nan_alpha, "alpha part holds NaN"),
+        (huge_factors, "part holds NaN or infinite values, or some beyond 1e+18"),
+        (huge_alpha, "alpha part holds NaN or infinite values, or some beyond 1e+18"),
+        (too_large_together, f"{NAME}.alpha would be infinite"),
         (two_alphas, "alpha"),
         (flat_mid, "mid"),
         (mid_with_a_second_kernel, "mid"),
@@ -245,7 +264,7 @@ def test_wrong_adapters(
     state = load_file(files.lora)
     damage(state)
     save_file(state, tmp_path / "bad.safetensors")
-    message = refused(lora=tmp_path / "bad.safetensors")
+    message = refused(tmp_path / "bad.safetensors", None, None, "--method", "copy")
     assert "bad.safetensors" in message
     assert expected in message
 
@@ -258,7 +277,7 @@ def test_peft_configuration_that_is_no_json(files: Files, tmp_path: Path, refuse
     for content in (b"{", b"[]", b"\xff\xfe\x00"):
         (folder / "adapter_config.json").write_bytes(content)
         assert "adapter_config.json" in refused(lora=folder)
-    for alpha in (b'"many"', b"null"):
+    for alpha in (b'"many"', b"null", b"1e300", b"1" + b"0" * 400):
         (folder / "adapter_config.json").write_bytes(b'{"lora_alpha": ' + alpha + b"}")
         assert "expected a number" in refused(lora=folder)
 
@@ -343,6 +362,14 @@ def test_nan_in_a_base(files: Files, tmp_path: Path, refused: Callable[..., str]
     assert f"{key} holds NaN or infinite values" in refused(None, files.base, bad, *pairing)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_bases_that_hold_no_floats(files: Files, tmp_path: Path, refused: Callable[..., str], dtype: torch.dtype) -> None:
+    key = builders.UNET + "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    save_file(files.base_state | {key: files.base_state[key].to(dtype)}, tmp_path / "quantized.safetensors")
+    for role in ("source", "target"):
+        assert f"{key} holds {dtype} values; expected floating point" in refused(**{role: tmp_path / "quantized.safetensors"})
+
+
 class Payload:
     """Pickled, it is a call to os.system, which unpickling without care would run."""
 
@@ -377,6 +404,42 @@ def test_pickles_of_nothing(tmp_path: Path, refused: Callable[..., str], content
 def test_pickle_with_keys_that_are_no_names(tmp_path: Path, refused: Callable[..., str]) -> None:
     torch.save({0: torch.ones(2), 1: torch.ones(3)}, tmp_path / "bad.ckpt")
     assert "bad.ckpt: holds no tensors" in refused(lora=tmp_path / "bad.ckpt")
+
+
+NOT_PLAIN = {
+    "sparse": lambda: torch.eye(32)[:4].to_sparse(),
+    "expanded": lambda: torch.ones(1).expand(4, 32),
+    "enormous": lambda: torch.ones(1).expand(4, 10**12),
+    "meta": lambda: torch.empty(4, 32, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_tensors_that_are_not_plain(files: Files, tmp_path: Path, refused: Callable[..., str], kind: str) -> None:
+    key = f"{NAME}.lora_down.weight"
+    torch.save(load_file(files.lora) | {key: NOT_PLAIN[kind]()}, tmp_path / "bad.pt")
+    assert f"bad.pt: {key} is not a plain tensor" in refused(lora=tmp_path / "bad.pt")
+    key = f"{builders.UNET}out.2.weight"
+    torch.save(files.base_state | {key: NOT_PLAIN[kind]()}, tmp_path / "bad.ckpt")
+    assert f"bad.ckpt: {key} is not a plain tensor" in refused(target=tmp_path / "bad.ckpt")
+
+
+def test_views_are_plain(files: Files, tmp_path: Path) -> None:
+    """Tensors that share a storage, or see a part of it, are common in checkpoints."""
+    whole = torch.arange(64.0).reshape(8, 8)
+    torch.save({"a": whole[:2], "b": whole.mT, "c": torch.arange(8).expand((1, -1))}, tmp_path / "views.pt")
+    file = open_tensors(tmp_path / "views.pt")
+    assert torch.equal(file.get("a"), whole[:2])
+    assert torch.equal(file.get("b"), whole.mT)
+
+
+def test_pickles_are_mapped(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.3, ``torch.load`` maps a file only if it is named by a str."""
+    named, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda f, **options: (named.append((f, options["mmap"])), load(f, **options))[1])
+    path = builders.save(files.base_state, tmp_path / "base.ckpt")
+    assert open_checkpoint(path).layers
+    assert named == [(str(path), True)]
 
 
 # --- anything else: random damage --------------------------------------------------------------------------------------------

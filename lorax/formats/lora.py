@@ -14,6 +14,7 @@ from lorax.adapter import LowRank
 from lorax.errors import LoraxError
 
 UP, DOWN, MID, ALPHA = "up", "down", "mid", "alpha"
+LARGEST = 2.0**60  # the product of two such values is finite in float32, with room for the sum
 SUFFIXES = {
     ".lora_up.weight": UP,
     ".lora_down.weight": DOWN,
@@ -28,10 +29,18 @@ SUFFIXES = {
     ".lora_linear_layer.down.weight": DOWN,
     ".alpha": ALPHA,
 }
+# diffusers before 0.22 kept LoRA layers beside an attention's own: in its processor, or in the text encoder's attention itself.
+OLD_NAMES = {
+    **{f".processor.to_{x}_lora.": f".to_{x}.lora." for x in "qkv"},
+    ".processor.to_out_lora.": ".to_out.0.lora.",
+    **{f".self_attn.to_{x}_lora.": f".self_attn.{x}_proj.lora." for x in ("q", "k", "v", "out")},
+}
 
 
 def split(key: str) -> tuple[str, str] | None:
-    """(layer name, part) of a key that this format owns, or None."""
+    """(layer name, part) of a key that this format owns, or None. An old name is given as today's."""
+    for old, new in OLD_NAMES.items():
+        key = key.replace(old, new)
     for suffix, part in SUFFIXES.items():
         if key.endswith(suffix):
             return key[: -len(suffix)], part
@@ -73,8 +82,11 @@ def decode(where: str, get: Callable[[str], torch.Tensor], parts: Mapping[str, s
     """
     tensors = {part: get(key).float() for part, key in parts.items()}
     for part, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise LoraxError(f"{where}: the {part} part holds NaN or infinite values. The file is damaged or training diverged.")
+        if not (tensor.abs() <= LARGEST).all():  # NaN is not either
+            raise LoraxError(
+                f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
+                "The file is damaged or training diverged."
+            )
     up, down = tensors[UP].flatten(1), tensors[DOWN]
     rank = down.shape[0]
     if MID in tensors:

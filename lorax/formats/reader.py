@@ -23,7 +23,7 @@ UNSUPPORTED = {
     r"\.hada_[wt][12]": "LoHa",
     r"\.lokr_[wt][12]": "LoKr",
     r"\.b?oft_": "OFT",
-    r"\.on_input$": "(IA)^3",
+    r"\.on_input$|\.ia3_l$": "(IA)^3",
     r"\.dora_scale$|\.lora_magnitude_vector": "DoRA",
     r"\.[ab][12]\.weight$": "GLoRA",
     r"\.[wb]_norm$": "norm",  # LyCORIS' norm layers, alone or beside a LoRA
@@ -108,12 +108,24 @@ class AdapterFile:
         settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
         if "lora_alpha" not in settings:
             return None
-        patterns = settings.get("alpha_pattern") or {}
-        alpha = next((value for key, value in patterns.items() if name.endswith(key)), settings["lora_alpha"])
+        alpha = self._matching(settings.get("alpha_pattern") or {}, name, settings["lora_alpha"])
         rank = self._shapes(name)[lora.DOWN][0]
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise LoraxError(f"{self.path}: {name}: its configuration gives the alpha {alpha!r}; expected a number.")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= lora.LARGEST:
+            raise LoraxError(
+                f"{self.path}: {name}: its configuration gives the alpha {str(alpha)[:40]!r}; "
+                f"expected a number up to {lora.LARGEST:.0e}."
+            )
         return alpha * rank**0.5 if settings.get("use_rslora") else float(alpha)
+
+    def _matching(self, patterns: object, name: str, default: object) -> object:
+        """What a PEFT pattern (regular expression of the module's name or its end -> value) gives a layer; the first counts."""
+        module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
+        try:
+            if isinstance(patterns, dict):
+                return next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
+        except re.error as error:
+            raise LoraxError(f"{self.path}: its configuration's alpha_pattern: {error}; expected regular expressions.") from error
+        raise LoraxError(f"{self.path}: its configuration's alpha_pattern is no table; expected patterns with their alphas.")
 
 
 def open_adapter(path: Path | str) -> AdapterFile:

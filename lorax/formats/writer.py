@@ -57,6 +57,8 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str,
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
+    if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
+        raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
     sidecars = metadata.carry_sidecars(plan, path, staging)
     temporary = staging.add(path)
