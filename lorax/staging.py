@@ -13,8 +13,8 @@ class Staging:
     """``with Staging() as staging: staging.add(path).write_text(...)``.
 
     When the block ends, the files take their places in the order in which they were added. When it fails or is interrupted, or
-    a file cannot take its place, those that are new are taken away again. A KeyboardInterrupt from before the first file took its
-    place leaves with the words "nothing was written".
+    a file cannot take its place, all is as it was: those that are new are taken away again, and those that were replaced are put
+    back. A KeyboardInterrupt from before the first file took its place leaves with the words "nothing was written".
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Staging:
         """The temporary file, in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` has one already."""
         if _key(path) in self._temporaries:
             raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
-        temporary = path.with_name(f".lorax-{secrets.token_hex(8)}.tmp")
+        temporary = _hidden(path)
         self._temporaries[_key(path)] = temporary
         return temporary
 
@@ -46,15 +46,30 @@ class Staging:
                 temporary.unlink(missing_ok=True)
 
     def _rename(self) -> None:
-        new = [path for path in self._temporaries if not path.exists()]
+        old = {path: _hidden(path) for path in self._temporaries if _is_there(path)}
         try:
             for path, temporary in self._temporaries.items():
+                if path in old:
+                    path.replace(old[path])
                 temporary.replace(path)
-        except BaseException:
-            if any(temporary.exists() for temporary in self._temporaries.values()):  # else all were in place when it struck
-                for path in new:
+        finally:  # an interrupt may strike when all are in place
+            done = all(_is_there(path) and not temporary.exists() for path, temporary in self._temporaries.items())
+            for path in self._temporaries:
+                if done and path in old:
+                    old[path].unlink()
+                elif not done and path not in old:
                     path.unlink(missing_ok=True)
-            raise
+                elif not done and _is_there(old[path]):
+                    old[path].replace(path)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".lorax-{secrets.token_hex(8)}.tmp")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link that leads nowhere."""
+    return path.is_symlink() or path.exists()
 
 
 def _key(path: Path) -> Path:

@@ -79,6 +79,44 @@ def test_a_failure_among_the_renames_leaves_nothing(
     assert content(out) == {"c": "old"}
 
 
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("error", [PermissionError("in use"), KeyboardInterrupt()])
+def test_what_was_replaced_is_put_back(
+    out: Path, renaming: Callable[..., None], error: BaseException, number: int, done: bool
+) -> None:
+    """Two that exist and one that is new take five renames: a new report must not stand beside an old adapter."""
+    before = {"report": "old report", "adapter": "old adapter"}
+    for name, text in before.items():
+        (out / name).write_text(text)
+    renaming(number, error, done)
+    with pytest.raises(type(error)):
+        stage(out, "report", "new", "adapter")
+    after = {name: f"new {name}" for name in ("report", "new", "adapter")}
+    assert content(out) == (after if (number, done) == (5, True) else before)
+
+
+def test_what_was_replaced_is_put_back_when_a_file_was_never_written(out: Path) -> None:
+    (out / "a").write_text("old")
+    with pytest.raises(FileNotFoundError), Staging() as staging:
+        staging.add(out / "a")
+    assert content(out) == {"a": "old"}
+
+
+def test_links_are_replaced_and_put_back(out: Path, renaming: Callable[..., None]) -> None:
+    """It is the name that is written, not what it leads to."""
+    (out / "file").write_text("old")
+    (out / "link").symlink_to("file")
+    (out / "nowhere").symlink_to("gone")
+    renaming(4, PermissionError("in use"), False)
+    with pytest.raises(PermissionError):
+        stage(out, "link", "nowhere")
+    assert (out / "link").readlink() == Path("file")
+    assert (out / "nowhere").readlink() == Path("gone")
+    stage(out, "link", "nowhere")
+    assert content(out) == {"file": "old", "link": "new link", "nowhere": "new nowhere"}
+
+
 def test_interrupted_after_the_last_rename_all_stay(out: Path, renaming: Callable[..., None]) -> None:
     renaming(2, KeyboardInterrupt(), True)
     with pytest.raises(KeyboardInterrupt) as interrupt:
