@@ -126,11 +126,15 @@ class UNetNames:
     def is_standard(self) -> bool:
         """Whether SD 1.x's arithmetic (three entries a level) names the blocks. Hosts resolve diffusers names by it."""
         for block, name in self.blocks.items():
-            found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(?:resnets|attentions)\.(\d+)", name)
-            if found:
-                side, level, index = found[1], int(found[2]), int(found[3])
-                expected = f"input_blocks.{1 + 3 * level + index}" if side == "down" else f"output_blocks.{3 * level + index}"
-                if block.rsplit(".", 1)[0] != expected:
+            if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+).*", name):
+                level, kind, index = int(found[2]), found[3], int(found[4])
+                expected = {
+                    "resnets": f"{3 * level + index + (found[1] == 'down')}.0",
+                    "attentions": f"{3 * level + index + (found[1] == 'down')}.1",
+                    "downsamplers": f"{3 * level + 3}.0.op",
+                    "upsamplers": f"{3 * level + 2}.{2 if level else 1}.conv",
+                }
+                if block.partition(".")[2] != expected[kind]:
                     return False
         return True
 

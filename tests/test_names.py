@@ -99,6 +99,18 @@ def test_standard_and_pruned_are_told_apart() -> None:
     assert not checkpoint("pruned").unet_names.is_standard()
 
 
+def test_samplers_are_looked_at_too() -> None:
+    """Without its attention, or its last residual block, only the sampler's own name tells that a level is not standard."""
+    full = {p.ldm for p in builders.FULL.unet()}
+    rest = {path for path in full if not path.startswith("output_blocks.5.1.")}
+    no_attention = {path.replace("output_blocks.5.2.", "output_blocks.5.1.") for path in rest}
+    assert UNetNames.from_ldm(full).is_standard()
+    assert not UNetNames.from_ldm(no_attention).is_standard()
+    one_level = ["input_blocks.1.0.in_layers.2.weight", "input_blocks.2.0.op.weight"]
+    assert not UNetNames.from_ldm(one_level).is_standard()
+    assert UNetNames.from_ldm(["input_blocks.1.0.in_layers.2.weight", "input_blocks.3.0.op.weight"]).is_standard()
+
+
 @pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("naming", ["kohya", "kohya-te1", "compvis", "peft", "diffusers"])
 def test_every_naming_finds_every_layer(kind: str, naming: str) -> None:
