@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
 from lorax.staging import Staging
 from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
@@ -16,24 +19,20 @@ from lorax.transfer import Moved, Plan
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEW_STEMS = ("", ".preview")
 # Of the source file and no longer true of the written one.
-STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+STALE = ("sshs_", "ss_network_args", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
 
 
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
     """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     target, options, family = plan.target, plan.options, plan.target.family
-    ranks = {delta.rank for delta in moved.layers.values()}
-    alphas = {delta.scale * delta.rank for delta in moved.layers.values()}
     return kept | {
         "ss_base_model_version": family.base_version,
         "ss_v2": str(family.v2),
         "ss_sd_model_name": target.path.name,
         "ss_sd_model_hash": target.legacy_hash,
         "ss_new_sd_model_hash": target.sha256,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        **_network(target, moved.layers),
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": family.architecture,
@@ -60,6 +59,25 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
         ),
         "lorax_coverage": f"{moved.report.coverage:.4f}",
     }
+
+
+def _network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str]:
+    """The settings of kohya's ``networks.lora`` that give these layers; it sets convolutions with a real kernel apart."""
+    kernels = {layer: delta for layer, delta in layers.items() if math.prod(target.layers[layer][2:]) > 1}
+    plain = {layer: delta for layer, delta in layers.items() if layer not in kernels} or kernels
+    dim, alpha = _common(plain.values())
+    network = {"ss_network_module": "networks.lora", "ss_network_dim": dim, "ss_network_alpha": alpha}
+    if kernels:
+        dim, alpha = _common(kernels.values())
+        network["ss_network_args"] = json.dumps({"conv_dim": dim, "conv_alpha": alpha})
+    return network
+
+
+def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
+    """Rank and alpha, rounded to six digits; "Dynamic" where they are not the same for all."""
+    ranks, alphas = {str(delta.rank) for delta in deltas}, {f"{delta.scale * delta.rank:g}" for delta in deltas}
+    dim, alpha = (values.pop() if len(values) == 1 else "Dynamic" for values in (ranks, alphas))
+    return dim, alpha
 
 
 def kohya_hashes(path: Path) -> dict[str, str]:
