@@ -113,7 +113,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path.absolute())  # ``.`` has no name
     file = open_tensors(path)
     prefix = families.UNET.checkpoint
     unet = {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from lorax import __version__
+from lorax import __version__, demo
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
+from lorax.formats import open_adapter, writer
+from lorax.inspection import inspect
+from lorax.methods import METHODS
+from lorax.pairing import PAIRINGS
+from lorax.report import Report
 from lorax.staging import Staging
+from lorax.transfer import Moved, Options, Plan, plan, run
 
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return int(options.command(options))
     except (LoraxError, OSError) as error:  # OSError: a full disk, a folder without permission
         print(f"error: {error}", file=sys.stderr)
@@ -35,10 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lorax.methods import METHODS
-    from lorax.pairing import PAIRINGS
-    from lorax.transfer import Options
-
     parser = argparse.ArgumentParser(prog="lorax", description="Move a LoRA from one base checkpoint to another.")
     parser.add_argument("--version", action="version", version=f"lorax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -68,50 +71,56 @@ def _parser() -> argparse.ArgumentParser:
         "--max-rank", type=int, metavar="N", help="largest rank of the written adapter (default: as the method gives)"
     )
     moving.add_argument("--json", action="store_true", help="print the report as JSON")
-    moving.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report there")
+    moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the report there")
 
-    transfer = commands.add_parser("transfer", parents=[moving], help="move an adapter and write it")
-    transfer.add_argument(
-        "--output", type=Path, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
+    command = commands.add_parser("transfer", parents=[moving], help="move an adapter and write it")
+    command.add_argument(
+        "--output", type=_file_or_folder, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
     )
-    transfer.add_argument(
+    command.add_argument(
         "--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="how it is stored (default: %(default)s)"
     )
-    transfer.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    transfer.set_defaults(command=_transfer)
+    command.add_argument("--overwrite", action="store_true", help="replace the output and the report if they exist")
+    command.set_defaults(command=_transfer)
 
-    analyze = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
-    analyze.set_defaults(command=_analyze)
+    command = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
+    command.set_defaults(command=_analyze, overwrite=False)
 
-    inspect = commands.add_parser("inspect", help="say what a checkpoint or an adapter is")
-    inspect.add_argument("file", type=Path)
-    inspect.add_argument("--json", action="store_true")
-    inspect.set_defaults(command=_inspect)
+    command = commands.add_parser("inspect", help="say what a checkpoint or an adapter is")
+    command.add_argument("file", type=Path)
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(command=_inspect)
 
-    demo = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
-    demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
-    demo.set_defaults(command=_demo)
+    command = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
+    command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
+    command.set_defaults(command=_demo)
     return parser
 
 
-def _transfer(options: argparse.Namespace) -> int:
-    from lorax.formats import writer
+def _file_or_folder(text: str) -> Path:
+    """A path to write to. ``Path`` forgets the slash at the end, which says that a folder is meant."""
+    path = Path(text)
+    if text.endswith(("/", os.sep)) and not path.is_dir():
+        raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")
+    return path
 
+
+def _transfer(options: argparse.Namespace) -> int:
     with Staging() as staging:
-        plan = _plan(options)
-        path = writer.output_path(plan, options.output)
-        writer.check_free(path, options.overwrite)
-        moved = _run(plan)
+        planned = _plan(options)
+        path = writer.output_path(planned, options.output)
+        writer.check_free(path, planned.inputs, options.overwrite)
+        moved = _run(planned)
         _stage_report(options, moved.report, staging)
         written = (
-            writer.stage(plan, moved, path, staging, dtype=options.dtype, overwrite=options.overwrite) if moved.layers else []
+            writer.stage(planned, moved, path, staging, dtype=options.dtype, overwrite=options.overwrite) if moved.layers else []
         )
     if moved.report.declined:
         if options.json:
             _print_json(moved.report.as_json())
         print(f"declined, no adapter was written: {moved.report.declined}", file=sys.stderr)
         return EXIT_DECLINED
-    writer.check_any(plan, moved)
+    writer.check_any(planned, moved)
     if options.json:
         _print_json(moved.report.as_json() | {"written": [str(file) for file in written]})
     else:
@@ -137,8 +146,6 @@ def _analyze(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from lorax.inspection import inspect
-
     found = inspect(options.file)
     if options.json:
         _print_json(found)
@@ -149,38 +156,29 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        from lorax.demo import run
-    except ModuleNotFoundError as error:
-        raise LoraxError(f"the demo needs {error.name}. Install its packages with: pip install -e .[demo]") from error
-
-    try:
-        for line in run(options.output):
+        for line in demo.run(options.output):
             print(line, flush=True)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise LoraxError(f"the demo needs {package}. Install its packages with: pip install -e .[demo]") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"see {options.output} for what was made so far") from None
     return 0
 
 
-def _plan(options: argparse.Namespace) -> Any:
-    from lorax.checkpoint import open_checkpoint
-    from lorax.formats import open_adapter
-    from lorax.transfer import Options, plan
-
-    if options.report and not options.report.parent.is_dir():
-        raise LoraxError(f"{options.report}: its folder does not exist. Create it, or choose another --report.")
-    if options.report and options.report.exists() and not getattr(options, "overwrite", False):
-        raise LoraxError(f"{options.report}: exists already. Choose another --report.")
+def _plan(options: argparse.Namespace) -> Plan:
     chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
     adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()
-    return plan(adapter, source, source if same else open_checkpoint(options.target), chosen)
+    target = source if same else open_checkpoint(options.target)
+    if options.report:
+        writer.check_free(options.report, (adapter.path, source.path, target.path), options.overwrite, "--report")
+    return plan(adapter, source, target, chosen)
 
 
-def _run(plan: Any) -> Any:
-    from lorax.transfer import run
-
+def _run(planned: Plan) -> Moved:
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run(plan, _progress(bar))
+        return run(planned, _progress(bar))
 
 
 def _progress(bar: tqdm) -> Callable[[int, int, str], None]:
@@ -191,7 +189,7 @@ def _progress(bar: tqdm) -> Callable[[int, int, str], None]:
     return show
 
 
-def _stage_report(options: argparse.Namespace, report: Any, staging: Staging) -> None:
+def _stage_report(options: argparse.Namespace, report: Report, staging: Staging) -> None:
     if options.report:
         staging.add(options.report).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -35,6 +36,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        _ = self.rule  # refuses what is no rank
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
         if self.max_rank is not None and self.max_rank < 1:
@@ -54,6 +56,11 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """What is read, and so must not be written: the adapter's file, and the bases' files or folders."""
+        return self.adapter.path, self.source.path, self.target.path
 
 
 @dataclass(frozen=True)

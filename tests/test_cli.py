@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,35 @@ def test_alpha_and_rank_that_vary_are_dynamic(files: Files, tmp_path: Path, out:
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("Dynamic", "Dynamic")
 
 
+def test_network_settings_are_those_of_what_is_written(files: Files, tmp_path: Path, out: Path) -> None:
+    """kohya keeps convolutions with a kernel apart; what another trainer's network was made with is no longer true."""
+    linear, convolutions = builders.deltas(builders.SOME), builders.deltas(builders.CONVOLUTIONS, rank=3, alpha=1.0)
+    stale = SOURCE_METADATA | {"ss_network_args": '{"conv_dim": "64", "conv_alpha": "32", "algo": "loha"}'}
+    locon = builders.save_lora(tmp_path / "locon.safetensors", [*linear, *convolutions], metadata=stale)
+    plain = builders.save_lora(tmp_path / "plain.safetensors", linear, metadata=stale)
+    kernels = builders.save_lora(tmp_path / "kernels.safetensors", convolutions)
+    common = ["--output", str(out), "--method", "copy", "--overwrite"]
+    for lora, more, dim, alpha, convolution in (
+        (locon, (), "4", "2", {"conv_dim": "3", "conv_alpha": "1"}),
+        (locon, ("--max-rank", "2"), "2", "1", {"conv_dim": "2", "conv_alpha": "0.666667"}),
+        (plain, (), "4", "2", None),
+        (kernels, (), "3", "1", {"conv_dim": "3", "conv_alpha": "1"}),
+    ):
+        assert main(["transfer", *arguments(files, lora), *common, *more]) == 0
+        found = builders.header(out / f"{lora.stem}-target.safetensors")
+        assert (found["ss_network_module"], found["ss_network_dim"], found["ss_network_alpha"]) == ("networks.lora", dim, alpha)
+        assert json.loads(found.get("ss_network_args", "null")) == convolution
+
+
+def test_alphas_that_differ_by_rounding_are_one(files: Files, tmp_path: Path, out: Path) -> None:
+    """0.3 of rank 3 and 0.7 of rank 7 are 0.2 of rank 2, but not to the last digit."""
+    deltas = [*builders.deltas(builders.SOME[:2], rank=3, alpha=0.3), *builders.deltas(builders.SOME[2:4], rank=7, alpha=0.7)]
+    lora = builders.save_lora(tmp_path / "style.safetensors", deltas)
+    assert main(["transfer", *arguments(files, lora), "--output", str(out), "--method", "copy", "--max-rank", "2"]) == 0
+    found = builders.header(out / "style-target.safetensors")
+    assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("2", "0.2")
+
+
 def test_hashes_are_kohyas(files: Files, styled: Path, out: Path) -> None:
     """As sd-scripts computes them: over a file whose header holds the ss_ keys alone."""
     written = out / "moved.safetensors"
@@ -165,6 +195,21 @@ def test_a_peft_folder_goes_beside_itself(files: Files, tmp_path: Path, monkeypa
     assert [path.name for path in folder.iterdir()] == ["adapter_model.safetensors"]
 
 
+def test_a_base_folder_that_is_the_current_one(files: Files, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(builders.save_folder(files.target_state, tmp_path / "sd-v1.5"))
+    assert main(["transfer", *arguments(files, target=Path()), "--output", str(out), "--method", "copy"]) == 0
+    found = builders.header(out / "style-sd-v1.5.safetensors")
+    assert found["ss_sd_model_name"] == found["lorax_target_model"] == "sd-v1.5"
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".SafeTensors", ".CKPT"])
+def test_suffixes_in_any_case(files: Files, tmp_path: Path, out: Path, suffix: str) -> None:
+    base = builders.save(files.target_state, tmp_path / f"target{suffix.lower()}").rename(tmp_path / f"target{suffix}")
+    written = out / "moved.SafeTensors"
+    assert main(["transfer", *arguments(files, target=base), "--output", str(written), "--method", "copy"]) == 0
+    assert list(out.iterdir()) == [written]
+
+
 def test_overwrite(files: Files, out: Path) -> None:
     kept = out / "moved.safetensors"
     kept.write_bytes(b"old")
@@ -175,10 +220,54 @@ def test_overwrite(files: Files, out: Path) -> None:
     assert load_file(kept)
 
 
-def test_overwriting_the_source_itself(files: Files, styled: Path) -> None:
-    """The file is mapped while it is read, and renamed over only when all is written."""
-    assert main(["transfer", *arguments(files, styled), "--output", str(styled), "--method", "copy", "--overwrite"]) == 0
-    assert builders.header(styled)["lorax_method"] == "copy"
+@pytest.mark.parametrize("option", ["--output", "--report"])
+@pytest.mark.parametrize("role", ["lora", "source", "target", "link", "folder", "inside"])
+def test_what_is_read_is_never_overwritten(
+    files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], option: str, role: str
+) -> None:
+    """Neither the files themselves, under whatever name, nor anything in a base's folder."""
+    given = {"lora": tmp_path / "style.safetensors", "source": tmp_path / "s.safetensors", "target": tmp_path / "t.safetensors"}
+    for name, path in given.items():
+        shutil.copyfile(getattr(files, {"source": "base"}.get(name, name)), path)
+    folder = builders.save_folder(files.target_state, tmp_path / "diffusers")
+    (tmp_path / "link.safetensors").symlink_to(given["source"])
+    places = {"link": tmp_path / "link.safetensors", "folder": folder, "inside": folder / "unet" / "new.safetensors"}
+    target = folder if role in ("folder", "inside") else given["target"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    bases = ["--source", str(given["source"]), "--target", str(target), "--method", "copy", "--overwrite"]
+    output = [] if option == "--output" else ["--output", str(out / "moved.safetensors")]
+    assert main(["transfer", str(given["lora"]), *bases, *output, option, str((given | places)[role])]) == 2
+    message = capsys.readouterr().err
+    assert "which is read and must not change" in message
+    assert f"Choose another {option}." in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_adapter_in_a_bases_folder_needs_an_output(files: Files, tmp_path: Path, out: Path) -> None:
+    folder = builders.save_folder(files.base_state, tmp_path / "diffusers")
+    lora = builders.save_lora(folder / "pytorch_lora_weights.safetensors", files.deltas)
+    command = ["transfer", str(lora), "--source", str(folder), "--target", str(files.target), "--method", "copy"]
+    assert main(command) == 2
+    assert main([*command, "--output", str(out)]) == 0
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+def test_a_folder_that_does_not_exist(files: Files, out: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """The slash says that a folder is meant, and ``newdir.safetensors`` was not."""
+    command = ["transfer", *arguments(files), "--output", str(out), "--method", "copy"]
+    assert main([*command, option, f"{out}/newdir/"]) == 2
+    assert f"error: {out}/newdir/: no such folder. Create it" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+    assert main([*command, "--output", f"{out}/"]) == 0
+    assert [path.name for path in out.iterdir()] == ["style-target.safetensors"]
+
+
+def test_a_report_that_is_a_folder(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "kept").mkdir()
+    command = ["transfer", *arguments(files), "--output", str(out), "--method", "copy", "--overwrite"]
+    assert main([*command, "--report", str(out / "kept")]) == 2
+    assert f"{out / 'kept'}: a folder; expected the name of a file" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["kept"]
 
 
 def test_json(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,6 +485,27 @@ def test_an_interrupted_demo_does_not_claim_that_nothing_was_written(
     monkeypatch.setattr("lorax.demo.run", interrupt)
     assert main(["demo", "--output", str(tmp_path)]) == 130
     assert capsys.readouterr().err == f"interrupted; see {tmp_path} for what was made so far\n"
+
+
+@pytest.mark.parametrize(("package", "inside"), [("matplotlib", "lorax.demo.grid"), ("diffusers", "lorax.runner")])
+def test_a_demo_without_its_packages_says_so_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, inside: str
+) -> None:
+    for name in [name for name in sys.modules if name == inside or name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: the demo needs {package}. Install its packages with: pip install")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_interrupted_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_report_where_the_card_would_go(files: Files, styled: Path, out: Path) -> None:

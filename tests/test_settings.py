@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.transfer import pick_device
+from lorax.transfer import Options, pick_device
 
 UNET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
@@ -36,6 +37,12 @@ def test_an_alpha_that_is_no_number_is_refused(tmp_path: Path, alpha: object) ->
     adapter = open_adapter(save(tmp_path / "a.safetensors", {"unet.lora_alpha": alpha}))
     with pytest.raises(LoraxError, match="alpha"):
         adapter.delta(UNET)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": "many"}, {"rank": "0"}, {"method": "magic"}, {"threshold": 2.0}, {"max_rank": 0}])
+def test_wrong_options_are_refused_when_they_are_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LoraxError, match="expected"):
+        Options(**wrong)
 
 
 def test_mps_is_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

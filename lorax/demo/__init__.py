@@ -13,7 +13,6 @@ import torch
 from lorax.checkpoint import open_checkpoint
 from lorax.demo import bundle
 from lorax.demo.bundle import STYLE
-from lorax.demo.grid import draw
 from lorax.formats import open_adapter, writer
 from lorax.report import Report
 from lorax.transfer import Options, plan
@@ -27,8 +26,12 @@ SEED = 7
 
 
 def run(output: Path) -> Iterator[str]:
-    """Write a grid, the transferred adapters and a report into ``output``; yield a line about each step."""
-    from lorax.runner import Runner  # diffusers is slow to import
+    """Write a grid, the transferred adapters and a report into ``output``; yield a line about each step.
+
+    Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
+    """
+    from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and not there without the demo extra
+    from lorax.runner import Runner
 
     began = time.monotonic()
     models = output / "models"

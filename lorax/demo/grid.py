@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 
 def draw(rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Path) -> None:
     """Write a PNG with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt."""
-    from matplotlib.figure import Figure  # slow to import
-
     figure = Figure(figsize=(1.1 * len(columns) + 2.4, 1.1 * len(rows) + 0.4), dpi=100)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (model, variant, pictures) in zip(axes, rows, strict=True):

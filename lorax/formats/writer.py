@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -24,15 +25,23 @@ def output_path(plan: Plan, output: Path | None) -> Path:
         return plan.adapter.given.with_name(name)
     if output.is_dir():
         return output / name
-    return output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
+    return output if output.suffix.lower() == ".safetensors" else output.with_name(output.name + ".safetensors")
 
 
-def check_free(path: Path, overwrite: bool) -> None:
-    """Raise LoraxError before any work is done when ``path`` cannot be written."""
+def check_free(path: Path, inputs: Iterable[Path], overwrite: bool, option: str = "--output") -> None:
+    """Raise LoraxError before any work is done when ``path``, given as ``option``, cannot or must not be written.
+
+    Never written, whatever ``overwrite`` says: the ``inputs``, what lies in one that is a folder, and folders.
+    """
     if not path.parent.is_dir():
-        raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another --output.")
+        raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another {option}.")
+    places = [place for place in (path, *path.resolve().parents) if place.exists()]
+    if read := next((one for one in inputs for place in places if place.samefile(one)), None):
+        raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
+    if path.is_dir():
+        raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
     if path.exists() and not overwrite:
-        raise LoraxError(f"{path}: exists already. Choose another --output, or pass --overwrite.")
+        raise LoraxError(f"{path}: exists already. Choose another {option}, or let transfer replace it with --overwrite.")
 
 
 def check_any(plan: Plan, moved: Moved) -> None:
@@ -52,7 +61,7 @@ def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrit
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str, overwrite: bool) -> list[Path]:
     """The same for a caller who writes more at the same time. The adapter is staged last, and named first."""
-    check_free(path, overwrite)
+    check_free(path, plan.inputs, overwrite)
     layers = {layer: delta.balanced() for layer, delta in moved.layers.items()}
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
