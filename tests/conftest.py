@@ -1,13 +1,39 @@
 from __future__ import annotations
 
+import json
+import struct
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lorax.cli import main
 from tests import builders
 
 torch.set_num_threads(1)
+# The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
+NEED_DIFFUSERS = ("demo", "host", "measure", "names", "peft")
+collect_ignore = [] if find_spec("diffusers") else [f"test_{name}.py" for name in NEED_DIFFUSERS]
+
+SOURCE_METADATA = {
+    "ss_tag_frequency": '{"10_origami": {"paper": 3}}',
+    "ss_output_name": "style",
+    "ss_base_model_version": "sd_v1",
+    "ss_sd_model_name": "old.safetensors",
+    "ss_new_sd_model_hash": "0" * 64,
+    "ss_network_dim": "128",
+    "ss_network_alpha": "64",
+    "ss_network_module": "lycoris.kohya",
+    "sshs_model_hash": "1" * 64,
+    "sshs_legacy_hash": "12345678",
+    "modelspec.title": "Style",
+    "modelspec.hash_sha256": "0x" + "2" * 64,
+    "modelspec.trigger_phrase": "origami",
+}
 
 
 class Files:
@@ -37,3 +63,57 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def styled(files: Files, tmp_path: Path) -> Path:
+    """A LoRA with metadata, a preview and a card, as it lies in a WebUI's folder."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    lora = builders.save_lora(folder / "my style.v2.safetensors", files.deltas, metadata=SOURCE_METADATA)
+    (folder / "my style.v2.preview.png").write_bytes(b"preview")
+    (folder / "my style.v2.jpg").write_bytes(b"image")
+    card = {"description": "Paper folds.", "sd version": "SD1", "activation text": "origami", "preferred weight": 0.7}
+    (folder / "my style.v2.json").write_text(json.dumps(card))
+    return lora
+
+
+def arguments(files: Files, lora: Path | None = None, target: Path | None = None) -> list[str]:
+    return [str(lora or files.lora), "--source", str(files.base), "--target", str(target or files.target)]
+
+
+@pytest.fixture
+def refused(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a transfer that must be refused; return what it says."""
+
+    def transfer(lora: Path | None = None, source: Path | None = None, target: Path | None = None, *more: str) -> str:
+        before = _listing(files.folder, out.parent)
+        bases = ["--source", str(source or files.base), "--target", str(target or files.target)]
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            code = main(["transfer", str(lora or files.lora), *bases, "--output", str(out / "moved.safetensors"), *more])
+        captured = capsys.readouterr()
+        assert warned == []
+        assert code == 2
+        assert captured.out == ""
+        assert captured.err.count("error: ") == 1
+        assert captured.err.startswith("error: ")
+        assert "Traceback" not in captured.err
+        assert _listing(files.folder, out.parent) == before
+        return captured.err
+
+    return transfer
+
+
+def _listing(*folders: Path) -> dict[Path, int]:
+    return {path: path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def raw(header: dict[str, Any] | bytes, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body

@@ -65,7 +65,7 @@ def test_a_model_of_the_user_is_not_replaced(bundle: Path, tmp_path: Path) -> No
     assert load_file(theirs).keys() == {"mine"}
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors file at all", b"\xff" * 64])
+@pytest.mark.parametrize("content", [b"", b"no safetensors file at all"])
 def test_a_file_that_cannot_be_read_is_named(bundle: Path, tmp_path: Path, content: bytes) -> None:
     theirs = tmp_path / f"{FINETUNE}.safetensors"
     theirs.write_bytes(content)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import load_file, save_file
 
 from lorax.cli import main
@@ -173,86 +171,6 @@ def test_pairing_by_weights_reads_eight_bit_bases(files: Files, tmp_path: Path, 
     assert builders.dense(transfer(files.lora, files.base, target, out, "--method", "copy"))
 
 
-# --- a pruned target ---------------------------------------------------------------------------------------------------------
-
-
-def kept(path: str) -> str | None:
-    """The name that pruning gives to a layer of the base (diffusers layout), or None where it is pruned away."""
-    parts = path.split(".")
-    if parts[0] == "down_blocks" and parts[2] in ("resnets", "attentions"):
-        return path if parts[3] == "0" else None
-    if parts[0] == "up_blocks" and parts[2] in ("resnets", "attentions"):
-        index = {"0": "0", "2": "1"}.get(parts[3])
-        return ".".join([*parts[:3], index, *parts[4:]]) if index else None
-    return path
-
-
-@pytest.mark.parametrize("source", ["base", "target"])
-def test_pruned_targets_are_fed_by_the_blocks_that_they_kept(files: Files, out: Path, source: str) -> None:
-    """up_blocks.*.attentions.1 of the pruned base is the base's attentions.2, whatever its name says."""
-    attentions = [p.diffusers for p in builders.TINY.unet() if p.is_layer and ".attentions." in p.diffusers]
-    everything = [path.removesuffix(".weight") for path in attentions]
-    deltas = builders.deltas([*everything, *builders.CONVOLUTIONS, *builders.TEXT], rank=2)
-    lora = builders.save_lora(out / "whole.safetensors", deltas)
-    report = out / "report.json"
-    moved = transfer(lora, getattr(files, source), files.pruned, out, "--method", "copy", "--report", str(report))
-    ldm = {p.diffusers.removesuffix(".weight"): p.ldm.removesuffix(".weight") for p in builders.TINY_PRUNED.unet()}
-    expected = {}
-    for delta in deltas:
-        if delta.component == "te":
-            expected[delta.named("kohya")] = delta.dense
-        elif (name := kept(delta.diffusers)) is not None:
-            expected["lora_unet_" + ldm[name].replace(".", "_")] = delta.dense
-    assert_same(builders.dense(moved), expected)
-    for record in json.loads(report.read_text())["layers"]:
-        gone = record["name"].startswith("lora_unet") and record["status"] == "unmatched"
-        assert record["status"] in ("transferred", "unmatched")
-        assert not gone or "more like other blocks" in record["reason"]
-
-
-def test_from_a_pruned_base_to_the_whole_one(files: Files, tmp_path: Path, out: Path) -> None:
-    path = "up_blocks.2.attentions.1.transformer_blocks.0.attn1.to_v"
-    deltas = builders.deltas([path], size=builders.TINY_PRUNED)
-    lora = builders.save_lora(tmp_path / "small.safetensors", deltas, "compvis")
-    found = builders.dense(transfer(lora, files.pruned, files.target, out, "--method", "copy"))
-    assert_same(found, {"lora_unet_" + path.replace("attentions.1", "attentions.2").replace(".", "_"): deltas[0].dense})
-
-
-def test_pairing_by_name_is_kept_when_asked_for(files: Files, out: Path) -> None:
-    more = ("--method", "copy", "--pairing", "name", "--report", str(out / "report.json"))
-    transfer(files.lora, files.base, files.pruned, out, *more)
-    records = {record["name"]: record for record in json.loads((out / "report.json").read_text())["layers"]}
-    gone = records["lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_2"]
-    assert (gone["status"], gone["reason"]) == ("unmatched", "the target has no layer of this name")
-
-
-def test_a_target_without_a_text_encoder(files: Files, tmp_path: Path, out: Path) -> None:
-    """Names still agree within the UNet, so it is paired by name."""
-    state = {key: value for key, value in files.target_state.items() if not key.startswith(builders.TE)}
-    target = builders.save(state, tmp_path / "unet-only.safetensors")
-    transfer(files.lora, files.base, target, out, "--method", "copy", "--report", str(out / "report.json"))
-    for record in json.loads((out / "report.json").read_text())["layers"]:
-        if record["name"].startswith("lora_te"):
-            assert (record["status"], record["reason"]) == ("unmatched", "the target has no te")
-        else:
-            assert (record["status"], record["pairing"]) == ("transferred", "same name")
-
-
-def test_a_target_of_another_width(files: Files, tmp_path: Path, out: Path) -> None:
-    """The least-squares map carries the source's side; a plain copy is impossible and says so."""
-    target_state = builders.base(3, builders.WIDER)
-    target = builders.save(target_state, tmp_path / "wide.safetensors")
-    more = ("--pairing", "name", "--rank", "4", "--dtype", "fp32")
-    found = builders.dense(transfer(files.lora, files.base, target, out, "--method", "lorax", *more))
-    compared = 0
-    for delta in files.deltas:
-        W_s, W_t = weight(files.base_state, delta), weight(target_state, delta)
-        if min(gap(W_s, 4, every=True), gap(W_t, 4, every=True)) > GAP:
-            assert distance(found[delta.named("kohya")], reference.lorax(delta.dense, W_s, W_t, 4)) < 1e-4
-            compared += 1
-    assert compared >= 4
-
-
 # --- ranks and gates ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,17 +203,6 @@ def test_the_gate_skips_dissimilar_layers_and_says_why(files: Files, tmp_path: P
     assert other.named("kohya") in builders.dense(opened)
 
 
-def test_unequal_shapes_are_not_gated_and_say_so(files: Files, tmp_path: Path, out: Path) -> None:
-    target = builders.save(builders.base(3, builders.WIDER), tmp_path / "wide.safetensors")
-    report = out / "report.json"
-    for method, threshold, says in (("lorax", "0.8", True), ("prolora", "0.8", True), ("lorax", "0", False)):
-        more = ("--method", method, "--threshold", threshold, "--pairing", "name", "--overwrite", "--report", str(report))
-        transfer(files.lora, files.base, target, out, *more)
-        for record in json.loads(report.read_text())["layers"]:
-            assert (record["status"], record["similarity"]) == ("transferred", None)
-            assert ("similarity is undefined for unequal shapes, so not gated" in record["reason"]) is says
-
-
 def test_the_subspace_rank_is_that_of_a_projection(files: Files, out: Path) -> None:
     report = out / "report.json"
     for method, rank, projected in (
@@ -320,38 +227,6 @@ def test_similarity_in_the_report(files: Files, out: Path) -> None:
         r = round(min(W_s.shape) / 4)
         if min(gap(W_s, r), gap(W_t, r)) > GAP:
             assert record["similarity"] == pytest.approx(reference.similarity(W_s, W_t), abs=1e-5)
-
-
-# --- a real host -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["target", "pruned"])
-def test_diffusers_applies_the_written_file(files: Files, out: Path, kind: str) -> None:
-    """Loaded and fused by diffusers and PEFT, the UNet's weights change by exactly the intended deltas."""
-    size = builders.TINY if kind == "target" else builders.TINY_PRUNED
-    state: State = getattr(files, f"{kind}_state")
-    unet = UNet2DConditionModel(
-        block_out_channels=size.channels, cross_attention_dim=size.cross, layers_per_block=size.blocks, attention_head_dim=4
-    )
-    unet.load_state_dict({param.diffusers: state[builders.UNET + param.ldm] for param in size.unet()})
-    deltas = [delta for delta in files.deltas if delta.component == "unet"]
-    lora = builders.save_lora(out / "unet.safetensors", deltas)
-    moved = transfer(lora, files.base, getattr(files, kind), out, "--method", "copy")
-    loader = StableDiffusionLoraLoaderMixin
-    tensors, alphas = loader.lora_state_dict(load_file(moved), unet_config=unet.config)
-    loader.load_lora_into_unet(tensors, alphas, unet)
-    unet.fuse_lora()
-    unet.unload_lora()
-    expected = {delta.diffusers if kind == "target" else kept(delta.diffusers): delta.dense for delta in deltas}
-    changed = unet.state_dict()
-    for param in size.unet():
-        if param.is_layer:
-            before, after = (x.flatten(1).double().numpy() for x in (state[builders.UNET + param.ldm], changed[param.diffusers]))
-            dW = expected.get(param.diffusers.removesuffix(".weight"))
-            if dW is None:
-                assert np.array_equal(before, after)
-            else:
-                assert distance(after - before, dW) < HALF
 
 
 def test_the_same_layer_under_two_names(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

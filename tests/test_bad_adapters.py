@@ -1,0 +1,183 @@
+"""Adapters whose content is wrong: one clear message that names the file and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import builders
+from tests.conftest import Files
+
+State = builders.State
+
+
+NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def without_up(state: State) -> None:
+    del state[f"{NAME}.lora_up.weight"]
+
+
+def without_down(state: State) -> None:
+    del state[f"{NAME}.lora_down.weight"]
+
+
+def ranks_disagree(state: State) -> None:
+    state[f"{NAME}.lora_up.weight"] = torch.randn(32, 3)
+
+
+def no_rank(state: State) -> None:
+    state[f"{NAME}.lora_up.weight"], state[f"{NAME}.lora_down.weight"] = torch.randn(32, 0), torch.randn(0, 32)
+
+
+def a_vector(state: State) -> None:
+    state[f"{NAME}.lora_down.weight"] = torch.randn(4)
+
+
+def up_with_a_kernel(state: State) -> None:
+    state[f"{NAME}.lora_up.weight"] = torch.randn(32, 4, 3, 3)
+
+
+def nan_in_up(state: State) -> None:
+    state[f"{NAME}.lora_up.weight"][3, 1] = float("nan")
+
+
+def infinite_down(state: State) -> None:
+    state[f"{NAME}.lora_down.weight"][1, 2] = float("inf")
+
+
+def nan_alpha(state: State) -> None:
+    state[f"{NAME}.alpha"] = torch.tensor(float("nan"))
+
+
+def huge_factors(state: State) -> None:
+    for part in ("up", "down"):
+        state[f"{NAME}.lora_{part}.weight"] *= 1e30
+
+
+def huge_alpha(state: State) -> None:
+    state[f"{NAME}.alpha"] = torch.tensor(1e30)
+
+
+def too_large_together(state: State) -> None:
+    """Each part can be read, but the alpha that is left when the factors are near one is infinite in float32."""
+    for part in ("lora_up.weight", "lora_down.weight", "alpha"):
+        state[f"{NAME}.{part}"] *= 1e16
+
+
+def two_alphas(state: State) -> None:
+    state[f"{NAME}.alpha"] = torch.tensor([1.0, 2.0])
+
+
+def flat_mid(state: State) -> None:
+    state[f"{NAME}.lora_mid.weight"] = torch.randn(4, 4)
+
+
+def mid_with_a_second_kernel(state: State) -> None:
+    state[f"{NAME}.lora_mid.weight"] = torch.randn(4, 4, 3, 3)
+    state[f"{NAME}.lora_down.weight"] = torch.randn(4, 32, 3, 3)
+
+
+def mid_of_other_rank(state: State) -> None:
+    state[f"{NAME}.lora_mid.weight"] = torch.randn(5, 4, 3, 3)
+
+
+def only_alpha(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.alpha"] = torch.tensor(1.0)
+
+
+def loha(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"] = torch.randn(4, 4)
+
+
+def dora(state: State) -> None:
+    state[f"{NAME}.dora_scale"] = torch.randn(1, 32)
+
+
+def glora(state: State) -> None:
+    for part in ("a1", "a2", "b1", "b2"):
+        state[f"lora_unet_mid_block_attentions_0_proj_in.{part}.weight"] = torch.randn(4, 4)
+
+
+def norm(state: State) -> None:
+    state["lora_unet_mid_block_resnets_0_norm1.w_norm"] = torch.randn(32)
+
+
+def norm_bias(state: State) -> None:
+    state["lora_unet_mid_block_resnets_0_norm1.b_norm"] = torch.randn(32)
+
+
+def full(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.diff"] = torch.randn(4, 4)
+
+
+def full_bias(state: State) -> None:
+    state["lora_unet_mid_block_attentions_0_proj_in.diff_b"] = torch.randn(4)
+
+
+def ia3(state: State) -> None:
+    """Its first key, as the file has them sorted, does not tell what it is."""
+    state["a.weight"], state["a_b.on_input"] = torch.randn(4), torch.tensor(1)
+
+
+def something_else(state: State) -> None:
+    state["emb_params"] = torch.randn(4, 64)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (without_up, "up factor is missing"),
+        (without_down, "down factor is missing"),
+        (ranks_disagree, "ranks disagree"),
+        (no_rank, "rank"),
+        (a_vector, "down factor has shape (4,)"),
+        (up_with_a_kernel, "up"),
+        (nan_in_up, "up part holds NaN"),
+        (infinite_down, "down part holds NaN or infinite"),
+        (nan_alpha, "alpha part holds NaN"),
+        (huge_factors, "part holds NaN or infinite values, or some beyond 1e+18"),
+        (huge_alpha, "alpha part holds NaN or infinite values, or some beyond 1e+18"),
+        (too_large_together, f"{NAME}.alpha would be infinite"),
+        (two_alphas, "alpha"),
+        (flat_mid, "mid"),
+        (mid_with_a_second_kernel, "mid"),
+        (mid_of_other_rank, "ranks disagree"),
+        (only_alpha, "up factor is missing"),
+        (loha, "LoHa"),
+        (dora, "DoRA"),
+        (glora, "belongs to a GLoRA adapter"),
+        (norm, "belongs to a norm adapter"),
+        (norm_bias, "belongs to a norm adapter"),
+        (full, "belongs to a full adapter"),
+        (full_bias, "belongs to a full adapter"),
+        (ia3, "belongs to a (IA)^3 adapter"),
+        (something_else, "unexpected key emb_params"),
+    ],
+)
+def test_wrong_adapters(
+    files: Files, tmp_path: Path, refused: Callable[..., str], damage: Callable[[State], None], expected: str
+) -> None:
+    state = load_file(files.lora)
+    damage(state)
+    save_file(state, tmp_path / "bad.safetensors")
+    message = refused(tmp_path / "bad.safetensors", None, None, "--method", "copy")
+    assert "bad.safetensors" in message
+    assert expected in message
+
+
+def test_peft_configuration_that_is_no_json(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    assert "no adapter in this folder" in refused(lora=folder)
+    builders.save_lora(folder / "adapter_model.safetensors", files.deltas, "peft")
+    for content in (b"{", b"[]", b"\xff\xfe\x00"):
+        (folder / "adapter_config.json").write_bytes(content)
+        assert "adapter_config.json" in refused(lora=folder)
+    for alpha in (b'"many"', b"null", b"1e300", b"1" + b"0" * 400):
+        (folder / "adapter_config.json").write_bytes(b'{"lora_alpha": ' + alpha + b"}")
+        assert "expected a number" in refused(lora=folder)

@@ -1,0 +1,121 @@
+"""Interrupted, or out of disk space, at any moment: what remains, the exit code and the words."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorax import cli
+from lorax.cli import main
+from lorax.formats import writer
+from lorax.report import Report
+from tests.conftest import Files, arguments
+
+FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
+
+
+def test_interrupted_while_working(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(bar: Any) -> Callable[[int, int, str], None]:
+        def progress(done: int, total: int, name: str) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+        return progress
+
+    monkeypatch.setattr(cli, "_progress", interrupt)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", [1, 2])
+@pytest.mark.parametrize(("error", "code"), FAILURES)
+def test_interrupted_while_writing(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+) -> None:
+    calls: list[Path] = []
+
+    def half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        calls.append(path)
+        save_file(tensors, path, metadata)
+        if len(calls) == when:
+            raise error
+
+    monkeypatch.setattr(writer, "save_file", half)
+    assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
+    assert len(calls) == when
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "code"), FAILURES)
+@pytest.mark.parametrize("when", range(1, 6))
+def test_interrupted_among_the_files(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+) -> None:
+    """Two pictures, the card, the report and the adapter take their places: all, or none."""
+    replace, calls = Path.replace, [0]
+
+    def failing(self: Path, target: Path) -> Path:
+        calls[0] += 1
+        if calls[0] == when:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    command = ["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]
+    assert main([*command, "--report", str(out / "report.json")]) == code
+    assert calls == [when]
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "code"), FAILURES)
+def test_interrupted_while_copying_the_preview(
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:3])
+        raise error
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
+    assert list(out.iterdir()) == []
+
+
+def test_interrupted_when_all_is_written(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Report) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "summary", interrupt)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert load_file(out / "style-target.safetensors")
+
+
+def test_an_interrupted_demo_does_not_claim_that_nothing_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(output: Path) -> None:
+        raise KeyboardInterrupt("nothing was written")
+
+    monkeypatch.setattr("lorax.demo.run", interrupt)
+    assert main(["demo", "--output", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == f"interrupted; see {tmp_path} for what was made so far\n"
+
+
+def test_interrupted_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -1,0 +1,111 @@
+"""Where a transfer writes, and what it must not write over."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lorax.cli import main
+from tests import builders
+from tests.conftest import Files, arguments
+
+
+def test_output_names(files: Files, styled: Path, out: Path, tmp_path: Path) -> None:
+    folder = builders.save_folder(files.target_state, tmp_path / "sd-v1.5")
+    assert main(["transfer", *arguments(files, styled), "--output", str(out / "plain"), "--method", "copy"]) == 0
+    assert main(["transfer", *arguments(files, styled, folder), "--output", str(out), "--method", "copy"]) == 0
+    assert {path.name for path in out.glob("*.safetensors")} == {"plain.safetensors", "my style.v2-sd-v1.5.safetensors"}
+
+
+def test_a_peft_folder_goes_beside_itself(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my.style"
+    folder.mkdir()
+    builders.save_lora(folder / "adapter_model.safetensors", files.deltas, "peft")
+    assert main(["transfer", *arguments(files, folder), "--method", "copy"]) == 0
+    written = tmp_path / "my.style-target.safetensors"
+    found = builders.header(written)
+    assert (found["modelspec.merged_from"], found["lorax_source_lora"]) == ("my.style", "my.style")
+    assert found["lorax_source_lora_hash"] == builders.sha256(folder / "adapter_model.safetensors")
+    written.unlink()
+    monkeypatch.chdir(folder)
+    assert main(["transfer", *arguments(files, Path()), "--method", "copy"]) == 0
+    assert written.exists()
+    assert [path.name for path in folder.iterdir()] == ["adapter_model.safetensors"]
+
+
+def test_a_base_folder_that_is_the_current_one(files: Files, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(builders.save_folder(files.target_state, tmp_path / "sd-v1.5"))
+    assert main(["transfer", *arguments(files, target=Path()), "--output", str(out), "--method", "copy"]) == 0
+    found = builders.header(out / "style-sd-v1.5.safetensors")
+    assert found["ss_sd_model_name"] == found["lorax_target_model"] == "sd-v1.5"
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".SafeTensors", ".CKPT"])
+def test_suffixes_in_any_case(files: Files, tmp_path: Path, out: Path, suffix: str) -> None:
+    base = builders.save(files.target_state, tmp_path / f"target{suffix.lower()}").rename(tmp_path / f"target{suffix}")
+    written = out / "moved.SafeTensors"
+    assert main(["transfer", *arguments(files, target=base), "--output", str(written), "--method", "copy"]) == 0
+    assert list(out.iterdir()) == [written]
+
+
+def test_overwrite(files: Files, out: Path) -> None:
+    kept = out / "moved.safetensors"
+    kept.write_bytes(b"old")
+    command = ["transfer", *arguments(files), "--output", str(kept), "--method", "copy"]
+    assert main(command) == 2
+    assert kept.read_bytes() == b"old"
+    assert main([*command, "--overwrite"]) == 0
+    assert load_file(kept)
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+@pytest.mark.parametrize("role", ["lora", "source", "target", "link", "folder", "inside"])
+def test_what_is_read_is_never_overwritten(
+    files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], option: str, role: str
+) -> None:
+    """Neither the files themselves, under whatever name, nor anything in a base's folder."""
+    given = {"lora": tmp_path / "style.safetensors", "source": tmp_path / "s.safetensors", "target": tmp_path / "t.safetensors"}
+    for name, path in given.items():
+        shutil.copyfile(getattr(files, {"source": "base"}.get(name, name)), path)
+    folder = builders.save_folder(files.target_state, tmp_path / "diffusers")
+    (tmp_path / "link.safetensors").symlink_to(given["source"])
+    places = {"link": tmp_path / "link.safetensors", "folder": folder, "inside": folder / "unet" / "new.safetensors"}
+    target = folder if role in ("folder", "inside") else given["target"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    bases = ["--source", str(given["source"]), "--target", str(target), "--method", "copy", "--overwrite"]
+    output = [] if option == "--output" else ["--output", str(out / "moved.safetensors")]
+    assert main(["transfer", str(given["lora"]), *bases, *output, option, str((given | places)[role])]) == 2
+    message = capsys.readouterr().err
+    assert "which is read and must not change" in message
+    assert f"Choose another {option}." in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_adapter_in_a_bases_folder_needs_an_output(files: Files, tmp_path: Path, out: Path) -> None:
+    folder = builders.save_folder(files.base_state, tmp_path / "diffusers")
+    lora = builders.save_lora(folder / "pytorch_lora_weights.safetensors", files.deltas)
+    command = ["transfer", str(lora), "--source", str(folder), "--target", str(files.target), "--method", "copy"]
+    assert main(command) == 2
+    assert main([*command, "--output", str(out)]) == 0
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+def test_a_folder_that_does_not_exist(files: Files, out: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """The slash says that a folder is meant, and ``newdir.safetensors`` was not."""
+    command = ["transfer", *arguments(files), "--output", str(out), "--method", "copy"]
+    assert main([*command, option, f"{out}/newdir/"]) == 2
+    assert f"error: {out}/newdir/: no such folder. Create it" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+    assert main([*command, "--output", f"{out}/"]) == 0
+    assert [path.name for path in out.iterdir()] == ["style-target.safetensors"]
+
+
+def test_a_report_that_is_a_folder(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "kept").mkdir()
+    command = ["transfer", *arguments(files), "--output", str(out), "--method", "copy", "--overwrite"]
+    assert main([*command, "--report", str(out / "kept")]) == 2
+    assert f"{out / 'kept'}: a folder; expected the name of a file" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["kept"]
