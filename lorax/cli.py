@@ -7,6 +7,7 @@ appears at its end, all or nothing; only the demo writes as it goes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -35,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lorax.methods import METHODS
-    from lorax.pairing import PAIRINGS
-    from lorax.transfer import Options
+    from lorax.options import Options, Saving
 
     parser = argparse.ArgumentParser(prog="lorax", description="Move a LoRA from one base checkpoint to another.")
     parser.add_argument("--version", action="version", version=f"lorax {__version__}")
@@ -47,26 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("lora", type=Path, help="the adapter: a .safetensors file or a PEFT folder")
     moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapter was trained on")
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move it to")
-    listed = "; ".join(f"{m.name}: {m.title}" for m in METHODS.values())
-    moving.add_argument("--method", choices=METHODS, default=Options.method, help=f"{listed} (default: %(default)s)")
-    moving.add_argument(
-        "--rank", default=Options.rank, metavar="auto|N|25%|energy:0.95", help="kept rank of the base's singular subspace"
-    )
-    moving.add_argument(
-        "--threshold",
-        type=float,
-        default=Options.threshold,
-        help="similarity below which lorax and prolora leave a layer alone; 0 switches the gate off (default: %(default)s)",
-    )
-    moving.add_argument(
-        "--pairing", choices=PAIRINGS, default=Options.pairing, help="which source layer feeds which target layer"
-    )
-    moving.add_argument(
-        "--device", default=Options.device, metavar="auto|cpu|cuda|mps", help="mps has no float64: the CPU is used instead"
-    )
-    moving.add_argument(
-        "--max-rank", type=int, metavar="N", help="largest rank of the written adapter (default: as the method gives)"
-    )
+    _add_options(moving, Options)
     moving.add_argument("--json", action="store_true", help="print the report as JSON")
     moving.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report there")
 
@@ -74,10 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     transfer.add_argument(
         "--output", type=Path, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
     )
-    transfer.add_argument(
-        "--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="how it is stored (default: %(default)s)"
-    )
-    transfer.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    _add_options(transfer, Saving)
     transfer.set_defaults(command=_transfer)
 
     analyze = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
@@ -94,18 +71,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
+    from lorax.options import declared
+
+    for option in declared(declaration):
+        if option.kind is bool:
+            parser.add_argument(option.flag, action="store_true", help=option.help)
+            continue
+        listed = "; ".join(f"{value}: {meaning}" for value, meaning in (option.choices or {}).items())
+        default = "" if option.default is None else " (default: %(default)s)"
+        parser.add_argument(
+            option.flag,
+            type=option.kind,
+            choices=option.choices,
+            default=option.default,
+            metavar=option.example,
+            help=(option.help + (f": {listed}" if listed else "")).replace("%", "%%") + default,
+        )
+
+
+def _chosen(options: argparse.Namespace, declaration: type) -> Any:
+    return declaration(**{field.name: getattr(options, field.name) for field in dataclasses.fields(declaration)})
+
+
 def _transfer(options: argparse.Namespace) -> int:
     from lorax.formats import writer
+    from lorax.options import Saving
 
+    saving = _chosen(options, Saving)
     with Staging() as staging:
         plan = _plan(options)
         path = writer.output_path(plan, options.output)
         writer.check_free(path, options.overwrite)
         moved = _run(plan)
         _stage_report(options, moved.report, staging)
-        written = (
-            writer.stage(plan, moved, path, staging, dtype=options.dtype, overwrite=options.overwrite) if moved.layers else []
-        )
+        written = writer.stage(plan, moved, path, staging, dtype=saving.dtype, overwrite=saving.overwrite) if moved.layers else []
     if moved.report.declined:
         if options.json:
             _print_json(moved.report.as_json())
@@ -164,13 +164,14 @@ def _demo(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> Any:
     from lorax.checkpoint import open_checkpoint
     from lorax.formats import open_adapter
-    from lorax.transfer import Options, plan
+    from lorax.options import Options
+    from lorax.transfer import plan
 
     if options.report and not options.report.parent.is_dir():
         raise LoraxError(f"{options.report}: its folder does not exist. Create it, or choose another --report.")
     if options.report and options.report.exists() and not getattr(options, "overwrite", False):
         raise LoraxError(f"{options.report}: exists already. Choose another --report.")
-    chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
+    chosen = _chosen(options, Options)
     adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()
     return plan(adapter, source, source if same else open_checkpoint(options.target), chosen)
