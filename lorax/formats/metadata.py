@@ -5,10 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
+from lorax.families import Family
+from lorax.options import Options
 from lorax.staging import Staging
 from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
@@ -16,27 +20,37 @@ from lorax.transfer import Moved, Plan
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEW_STEMS = ("", ".preview")
 # Of the source file and no longer true of the written one.
-STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+STALE = ("sshs_", "modelspec.hash_sha256", "lora_adapter_metadata", "format", "lorax_")
 
 
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
     """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
+    return common(plan, plan.target, moved.layers.values(), name, "networks.lora") | {
+        "lorax_target_model": plan.target.path.name,
+        "lorax_target_model_hash": plan.target.sha256,
+        "lorax_method": plan.options.method,
+        "lorax_settings": json.dumps(settings(plan.options, dtype)),
+        "lorax_coverage": f"{moved.report.coverage:.4f}",
+    }
+
+
+def common(plan: Plan, base: Checkpoint, layers: Collection[LowRank], name: str, module: str) -> dict[str, str]:
+    """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
-    target, options, family = plan.target, plan.options, plan.target.family
-    ranks = {delta.rank for delta in moved.layers.values()}
-    alphas = {delta.scale * delta.rank for delta in moved.layers.values()}
+    ranks = {delta.rank for delta in layers}
+    alphas = {delta.scale * delta.rank for delta in layers}
     return kept | {
-        "ss_base_model_version": family.base_version,
-        "ss_v2": str(family.v2),
-        "ss_sd_model_name": target.path.name,
-        "ss_sd_model_hash": target.legacy_hash,
-        "ss_new_sd_model_hash": target.sha256,
-        "ss_network_module": "networks.lora",
+        "ss_base_model_version": base.family.base_version,
+        "ss_v2": str(base.family.v2),
+        "ss_sd_model_name": base.path.name,
+        "ss_sd_model_hash": base.legacy_hash,
+        "ss_new_sd_model_hash": base.sha256,
+        "ss_network_module": module,
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture,
+        "modelspec.architecture": base.family.architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -46,19 +60,17 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
         "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.sha256,
-        "lorax_target_model": target.path.name,
-        "lorax_target_model_hash": target.sha256,
-        "lorax_method": options.method,
-        "lorax_settings": json.dumps(
-            {
-                "rank": options.rank,
-                "threshold": options.threshold,
-                "pairing": options.pairing,
-                "max_rank": options.max_rank,
-                "dtype": dtype,
-            }
-        ),
-        "lorax_coverage": f"{moved.report.coverage:.4f}",
+    }
+
+
+def settings(options: Options, dtype: str) -> dict[str, str | float | int | None]:
+    """What decides the written tensors, beside the files: the method's options and the precision."""
+    return {
+        "rank": options.rank,
+        "threshold": options.threshold,
+        "pairing": options.pairing,
+        "max_rank": options.max_rank,
+        "dtype": dtype,
     }
 
 
@@ -74,9 +86,16 @@ def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
-def carry_sidecars(plan: Plan, output: Path, staging: Staging) -> list[Path]:
-    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone."""
-    source, written = plan.adapter.path, []
+def moved_note(plan: Plan) -> str:
+    return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
+
+
+def carry_sidecars(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
+    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone.
+
+    ``note`` is added to the card's description, and ``family`` becomes its version.
+    """
+    written = []
     for stem in PREVIEW_STEMS:
         for suffix in PREVIEWS:
             image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
@@ -85,9 +104,8 @@ def carry_sidecars(plan: Plan, output: Path, staging: Staging) -> list[Path]:
                 written.append(copy)
     card, copy = source.with_suffix(".json"), output.with_suffix(".json")
     if card.is_file() and staging.is_free(copy) and (content := _card(card)) is not None:
-        moved = f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
-        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), moved]))
-        content["sd version"] = plan.target.family.card_version
+        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), note]))
+        content["sd version"] = family.card_version
         staging.add(copy).write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
         written.append(copy)
     return written
