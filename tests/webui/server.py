@@ -67,13 +67,23 @@ class WebUI:
             self._process = subprocess.Popen(
                 self._command, cwd=self._installation, env=os.environ | quiet | offline, stdout=log, stderr=log
             )
+        self._wait(starts=1)
+        return self
+
+    def reload(self) -> None:
+        """What the button Reload UI does."""
+        starts = self.log.read_text().count(STARTED)
+        self.call("probe/reload", {})
+        self._wait(starts + 1)
+
+    def _wait(self, starts: int) -> None:
+        """An earlier request would end the start."""
         deadline = time.monotonic() + PATIENCE
-        while STARTED not in self.log.read_text() or not self._answers():  # an earlier request would end the start
+        while self.log.read_text().count(STARTED) < starts or not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
                 raise RuntimeError(f"the WebUI did not start:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.5)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.terminate()

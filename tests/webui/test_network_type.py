@@ -7,8 +7,10 @@ with the plain LoRAs ``x-base``, ``x-finetune`` and ``x-pruned``, which are save
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,10 +46,12 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(webui: WebUI) -> None:
+def as_it_was(request: pytest.FixtureRequest) -> None:
     """Each test begins with the base loaded and no network applied."""
-    webui.load("base")
-    webui.draw(steps=1)
+    if "webui" in request.fixturenames:
+        webui = request.getfixturevalue("webui")
+        webui.load("base")
+        webui.draw(steps=1)
 
 
 def make(webui: WebUI, lora: Path, name: str, options: Options) -> None:
@@ -213,6 +217,49 @@ def test_a_file_that_cannot_be_applied_says_why(webui: WebUI, metadata: dict[str
     assert both.distance(webui.draw("<lora:y-base:1>")) <= SAME
 
 
+@pytest.mark.parametrize("limit", [0, 4])
+def test_switching_to_another_family_and_back(webui: WebUI, limit: int) -> None:
+    """What tells the other family from SD 1.x here is a linear projection. Its layers have the same names."""
+    state = load_file(webui.checkpoints / "base.safetensors")
+    for key in state:
+        if re.fullmatch(r"model\.diffusion_model\..*\.proj_(in|out)\.weight", key):
+            state[key] = state[key].flatten(1)
+    save_file(state, webui.checkpoints / "other.safetensors")
+    config = (webui.data / "v1-inference.yaml").read_text().replace("legacy:", "use_linear_in_transformer: true\n        legacy:")
+    (webui.checkpoints / "other.yaml").write_text(config)
+    webui.call("sdapi/v1/refresh-checkpoints", {})
+    webui.options(lora_in_memory_limit=limit)
+    try:
+        for _ in range(2):
+            webui.load("other")
+            assert "made for Stable Diffusion 1.x, but" in message(webui, "<lora:x:1>")
+            webui.load("finetune")
+            same(webui, "finetune", "<lora:x{}:1>")
+    finally:
+        webui.options(lora_in_memory_limit=0)
+
+
+def test_interrupting_the_fit(webui: WebUI) -> None:
+    """Progress is shown, Interrupt ends it, and the next prompt fits the file from the start."""
+    webui.load("finetune")
+    file = webui.loras / "slow.safetensors"
+    with ThreadPoolExecutor() as pool:
+        for attempt in range(20):  # the bundled models are small: the fit may be over before the request arrives
+            save_file(load_file(webui.loras / "x.safetensors"), file, builders.header(file.with_stem("x")) | {"n": str(attempt)})
+            drawn = pool.submit(webui.draw, "<lora:slow:1>")
+            while not drawn.done():
+                if "LoRA-X: fitting slow, layer " in (webui.call("sdapi/v1/progress")["textinfo"] or ""):
+                    webui.call("sdapi/v1/interrupt", {})
+                    break
+            if "not applied: interrupted" in drawn.result().messages:
+                break
+        else:
+            pytest.fail("no fit was interrupted")
+    fitted = webui.draw("<lora:slow:1>")
+    assert not fitted.messages
+    assert fitted.distance(webui.draw("<lora:x-finetune:1>")) <= SAME
+
+
 def test_a_missing_source_is_named_and_used_as_soon_as_it_is_there(webui: WebUI) -> None:
     file = webui.loras / "orphan.safetensors"
     shutil.copy(webui.loras / "x.safetensors", file)
@@ -241,6 +288,22 @@ def test_infotext_round_trip(webui: WebUI) -> None:
     again = webui.call("sdapi/v1/txt2img", {"infotext": drawn.infotext})
     webui.draw()
     assert again["images"] == [drawn.encoded]
+
+
+def test_reload_ui(tmp_path: Path) -> None:
+    """Scripts are loaded again, while networks and what they are applied to stay."""
+    webui = WebUI(Path(INSTALLATION), tmp_path)
+    make(webui, STYLE, "x", OPTIONS)
+    with webui:
+        webui.load("finetune")
+        before = webui.draw("<lora:x:1>")
+        for _ in range(2):
+            webui.reload()
+            assert webui.draw("<lora:x:1>").distance(before) == 0
+        for checkpoint in ("pruned", "finetune"):
+            webui.load(checkpoint)
+            same(webui, checkpoint, "<lora:x{}:1>")
+        assert webui.call("probe/network-types").count("ModuleTypeLorax") == 1
 
 
 def test_a_file_replaced_on_disk(webui: WebUI) -> None:
