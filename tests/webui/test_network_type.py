@@ -120,14 +120,14 @@ def test_switching_checkpoints_with_the_same_prompt(webui: WebUI, limits: dict[s
     """The host keeps the network as it is when only the checkpoint changes."""
     webui.options(**limits)
     try:
-        order = ("finetune", "pruned", "finetune", "base", "finetune")
+        order = (("finetune", 1), ("pruned", 1), ("finetune", 0.5), ("base", 1), ("finetune", 1), ("base", 0.5))
         fitted = []
-        for checkpoint in order:
+        for checkpoint, weight in order:
             webui.load(checkpoint)
-            fitted.append(webui.draw("<lora:x:1>"))
-        for checkpoint, drawn in zip(order, fitted, strict=True):
+            fitted.append(webui.draw(f"<lora:x:{weight}>"))
+        for (checkpoint, weight), drawn in zip(order, fitted, strict=True):
             webui.load(checkpoint)
-            assert drawn.distance(webui.draw(f"<lora:x-{checkpoint}:1>")) <= SAME, checkpoint
+            assert drawn.distance(webui.draw(f"<lora:x-{checkpoint}:{weight}>")) <= SAME, (checkpoint, weight)
     finally:
         webui.options(**dict.fromkeys(limits, 1 if "sd_checkpoints_limit" in limits else 0))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import networks
+import torch
 from modules import devices, processing, scripts, shared
 
 from lorax.cache import Cache
@@ -18,7 +19,7 @@ from lorax.hosts.a1111_network.library import Checkpoints
 from lorax.hosts.a1111_network.module_type import modules_of
 
 if TYPE_CHECKING:
-    from lorax.fitting import Fitter
+    from lorax.fitting import Fit, Fitter
 
 log = logging.getLogger(__name__)
 STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
@@ -58,16 +59,18 @@ class Activation:
     def fit_all(self, p: Any) -> None:
         """Fit what is not fitted yet. What cannot be fitted is left out of the picture, and the user is told."""
         nets = [net for net in dict.fromkeys(networks.loaded_networks) if is_lorax(net)]
+        if not nets:
+            return
         for net in nets:
             try:
                 with devices.without_autocast():
                     self._fit(p, net)
             except Interrupted:
-                tell(p, net, "not applied: interrupted.")
+                leave_out(p, net, "not applied: interrupted.")
             except (LoraxError, OSError) as error:
-                tell(p, net, str(error))
+                leave_out(p, net, str(error))
             except Exception as error:
-                tell(p, net, f"not applied, because of an unexpected {type(error).__name__}: {error}")
+                leave_out(p, net, f"not applied, because of an unexpected {type(error).__name__}: {error}")
                 log.exception("fitting %s", net.name)
         apply_anew({net.name: net.lorax_fit for net in nets})
 
@@ -79,9 +82,8 @@ class Activation:
         wanted = (stamp(file), stamp(target), model.sd_checkpoint_info.sha256, "fitted")
         if getattr(net, "lorax_fit", None) == wanted and net.lorax_model() is model:
             return
-        net.lorax_fit, net.modules = None, {}
         try:
-            fit = self._fitter.fit(file, target, _device(), _progress(net.name))
+            fit = self._on_device(file, target, _progress(net.name))
         finally:
             shared.state.textinfo = None
         net.modules, missing = modules_of(net, fit.layers)
@@ -93,6 +95,13 @@ class Activation:
         if missing:
             tell(p, net, f"{len(missing)} of {len(fit.layers)} layers are not in the loaded checkpoint, as {missing[0]}.")
 
+    def _on_device(self, file: Path, target: Path, progress: Callable[[int, int, str], None]) -> Fit:
+        try:
+            return self._fitter.fit(file, target, _device(), progress)
+        except torch.cuda.OutOfMemoryError:  # the model is there already
+            devices.torch_gc()
+            return self._fitter.fit(file, target, "cpu", progress)
+
 
 def is_lorax(net: Any) -> bool:
     """By the header, or by a layer that the network type accepted."""
@@ -103,6 +112,11 @@ def tell(p: Any, net: Any, message: str) -> None:
     """In the UI's output, and in the console for those who use the API."""
     p.comment(f"LoRA-X, {net.name}: {message}")
     log.warning("LoRA-X, %s: %s", net.name, message)
+
+
+def leave_out(p: Any, net: Any, why: str) -> None:
+    net.lorax_fit, net.modules = None, {}
+    tell(p, net, why)
 
 
 def apply_anew(fits: dict[str, Any]) -> None:
