@@ -153,7 +153,9 @@ def test_fp8_storage(webui: WebUI, cached: bool) -> None:
     webui.load("finetune")
     webui.options(fp8_storage="Enable", cache_fp16_weight=cached)
     try:
-        same(webui, "finetune", "<lora:x{}:1>")
+        drawn = same(webui, "finetune", "<lora:x{}:1>")
+        assert "FP8 weight: Enable" in drawn.infotext
+        assert ("Cache FP16 weight for LoRA: True" in drawn.infotext) == cached
         same(webui, "finetune", "<lora:y{}:0.5><lora:x{}:1>")
     finally:
         webui.options(fp8_storage="Disable", cache_fp16_weight=False)
