@@ -1,0 +1,31 @@
+"""``python -m lorax serve``: the tab and the API over a folder of models, without a WebUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from lorax.hosts import Host
+from lorax.hosts.standalone import Standalone
+from lorax.ui.controls import js
+from lorax.ui.tab import TITLE, build
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def serve(models: Path, address: str, port: int) -> None:
+    """Serve until interrupted."""
+    page = open_page(Standalone(models), address, port)
+    print(f"LoRA-X serves {models} at {page.local_url}", flush=True)
+    page.block_thread()
+
+
+def open_page(host: Host, address: str, port: int) -> gr.Blocks:
+    """Serve the tab in a thread of its own."""
+    page = build(host, title=TITLE, css=(ROOT / "style.css").read_text(encoding="utf-8"))
+    with page:
+        page.load(None, None, None, **js("() => {" + (ROOT / "javascript" / "lorax.js").read_text(encoding="utf-8") + "}"))
+    page.queue()
+    page.launch(server_name=address, server_port=port, show_api=False, prevent_thread_lock=True, quiet=True)
+    return page
