@@ -84,7 +84,6 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
         if option.kind is bool:
             parser.add_argument(option.flag, action="store_true", help=option.help)
             continue
-        listed = "; ".join(f"{value}: {meaning}" for value, meaning in (option.choices or {}).items())
         default = "" if option.default is None else " (default: %(default)s)"
         parser.add_argument(
             option.flag,
@@ -92,7 +91,7 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
             choices=option.choices,
             default=option.default,
             metavar=option.example,
-            help=(option.help + (f": {listed}" if listed else "")).replace("%", "%%") + default,
+            help=option.described.replace("%", "%%") + default,
         )
 
 

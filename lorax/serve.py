@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from lorax.api import router
 from lorax.hosts import Host
 from lorax.hosts.standalone import Standalone
 from lorax.ui.controls import js
@@ -22,10 +23,14 @@ def serve(models: Path, address: str, port: int) -> None:
 
 
 def open_page(host: Host, address: str, port: int) -> gr.Blocks:
-    """Serve the tab in a thread of its own."""
+    """Serve the tab and the API in a thread of its own."""
     page = build(host, title=TITLE, css=(ROOT / "style.css").read_text(encoding="utf-8"))
     with page:
         page.load(None, None, None, **js("() => {" + (ROOT / "javascript" / "lorax.js").read_text(encoding="utf-8") + "}"))
     page.queue()
-    page.launch(server_name=address, server_port=port, show_api=False, prevent_thread_lock=True, quiet=True)
+    shown = {"docs_url": "/docs"}
+    app, _, _ = page.launch(
+        server_name=address, server_port=port, show_api=False, prevent_thread_lock=True, quiet=True, app_kwargs=shown
+    )
+    app.include_router(router(host))
     return page

@@ -22,7 +22,7 @@ def js(code: str) -> dict[str, str]:
 
 def control(option: Option, default: Any) -> Any:
     """A component that asks for the option."""
-    shown: dict[str, Any] = {"label": option.label, "info": described(option), "elem_id": f"lorax_{option.name}"}
+    shown: dict[str, Any] = {"label": option.label, "info": option.described, "elem_id": f"lorax_{option.name}"}
     if option.choices:
         return gr.Dropdown(list(option.choices), value=default, **shown)
     if option.bounds:
@@ -30,12 +30,6 @@ def control(option: Option, default: Any) -> Any:
     if option.kind is bool:
         return gr.Checkbox(value=default, **shown)
     return gr.Textbox(value="" if default is None else str(default), placeholder=option.example, max_lines=1, **shown)
-
-
-def described(option: Option) -> str:
-    """The help with the meaning of each choice."""
-    listed = "; ".join(f"{value}: {meaning}" for value, meaning in (option.choices or {}).items())
-    return option.help + (f" ({listed})" if listed else "")
 
 
 def chosen(declaration: type[T], values: Sequence[Any]) -> T:

@@ -35,8 +35,8 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def page(models: Path, browser: Any) -> Iterator[Any]:
-    """The standalone tab, open in the browser."""
+def server(models: Path) -> Iterator[str]:
+    """Address of the standalone tab and API."""
     pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
     from lorax.hosts.standalone import Standalone
     from lorax.serve import open_page
@@ -45,13 +45,19 @@ def page(models: Path, browser: Any) -> Iterator[Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     served = open_page(Standalone(models), "127.0.0.1", port)
+    yield f"http://127.0.0.1:{port}/"
+    served.close()
+
+
+@pytest.fixture
+def page(server: str, browser: Any) -> Iterator[Any]:
+    """The standalone tab, open in the browser."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.set_default_timeout(20_000)
-    opened.goto(served.local_url)
+    opened.goto(server)
     opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")  # the lists are filled
     yield opened
     opened.close()
-    served.close()
 
 
 def pick(page: Any, selector: str, text: str) -> None:
