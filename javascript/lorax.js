@@ -41,7 +41,12 @@ window.lorax = (() => {
         return [];
     }
 
-    function refreshCards() {
+    // After a transfer: the new card appears, and a comparison begins with the prompt that is at hand.
+    function transferred() {
+        const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
+        if (prompt && !prompt.value && given) {
+            put(prompt, given.value);
+        }
         for (const tab of ["txt2img", "img2img"]) {
             const button = find(`#${tab}_lora_extra_refresh_internal`);
             if (button) {
@@ -72,5 +77,5 @@ window.lorax = (() => {
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(addCardButtons);
     }
-    return {submit, copy, send, refreshCards};
+    return {submit, copy, send, transferred};
 })();

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, create_model
 
 from lorax.catalog import Model, facts
 from lorax.errors import Interrupted, LoraxError
-from lorax.hosts import Host
+from lorax.hosts.base import Host
 from lorax.options import Options, Saving, declared
 from lorax.workflow import Destination, Progress, Request, Result, analyse, plans, transfer
 

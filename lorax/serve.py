@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from lorax.api import router
-from lorax.hosts import Host
+from lorax.hosts.base import Host
 from lorax.hosts.standalone import Standalone
 from lorax.ui.controls import js
 from lorax.ui.tab import TITLE, build

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import script_callbacks
 
-import lorax.hosts  # noqa: F401  (the WebUI has this folder on its path only now)
+import lorax  # noqa: F401  (the WebUI has this folder on its path only now)
 
 
 def tabs() -> list[tuple[Any, str, str]]:

@@ -1,5 +1,1 @@
-"""Where the tab runs: nothing else in this package knows a WebUI."""
-
-from lorax.hosts.base import Host, Shot
-
-__all__ = ["Host", "Shot"]
+"""Where the tab runs: nothing outside of this package knows a WebUI."""

@@ -11,7 +11,7 @@ import gradio as gr
 
 from lorax.catalog import Facts, Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
-from lorax.hosts import Host, Shot
+from lorax.hosts.base import Host, Shot
 from lorax.options import Options, Saving
 from lorax.ui import words
 from lorax.ui.controls import chosen

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lorax.hosts import Host
+from lorax.hosts.base import Host
 from lorax.options import Options, Saving, declared
 from lorax.ui import words
 from lorax.ui.controls import control, js
@@ -59,7 +59,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         outcome = [result, written, tag, state, which, adapters, status]
         asked = [*given, name, subfolder, *saving]
         done = transfer.click(handlers.job(handlers.transfer, len(outcome)), asked, outcome, **_submit(len(asked)))
-        done.then(None, None, None, **js("() => lorax.refreshCards()"))
+        done.then(None, None, None, **js("() => lorax.transferred()"))
         interrupt.click(host.interrupt, None, None, queue=False)
     return blocks
 
