@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true")
     inspect.set_defaults(command=_inspect)
 
+    serve = commands.add_parser("serve", help="open the tab on a folder of checkpoints and LoRAs, without a WebUI")
+    serve.add_argument("--models", type=Path, required=True, metavar="DIR", help="where checkpoints and LoRAs are, at any depth")
+    serve.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
+    serve.set_defaults(command=_serve)
+
     demo = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
     demo.set_defaults(command=_demo)
@@ -78,7 +84,6 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
         if option.kind is bool:
             parser.add_argument(option.flag, action="store_true", help=option.help)
             continue
-        listed = "; ".join(f"{value}: {meaning}" for value, meaning in (option.choices or {}).items())
         default = "" if option.default is None else " (default: %(default)s)"
         parser.add_argument(
             option.flag,
@@ -86,7 +91,7 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
             choices=option.choices,
             default=option.default,
             metavar=option.example,
-            help=(option.help + (f": {listed}" if listed else "")).replace("%", "%%") + default,
+            help=option.described.replace("%", "%%") + default,
         )
 
 
@@ -144,6 +149,16 @@ def _inspect(options: argparse.Namespace) -> int:
         _print_json(found)
     else:
         print("\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in found.items()))
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from lorax.serve import serve
+    except ModuleNotFoundError as error:
+        raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
+
+    serve(options.models, options.address, options.port)
     return 0
 
 

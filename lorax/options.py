@@ -36,6 +36,12 @@ class Option:
         return self.offered() if self.offered else None
 
     @property
+    def described(self) -> str:
+        """The help with the meaning of each choice."""
+        listed = "; ".join(f"{value}: {meaning}" for value, meaning in (self.choices or {}).items())
+        return self.help + (f" ({listed})" if listed else "")
+
+    @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 

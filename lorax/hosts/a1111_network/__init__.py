@@ -8,8 +8,10 @@ checkpoint that is loaded. From there on the host treats the network as that pla
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lorax.cache import Cache
+if TYPE_CHECKING:
+    from lorax.cache import Cache
 
 
 def register(cache: Callable[[], Cache]) -> type | None:

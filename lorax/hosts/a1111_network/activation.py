@@ -13,20 +13,16 @@ import networks
 import torch
 from modules import devices, processing, scripts, shared
 
-from lorax.cache import Cache
-from lorax.errors import LoraxError
+from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.a1111_network.library import Checkpoints
 from lorax.hosts.a1111_network.module_type import modules_of
 
 if TYPE_CHECKING:
+    from lorax.cache import Cache
     from lorax.fitting import Fit, Fitter
 
 log = logging.getLogger(__name__)
 STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
-
-
-class Interrupted(Exception):
-    """The user pressed Interrupt or Skip."""
 
 
 def make_script(cache: Callable[[], Cache]) -> type:
