@@ -2,8 +2,10 @@
 
     python dev.py demo [...]    move a LoRA between the bundled models; what follows goes to ``python -m lorax demo``
     python dev.py test [...]    lint, check types and test; what follows goes to pytest
+    python dev.py ui [...]      test the tab in a headless Chromium with gradio 3 and with gradio 4; what follows goes to pytest
 
 The first run makes .venv and installs what pyproject.toml lists; later runs install only after pyproject.toml has changed.
+``ui`` has an environment for each gradio, .venv-gradio3 and .venv-gradio4, and uses the system's Chromium or playwright's.
 Which build of torch arrives (CPU or CUDA) is for pip's configuration to say.
 """
 
@@ -17,47 +19,59 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+GRADIOS = ("gradio3", "gradio4")  # tests/ui/NAME.txt says what the environment .venv-NAME has
 
 
 def main(arguments: list[str]) -> None:
-    commands = {"demo": demo, "test": test}
+    commands = {"demo": demo, "test": test, "ui": ui}
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     if not arguments or arguments[0] not in commands:
         sys.exit(__doc__)
     name, *rest = arguments
-    install(name)
     commands[name](rest)
 
 
 def demo(arguments: list[str]) -> None:
-    step("demo", PYTHON, "-m", "lorax", "demo", *arguments)
+    python = install(VENV, "demo")
+    step("demo", python, "-m", "lorax", "demo", *arguments)
 
 
 def test(arguments: list[str]) -> None:
-    step("lint", PYTHON, "-m", "ruff", "check")
-    step("format", PYTHON, "-m", "ruff", "format", "--check")
-    step("types", PYTHON, "-m", "mypy", "lorax")
-    step("tests", PYTHON, "-m", "pytest", *arguments)
+    python = install(VENV, "test")
+    step("lint", python, "-m", "ruff", "check")
+    step("format", python, "-m", "ruff", "format", "--check")
+    step("types", python, "-m", "mypy", "lorax")
+    step("tests", python, "-m", "pytest", *arguments)
 
 
-def install(extra: str) -> None:
-    """Bring .venv up to date with pyproject.toml, for one of its extras."""
-    stamp = VENV / f"{extra}.stamp"
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if PYTHON.exists() and stamp.is_file() and stamp.read_text() == wanted:
-        return
-    if not has_pip():
-        step("make .venv", sys.executable, "-m", "venv", "--clear", VENV)
-    step(f"install [{extra}]", PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--editable", f".[{extra}]")
+def ui(arguments: list[str]) -> None:
+    for name in GRADIOS:
+        python = install(VENV.with_name(f".venv-{name}"), "serve", ROOT / "tests" / "ui" / f"{name}.txt")
+        step(f"tests with {name}", python, "-m", "pytest", "tests/ui", *arguments)
+
+
+def install(venv: Path, extra: str, requirements: Path | None = None) -> Path:
+    """Bring an environment up to date with one of pyproject.toml's extras and with ``requirements``; return its Python."""
+    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = venv / f"{extra}.stamp"
+    lists = [ROOT / "pyproject.toml", *([requirements] if requirements else [])]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()
+    if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    if not has_pip(python):
+        step(f"make {venv.name}", sys.executable, "-m", "venv", "--clear", venv)
+    more = ["--requirement", requirements] if requirements else []
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    step(f"install [{extra}] into {venv.name}", *pip, "--editable", f".[{extra}]", *more)
     stamp.write_text(wanted)
+    return python
 
 
-def has_pip() -> bool:
-    """Whether .venv is whole: where Debian's python3-venv is missing, ``venv`` leaves one without pip behind."""
-    command: list[str | Path] = [PYTHON, "-m", "pip", "--version"]
-    return PYTHON.exists() and subprocess.run(command, capture_output=True).returncode == 0
+def has_pip(python: Path) -> bool:
+    """Whether an environment is whole: where Debian's python3-venv is missing, ``venv`` leaves one without pip behind."""
+    command: list[str | Path] = [python, "-m", "pip", "--version"]
+    return python.exists() and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def step(title: str, *command: str | Path) -> None:

@@ -14,8 +14,9 @@ from lab.paths import CHECKPOINTS, lora_path
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
 from lorax.formats import open_adapter, writer
+from lorax.options import Options
 from lorax.runner import Runner
-from lorax.transfer import Options, plan, run
+from lorax.transfer import plan, run
 
 SEEDS = (0, 1, 2)
 BY_NAME, COPY, AUTO = "copy by name", "copy", "auto"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -62,6 +63,15 @@ class Checkpoint:
         if not torch.isfinite(values).all():
             file, key = self._where[layer]
             raise LoraxError(f"{file.path}: {key} holds NaN or infinite values. The checkpoint is damaged; use another copy.")
+
+    def fingerprint(self, layers: Iterable[str]) -> str:
+        """Hash of what these layers hold: the same with another VAE, in another layout and in half precision."""
+        content = hashlib.sha256()
+        for layer in sorted(layers):
+            weight = self.stored(layer).flatten(1).half()
+            content.update(f"{layer} {tuple(weight.shape)}".encode())
+            content.update(weight.numpy().tobytes())
+        return content.hexdigest()
 
     @property
     def sha256(self) -> str:

@@ -7,11 +7,13 @@ appears at its end, all or nothing; only the demo writes as it goes.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -20,12 +22,12 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
-from lorax.methods import METHODS
-from lorax.pairing import PAIRINGS
+from lorax.options import Options, Saving, declared
 from lorax.report import Report
 from lorax.staging import Staging
-from lorax.transfer import Moved, Options, Plan, plan, run
+from lorax.transfer import Moved, Plan, plan, run
 
+Declaration = TypeVar("Declaration", Options, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
@@ -50,26 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("lora", type=Path, help="the adapter: a .safetensors file or a PEFT folder")
     moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapter was trained on")
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move it to")
-    listed = "; ".join(f"{m.name}: {m.title}" for m in METHODS.values())
-    moving.add_argument("--method", choices=METHODS, default=Options.method, help=f"{listed} (default: %(default)s)")
-    moving.add_argument(
-        "--rank", default=Options.rank, metavar="auto|N|25%|energy:0.95", help="kept rank of the base's singular subspace"
-    )
-    moving.add_argument(
-        "--threshold",
-        type=float,
-        default=Options.threshold,
-        help="similarity below which lorax and prolora leave a layer alone; 0 switches the gate off (default: %(default)s)",
-    )
-    moving.add_argument(
-        "--pairing", choices=PAIRINGS, default=Options.pairing, help="which source layer feeds which target layer"
-    )
-    moving.add_argument(
-        "--device", default=Options.device, metavar="auto|cpu|cuda|mps", help="mps has no float64: the CPU is used instead"
-    )
-    moving.add_argument(
-        "--max-rank", type=int, metavar="N", help="largest rank of the written adapter (default: as the method gives)"
-    )
+    _add_options(moving, Options)
     moving.add_argument("--json", action="store_true", help="print the report as JSON")
     moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the report there")
 
@@ -77,10 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--output", type=_file_or_folder, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
     )
-    command.add_argument(
-        "--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="how it is stored (default: %(default)s)"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace the output and the report if they exist")
+    _add_options(command, Saving)
     command.set_defaults(command=_transfer)
 
     command = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
@@ -90,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path)
     command.add_argument("--json", action="store_true")
     command.set_defaults(command=_inspect)
+
+    command = commands.add_parser("serve", help="open the tab on a folder of checkpoints and LoRAs, without a WebUI")
+    command.add_argument(
+        "--models", type=Path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth"
+    )
+    command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
+    command.set_defaults(command=_serve)
 
     command = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
     command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
@@ -105,7 +93,28 @@ def _file_or_folder(text: str) -> Path:
     return path
 
 
+def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
+    for option in declared(declaration):
+        if option.kind is bool:
+            parser.add_argument(option.flag, action="store_true", help=option.help)
+            continue
+        default = "" if option.default is None else " (default: %(default)s)"
+        parser.add_argument(
+            option.flag,
+            type=option.kind,
+            choices=option.choices,
+            default=option.default,
+            metavar=option.example,
+            help=option.described.replace("%", "%%") + default,
+        )
+
+
+def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Declaration:
+    return declaration(**{field.name: getattr(options, field.name) for field in dataclasses.fields(declaration)})
+
+
 def _transfer(options: argparse.Namespace) -> int:
+    saving = _chosen(options, Saving)
     with Staging() as staging:
         planned = _plan(options)
         path = writer.output_path(planned, options.output)
@@ -113,7 +122,7 @@ def _transfer(options: argparse.Namespace) -> int:
         moved = _run(planned)
         _stage_report(options, moved.report, staging)
         written = (
-            writer.stage(planned, moved, path, staging, dtype=options.dtype, overwrite=options.overwrite) if moved.layers else []
+            writer.stage(planned, moved, path, staging, dtype=saving.dtype, overwrite=saving.overwrite) if moved.layers else []
         )
     if moved.report.declined:
         if options.json:
@@ -154,6 +163,16 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from lorax.serve import serve
+    except ModuleNotFoundError as error:
+        raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
+
+    serve(options.models, options.address, options.port)
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     try:
         for line in demo.run(options.output):
@@ -167,7 +186,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    chosen = Options(options.method, options.rank, options.threshold, options.pairing, options.device, options.max_rank)
+    chosen = _chosen(options, Options)
     adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()
     target = source if same else open_checkpoint(options.target)

@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, and the two kinds of it that ``inspect`` tells apart."""
+"""The one error that a user is meant to read, two kinds of it that ``inspect`` tells apart, and the stop that a user asks for."""
 
 
 class LoraxError(Exception):
@@ -15,3 +15,7 @@ class UnsupportedFamily(LoraxError):
 
 class NotAnAdapter(LoraxError):
     """A readable file or folder in which nothing looks like an adapter."""
+
+
+class Interrupted(Exception):
+    """The user asked for the work to stop. Nothing is left behind."""

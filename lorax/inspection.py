@@ -31,7 +31,7 @@ def _base(base: Checkpoint) -> dict[str, Any]:
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
-        "kind": "LoRA",
+        "kind": "LoRA-X" if adapter.header else "LoRA",
         "family": adapter.family.title if adapter.family else "not told by its layers",
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},

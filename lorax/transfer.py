@@ -14,37 +14,12 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import METHODS, Bases
+from lorax.options import Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
-from lorax.subspace import Decomposition, RankRule
+from lorax.subspace import Decomposition
 
-AUTO_RANK = "energy:0.95"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user can choose. The same fields feed the command line."""
-
-    method: str = "auto"
-    rank: str = "auto"  # kept rank of the base's subspace
-    threshold: float = 0.8  # similarity below which gated methods skip a layer; 0 switches the gate off
-    pairing: str = "auto"
-    device: str = "auto"
-    max_rank: int | None = None  # rank of the written adapter
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
-        _ = self.rule  # refuses what is no rank
-        if not 0 <= self.threshold <= 1:
-            raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
-        if self.max_rank is not None and self.max_rank < 1:
-            raise LoraxError(f"max rank {self.max_rank}: expected a whole number of at least 1.")
-
-    @property
-    def rule(self) -> RankRule:
-        return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
 
 
 @dataclass(frozen=True)

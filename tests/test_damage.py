@@ -18,7 +18,8 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
-from lorax.transfer import Options, plan, run
+from lorax.options import Options
+from lorax.transfer import plan, run
 from tests import builders
 from tests.conftest import Files, raw, write
 

@@ -14,8 +14,9 @@ from lorax.checkpoint import open_checkpoint
 from lorax.demo import bundle
 from lorax.demo.bundle import STYLE
 from lorax.formats import open_adapter, writer
+from lorax.options import Options
 from lorax.report import Report
-from lorax.transfer import Options, plan
+from lorax.transfer import plan
 from lorax.transfer import run as transfer
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from pathlib import Path
 from lorax import __version__
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
+from lorax.families import Family
+from lorax.options import Options
 from lorax.staging import Staging
 from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
@@ -19,23 +21,34 @@ from lorax.transfer import Moved, Plan
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEW_STEMS = ("", ".preview")
 # Of the source file and no longer true of the written one.
-STALE = ("sshs_", "ss_network_args", "modelspec.hash_sha256", "lora_adapter_metadata", "format")
+STALE = ("sshs_", "ss_network_args", "modelspec.hash_sha256", "lora_adapter_metadata", "format", "lorax_")
 
 
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
     """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
+    return common(plan, plan.target, moved.layers, name, "networks.lora") | {
+        "lorax_target_model": plan.target.path.name,
+        "lorax_target_model_hash": plan.target.sha256,
+        "lorax_method": plan.options.method,
+        "lorax_settings": json.dumps(settings(plan.options, dtype)),
+        "lorax_coverage": f"{moved.report.coverage:.4f}",
+    }
+
+
+def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str) -> dict[str, str]:
+    """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
-    target, options, family = plan.target, plan.options, plan.target.family
     return kept | {
-        "ss_base_model_version": family.base_version,
-        "ss_v2": str(family.v2),
-        "ss_sd_model_name": target.path.name,
-        "ss_sd_model_hash": target.legacy_hash,
-        "ss_new_sd_model_hash": target.sha256,
-        **_network(target, moved.layers),
+        "ss_base_model_version": base.family.base_version,
+        "ss_v2": str(base.family.v2),
+        "ss_sd_model_name": base.path.name,
+        "ss_sd_model_hash": base.legacy_hash,
+        "ss_new_sd_model_hash": base.sha256,
+        "ss_network_module": module,
+        **_network(base, layers),
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": family.architecture,
+        "modelspec.architecture": base.family.architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -45,28 +58,26 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
         "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.sha256,
-        "lorax_target_model": target.path.name,
-        "lorax_target_model_hash": target.sha256,
-        "lorax_method": options.method,
-        "lorax_settings": json.dumps(
-            {
-                "rank": options.rank,
-                "threshold": options.threshold,
-                "pairing": options.pairing,
-                "max_rank": options.max_rank,
-                "dtype": dtype,
-            }
-        ),
-        "lorax_coverage": f"{moved.report.coverage:.4f}",
+    }
+
+
+def settings(options: Options, dtype: str) -> dict[str, str | float | int | None]:
+    """What decides the written tensors, beside the files: the method's options and the precision."""
+    return {
+        "rank": options.rank,
+        "threshold": options.threshold,
+        "pairing": options.pairing,
+        "max_rank": options.max_rank,
+        "dtype": dtype,
     }
 
 
 def _network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str]:
-    """The settings of kohya's ``networks.lora`` that give these layers; it sets convolutions with a real kernel apart."""
+    """Rank and alpha of these layers in kohya's words; it sets convolutions with a real kernel apart."""
     kernels = {layer: delta for layer, delta in layers.items() if math.prod(target.layers[layer][2:]) > 1}
     plain = {layer: delta for layer, delta in layers.items() if layer not in kernels} or kernels
     dim, alpha = _common(plain.values())
-    network = {"ss_network_module": "networks.lora", "ss_network_dim": dim, "ss_network_alpha": alpha}
+    network = {"ss_network_dim": dim, "ss_network_alpha": alpha}
     if kernels:
         dim, alpha = _common(kernels.values())
         network["ss_network_args"] = json.dumps({"conv_dim": dim, "conv_alpha": alpha})
@@ -92,9 +103,16 @@ def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
-def carry_sidecars(plan: Plan, output: Path, staging: Staging) -> list[Path]:
-    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone."""
-    source, written = plan.adapter.path, []
+def moved_note(plan: Plan) -> str:
+    return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
+
+
+def carry_sidecars(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
+    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone.
+
+    ``note`` is added to the card's description, and ``family`` becomes its version.
+    """
+    written = []
     for stem in PREVIEW_STEMS:
         for suffix in PREVIEWS:
             image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
@@ -103,9 +121,8 @@ def carry_sidecars(plan: Plan, output: Path, staging: Staging) -> list[Path]:
                 written.append(copy)
     card, copy = source.with_suffix(".json"), output.with_suffix(".json")
     if card.is_file() and staging.is_free(copy) and (content := _card(card)) is not None:
-        moved = f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
-        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), moved]))
-        content["sd version"] = plan.target.family.card_version
+        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), note]))
+        content["sd version"] = family.card_version
         staging.add(copy).write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
         written.append(copy)
     return written

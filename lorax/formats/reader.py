@@ -15,7 +15,7 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import lora
+from lorax.formats import lora, loraxfile
 from lorax.tensors import TensorFile, open_tensors
 
 # Keys of formats that exist and are not read yet, so that the refusal can name them.
@@ -36,14 +36,17 @@ class AdapterFile:
     """An adapter on disk. ``parts``: layer name as spelled in the file -> part -> key. Nothing is read before ``delta``.
 
     ``path`` is the file with the tensors; ``given`` is what the user named, the same file or the PEFT folder around it.
+    ``header`` is what a LoRA-X file says of itself, and None for other adapters.
     """
 
     def __init__(self, given: Path, file: TensorFile, settings: dict) -> None:
         self.given, self.path, self._file, self._settings = given, file.path, file, settings
         self.metadata = file.metadata
+        # Before the keys: those of a newer version are not known.
+        self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.parts: dict[str, dict[str, str]] = {}
         for key in file.shapes:
-            if (found := lora.split(key)) is None:
+            if (found := loraxfile.split(key) or lora.split(key)) is None:
                 raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
         for name in self.parts:
@@ -91,6 +94,8 @@ class AdapterFile:
 
     @cached_property
     def family(self) -> Family | None:
+        if self.header is not None:
+            return self.header.family
         downs = {name: self._file.shapes[parts[lora.DOWN]] for name, parts in self.parts.items()}
         return families.detect_adapter(self.parts, downs)
 
@@ -129,7 +134,7 @@ class AdapterFile:
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
-    """Open a LoRA or LoCon file, or a PEFT folder.
+    """Open a LoRA, LoCon or LoRA-X file, or a PEFT folder.
 
     Raises NotAnAdapter when nothing in it looks like an adapter, LoraxError when it is of another kind or damaged.
     """

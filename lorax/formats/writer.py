@@ -69,22 +69,32 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str,
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
-    sidecars = metadata.carry_sidecars(plan, path, staging)
-    temporary = staging.add(path)
-    save_file(tensors, temporary, metadata.hashed_part(described))
-    save_file(tensors, temporary, described | metadata.kohya_hashes(temporary))
-    temporary.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
+    note = metadata.moved_note(plan)
+    sidecars = metadata.carry_sidecars(plan.adapter.path, path, staging, plan.target.family, note)
+    save(tensors, staging.add(path), described)
     return [path, *sidecars]
 
 
+def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
+    """Write the file with kohya's hashes in its header."""
+    save_file(tensors, path, metadata.hashed_part(described))
+    save_file(tensors, path, described | metadata.kohya_hashes(path))
+    path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
+
+
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """kohya's three tensors of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
-    name, shape = target.kohya_name(layer), target.layers[layer]
+    """A layer's tensors under kohya's keys."""
+    return {f"{target.kohya_name(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
+
+
+def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """kohya's three parts of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
+    shape = base.layers[layer]
     up, down = delta.up, delta.down
     if len(shape) == 4:
         up, down = up[:, :, None, None], down.reshape(delta.rank, *shape[1:])
     return {
-        f"{name}.lora_up.weight": up.to(dtype).contiguous(),
-        f"{name}.lora_down.weight": down.to(dtype).contiguous(),
-        f"{name}.alpha": torch.tensor(delta.scale * delta.rank, dtype=torch.float32),
+        "lora_up.weight": up.to(dtype).contiguous(),
+        "lora_down.weight": down.to(dtype).contiguous(),
+        "alpha": torch.tensor(delta.scale * delta.rank, dtype=torch.float32),
     }

@@ -1,0 +1,81 @@
+// The tab's part in the browser: the host's progress bar, copy, send to txt2img, and the button on LoRA cards.
+window.lorax = (() => {
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const find = (selector) => root().querySelector(selector);
+
+    function put(area, text) {
+        area.value = text;
+        area.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    // Shows the WebUI's progress bar above the status line. The first value is the id of its task.
+    function submit(values) {
+        if (typeof requestProgress !== "function") {
+            return values;
+        }
+        const id = randomId();
+        requestProgress(id, find("#lorax_status"), null, () => {});
+        return [id, ...values.slice(1)];
+    }
+
+    function copy(text) {
+        if (navigator.clipboard) {
+            navigator.clipboard.writeText(text);
+            return [];
+        }
+        const area = document.createElement("textarea"); // pages that are not served by https have no clipboard
+        area.value = text;
+        document.body.append(area);
+        area.select();
+        document.execCommand("copy");
+        area.remove();
+        return [];
+    }
+
+    function send(text) {
+        const prompt = find("#txt2img_prompt textarea");
+        if (!prompt.value.includes(text)) {
+            put(prompt, prompt.value.trim() ? `${prompt.value.trim()} ${text}` : text);
+        }
+        switch_to_txt2img();
+        return [];
+    }
+
+    // After a transfer: the new card appears, and a comparison begins with the prompt that is at hand.
+    function transferred() {
+        const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
+        if (prompt && !prompt.value && given) {
+            put(prompt, given.value);
+        }
+        for (const tab of ["txt2img", "img2img"]) {
+            const button = find(`#${tab}_lora_extra_refresh_internal`);
+            if (button) {
+                button.dispatchEvent(new Event("click"));
+            }
+        }
+        return [];
+    }
+
+    function sendCard(event) {
+        event.stopPropagation();
+        put(find("#lorax_card textarea, #lorax_card input"), event.target.closest(".card").dataset.name);
+        [...root().querySelectorAll("#tabs > .tab-nav button")].find((tab) => tab.textContent.trim() === "LoRA-X").click();
+    }
+
+    function addCardButtons() {
+        for (const row of root().querySelectorAll("#txt2img_lora_cards .button-row, #img2img_lora_cards .button-row")) {
+            if (!row.querySelector(".lorax-card-button")) {
+                const button = document.createElement("div");
+                button.className = "card-button lorax-card-button";
+                button.title = "Move this LoRA to another checkpoint with LoRA-X";
+                button.addEventListener("click", sendCard);
+                row.append(button);
+            }
+        }
+    }
+
+    if (typeof onAfterUiUpdate === "function") {
+        onAfterUiUpdate(addCardButtons);
+    }
+    return {submit, copy, send, transferred};
+})();

@@ -1,0 +1,187 @@
+"""``/lorax/v1/``: the same as the tab for programs. Files are named as the host lists them, never by a path.
+
+Works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, Field, create_model
+
+from lorax.catalog import Model, facts
+from lorax.errors import Interrupted, LoraxError
+from lorax.hosts.base import Host
+from lorax.options import Options, Saving, declared
+from lorax.workflow import Destination, Progress, Request, Result, analyse, plans, transfer
+
+PREFIX = "/lorax/v1"
+KEPT = 50  # finished jobs that can still be asked for
+
+
+def _model(name: str, declaration: type) -> Any:
+    fields: dict[str, Any] = {}
+    for option in declared(declaration):
+        kind = option.kind if option.default is not None else option.kind | None
+        fields[option.name] = kind, Field(option.default, description=option.described)
+    return create_model(name, **fields)
+
+
+OptionsModel = _model("LoraxOptions", Options)
+SavingModel = _model("LoraxSaving", Saving)
+
+
+class LoraxBase(BaseModel):
+    name: str
+    loaded: bool
+
+
+class LoraxAdapter(BaseModel):
+    name: str
+    rank: str
+    format: str
+    family: str
+    trained_on: str = Field(description="File name of the base that the metadata names")
+    trigger_words: str
+    problem: str = Field(description="Why it cannot be moved, else empty")
+
+
+class LoraxAnalysis(BaseModel):
+    source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
+    target: str = Field(description="Name of the base to move them to")
+    adapters: list[str] = Field(description="Names as /adapters lists them")
+    options: OptionsModel = Field(default_factory=OptionsModel)  # type: ignore[valid-type]
+
+
+class LoraxTransfer(LoraxAnalysis):
+    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>")
+    subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
+    saving: SavingModel = Field(default_factory=SavingModel)  # type: ignore[valid-type]
+
+
+class LoraxJob(BaseModel):
+    id: str
+    state: str = Field(description="running (or waiting for the host's queue), done, failed or cancelled")
+    done: int
+    total: int
+    text: str
+    error: str
+    results: list[dict[str, Any]] = Field(description="For each adapter: its name, the report, and the written file's name")
+
+
+@dataclass
+class Job:
+    """A transfer or an analysis in a thread of its own."""
+
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    state: str = "running"
+    done: int = 0
+    total: int = 0
+    text: str = ""
+    error: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
+        threading.Thread(target=self._run, args=(host, work), daemon=True).start()
+
+    def shown(self) -> LoraxJob:
+        return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})
+
+    def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
+        try:
+            self.results = [_result(host, result) for result in host.run(work, self._progress)]
+            self.state = "done"
+        except Interrupted:
+            self.state = "cancelled"
+        except Exception as error:  # a job must end in a state, whatever happened
+            self.error, self.state = f"{error}" if isinstance(error, LoraxError) else repr(error), "failed"
+
+    def _progress(self, done: int, total: int, text: str) -> None:
+        if self.cancelled.is_set():
+            raise Interrupted
+        self.done, self.total, self.text = done, total, text
+
+
+def router(host: Host) -> APIRouter:
+    """The routes, over a host."""
+    api, jobs = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job]()
+
+    @api.get("/bases", response_model=list[LoraxBase])
+    def bases() -> Any:
+        loaded = host.loaded()
+        return [LoraxBase(name=name, loaded=name == loaded) for name in host.bases()]
+
+    @api.get("/adapters", response_model=list[LoraxAdapter])
+    def adapters() -> Any:
+        return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
+
+    @api.post("/analyse", response_model=LoraxJob, status_code=202)
+    def analyse_job(asked: LoraxAnalysis) -> Any:
+        request = _request(host, asked)
+        return begin(lambda progress: analyse(request, progress))
+
+    @api.post("/transfer", response_model=LoraxJob, status_code=202)
+    def transfer_job(asked: LoraxTransfer) -> Any:
+        request = _request(host, asked)
+        try:
+            destination = Destination(host.adapter_folder, asked.subfolder, asked.name, Saving(**vars(asked.saving)))
+            for one in plans(request):
+                destination.path(one)
+        except LoraxError as error:
+            raise HTTPException(422, str(error)) from error
+        return begin(lambda progress: transfer(request, destination, progress))
+
+    @api.get("/jobs/{id}", response_model=LoraxJob)
+    def job(id: str) -> Any:
+        return known(id).shown()
+
+    @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
+    def cancel(id: str) -> Any:
+        known(id).cancelled.set()
+        return known(id).shown()
+
+    def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
+        for finished in [name for name, made in jobs.items() if made.state != "running"][:-KEPT]:
+            del jobs[finished]
+        started = Job()
+        jobs[started.id] = started
+        started.start(host, work)
+        return started.shown()
+
+    def known(id: str) -> Job:
+        if id not in jobs:
+            raise HTTPException(404, f"No job {id}.")
+        return jobs[id]
+
+    return api
+
+
+def _request(host: Host, asked: LoraxAnalysis) -> Request:
+    try:
+        options = Options(**vars(asked.options))
+        if options.device == "auto":
+            options = replace(options, device=host.device())
+        bases, adapters = host.bases(), host.adapters()
+        return Request(
+            _named(bases, asked.source, "base"),
+            _named(bases, asked.target, "base"),
+            [_named(adapters, name, "adapter") for name in asked.adapters],
+            options,
+        )
+    except LoraxError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _named(models: dict[str, Model], name: str, kind: str) -> Model:
+    if name not in models:
+        raise HTTPException(404, f"No {kind} {name!r}. See {PREFIX}/{kind}s for the names.")
+    return models[name]
+
+
+def _result(host: Host, result: Result) -> dict[str, Any]:
+    written = result.written.relative_to(host.adapter_folder).as_posix() if result.written else None
+    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json()}

@@ -1,0 +1,117 @@
+"""Results that are worth keeping: tensors and a few words under a key, in memory and on disk, bounded in size.
+
+Several processes may share a folder: an entry is one file that appears whole or not at all, and may vanish at any time. What
+cannot be read counts as absent, and what cannot be written is kept in memory only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+ABANDONED = 3600.0  # seconds after which a temporary file is what a crash left behind
+
+
+class Entry(NamedTuple):
+    tensors: dict[str, torch.Tensor]
+    notes: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+class Cache:
+    """The least recently used entries go first. A limit of 0 bytes switches that half off, as does no folder."""
+
+    def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
+        self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
+        self._memory: OrderedDict[str, Entry] = OrderedDict()
+        self._lock = threading.Lock()  # a page's button clears while a picture is made
+
+    def get(self, key: str) -> Entry | None:
+        with self._lock:
+            entry = self._memory.get(key) or self._read(key)
+            if entry is not None:
+                self._remember(key, entry)
+            return entry
+
+    def put(self, key: str, entry: Entry) -> None:
+        with self._lock:
+            self._remember(key, entry)
+            if self.folder is None or entry.size > self.disk_limit or self.disk_limit == 0:
+                return
+            try:
+                self._write(self.folder / f"{key}.safetensors", entry)
+            except OSError:  # a full or read-only disk costs time later, and nothing now
+                return
+            self._trim(self.folder, self.disk_limit)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._memory.clear()
+            if self.folder is not None:
+                self._trim(self.folder, 0)
+
+    def _remember(self, key: str, entry: Entry) -> None:
+        self._memory.pop(key, None)
+        if entry.size <= self.memory_limit:
+            self._memory[key] = entry
+        while sum(kept.size for kept in self._memory.values()) > self.memory_limit:
+            self._memory.popitem(last=False)
+
+    def _read(self, key: str) -> Entry | None:
+        if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+            os.utime(path)  # used now
+        except (SafetensorError, OSError, ValueError, OverflowError):
+            return None
+        return entry
+
+    @staticmethod
+    def _write(path: Path, entry: Entry) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(save(entry.tensors, entry.notes))
+                stream.flush()
+                os.fsync(stream.fileno())  # else a power cut may leave a file of the right size with nothing in it
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _trim(folder: Path, limit: int) -> None:
+        """Remove the oldest entries until at most ``limit`` bytes are left, and what crashes left behind."""
+        found = []
+        for path in folder.iterdir() if folder.is_dir() else ():
+            try:
+                stat = path.stat()
+                if path.suffix == ".safetensors":
+                    found.append((stat.st_mtime, stat.st_size, path))
+                elif path.suffix == ".tmp" and time.time() - stat.st_mtime > ABANDONED:
+                    path.unlink()
+            except OSError:  # another process was faster, or holds it open
+                continue
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= limit:
+                return
+            try:
+                path.unlink(missing_ok=True)
+                total -= size
+            except OSError:
+                continue

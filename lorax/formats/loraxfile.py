@@ -1,0 +1,79 @@
+"""The LoRA-X file: one adapter that fits itself to whatever checkpoint of its family is loaded.
+
+It holds the factors for the checkpoint that the adapter was trained on, named as in a plain LoRA but with parts of its own, so
+that no reader of plain LoRAs applies them by mistake. Its metadata says what is needed to fit them to another checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax import families
+from lorax.errors import LoraxError
+from lorax.families import Family
+from lorax.formats import lora
+from lorax.tensors import TensorFile
+
+FORMAT = 1
+PREFIX = "lorax_"  # of the parts of every version, so that an older reader knows a newer file
+SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the metadata says. ``fingerprint``: of the source's layers that the adapter changes."""
+
+    family: Family
+    source: str  # file name
+    source_sha256: str
+    fingerprint: str
+    method: str
+    settings: Mapping[str, Any]
+
+    def as_metadata(self) -> dict[str, str]:
+        return {
+            "lorax_format": str(FORMAT),
+            "lorax_family": self.family.name,
+            "lorax_source_model": self.source,
+            "lorax_source_model_hash": self.source_sha256,
+            "lorax_source_fingerprint": self.fingerprint,
+            "lorax_method": self.method,
+            "lorax_settings": json.dumps(self.settings),
+        }
+
+
+def split(key: str) -> tuple[str, str] | None:
+    """(layer name, part) of a key that only this format has, or None. ``.alpha`` is shared with plain LoRAs."""
+    return next(((key[: -len(suffix)], part) for suffix, part in SUFFIXES.items() if key.endswith(suffix)), None)
+
+
+def is_ours(file: TensorFile) -> bool:
+    """Whether it is a LoRA-X file of any version, or what is left of one."""
+    return "lorax_format" in file.metadata or any(split(key) for key in file.shapes)
+
+
+def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
+    """Raises LoraxError when the header is damaged, of a newer version or of an unknown family."""
+    try:
+        version = int(metadata["lorax_format"])
+        if version > FORMAT:
+            raise LoraxError(
+                f"{path}: a LoRA-X file of format {version}; this version reads up to format {FORMAT}. Update the extension."
+            )
+        family = next((family for family in families.FAMILIES if family.name == metadata["lorax_family"]), None)
+        if family is None:
+            raise LoraxError(
+                f"{path}: made for the family {metadata['lorax_family']!r}, which is not known. Update the extension."
+            )
+        names = ("lorax_source_model", "lorax_source_model_hash", "lorax_source_fingerprint", "lorax_method")
+        source, sha256, fingerprint, method = (metadata[name] for name in names)
+        settings = json.loads(metadata["lorax_settings"])
+        if not isinstance(settings, dict):
+            raise ValueError("lorax_settings is not a JSON object")
+    except (KeyError, ValueError) as error:
+        raise LoraxError(f"{path}: the header of this LoRA-X file is damaged ({error}). Save it again.") from error
+    return Header(family, source, sha256, fingerprint, method, settings)

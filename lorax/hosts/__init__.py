@@ -1,0 +1,1 @@
+"""Where the tab runs: nothing outside of this package knows a WebUI."""

@@ -1,0 +1,168 @@
+"""AUTOMATIC1111's WebUI, v1.10."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from modules import call_queue, devices, paths_internal, processing, sd_models, shared
+
+from lorax.catalog import Model
+from lorax.errors import Interrupted
+from lorax.hosts.base import Shot, T
+from lorax.options import Option, Options, Saving, declared
+from lorax.workflow import Progress
+
+PREFIX = "lorax_"  # of our options among the host's
+SUFFIXES = (".safetensors", ".ckpt", ".pt")
+
+
+class A1111:
+    """Model lists, queue, progress and pictures are the WebUI's own."""
+
+    picture_size: int | None = 512
+    has_prompt = True
+
+    def __init__(self) -> None:
+        self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
+        self.notice = (
+            ""
+            if _networks()
+            else ("The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared.")
+        )
+
+    def bases(self) -> dict[str, Model]:
+        found = (Model(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
+        return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
+
+    def adapters(self) -> dict[str, Model]:
+        if networks := _networks():
+            return {name: Model(name, Path(found.filename)) for name, found in networks.available_networks.items()}
+        paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        return {path.stem: Model(path.stem, path) for path in paths}
+
+    def loaded(self) -> str | None:
+        model = sd_models.model_data.sd_model  # shared.sd_model would load one
+        info = model.sd_checkpoint_info if model else sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        return info.name if info else None
+
+    def refresh(self) -> None:
+        sd_models.list_models()
+        if networks := _networks():
+            networks.list_available_networks()
+
+    def defaults(self) -> Mapping[str, Any]:
+        stored = shared.opts.data
+        return {name: stored[PREFIX + name] for option in _options() if PREFIX + (name := option.name) in stored}
+
+    def device(self) -> str:
+        return str(devices.device) if devices.device.type == "cuda" else "cpu"
+
+    def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
+        def both(done: int, total: int, text: str) -> None:
+            progress(done, total, text)
+            _progress(done, total, text)
+
+        with call_queue.queue_lock:
+            shared.state.begin(job="lorax")
+            try:
+                return work(both)
+            finally:
+                shared.state.end()
+
+    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
+        def handle(task: str, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+            return work(_progress, *values)
+
+        wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
+        return wrapped
+
+    def interrupt(self) -> None:
+        shared.state.interrupt()
+
+    def tag(self, adapter: Path) -> str:
+        known = _networks().available_networks.values() if _networks() else ()
+        name = next((found.get_alias() for found in known if Path(found.filename) == adapter), adapter.stem)
+        return f"<lora:{name}:1>"
+
+    def pictures(
+        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
+    ) -> list[Any]:
+        """Must be called in the host's queue, as ``handler`` does."""
+        tags = {shot.title: self.tag(shot.adapter.path) if shot.adapter else "" for shot in shots}
+        for tag in filter(None, tags.values()):  # a prompt that came from txt2img may hold them
+            prompt = re.sub(re.escape(tag[:-2]) + r"[^>]*>", "", prompt)
+        drawn = []
+        try:
+            for done, shot in enumerate(shots):
+                progress(done, len(shots), shot.title)
+                job = processing.StableDiffusionProcessingTxt2Img(
+                    prompt=f"{prompt} {tags[shot.title]}",
+                    seed=seed,
+                    steps=steps,
+                    width=size,
+                    height=size,
+                    do_not_save_samples=True,
+                    do_not_save_grid=True,
+                    override_settings={"sd_model_checkpoint": shot.base.name},
+                )
+                try:
+                    drawn += processing.process_images(job).images[:1]
+                finally:
+                    job.close()
+            progress(len(shots), len(shots), "")  # a stop during the last one
+        finally:
+            sd_models.reload_model_weights()  # what was loaded before
+        return drawn
+
+
+def add_settings() -> None:
+    """The options' defaults as a page of the WebUI's settings."""
+    section = ("lorax", "LoRA-X")
+    for option in _options():
+        component, arguments = _component(option)
+        default = "" if option.default is None else option.default
+        info = shared.OptionInfo(default, option.label, component, arguments, section=section)
+        shared.opts.add_option(PREFIX + option.name, info.info(option.described).needs_reload_ui())
+
+
+def guards(app: Any) -> list[Any] | None:
+    """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
+    routes = {getattr(route, "path", ""): route for route in app.routes}
+    if "/sdapi/v1/options" not in routes:
+        return None
+    own: list[Any] = list(routes["/sdapi/v1/options"].dependencies)  # --api-auth
+    if own or "/login_check" not in routes:
+        return own
+    from fastapi import Depends
+
+    return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
+
+
+def _options() -> list[Option]:
+    return declared(Options) + [option for option in declared(Saving) if option.kind is not bool]  # replacing is asked each time
+
+
+def _component(option: Option) -> tuple[Any, dict[str, Any]]:
+    if option.choices:
+        return gr.Dropdown, {"choices": list(option.choices)}
+    if option.bounds:
+        return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": 0.01}
+    return gr.Textbox, {"placeholder": option.example}
+
+
+def _networks() -> Any:
+    """The built-in extension Lora's module, or None where that is disabled."""
+    module = sys.modules.get("networks")
+    return module if hasattr(module, "available_networks") else None
+
+
+def _progress(done: int, total: int, text: str) -> None:
+    state = shared.state
+    if state.interrupted or state.skipped or state.stopping_generation:
+        raise Interrupted
+    state.job_count, state.job_no, state.textinfo = total, done, text

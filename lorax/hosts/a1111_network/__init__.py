@@ -1,0 +1,32 @@
+"""``<lora:name:1>`` loads LoRA-X files in the WebUI: a network type for its built-in Lora extension.
+
+The host loads the file and asks the network type for its modules, which are placeholders. Once the prompt has activated its
+networks and before anything is drawn, the placeholders give way to the host's own modules of a plain LoRA, fitted to the
+checkpoint that is loaded. From there on the host treats the network as that plain LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorax.cache import Cache
+
+
+def register(cache: Callable[[], Cache]) -> type | None:
+    """Register the network type; return the script class that fits networks, or None without the built-in Lora extension.
+
+    For a module in ``scripts/``, in whose namespace the WebUI looks for script classes: ``LoraxNetworks = register(...)``.
+    ``cache`` is called once, when the first network is fitted. May be called again after Reload UI.
+    """
+    try:
+        import networks
+    except ImportError:
+        return None
+    from lorax.hosts.a1111_network.activation import make_script
+    from lorax.hosts.a1111_network.module_type import ModuleTypeLorax
+
+    kept = [kind for kind in networks.module_types if type(kind).__name__ != ModuleTypeLorax.__name__]
+    networks.module_types[:] = [ModuleTypeLorax(), *kept]  # first, so that no other type claims a layer's alpha
+    return make_script(cache)

@@ -1,0 +1,67 @@
+"""What the tab and the API need from the program that they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from lorax.catalog import Model
+from lorax.workflow import Progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a comparison: which base with which adapter."""
+
+    title: str
+    base: Model
+    adapter: Model | None
+
+
+class Host(Protocol):
+    """A WebUI, or a folder of models."""
+
+    notice: str  # what is missing in this host, for the head of the tab; else empty
+    adapter_folder: Path  # outputs go here, or below
+    picture_size: int | None  # default size of compared pictures; None where the model says it
+    has_prompt: bool  # whether a prompt tag can be sent to a txt2img tab
+
+    def bases(self) -> dict[str, Model]: ...
+
+    def adapters(self) -> dict[str, Model]: ...
+
+    def loaded(self) -> str | None:
+        """Name of the base that the host has loaded."""
+
+    def refresh(self) -> None:
+        """Look on the disk for models anew."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Defaults of options that the user has set in the host, by the options' names."""
+
+    def device(self) -> str:
+        """The device that ``auto`` stands for."""
+
+    def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
+        """Do the work alone, in the host's queue; ``progress`` hears of it too, and may stop it."""
+
+    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
+        """A gradio handler of a long job, run in the host's queue with its progress bar.
+
+        ``work(progress, *values of the inputs but the first)`` returns values for the outputs, the last one HTML.
+        """
+
+    def interrupt(self) -> None:
+        """Stop the job that a handler runs, after its current step."""
+
+    def tag(self, adapter: Path) -> str:
+        """What to write in the prompt."""
+
+    def pictures(
+        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
+    ) -> list[Any]:
+        """A PIL image per shot. What was loaded before is loaded again at the end. Raises LoraxError where it cannot."""

@@ -1,0 +1,128 @@
+"""A folder of models instead of a WebUI, for ``python -m lorax serve``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lorax.catalog import Model
+from lorax.checkpoint import open_checkpoint
+from lorax.errors import Interrupted, LoraxError, NotAnAdapter, UnsupportedFamily
+from lorax.formats import open_adapter
+from lorax.hosts.base import Shot, T
+from lorax.workflow import Progress
+
+SUFFIXES = (".safetensors", ".ckpt")
+ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
+
+
+class Standalone:
+    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers."""
+
+    notice = ""
+    picture_size: int | None = None
+    has_prompt = False
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
+        self.folder = folder
+        self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
+        self._alone, self._stopped = threading.Lock(), threading.Event()
+        self._found: dict[str, dict[str, Model]] = {}
+        self.refresh()
+
+    def bases(self) -> dict[str, Model]:
+        return self._found["base"]
+
+    def adapters(self) -> dict[str, Model]:
+        return self._found["adapter"]
+
+    def loaded(self) -> str | None:
+        return None
+
+    def refresh(self) -> None:
+        found: dict[str, dict[str, Model]] = {"base": {}, "adapter": {}, "": {}}
+        for path in sorted(self.folder.rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                name = path.relative_to(self.folder).with_suffix("").as_posix()
+                found[_kind(path, path.stat().st_mtime_ns)][name] = Model(name, path)
+        self._found = found
+
+    def defaults(self) -> Mapping[str, Any]:
+        return {}
+
+    def device(self) -> str:
+        return "auto"
+
+    def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
+        with self._alone:
+            return work(progress)
+
+    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
+        import gradio as gr
+
+        def handle(bar: Any = gr.Progress(), *values: Any) -> Sequence[Any]:  # noqa: B008  (how gradio finds it)
+            self._stopped.clear()
+
+            def progress(done: int, total: int, text: str) -> None:
+                if self._stopped.is_set():
+                    raise Interrupted
+                bar((done, total), desc=text)
+
+            return self.run(lambda report: work(report, *values[1:]), progress)
+
+        return handle
+
+    def interrupt(self) -> None:
+        self._stopped.set()
+
+    def tag(self, adapter: Path) -> str:
+        return f"<lora:{adapter.stem}:1>"
+
+    def pictures(
+        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
+    ) -> list[Any]:
+        try:
+            from lorax.runner import Runner
+        except ModuleNotFoundError as error:
+            raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
+        from PIL import Image
+
+        drawn = []
+        for done, shot in enumerate(shots):
+            progress(done, len(shots), shot.title)
+            runner = Runner(shot.base.path, _tokenizer(shot.base.path, self.folder))
+            with runner.adapted(shot.adapter.path if shot.adapter else None):
+                picture = runner.sample([prompt], [seed], steps=steps)[0]
+            drawn.append(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
+        return drawn
+
+
+@lru_cache(maxsize=4096)
+def _kind(path: Path, changed: int) -> str:
+    """``base``, ``adapter`` or neither. A damaged or unsupported file is listed as what it is, and says so when it is used."""
+    try:
+        open_checkpoint(path)
+    except UnsupportedFamily:
+        return "base"
+    except LoraxError:
+        try:
+            open_adapter(path)
+        except NotAnAdapter:
+            return ""
+        except LoraxError:
+            return "adapter"
+        return "adapter"
+    return "base"
+
+
+def _tokenizer(base: Path, root: Path) -> Path:
+    folders = [parent / "tokenizer" for parent in base.parents if parent.is_relative_to(root)]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None or not base.with_suffix(".yaml").is_file():
+        raise LoraxError(f"{base}: pictures need its .yaml and a tokenizer folder beside it. Compare in the WebUI instead.")
+    return found

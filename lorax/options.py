@@ -1,0 +1,123 @@
+"""Every option, declared once: the command line, the tab, the API and the settings page are made from these two classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorax.errors import LoraxError
+from lorax.methods import METHODS
+from lorax.pairing import PAIRINGS
+from lorax.subspace import RankRule
+
+AUTO_RANK = "energy:0.95"
+PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
+DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wider range", "fp32": "full precision, large"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one field is shown and asked for. Its name, type and default are the field's own."""
+
+    label: str
+    help: str  # for an artist
+    offered: Callable[[], Mapping[str, str]] | None = None  # value -> what it means
+    example: str | None = None
+    bounds: tuple[float, float] | None = None
+    name: str = ""
+    kind: type = str
+    default: Any = None
+
+    @property
+    def choices(self) -> Mapping[str, str] | None:
+        """None: anything like ``example`` or within ``bounds``."""
+        return self.offered() if self.offered else None
+
+    @property
+    def described(self) -> str:
+        """The help with the meaning of each choice."""
+        listed = "; ".join(f"{value}: {meaning}" for value, meaning in (self.choices or {}).items())
+        return self.help + (f" ({listed})" if listed else "")
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def declared(of: type) -> list[Option]:
+    """The options of ``Options`` or ``Saving``, in their order."""
+    kinds = {"str": str, "float": float, "int | None": int, "bool": bool}
+    return [
+        dataclasses.replace(field.metadata["option"], name=field.name, kind=kinds[str(field.type)], default=field.default)
+        for field in dataclasses.fields(of)
+    ]
+
+
+def _option(default: Any, label: str, help: str, **shown: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"option": Option(label, help, **shown)})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an adapter is moved."""
+
+    method: str = _option(
+        "auto",
+        "Method",
+        "How each layer is carried over",
+        offered=lambda: {method.name: method.title for method in METHODS.values()},
+    )
+    rank: str = _option(
+        "auto",
+        "Kept rank",
+        "How many of a checkpoint's leading directions count as its style; methods that project keep only those",
+        example="auto|N|25%|energy:0.95",
+    )
+    threshold: float = _option(
+        0.8,
+        "Similarity threshold",
+        "Layers that are less alike than this are left alone by lorax and prolora; 0 moves all of them",
+        bounds=(0, 1),
+    )
+    pairing: str = _option(
+        "auto",
+        "Pairing",
+        "Which layer of the source feeds which layer of the target",
+        offered=lambda: dict(zip(PAIRINGS, PAIRING_WORDS, strict=True)),
+    )
+    device: str = _option(
+        "auto",
+        "Device",
+        "What computes; auto is the graphics card where there is one, and mps uses the CPU, as it has no float64",
+        example="auto|cpu|cuda|mps",
+    )
+    max_rank: int | None = _option(
+        None, "Largest rank", "Rank of the written LoRA at most, for a smaller file; empty: as the method gives", example="N"
+    )
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        _ = self.rule  # refuses what is no rank
+        if not 0 <= self.threshold <= 1:
+            raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
+        if self.max_rank is not None and self.max_rank < 1:
+            raise LoraxError(f"max rank {self.max_rank}: expected a whole number of at least 1.")
+
+    @property
+    def rule(self) -> RankRule:
+        return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How the moved adapter is written."""
+
+    dtype: str = _option("fp16", "Precision", "How the numbers are stored", offered=lambda: DTYPES)
+    overwrite: bool = _option(False, "Replace", "Replace the output and the report if they exist")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise LoraxError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}.")

@@ -1,0 +1,47 @@
+"""Options as gradio components, and the one difference between gradio 3 and 4 that the tab meets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from lorax.errors import LoraxError
+from lorax.options import Option, declared
+
+T = TypeVar("T")
+JS = "_js" if "_js" in inspect.signature(gr.Blocks.load).parameters else "js"
+
+
+def js(code: str) -> dict[str, str]:
+    """The keyword argument of an event listener that runs ``code`` in the browser first."""
+    return {JS: code}
+
+
+def control(option: Option, default: Any) -> Any:
+    """A component that asks for the option."""
+    shown: dict[str, Any] = {"label": option.label, "info": option.described, "elem_id": f"lorax_{option.name}"}
+    if option.choices:
+        return gr.Dropdown(list(option.choices), value=default, **shown)
+    if option.bounds:
+        return gr.Slider(*option.bounds, value=default, step=0.01, **shown)
+    if option.kind is bool:
+        return gr.Checkbox(value=default, **shown)
+    return gr.Textbox(value="" if default is None else str(default), placeholder=option.example, max_lines=1, **shown)
+
+
+def chosen(declaration: type[T], values: Sequence[Any]) -> T:
+    """What the controls of a declaration hold. Raises LoraxError where that is not what the option expects."""
+    pairs = zip(declared(declaration), values, strict=True)
+    return declaration(**{option.name: _parsed(option, value) for option, value in pairs})
+
+
+def _parsed(option: Option, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return option.default
+    try:
+        return option.kind(value.strip() if isinstance(value, str) else value)
+    except ValueError:
+        raise LoraxError(f"{option.label} {value!r}: expected a number.") from None

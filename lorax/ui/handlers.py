@@ -1,0 +1,176 @@
+"""What happens when something in the tab is chosen or clicked. No layout here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lorax.catalog import Facts, Model, facts, propose
+from lorax.errors import Interrupted, LoraxError
+from lorax.hosts.base import Host, Shot
+from lorax.options import Options, Saving
+from lorax.ui import words
+from lorax.ui.controls import chosen
+from lorax.ui.heatmap import heatmap
+from lorax.workflow import Destination, Progress, Request, analyse, plans, transfer
+
+KEEP = gr.update()
+
+
+class Handlers:
+    """The first values of a job's handler are source, target, LoRAs and the controls of ``Options``."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    # What is there to choose
+
+    def lists(self, source: str | None, target: str | None, adapters: list[str] | None) -> list[Any]:
+        """Updates of the three lists and of the line that says what is loaded. What is chosen stays so if it is still there."""
+        bases, labels, loaded = list(self.host.bases()), self._labels(), self.host.loaded()
+        source = source if source in bases else loaded or next(iter(bases), None)
+        kept = [label for label in adapters or [] if label in labels]
+        return [
+            gr.update(choices=bases, value=source),
+            gr.update(choices=bases, value=target if target in bases else None),
+            gr.update(choices=list(labels), value=kept),
+            self.loaded_line(),
+        ]
+
+    def refresh(self, *chosen: Any) -> list[Any]:
+        self.host.refresh()
+        return self.lists(*chosen)
+
+    def loaded_line(self) -> str:
+        loaded = self.host.loaded()
+        return words.message(f"Loaded now: {loaded}") if loaded else ""
+
+    def use_loaded(self) -> Any:
+        loaded = self.host.loaded()
+        return gr.update(value=loaded) if loaded else KEEP
+
+    def proposed(self, adapters: list[str]) -> Any:
+        """The source that the chosen LoRAs name, if it is there."""
+        bases = self.host.bases()
+        found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
+        base = next(filter(None, found), None)
+        return gr.update(value=base.name) if base else KEEP
+
+    def add_card(self, name: str, adapters: list[str] | None) -> list[Any]:
+        """A card of the LoRA page, sent here: it joins the chosen ones."""
+        label = next((label for label, known in self._labels().items() if known == name), None)
+        if label is None:
+            return [KEEP, ""]
+        return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
+
+    def notes(self, source: str | None, target: str | None, adapters: list[str]) -> str:
+        """What is known of the chosen LoRAs, and what does not fit."""
+        models = self._adapters(adapters)
+        known = [(model.name, facts(model.path)) for model in models]
+        html = words.facts_table(known)
+        for name, fact in known:
+            if fact.problem:
+                html += words.message(f"{name}: {fact.problem}", "warning")
+        return html + "".join(words.message(text, "warning") for text in self._misfits(source, target, models, known))
+
+    def _misfits(
+        self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]
+    ) -> list[str]:
+        bases = self.host.bases()
+        if source not in bases or target not in bases or not models:
+            return []
+        if source == target:
+            return ["Source and target are the same checkpoint: nothing would change."]
+        fitting = [model for model, (_, fact) in zip(models, known, strict=True) if not fact.problem]
+        found = []
+        for model in fitting:
+            named = propose(model.path, bases.values())
+            if named and named.name != source:
+                found.append(f"{model.name} says that it was trained on {named.name}, but the source is {source}.")
+            try:
+                plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
+            except LoraxError as error:
+                found.append(str(error))
+        return list(dict.fromkeys(found))
+
+    # Jobs
+
+    def job(self, work: Callable[..., list[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
+        """The handler of a job: a wrong choice or a stop becomes a message in the last output."""
+
+        def guarded(progress: Progress, *values: Any) -> list[Any]:
+            try:
+                return work(progress, *values)
+            except Interrupted:
+                text = words.message("Stopped. Nothing was written.", "warning")
+            except (LoraxError, OSError) as error:
+                text = words.message(str(error), "error")
+            return [KEEP] * (outputs - 1) + [text]
+
+        return self.host.handler(guarded, outputs)
+
+    def analyse(self, progress: Progress, *values: Any) -> list[Any]:
+        results = analyse(self._request(values), progress)
+        records = [record for result in results for record in result.report.records]
+        shown = words.summary(results), heatmap(records), words.rows(results)
+        return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
+
+    def transfer(self, progress: Progress, *values: Any) -> list[Any]:
+        *given, name, subfolder, dtype, overwrite = values
+        request = self._request(given)
+        saving = chosen(Saving, [dtype, overwrite])
+        results = transfer(request, Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving), progress)
+        self.host.refresh()
+        moved = {r.written.stem: (r.adapter.name, str(r.written)) for r in results if r.written}
+        tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]
+        state = {"source": request.source.name, "target": request.target.name, "moved": moved}
+        return [
+            gr.update(visible=True),
+            words.written(results),
+            gr.update(value=" ".join(tags), visible=bool(tags)),
+            state,
+            gr.update(choices=list(moved), value=next(iter(moved), None)),
+            gr.update(choices=list(self._labels()), value=given[2]),
+            words.message("Done.", "done") if moved else words.message("Nothing was written.", "warning"),
+        ]
+
+    def compare(
+        self, progress: Progress, state: dict, which: str | None, prompt: str, seed: float, steps: float, size: float | None
+    ) -> list[Any]:
+        if not state or which is None or which not in state["moved"]:
+            raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
+        bases, (name, path) = self.host.bases(), state["moved"][which]
+        source, target = bases[state["source"]], bases[state["target"]]
+        adapter, moved = self.host.adapters()[name], Model(which, Path(path))
+        shots = [
+            Shot(f"{source.name} with the LoRA", source, adapter),
+            Shot(f"{target.name} alone", target, None),
+            Shot(f"{target.name} with a plain copy", target, adapter),
+            Shot(f"{target.name} with the moved LoRA", target, moved),
+        ]
+        pictures = self.host.pictures(shots, prompt, int(seed), int(steps), int(size) if size else None, progress)
+        captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
+        return [gr.update(value=captioned, visible=True), words.message("Done.", "done")]
+
+    def _request(self, values: Sequence[Any]) -> Request:
+        source, target, adapters, *options = values
+        bases = self.host.bases()
+        for role, name in (("source", source), ("target", target)):
+            if name not in bases:
+                raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
+        made = chosen(Options, options)
+        if made.device == "auto":
+            made = replace(made, device=self.host.device())
+        return Request(bases[source], bases[target], self._adapters(adapters), made)
+
+    def _labels(self) -> dict[str, str]:
+        """What the list of LoRAs shows -> name."""
+        return {f"{name}  ({facts(model.path)})": name for name, model in self.host.adapters().items() if model.path.is_file()}
+
+    def _adapters(self, labels: list[str] | None) -> list[Model]:
+        names, adapters = self._labels(), self.host.adapters()
+        return [adapters[names[label]] for label in labels or [] if label in names]

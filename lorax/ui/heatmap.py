@@ -1,0 +1,78 @@
+"""A picture of how alike two bases are, by block and by the role of a layer in its block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lorax.layers import block_of
+from lorax.report import LayerRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDES = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "layers": "text"}
+ROLES = {
+    "attn1.": "self-attention ",
+    "attn2.": "prompt attention ",
+    "ff.net.0.proj": "feed-forward in",
+    "ff.net.2": "feed-forward out",
+    "in_layers.2": "convolution 1",
+    "out_layers.3": "convolution 2",
+    "emb_layers.1": "time",
+    "skip_connection": "shortcut",
+    "self_attn.": "text attention ",
+    "mlp.": "text feed-forward ",
+}
+GREY = "#888888"  # readable on light and on dark
+
+
+def heatmap(records: Iterable[LayerRecord]) -> Figure | None:
+    """Rows are roles, columns are blocks in the network's order; None where no layer has a similarity."""
+    from matplotlib.figure import Figure  # slow to import
+
+    found = {_place(r.source): r.similarity for r in records if r.source and r.similarity is not None}
+    if not found:
+        return None
+    blocks = sorted({block for block, _ in found}, key=_order)
+    roles = sorted({role for _, role in found}, key=_role_order)
+    grid = [[found.get((block, role), float("nan")) for block in blocks] for role in roles]
+    figure = Figure(figsize=(1.6 + 0.42 * len(blocks), 0.9 + 0.26 * len(roles)), dpi=110, layout="constrained")
+    figure.patch.set_alpha(0)
+    axis = figure.subplots()
+    axis.patch.set_alpha(0)
+    image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axis.set_xticks(range(len(blocks)), blocks, rotation=90, fontsize=8, color=GREY)
+    axis.set_yticks(range(len(roles)), roles, fontsize=8, color=GREY)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axis, fraction=0.03, pad=0.02)
+    bar.set_label("similarity", color=GREY, fontsize=8)
+    bar.ax.tick_params(labelsize=8, colors=GREY)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _place(layer: str) -> tuple[str, str]:
+    """(block, role) in words: ``unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k`` -> (in 4, prompt attention k)."""
+    block = block_of(layer)
+    role = layer[len(block) :].lstrip(".")
+    found = re.search(r"(input_blocks|middle_block|output_blocks|layers)(?:\.(\d+))?", block)
+    where = f"{SIDES[found[1]]} {found[2] or ''}" if found and role else layer.rpartition(".")[2]
+    if found and found[1] == "middle_block":
+        where = "mid"
+    role = re.sub(r"transformer_blocks\.\d+\.", "", role) or "alone"
+    for sign, words in ROLES.items():
+        role = role.replace(sign, words)
+    return where.strip(), re.sub(r"\bto_|_proj\b|\.0$", "", role)
+
+
+def _order(block: str) -> tuple[int, int]:
+    side, _, number = block.partition(" ")
+    sides = ["text", "in", "mid", "out"]
+    return sides.index(side) if side in sides else len(sides), int(number or 0)
+
+
+def _role_order(role: str) -> tuple[bool, str]:
+    return role.startswith("text"), role

@@ -1,0 +1,130 @@
+"""The layout of the tab, and what is wired to what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from lorax.hosts.base import Host
+from lorax.options import Options, Saving, declared
+from lorax.ui import words
+from lorax.ui.controls import control, js
+from lorax.ui.handlers import Handlers
+
+TITLE = "LoRA-X"
+
+
+def build(host: Host, **page: Any) -> gr.Blocks:
+    """The tab as blocks of their own; ``page`` goes to ``gr.Blocks``."""
+    handlers, preset = Handlers(host), host.defaults()
+    with gr.Blocks(analytics_enabled=False, **page) as blocks, gr.Column(elem_id="lorax"):
+        if host.notice:
+            gr.HTML(words.message(host.notice, "warning"))
+        source, target, adapters = _choosers(host, handlers, blocks)
+        with gr.Accordion("Options", open=False, elem_id="lorax_options"):
+            options = _controls(Options, preset)
+            with gr.Row():
+                name = _line("Output name", "Empty: the LoRA's name and the target's", "lorax_name")
+                subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
+            saving = _controls(Saving, preset)
+        task = gr.Textbox(visible=False)  # the browser puts the id of the host's task here
+        with gr.Row():
+            analyse = gr.Button("Analyse", elem_id="lorax_analyse")
+            transfer = gr.Button("Transfer", variant="primary", elem_id="lorax_transfer")
+            interrupt = gr.Button("Interrupt", elem_id="lorax_interrupt")
+        status = gr.HTML(elem_id="lorax_status")
+        given = [task, source, target, adapters, *options]
+
+        with gr.Column(visible=False) as analysis:
+            gr.HTML(words.heading("What a transfer would do"))
+            summary = gr.HTML(elem_id="lorax_summary")
+            gr.HTML(words.heading("How alike the checkpoints are", words.ALIKE))
+            plot = gr.Plot(show_label=False, elem_id="lorax_heatmap")
+            gr.HTML(words.heading("Layer by layer", "Click a column's head to sort by it"))
+            table = gr.Dataframe(headers=words.HEADERS, interactive=False, wrap=True, height=400, elem_id="lorax_table")
+        shown = [analysis, summary, plot, table, status]
+        analyse.click(handlers.job(handlers.analyse, len(shown)), given, shown, **_submit(len(given)))
+
+        with gr.Column(visible=False) as result:
+            gr.HTML(words.heading("Result"))
+            written = gr.HTML(elem_id="lorax_written")
+            with gr.Row():
+                tag = gr.Textbox(label="For the prompt", info="Tag and trigger words", interactive=False, elem_id="lorax_tag")
+                copy = gr.Button("Copy", scale=0, elem_id="lorax_copy")
+                copy.click(None, [tag], None, **js("(text) => lorax.copy(text)"))
+                send = gr.Button("Send to txt2img", scale=0, visible=host.has_prompt, elem_id="lorax_send")
+                send.click(None, [tag], None, **js("(text) => lorax.send(text)"))
+            state, which = _comparison(host, handlers, task, status)
+        outcome = [result, written, tag, state, which, adapters, status]
+        asked = [*given, name, subfolder, *saving]
+        done = transfer.click(handlers.job(handlers.transfer, len(outcome)), asked, outcome, **_submit(len(asked)))
+        done.then(None, None, None, **js("() => lorax.transferred()"))
+        interrupt.click(host.interrupt, None, None, queue=False)
+    return blocks
+
+
+def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, Any, Any]:
+    loaded = gr.HTML(elem_id="lorax_loaded")
+    with gr.Row():
+        source = _list("Source checkpoint", "The one that the LoRA was trained on", "lorax_source")
+        target = _list("Target checkpoint", "The one that you want to use the LoRA with", "lorax_target")
+    with gr.Row():
+        source_loaded = gr.Button("Source: the loaded one", size="sm", visible=host.has_prompt)
+        target_loaded = gr.Button("Target: the loaded one", size="sm", visible=host.has_prompt, elem_id="lorax_target_loaded")
+        refresh = gr.Button("Refresh lists", size="sm", elem_id="lorax_refresh")
+    adapters = _list("LoRAs", "One or many; type to search by name, rank, family or base", "lorax_adapters", multiselect=True)
+    card = gr.Textbox(elem_id="lorax_card", elem_classes="lorax-hidden", show_label=False, container=False)
+    notes = gr.HTML(elem_id="lorax_notes")
+    chosen, lists = [source, target, adapters], [source, target, adapters, loaded]
+    blocks.load(handlers.lists, chosen, lists)
+    refresh.click(handlers.refresh, chosen, lists)
+    source_loaded.click(handlers.use_loaded, None, [source])
+    target_loaded.click(handlers.use_loaded, None, [target])
+    card.input(handlers.add_card, [card, adapters], [adapters, card])
+    adapters.change(handlers.proposed, [adapters], [source]).then(handlers.notes, chosen, [notes])
+    source.change(handlers.notes, chosen, [notes])
+    target.change(handlers.notes, chosen, [notes])
+    return source, target, adapters
+
+
+def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple[Any, Any]:
+    state = gr.State({})
+    with gr.Accordion("Compare", open=True, elem_id="lorax_comparison"):
+        with gr.Row():
+            prompt = gr.Textbox(label="Prompt", info="The same for all pictures", scale=4, elem_id="lorax_prompt")
+            which = _list("LoRA", "Which of those moved", "lorax_which", scale=2)
+        with gr.Row():
+            seed = gr.Number(7, label="Seed", precision=0)
+            steps = gr.Slider(1, 50, 20, step=1, label="Steps", elem_id="lorax_steps")
+            sized = host.picture_size is not None
+            size = gr.Number(host.picture_size, label="Size", precision=0, visible=sized, elem_id="lorax_size")
+            compare = gr.Button("Compare", scale=0, elem_id="lorax_compare")
+        gallery = gr.Gallery(label="Pictures", columns=4, visible=False, elem_id="lorax_gallery")
+    given = [task, state, which, prompt, seed, steps, size]
+    compare.click(handlers.job(handlers.compare, 2), given, [gallery, status], **_submit(len(given)))
+    return state, which
+
+
+def _list(label: str, info: str, elem_id: str, **shown: Any) -> Any:
+    """A list that ``Handlers.lists`` or a transfer fills."""
+    return gr.Dropdown([], label=label, info=info, elem_id=elem_id, **shown)
+
+
+def _line(label: str, info: str, elem_id: str) -> Any:
+    return gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id)
+
+
+def _controls(declaration: type, preset: Any) -> list[Any]:
+    made: list[Any] = []
+    row = 3
+    options = declared(declaration)
+    for start in range(0, len(options), row):
+        with gr.Row():
+            made += [control(option, preset.get(option.name, option.default)) for option in options[start : start + row]]
+    return made
+
+
+def _submit(inputs: int) -> dict[str, str]:
+    """In the browser: begin to show the host's progress, and send the id of the task along."""
+    return js(f"(...values) => lorax.submit(values.slice(0, {inputs}))")

@@ -1,0 +1,96 @@
+"""What the tab says: HTML in which every special word explains itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from lorax.catalog import Facts
+from lorax.report import Report
+from lorax.workflow import Result
+
+ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
+GLOSSARY = {
+    "squared norm": "How much a LoRA changes the picture-making weights: the sum of all its changes, squared",
+    "Similarity": ALIKE,
+    "similarity": ALIKE,
+    "subspace": "The directions that matter most in a checkpoint's layer",
+    "layers": "The parts of the network that the LoRA changes, one by one",
+}
+HEADERS = ["Layer", "What happens", "Why", "Similarity", "Strength kept", "Fed from"]
+TRANSFORMED = {"transferred": "moved", "skipped": "left out", "unmatched": "no counterpart"}
+
+
+def message(text: str, kind: str = "note") -> str:
+    """``kind``: note, warning, error or done."""
+    return f"<div class='lorax-{kind}'>{escape(text)}</div>"
+
+
+def heading(text: str, tip: str = "") -> str:
+    return f"<h3>{explained(text, tip) if tip else escape(text)}</h3>"
+
+
+def explained(word: str, meaning: str) -> str:
+    return f"<abbr title='{escape(meaning, quote=True)}'>{escape(word)}</abbr>"
+
+
+def facts_table(adapters: Iterable[tuple[str, Facts]]) -> str:
+    lines = []
+    for name, facts in adapters:
+        cells = (name, facts.rank, facts.format, facts.family, facts.trained_on, facts.trigger_words)
+        lines.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    if not lines:
+        return ""
+    heads = {
+        "LoRA": "",
+        "Rank": "Size of the LoRA: how many directions it changes in each layer",
+        "Format": "How the file stores its changes",
+        "Family": "The kind of Stable Diffusion that it was made for",
+        "Trained on": "The checkpoint that its metadata names",
+        "Trigger words": "What to write in the prompt beside its tag",
+    }
+    head = "".join(f"<th>{explained(title, tip) if tip else title}</th>" for title, tip in heads.items())
+    return f"<table class='lorax-facts'><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def summary(results: Sequence[Result]) -> str:
+    return "".join(f"<h4>{escape(result.adapter.name)}</h4>{_summary(result.report)}" for result in results)
+
+
+def written(results: Sequence[Result]) -> str:
+    """Where the files are, and which adapters were not written and why."""
+    parts = []
+    for result in results:
+        if result.written:
+            parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
+        elif result.report.declined:
+            parts.append(message(f"{result.adapter.name}: {result.report.declined}", "warning"))
+        else:
+            parts.append(message(f"{result.adapter.name}: no layer could be moved, so nothing was written.", "warning"))
+    return "".join(parts) + summary(results)
+
+
+def rows(results: Sequence[Result]) -> list[list[str | float]]:
+    """The table of layers. Numbers stay numbers, so that sorting sorts them."""
+    table: list[list[str | float]] = []
+    for result in results:
+        for r in result.report.records:
+            numbers = [round(value, 3) if value is not None else "" for value in (r.similarity, r.kept)]
+            table.append([r.target or r.name, TRANSFORMED[r.status], r.reason, *numbers, r.source or ""])
+    return table
+
+
+def tag(host_tag: str, facts: Facts) -> str:
+    return f"{host_tag} {facts.trigger_words}".strip()
+
+
+def _summary(report: Report) -> str:
+    lines = report.summary().splitlines()
+    if report.declined:
+        lines.insert(0, f"A transfer is declined: {report.declined}")
+    html = "".join(f"<li>{escape(line.strip())}</li>" if line.startswith("  ") else f"<p>{escape(line)}</p>" for line in lines)
+    html = re.sub(r"((?:<li>.*?</li>)+)", r"<ul>\1</ul>", html)
+    for word, meaning in GLOSSARY.items():
+        html = re.sub(rf"\b{word}\b(?![^<]*')", explained(word, meaning), html, count=1)
+    return f"<div class='lorax-summary'>{html}</div>"

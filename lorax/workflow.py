@@ -1,0 +1,108 @@
+"""What the tab and the API do: analyse or transfer several adapters between two bases that a host lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from lorax.catalog import Model
+from lorax.checkpoint import open_checkpoint
+from lorax.errors import LoraxError
+from lorax.formats import open_adapter, writer
+from lorax.options import Options, Saving
+from lorax.report import Report
+from lorax.staging import Staging
+from lorax.transfer import Moved, Plan, plan, run
+
+Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises Interrupted to stop
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which adapters are moved from where to where, and how."""
+
+    source: Model
+    target: Model
+    adapters: Sequence[Model]
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the moved adapters go: always somewhere inside ``root``."""
+
+    root: Path
+    subfolder: str = ""  # empty: beside the adapter
+    name: str = ""  # empty: <adapter>-<target>
+    saving: Saving = field(default_factory=Saving)
+
+    def path(self, plan: Plan) -> Path:
+        path = writer.output_path(plan, None)
+        name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
+        if PurePath(name).name != name or "\\" in name:
+            raise LoraxError(f"name {self.name!r}: expected a file name without folders. Name the folder as the subfolder.")
+        subfolder = PurePath(self.subfolder)
+        if subfolder.anchor or ".." in subfolder.parts:
+            raise LoraxError(f"subfolder {self.subfolder!r}: outside of {self.root}. Choose one inside it.")
+        beside = path.parent if path.parent.is_relative_to(self.root) else self.root
+        folder = self.root / subfolder if self.subfolder else beside
+        return folder / name
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one adapter; ``written`` is the new file, if there is one."""
+
+    adapter: Model
+    report: Report
+    written: Path | None = None
+
+
+def plans(request: Request) -> list[Plan]:
+    """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
+    if not request.adapters:
+        raise LoraxError("No LoRA is chosen. Choose at least one.")
+    source = open_checkpoint(request.source.path)
+    target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
+    return [plan(open_adapter(adapter.path), source, target, request.options) for adapter in request.adapters]
+
+
+def analyse(request: Request, progress: Progress) -> list[Result]:
+    """Do everything but write."""
+    planned = plans(request)
+    moved = _run(request, planned, progress)
+    return [Result(adapter, one.report) for adapter, one in zip(request.adapters, moved, strict=True)]
+
+
+def transfer(request: Request, destination: Destination, progress: Progress) -> list[Result]:
+    """Move the adapters and write them: all files appear together at the end, or none does."""
+    planned = plans(request)
+    paths = [destination.path(one) for one in planned]
+    if len(set(paths)) < len(paths):
+        raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
+    for path in paths:
+        if path.exists() and not destination.saving.overwrite:
+            raise LoraxError(f"{path} exists already. Choose another output name, or Replace.")
+    moved = _run(request, planned, progress)
+    results = []
+    with Staging() as staging:
+        for adapter, one, made, path in zip(request.adapters, planned, moved, paths, strict=True):
+            if made.layers:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                saving = destination.saving
+                writer.stage(one, made, path, staging, dtype=saving.dtype, overwrite=saving.overwrite)
+            results.append(Result(adapter, made.report, path if made.layers else None))
+    return results
+
+
+def _run(request: Request, planned: list[Plan], progress: Progress) -> list[Moved]:
+    total, before, moved = sum(len(one.pairs) for one in planned), 0, []
+    for adapter, one in zip(request.adapters, planned, strict=True):
+
+        def show(done: int, count: int, layer: str, adapter: Model = adapter, before: int = before) -> None:
+            progress(before + done, total, f"{adapter.name}: layer {min(done + 1, count)} of {count}")
+
+        moved.append(run(one, show))
+        before += len(one.pairs)
+    return moved

@@ -1,0 +1,36 @@
+"""Registers LoRA-X with the WebUI. What the tab needs is imported when the WebUI asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import script_callbacks
+
+import lorax  # noqa: F401  (the WebUI has this folder on its path only now)
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    from lorax.hosts.a1111 import A1111
+    from lorax.ui.tab import TITLE, build
+
+    return [(build(A1111()), TITLE, "lorax_tab")]
+
+
+def settings() -> None:
+    from lorax.hosts.a1111 import add_settings
+
+    add_settings()
+
+
+def routes(demo: Any, app: Any) -> None:
+    from lorax.hosts.a1111 import A1111, guards
+
+    if (dependencies := guards(app)) is not None:
+        from lorax.api import router
+
+        app.include_router(router(A1111()), dependencies=dependencies)
+
+
+script_callbacks.on_ui_tabs(tabs)
+script_callbacks.on_ui_settings(settings)
+script_callbacks.on_app_started(routes)

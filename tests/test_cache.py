@@ -1,0 +1,120 @@
+"""The cache: bounded in memory and on disk, least recently used out, and safe against damage, crashes and other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.cache import Cache, Entry
+
+BIG = 1 << 30
+
+
+def entry(value: float, size: int = 250) -> Entry:
+    return Entry({"a": torch.full((size,), float(value))}, {"message": f"{value:g}"})  # 1000 bytes
+
+
+def value(found: Entry | None) -> float | None:
+    return None if found is None else found.tensors["a"][0].item()
+
+
+def test_what_is_put_is_found_in_memory_and_by_another_process_on_disk(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "new" / "folder", BIG, BIG)
+    cache.put("key", entry(3))
+    assert value(cache.get("key")) == 3
+    other = Cache(cache.folder, BIG, 0).get("key")
+    assert value(other) == 3
+    assert other is not None
+    assert other.notes == {"message": "3"}
+    assert Cache(cache.folder, BIG, BIG).get("another") is None
+
+
+def test_nothing_but_notes_can_be_kept(tmp_path: Path) -> None:
+    Cache(tmp_path, BIG, BIG).put("key", Entry({}, {"message": "why not"}))
+    assert Cache(tmp_path, BIG, BIG).get("key") == Entry({}, {"message": "why not"})
+
+
+def test_memory_forgets_the_least_recently_used() -> None:
+    cache = Cache(None, BIG, 2500)
+    for key in "ab":
+        cache.put(key, entry(1))
+    cache.get("a")
+    cache.put("c", entry(1))
+    assert [key for key in "abc" if cache.get(key)] == ["a", "c"]
+    cache.put("large", entry(1, size=1000))
+    assert cache.get("large") is None
+
+
+def test_the_disk_forgets_the_least_recently_used(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 2600, 0)  # a file has a header of about 100 bytes
+    for age, key in ((30, "a"), (20, "b")):
+        cache.put(key, entry(1))
+        os.utime(tmp_path / f"{key}.safetensors", (time.time() - age,) * 2)
+    cache.get("a")
+    cache.put("c", entry(1))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
+    cache.put("large", entry(1, size=1000))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 2000, b"not safetensors at all"], ids=["empty", "zeros", "garbage"])
+def test_a_damaged_entry_is_absent_and_replaced(tmp_path: Path, damage: bytes) -> None:
+    Cache(tmp_path, BIG, 0).put("key", entry(1))
+    (tmp_path / "key.safetensors").write_bytes(damage)
+    cache = Cache(tmp_path, BIG, 0)
+    assert cache.get("key") is None
+    cache.put("key", entry(2))
+    assert value(cache.get("key")) == 2
+
+
+def test_a_truncated_entry_is_absent(tmp_path: Path) -> None:
+    Cache(tmp_path, BIG, 0).put("key", entry(1))
+    whole = (tmp_path / "key.safetensors").read_bytes()
+    (tmp_path / "key.safetensors").write_bytes(whole[:-10])
+    assert Cache(tmp_path, BIG, 0).get("key") is None
+
+
+def test_what_a_crash_left_is_cleared_away_later(tmp_path: Path) -> None:
+    for name, age in (("old.tmp", 7200), ("new.tmp", 0)):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    Cache(tmp_path, BIG, BIG).put("key", entry(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.safetensors", "new.tmp"]  # another process may be writing it
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = Cache(tmp_path / "file", BIG, BIG)
+    cache.put("key", entry(1))
+    assert value(cache.get("key")) == 1
+
+
+def test_clear(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, BIG, BIG)
+    cache.put("key", entry(1))
+    cache.clear()
+    assert cache.get("key") is None
+    assert not list(tmp_path.iterdir())
+    Cache(tmp_path / "missing", BIG, BIG).clear()
+
+
+def test_two_processes_write_and_read_at_once(tmp_path: Path) -> None:
+    """Limits so small that each takes the other's entries away all the time."""
+    code = (
+        "import sys, torch; from pathlib import Path; from lorax.cache import Cache, Entry\n"
+        "cache = Cache(Path(sys.argv[1]), 5000, 0)\n"
+        "for i in range(150):\n"
+        "    cache.put(f'k{i % 7}', Entry({'a': torch.full((250,), float(i % 7))}, {}))\n"
+        "    found = cache.get(f'k{(i + 3) % 7}')\n"
+        "    assert found is None or (found.tensors['a'] == (i + 3) % 7).all()\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert all(path.suffix == ".safetensors" for path in tmp_path.iterdir())
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 8000

@@ -1,0 +1,186 @@
+"""A LoRA-X file fitted to a checkpoint is the plain LoRA that a transfer with its settings writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorax import fitting
+from lorax.cache import Cache
+from lorax.checkpoint import open_checkpoint
+from lorax.errors import LoraxError
+from lorax.fitting import Fit, Fitter
+from lorax.formats import open_adapter, writer
+from lorax.formats.lorax_writer import save_lorax
+from lorax.formats.loraxfile import Header
+from lorax.options import Options
+from lorax.transfer import plan, run
+from tests import builders
+from tests.conftest import Files
+from tests.test_loraxfile import changed
+
+
+class Shelf:
+    """A library of these files, of which no hash is known."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
+
+    def sha256(self, path: Path) -> str | None:
+        return None
+
+    def candidates(self, header: Header) -> Iterable[Path]:
+        return self.paths
+
+
+@pytest.fixture
+def file(files: Files, out: Path) -> Path:
+    base = open_checkpoint(files.base)
+    path = out / "style-x.safetensors"
+    save_lorax(plan(open_adapter(files.lora), base, base, Options("lorax", rank="50%", threshold=0.0)), path)
+    return path
+
+
+def fit(file: Path, target: Path, *shelf: Path, cache: Cache | None = None) -> Fit:
+    return Fitter(cache or Cache(None, 0, 0), Shelf(*shelf)).fit(file, target, "cpu")
+
+
+def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.Tensor]:
+    """What a transfer with the file's settings writes."""
+    options, _ = fitting.settings(open_adapter(file))
+    planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
+    writer.write(planned, run(planned), out / "plain.safetensors")
+    return load_file(out / "plain.safetensors")
+
+
+def tensors(fit: Fit, target: Path) -> dict[str, torch.Tensor]:
+    base = open_checkpoint(target)
+    return {f"{base.kohya_name(layer)}.{part}": t for layer, parts in fit.layers.items() for part, t in parts.items()}
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("kind", ["target", "pruned"])
+def test_it_is_what_a_transfer_writes(files: Files, file: Path, out: Path, kind: str) -> None:
+    target = getattr(files, kind)
+    found = fit(file, target, files.stranger, files.base)
+    assert not found.message
+    assert found.final
+    assert_equal(tensors(found, target), saved(file, files.base, target, out))
+
+
+def test_on_its_own_source_it_is_the_lora_it_came_from(files: Files, file: Path) -> None:
+    found = fit(file, files.base)
+    assert found.final
+    for delta in files.deltas:
+        parts = found.layers[delta.layer]
+        up, down = (parts[f"lora_{part}.weight"].float().flatten(1) for part in ("up", "down"))
+        dense = parts["alpha"] / len(down) * up @ down
+        assert torch.allclose(dense.double(), torch.from_numpy(delta.dense), atol=2e-3 * abs(delta.dense).max())
+
+
+def test_a_half_precision_copy_under_another_name_is_its_own_source_too(files: Files, file: Path, out: Path) -> None:
+    half = builders.save(files.base_state, out / "renamed.safetensors", torch.float16)
+    assert_equal(tensors(fit(file, half), half), tensors(fit(file, files.base), files.base))
+
+
+def test_without_the_source_it_is_applied_by_name_and_the_user_is_told_which_is_missing(files: Files, file: Path) -> None:
+    cache = Cache(None, 0, 1 << 30)
+    found = fit(file, files.target, files.stranger, cache=cache)
+    assert not found.final
+    assert "base.safetensors" in found.message
+    assert builders.sha256(files.base)[:10] in found.message
+    assert_equal(tensors(found, files.target), tensors(fit(file, files.base), files.base))
+    assert fit(file, files.target, files.base, cache=cache).final  # once it is there
+
+
+def test_unrelated_checkpoints_are_declined_once(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, path, cache = open_checkpoint(files.base), out / "auto.safetensors", Cache(out, 1 << 30, 0)
+    save_lorax(plan(open_adapter(files.lora), base, base, Options()), path)
+    declined = fit(path, files.stranger, files.base, cache=cache)
+    assert not declined.layers
+    assert "not related" in declined.message
+    monkeypatch.setattr(fitting, "run", lambda *_: pytest.fail("fitted again"))
+    assert fit(path, files.stranger, files.base, cache=cache) == declined
+
+
+def test_the_second_time_comes_from_the_cache(files: Files, file: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fit(file, files.pruned, files.base, cache=Cache(out / "cache", 1 << 30, 0))
+    monkeypatch.setattr(fitting, "run", lambda *_: pytest.fail("fitted again"))
+    again = fit(file, files.pruned, cache=Cache(out / "cache", 1 << 30, 0))  # nor is the source needed any more
+    assert_equal(tensors(again, files.pruned), tensors(first, files.pruned))
+
+
+def test_other_settings_and_another_target_are_fitted_for_themselves(files: Files, file: Path, out: Path) -> None:
+    cache = Cache(None, 0, 1 << 30)
+    other = changed(file, out, lorax_settings=builders.header(file)["lorax_settings"].replace("50%", "10%"))
+    found = [
+        tensors(fit(one, target, files.base, cache=cache), target)
+        for one, target in ((file, files.target), (other, files.target), (file, files.pruned))
+    ]
+    up = next(key for key in found[0] if key.endswith("attn1_to_q.lora_up.weight"))
+    assert not torch.equal(found[0][up], found[1][up])
+    assert found[0].keys() != found[2].keys()
+
+
+def test_a_replaced_file_is_fitted_anew(files: Files, file: Path) -> None:
+    fitter = Fitter(Cache(None, 0, 1 << 30), Shelf(files.base))
+    before = fitter.fit(file, files.target, "cpu")
+    doubled = {key: 2 * value if key.endswith("alpha") else value for key, value in load_file(file).items()}
+    save_file(doubled, file, builders.header(file))
+    after = fitter.fit(file, files.target, "cpu")
+    for layer, parts in before.layers.items():
+        assert torch.equal(after.layers[layer]["alpha"], 2 * parts["alpha"])
+
+
+def test_cancelling_leaves_nothing_behind(files: Files, file: Path, out: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_at_two(done: int, total: int, name: str) -> None:
+        if done == 2:
+            raise Stop
+
+    fitter = Fitter(Cache(out / "cache", 1 << 30, 1 << 30), Shelf(files.base))
+    with pytest.raises(Stop):
+        fitter.fit(file, files.target, "cpu", stop_at_two)
+    assert not (out / "cache").exists()
+    assert fitter.fit(file, files.target, "cpu").final
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"lorax_family": "sdxl"}, "made for Stable Diffusion XL, but"),
+        ({"lorax_method": "magic"}, "its settings are not understood"),
+        ({"lorax_settings": "{}"}, "its settings are not understood"),
+        ({"lorax_settings": '{"dtype": "fp16", "rank": "many"}'}, "its settings are not understood"),
+        ({"lorax_settings": '{"dtype": "fp16", "speed": 3}'}, "its settings are not understood"),
+    ],
+)
+def test_what_does_not_fit_is_said(files: Files, file: Path, out: Path, metadata: dict[str, str | None], words: str) -> None:
+    with pytest.raises(LoraxError) as error:
+        fit(changed(file, out, **metadata), files.target, files.base)
+    assert words in str(error.value)
+
+
+def test_a_checkpoint_of_another_family_is_named(files: Files, file: Path, out: Path) -> None:
+    state = {key.replace("transformer_blocks.0.", "transformer_blocks.1."): value for key, value in files.base_state.items()}
+    state = {key: value.flatten(1) if key.endswith("proj_in.weight") else value for key, value in state.items()}
+    other = builders.save(state, out / "xl.safetensors")
+    with pytest.raises(LoraxError, match=r"made for Stable Diffusion 1\.x, but .*xl\.safetensors is Stable Diffusion XL"):
+        fit(file, other, files.base)
+
+
+def test_a_plain_lora_needs_no_fitting(files: Files) -> None:
+    with pytest.raises(LoraxError, match="not a LoRA-X file"):
+        fit(files.lora, files.target)

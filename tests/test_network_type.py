@@ -1,0 +1,239 @@
+"""The network type on a stand-in for the WebUI. ``tests/webui/test_network_type.py`` draws with the real one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorax.cache import Cache
+from lorax.checkpoint import open_checkpoint
+from lorax.formats import open_adapter
+from lorax.formats.lorax_writer import save_lorax
+from lorax.options import Options
+from lorax.transfer import plan
+from tests import builders
+from tests.conftest import Files
+
+
+class Weights(NamedTuple):
+    network_key: str
+    sd_key: str
+    w: dict[str, torch.Tensor]
+    sd_module: Any
+
+
+class Loaded:
+    """A model or a network, on which the host and extensions keep what they like."""
+
+
+class Host:
+    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None, sampling_step=0, sampling_steps=0)
+        self.shared = SimpleNamespace(state=self.state, sd_model=None)
+        self.networks = SimpleNamespace(module_types=["the host's own"], loaded_networks=[])
+        self.checkpoints: dict[str, Any] = {}
+        lora = SimpleNamespace(NetworkModuleLora=lambda net, weights: weights)
+        processing = SimpleNamespace(cached_c=[1, 2], cached_uc=[1, 2], cached_hr_c=[1, 2], cached_hr_uc=[1, 2])
+        self.encoded = processing
+        modules = {
+            "networks": self.networks,
+            "network": SimpleNamespace(ModuleType=object, NetworkWeights=Weights),
+            "network_lora": lora,
+            "modules": ModuleType("modules"),
+            "modules.devices": SimpleNamespace(
+                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda: torch.no_grad()
+            ),
+            "modules.processing": SimpleNamespace(
+                StableDiffusionProcessing=processing, StableDiffusionProcessingTxt2Img=processing
+            ),
+            "modules.scripts": SimpleNamespace(Script=object, AlwaysVisible="always"),
+            "modules.sd_models": SimpleNamespace(checkpoints_list=self.checkpoints),
+            "modules.shared": self.shared,
+        }
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+            if name.startswith("modules."):
+                setattr(modules["modules"], name.removeprefix("modules."), module)
+        for name in [name for name in sys.modules if name.startswith("lorax.hosts.a1111_network")]:
+            monkeypatch.delitem(sys.modules, name)
+
+    def know(self, *paths: Path) -> None:
+        for path in paths:
+            self.checkpoints[path.name] = SimpleNamespace(filename=str(path), sha256=builders.sha256(path))
+
+    def load(self, path: Path) -> None:
+        class Model:
+            """The host keeps weak references to it possible."""
+
+        prefixes = {"unet": "diffusion_model_", "te": "transformer_"}
+        names = [layer.partition(".") for layer in open_checkpoint(path).layers]
+        model: Any = Model()
+        model.network_layer_mapping = {
+            prefixes[head] + inside.replace(".", "_"): SimpleNamespace(network_current_names=(("x", 1.0),))
+            for head, _, inside in names
+        }
+        model.sd_checkpoint_info = SimpleNamespace(filename=str(path), sha256=builders.sha256(path))
+        self.shared.sd_model = model
+
+    def activate(self, script: type, *nets: Any) -> list[str]:
+        """The messages."""
+        self.networks.loaded_networks[:] = nets
+        messages: list[str] = []
+        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0)
+        return messages
+
+    @property
+    def applied_anew(self) -> bool:
+        model = self.shared.sd_model
+        return all(module.network_current_names != (("x", 1.0),) for module in model.network_layer_mapping.values())
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(monkeypatch)
+
+
+@pytest.fixture
+def script(host: Host) -> Any:
+    from lorax.hosts import a1111_network
+
+    return a1111_network.register(lambda: Cache(None, 0, 1 << 30))
+
+
+@pytest.fixture
+def file(files: Files, out: Path) -> Path:
+    base = open_checkpoint(files.base)
+    save_lorax(plan(open_adapter(files.lora), base, base, Options("lorax", rank="50%", threshold=0.0)), out / "x.safetensors")
+    return out / "x.safetensors"
+
+
+def loaded(host: Host, file: Path) -> Any:
+    """As the host loads a network: it asks the types in order for each layer's module."""
+    net: Any = Loaded()
+    net.name, net.network_on_disk = file.stem, SimpleNamespace(filename=str(file), metadata=builders.header(file))
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(file).items():
+        name, _, part = key.partition(".")
+        layers.setdefault(name, {})[part] = tensor
+    kind = host.networks.module_types[0]
+    net.modules = {name: kind.create_module(net, Weights(name, name, parts, None)) for name, parts in layers.items()}
+    return net
+
+
+def test_registering_again_replaces_the_type_and_it_is_asked_first(host: Host, script: type) -> None:
+    from lorax.hosts import a1111_network
+
+    a1111_network.register(lambda: Cache(None, 0, 0))
+    assert [type(kind).__name__ for kind in host.networks.module_types] == ["ModuleTypeLorax", "str"]
+
+
+def test_without_the_lora_extension_there_is_nothing_to_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorax.hosts import a1111_network
+
+    monkeypatch.setitem(sys.modules, "networks", None)
+    assert a1111_network.register(lambda: Cache(None, 0, 0)) is None
+
+
+def test_plain_loras_are_left_to_the_host(host: Host, script: type, files: Files) -> None:
+    net = loaded(host, files.lora)
+    assert set(net.modules.values()) == {None}
+    host.load(files.base)
+    assert host.activate(script, net) == []
+    assert not host.applied_anew
+
+
+@pytest.mark.parametrize("kind", ["base", "target", "pruned"])
+def test_the_placeholders_give_way_to_the_fitted_layers(host: Host, script: type, files: Files, file: Path, kind: str) -> None:
+    host.know(files.base, files.target, files.pruned)
+    host.load(getattr(files, kind))
+    net = loaded(host, file)
+    placeholder = next(iter(net.modules.values()))
+    with pytest.raises(RuntimeError, match="not fitted"):
+        placeholder.calc_updown(torch.zeros(1))
+    assert host.activate(script, net) == []
+    assert net.modules
+    for name, weights in net.modules.items():
+        assert weights.sd_module is host.shared.sd_model.network_layer_mapping[name]
+        assert set(weights.w) == {"lora_up.weight", "lora_down.weight", "alpha"}
+    assert host.state.textinfo is None
+    assert host.applied_anew
+    assert host.encoded.cached_c == [None, None]
+
+
+def test_nothing_is_done_again_until_the_checkpoint_changes(host: Host, script: type, files: Files, file: Path) -> None:
+    host.know(files.base)
+    host.load(files.target)
+    net = loaded(host, file)
+    host.activate(script, net)
+    first = net.modules
+    for module in host.shared.sd_model.network_layer_mapping.values():
+        module.network_current_names = (("x", 1.0),)
+    host.activate(script, net)
+    assert net.modules is first
+    assert not host.applied_anew
+    host.load(files.pruned)
+    host.activate(script, net)
+    assert net.modules is not first
+
+
+def test_a_missing_source_is_told_at_every_prompt_until_it_is_there(host: Host, script: type, files: Files, file: Path) -> None:
+    host.load(files.target)
+    net = loaded(host, file)
+    for _ in range(2):
+        assert ["applied by name, since base.safetensors" in message for message in host.activate(script, net)] == [True]
+    host.know(files.base)
+    assert host.activate(script, net) == []
+
+
+def test_interrupt_leaves_the_network_out_and_the_next_prompt_fits_it(host: Host, script: type, files: Files, file: Path) -> None:
+    host.know(files.base)
+    host.load(files.target)
+    net = loaded(host, file)
+    host.state.interrupted = True
+    assert host.activate(script, net) == ["LoRA-X, x: not applied: interrupted."]
+    assert net.modules == {}
+    host.state.interrupted = False
+    assert host.activate(script, net) == []
+    assert net.modules
+
+
+def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
+    host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorax.fitting import Fitter
+
+    host.load(files.target)
+    net = loaded(host, file)
+    monkeypatch.setattr(Fitter, "fit", lambda *_: 1 / 0)
+    assert host.activate(script, net) == ["LoRA-X, x: not applied, because of an unexpected ZeroDivisionError: division by zero"]
+    assert net.modules == {}
+    file.unlink()
+    assert "No such file" in host.activate(script, net)[0]
+
+
+def test_a_full_graphics_card_is_worked_around(
+    host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorax.fitting import Fit, Fitter
+
+    asked = []
+
+    def fit(self: Fitter, file: Path, target: Path, device: str, progress: object) -> Fit:
+        asked.append(device)
+        if device != "cpu":
+            raise torch.cuda.OutOfMemoryError
+        return Fit({})
+
+    sys.modules["modules.devices"].device = torch.device("cuda")  # type: ignore[attr-defined]
+    monkeypatch.setattr(Fitter, "fit", fit)
+    host.load(files.target)
+    assert host.activate(script, loaded(host, file)) == []
+    assert asked == ["cuda", "cpu"]

@@ -1,0 +1,144 @@
+"""What the tab and the API stand on: facts of adapters, destinations, several adapters at once, a folder as host."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lorax.catalog import Model, facts, propose
+from lorax.errors import Interrupted, LoraxError
+from lorax.hosts.standalone import Standalone
+from lorax.options import Options, Saving
+from lorax.workflow import Destination, Request, analyse, transfer
+from tests import builders
+from tests.conftest import Files
+
+
+def silent(done: int, total: int, text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def folder(files: Files, tmp_path: Path) -> Path:
+    """A user's folder: two checkpoints, and three LoRAs in a folder of their own."""
+    models = tmp_path / "models"
+    (models / "Lora" / "styles").mkdir(parents=True)
+    for base in (files.base, files.target):
+        shutil.copy(base, models)
+    named = {"ss_sd_model_name": "base.safetensors", "modelspec.trigger_phrase": "origami"}
+    builders.save_lora(models / "Lora" / "one.safetensors", files.deltas, metadata=named)
+    builders.save_lora(models / "Lora" / "styles" / "two.safetensors", files.deltas)
+    (models / "Lora" / "broken.safetensors").write_bytes(b"no tensors")
+    (models / "notes.ckpt").write_bytes(b"no checkpoint")
+    return models
+
+
+def request(folder: Path, *names: str, options: Options | None = None) -> Request:
+    host = Standalone(folder)
+    bases, adapters = host.bases(), host.adapters()
+    return Request(bases["base"], bases["target"], [adapters[f"Lora/{name}"] for name in names], options or Options("copy"))
+
+
+def made(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*-target*")) + sorted(path.name for path in folder.rglob("*.tmp"))
+
+
+def test_a_folder_is_sorted_into_bases_and_adapters(folder: Path) -> None:
+    host = Standalone(folder)
+    assert set(host.bases()) == {"base", "target"}
+    assert {"Lora/one", "Lora/styles/two"} <= set(host.adapters())
+    assert host.adapter_folder == folder / "Lora"
+    with pytest.raises(LoraxError, match="no such folder"):
+        Standalone(folder / "absent")
+
+
+def test_facts(folder: Path) -> None:
+    found = facts(folder / "Lora" / "one.safetensors")
+    assert (found.rank, found.format, found.trained_on, found.trigger_words) == ("4", "LoRA", "base.safetensors", "origami")
+    assert "not a whole safetensors file" in facts(folder / "Lora" / "broken.safetensors").problem
+
+
+def test_trigger_words_of_the_card_come_first_then_civitais(folder: Path) -> None:
+    lora = folder / "Lora" / "styles" / "two.safetensors"
+    lora.with_suffix(".civitai.info").write_text(json.dumps({"trainedWords": ["fold", "paper"]}))
+    assert facts(lora).trigger_words == "fold, paper"
+    lora.with_suffix(".json").write_text(json.dumps({"activation text": "crane"}))
+    assert facts(lora).trigger_words == "crane"
+
+
+def test_a_base_is_proposed_by_hash_or_by_name(files: Files, folder: Path, tmp_path: Path) -> None:
+    named = folder / "Lora" / "one.safetensors"
+    base, target = Model("a", files.base), Model("b", files.target)
+    assert propose(named, [target, base]) == base
+    assert propose(folder / "Lora" / "styles" / "two.safetensors", [base, target]) is None
+    metadata = {"ss_sd_model_name": "base.safetensors", "ss_new_sd_model_hash": "ab" * 32}
+    hashed = builders.save_lora(tmp_path / "hashed.safetensors", files.deltas, metadata=metadata)
+    known = Model("c", files.target, sha256="ab" * 32)
+    assert propose(hashed, [base, known]) == known
+
+
+def test_several_adapters(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    results = transfer(
+        request(folder, "one", "styles/two"), Destination(folder / "Lora"), lambda done, total, text: seen.append((done, total))
+    )
+    assert [result.written for result in results] == [
+        folder / "Lora" / "one-target.safetensors",
+        folder / "Lora" / "styles" / "two-target.safetensors",
+    ]
+    assert all(result.written and result.written.is_file() for result in results)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_analyse_writes_nothing(folder: Path) -> None:
+    (result,) = analyse(request(folder, "one"), silent)
+    assert result.report.coverage == 1
+    assert result.written is None
+    assert made(folder) == []
+
+
+def test_a_stop_during_the_second_adapter_leaves_nothing(folder: Path) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        if done > total / 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), stop)
+    assert made(folder) == []
+
+
+def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path) -> None:
+    def never(done: int, total: int, text: str) -> None:
+        raise AssertionError
+
+    with pytest.raises(LoraxError, match=r"broken\.safetensors"):
+        transfer(request(folder, "one", "broken"), Destination(folder / "Lora"), never)
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ({"subfolder": ".."}, "outside of"),
+        ({"subfolder": "a/../../b"}, "outside of"),
+        ({"subfolder": "/tmp"}, "outside of"),
+        ({"name": "../escaped"}, "without folders"),
+        ({"name": "a\\b"}, "without folders"),
+    ],
+)
+def test_nothing_is_written_outside_of_the_adapter_folder(folder: Path, destination: dict, expected: str) -> None:
+    with pytest.raises(LoraxError, match=expected):
+        transfer(request(folder, "one"), Destination(folder / "Lora", **destination), silent)
+
+
+def test_name_and_subfolder(folder: Path) -> None:
+    (result,) = transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine"), silent)
+    assert result.written == folder / "Lora" / "moved" / "here" / "mine.safetensors"
+    with pytest.raises(LoraxError, match="exists already"):
+        transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine"), silent)
+    transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine", Saving(overwrite=True)), silent)
+    with pytest.raises(LoraxError, match="cannot share the name"):
+        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora", "x", "same"), silent)

@@ -1,0 +1,101 @@
+"""The API over the standalone host, with the FastAPI and pydantic of each environment."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax import transfer
+
+MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
+
+
+def call(server: str, path: str, body: dict | None = None) -> Any:
+    data = json.dumps(body).encode() if body is not None else None
+    asked = urllib.request.Request(f"{server}lorax/v1/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked) as answer:
+        return json.load(answer)
+
+
+def refused(server: str, path: str, body: dict | None = None) -> tuple[int, str]:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        call(server, path, body)
+    return error.value.code, error.value.read().decode()
+
+
+def finished(server: str, job: dict) -> dict:
+    while job["state"] == "running":
+        time.sleep(0.1)
+        job = call(server, f"jobs/{job['id']}")
+    return job
+
+
+def test_lists(server: str) -> None:
+    assert call(server, "bases") == [{"name": name, "loaded": False} for name in ("base", "finetune", "pruned")]
+    found = {adapter["name"]: adapter for adapter in call(server, "adapters")}
+    assert found["Lora/contrast-base"]["rank"] == "4"
+    assert found["Lora/contrast-base"]["trained_on"] == "base.safetensors"
+
+
+def test_transfer(server: str, models: Path) -> None:
+    chosen = {"options": {"method": "copy", "max_rank": 2}, "saving": {"dtype": "fp32"}}
+    asked = MOVE | chosen | {"subfolder": "moved", "name": "mine"}
+    job = finished(server, call(server, "transfer", asked))
+    assert (job["state"], job["error"]) == ("done", "")
+    assert job["results"][0]["written"] == "moved/mine.safetensors"
+    assert (models / "Lora" / "moved" / "mine.safetensors").is_file()
+    assert {layer["rank"] for layer in job["results"][0]["report"]["layers"]} == {2}
+    job = finished(server, call(server, "transfer", asked))
+    assert job["state"] == "failed"
+    assert "exists already" in job["error"]
+
+
+def test_analyse(server: str, models: Path) -> None:
+    job = finished(server, call(server, "analyse", MOVE))
+    assert job["results"][0]["report"]["coverage"] == 1
+    assert job["results"][0]["written"] is None
+    assert len(list((models / "Lora").iterdir())) == 3
+
+
+def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = transfer._move
+    monkeypatch.setattr(transfer, "_move", lambda *given: time.sleep(0.1) or move(*given))
+    job = call(server, "transfer", MOVE)
+    call(server, f"jobs/{job['id']}/cancel", {})
+    assert finished(server, job)["state"] == "cancelled"
+    assert len(list((models / "Lora").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"source": "/etc/passwd"}, 404, "No base"),
+        ({"adapters": ["../models/base"]}, 404, "No adapter"),
+        ({"subfolder": "../.."}, 422, "outside of"),
+        ({"name": "../mine"}, 422, "without folders"),
+        ({"options": {"method": "magic"}}, 422, "expected one of"),
+        ({"saving": {"dtype": "fp8"}}, 422, "expected one of"),
+        ({"options": {"threshold": 3}}, 422, "between 0 and 1"),
+        ({"adapters": []}, 422, "No LoRA is chosen"),
+    ],
+)
+def test_refusals(server: str, change: dict, code: int, words: str) -> None:
+    found = refused(server, "transfer", MOVE | change)
+    assert found[0] == code
+    assert words in found[1]
+
+
+def test_unknown_job(server: str) -> None:
+    assert refused(server, "jobs/none")[0] == 404
+
+
+def test_it_is_documented(server: str) -> None:
+    with urllib.request.urlopen(f"{server}openapi.json") as answer:
+        paths = json.load(answer)["paths"]
+    assert {"/lorax/v1/bases", "/lorax/v1/transfer", "/lorax/v1/jobs/{id}/cancel"} <= set(paths)

@@ -1,0 +1,116 @@
+"""A walk through the standalone tab: choose, analyse, transfer, interrupt, compare, prompt tag."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax import transfer
+from tests.ui.conftest import pick, shoot
+
+LORA = "Lora/contrast-base"
+
+
+@pytest.fixture
+def chosen(page: Any) -> Any:
+    """Source by proposal, target and LoRA by hand."""
+    pick(page, "#lorax_source", "finetune")
+    pick(page, "#lorax_target", "finetune")
+    pick(page, "#lorax_adapters", LORA)
+    page.wait_for_selector("#lorax_notes .lorax-facts")
+    return page
+
+
+def written(models: Path) -> list[str]:
+    bundled = {"contrast-base", "contrast-finetune", "contrast-pruned"}
+    return sorted(path.name for path in (models / "Lora").iterdir() if path.stem not in bundled)
+
+
+def test_the_source_that_a_lora_names_is_proposed(chosen: Any) -> None:
+    assert chosen.input_value("#lorax_source input") == "base"
+    row = chosen.inner_text("#lorax_notes .lorax-facts tr:nth-child(2)")
+    assert all(fact in row for fact in (LORA, "4", "LoRA", "Stable Diffusion 1.x", "base.safetensors"))
+    shoot(chosen, "choose")
+
+
+def test_a_source_that_disagrees_is_warned_of(chosen: Any) -> None:
+    pick(chosen, "#lorax_source", "pruned")
+    chosen.wait_for_selector("#lorax_notes .lorax-warning")
+    assert "says that it was trained on base, but the source is pruned" in chosen.inner_text("#lorax_notes")
+    shoot(chosen, "warning")
+
+
+def test_analyse_shows_everything_and_writes_nothing(chosen: Any, models: Path) -> None:
+    chosen.click("#lorax_analyse")
+    chosen.wait_for_selector("#lorax_summary .lorax-summary")
+    assert "layers transferred" in chosen.inner_text("#lorax_summary")
+    assert chosen.locator("#lorax_summary abbr[title]").count() > 0
+    chosen.wait_for_selector("#lorax_heatmap img")
+    chosen.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
+    assert written(models) == []
+    shoot(chosen, "analyse")
+
+
+def test_transfer_writes_and_gives_the_prompt_tag(chosen: Any, models: Path) -> None:
+    chosen.click("#lorax_transfer")
+    chosen.wait_for_selector("#lorax_written .lorax-done")
+    assert written(models) == ["contrast-base-finetune.safetensors"]
+    assert chosen.input_value("#lorax_tag textarea") == "<lora:contrast-base-finetune:1>"
+    assert "contrast-base  (rank 4" in chosen.locator("#lorax_adapters .token").text_content()  # still the chosen one
+    chosen.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chosen.click("#lorax_copy")
+    chosen.wait_for_function("async () => (await navigator.clipboard.readText()) === '<lora:contrast-base-finetune:1>'")
+    shoot(chosen, "transfer")
+    chosen.click("#lorax_transfer")
+    chosen.wait_for_selector("#lorax_status .lorax-error")
+    assert "exists already" in chosen.inner_text("#lorax_status")
+
+
+def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, move = [], transfer._move
+
+    def slow(*arguments: Any) -> Any:
+        layers.append(arguments)
+        time.sleep(0.1)
+        return move(*arguments)
+
+    monkeypatch.setattr(transfer, "_move", slow)
+    chosen.click("#lorax_transfer")
+    while len(layers) < 3:
+        chosen.wait_for_timeout(50)
+    chosen.click("#lorax_interrupt")
+    chosen.wait_for_selector("#lorax_status .lorax-warning")
+    assert "Nothing was written" in chosen.inner_text("#lorax_status")
+    assert len(layers) < 100
+    assert written(models) == []
+
+
+def test_compare_draws_four_pictures(chosen: Any) -> None:
+    chosen.click("#lorax_transfer")
+    chosen.wait_for_selector("#lorax_written .lorax-done")
+    chosen.fill("#lorax_prompt textarea", "cat face")
+    chosen.click("#lorax_compare")
+    if find_spec("diffusers") is None:
+        chosen.wait_for_selector("#lorax_status .lorax-error")
+        assert "Pictures need diffusers" in chosen.inner_text("#lorax_status")
+        return
+    chosen.wait_for_selector("#lorax_gallery img", timeout=120_000)
+    assert chosen.locator("#lorax_gallery .thumbnail-item img").count() == 4
+    for caption in ("base with the LoRA", "finetune alone", "with a plain copy", "with the moved LoRA"):
+        assert caption in chosen.inner_text("#lorax_gallery")
+    shoot(chosen, "compare")
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_sticks_out(chosen: Any, width: int, theme: str) -> None:
+    chosen.set_viewport_size({"width": width, "height": 900})
+    if theme == "dark":
+        chosen.evaluate("document.body.classList.add('dark')")
+    chosen.click("#lorax_options button, #lorax_options .label-wrap")
+    assert chosen.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shoot(chosen, f"options-{theme}-{width}")
