@@ -1,0 +1,139 @@
+"""A real WebUI, started headless on the CPU over a data folder of its own, so that the installation is not changed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lorax.demo import bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTED, PATIENCE = "Startup time", 600
+FLAGS = (
+    "--skip-torch-cuda-test --skip-prepare-environment --use-cpu all --no-half --no-half-vae --no-download-sd-model --api "
+    "--disable-console-progressbars --server-name 127.0.0.1"
+)
+PICTURE = {"prompt": "cat face", "seed": 7, "steps": 3, "width": 64, "height": 64, "cfg_scale": 3.0, "sampler_name": "DDIM"}
+
+
+class WebUI:
+    """``with WebUI(installation, folder) as webui``: with the bundled models, and this checkout installed as extension.
+
+    ``base`` and ``finetune`` share a configuration, as checkpoints of a family do: the host switches between them in place.
+    """
+
+    def __init__(self, installation: Path, data: Path, *flags: str) -> None:
+        self.data, self.checkpoints, self.loras = data, data / "models" / "Stable-diffusion", data / "models" / "Lora"
+        self.log = data / "log.txt"
+        bundle.unpack(self.checkpoints)
+        (self.checkpoints / f"{bundle.BASE}.yaml").rename(data / "v1-inference.yaml")  # ``probe.py`` makes it the default
+        (self.checkpoints / f"{bundle.FINETUNE}.yaml").unlink()
+        self.loras.mkdir()
+        (data / "extensions").mkdir()
+        (data / "extensions" / "lorax").symlink_to(ROOT)
+        (data / "extensions" / "probe" / "scripts").mkdir(parents=True)
+        shutil.copy(Path(__file__).with_name("probe.py"), data / "extensions" / "probe" / "scripts")
+        (data / "config.json").write_text(
+            json.dumps({"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False})
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        python = installation / "venv" / "bin" / "python"
+        self._command = [python, "launch.py", *FLAGS.split(), "--port", str(self._port)]
+        self._command += ["--data-dir", data, *flags]
+        self._installation = installation
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def __enter__(self) -> WebUI:
+        # One thread: with more, pictures may differ in the last bit. SD_WEBUI_RESTARTING: no browser is opened.
+        quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SD_WEBUI_RESTARTING": "1"}
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._installation, env=os.environ | quiet | offline, stdout=log, stderr=log
+            )
+        self._wait(starts=1)
+        return self
+
+    def reload(self) -> None:
+        """What the button Reload UI does."""
+        starts = self.log.read_text().count(STARTED)
+        self.call("probe/reload", {})
+        self._wait(starts + 1)
+
+    def _wait(self, starts: int) -> None:
+        """An earlier request would end the start."""
+        deadline = time.monotonic() + PATIENCE
+        while self.log.read_text().count(STARTED) < starts or not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise RuntimeError(f"the WebUI did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            self.call("sdapi/v1/options")
+        except (urllib.error.URLError, ConnectionError):
+            return False
+        return True
+
+    def call(self, path: str, data: dict[str, Any] | None = None) -> Any:
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/{path}", body, {"Content-Type": "application/json"})
+        with self._open(request, timeout=PATIENCE) as answer:
+            return json.load(answer)
+
+    def options(self, **values: Any) -> None:
+        self.call("sdapi/v1/options", values)
+
+    def load(self, checkpoint: str) -> None:
+        self.options(sd_model_checkpoint=checkpoint)
+
+    def draw(self, tags: str = "", job: str = "txt2img", **more: Any) -> Drawn:
+        """What the prompt with these network tags gives."""
+        (self.data / "messages.txt").unlink(missing_ok=True)
+        asked = PICTURE | more
+        if tags:
+            asked["prompt"] = f"{asked['prompt']} {tags}"
+        answer = self.call(f"sdapi/v1/{job}", asked)
+        pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB"), int) for one in answer["images"]]
+        return Drawn(np.stack(pictures), answer["images"][0], json.loads(answer["info"])["infotexts"][0], self._messages())
+
+    def _messages(self) -> str:
+        path = self.data / "messages.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+class Drawn:
+    """The pictures (N, H, W, 3) of one request, the first one as base64, its infotext, and the messages in the UI's output."""
+
+    def __init__(self, pictures: np.ndarray, encoded: str, infotext: str, messages: str) -> None:
+        self.pictures, self.encoded, self.infotext, self.messages = pictures, encoded, infotext, messages
+
+    def distance(self, other: Drawn) -> int:
+        """In grey levels, at the pixel that differs most."""
+        assert self.pictures.shape == other.pictures.shape
+        return int(abs(self.pictures - other.pictures).max())
