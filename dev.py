@@ -3,6 +3,7 @@
     python dev.py demo [...]    move a LoRA between the bundled models; what follows goes to ``python -m lorax demo``
     python dev.py test [...]    lint, check types and test; what follows goes to pytest
     python dev.py ui [...]      test the tab in a headless Chromium with gradio 3 and with gradio 4; what follows goes to pytest
+    python dev.py webui [...]   test inside the real WebUI that LORAX_WEBUI_DIR names; what follows goes to pytest
 
 The first run makes .venv and installs what pyproject.toml lists; later runs install only after pyproject.toml has changed.
 ``ui`` has an environment for each gradio, .venv-gradio3 and .venv-gradio4, and uses the system's Chromium or playwright's.
@@ -23,7 +24,7 @@ GRADIOS = ("gradio3", "gradio4")  # tests/ui/NAME.txt says what the environment 
 
 
 def main(arguments: list[str]) -> None:
-    commands = {"demo": demo, "test": test, "ui": ui}
+    commands = {"demo": demo, "test": test, "ui": ui, "webui": webui}
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     if not arguments or arguments[0] not in commands:
@@ -47,8 +48,17 @@ def test(arguments: list[str]) -> None:
 
 def ui(arguments: list[str]) -> None:
     for name in GRADIOS:
-        python = install(VENV.with_name(f".venv-{name}"), "serve", ROOT / "tests" / "ui" / f"{name}.txt")
-        step(f"tests with {name}", python, "-m", "pytest", "tests/ui", *arguments)
+        step(f"tests with {name}", with_gradio(name), "-m", "pytest", "tests/ui", *arguments)
+
+
+def webui(arguments: list[str]) -> None:
+    if not os.environ.get("LORAX_WEBUI_DIR"):
+        sys.exit("LORAX_WEBUI_DIR is not set. It names the folder of a WebUI v1.10.1 with its venv.")
+    step("tests in the WebUI", with_gradio("gradio4"), "-m", "pytest", "tests/webui", *arguments)
+
+
+def with_gradio(name: str) -> Path:
+    return install(VENV.with_name(f".venv-{name}"), "serve", ROOT / "tests" / "ui" / f"{name}.txt")
 
 
 def install(venv: Path, extra: str, requirements: Path | None = None) -> Path:

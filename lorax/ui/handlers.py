@@ -85,14 +85,14 @@ class Handlers:
             return []
         if source == target:
             return ["Source and target are the same checkpoint: nothing would change."]
-        fitting = [model for model, (_, fact) in zip(models, known, strict=True) if not fact.problem]
         found = []
-        for model in fitting:
+        for model, fact in zip(models, (fact for _, fact in known), strict=True):
             named = propose(model.path, bases.values())
             if named and named.name != source:
                 found.append(f"{model.name} says that it was trained on {named.name}, but the source is {source}.")
             try:
-                plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
+                if not fact.problem:
+                    plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
             except LoraxError as error:
                 found.append(str(error))
         return list(dict.fromkeys(found))

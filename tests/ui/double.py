@@ -1,0 +1,166 @@
+"""A stand-in for the WebUI's modules: what ``lorax/hosts/a1111.py`` and ``scripts/`` use of them, and no more.
+
+``tests/webui/test_double.py`` compares names and signatures with those of a real checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+class CheckpointInfo:
+    def __init__(self, filename):
+        self.filename, self.name, self.sha256 = filename, Path(filename).name, None
+
+
+class NetworkOnDisk:
+    def __init__(self, name, filename):
+        self.name, self.filename = name, filename
+
+    def get_alias(self):
+        return self.name
+
+
+class OptionInfo:
+    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
+        self.default, self.label, self.component, self.component_args, self.section = (
+            default,
+            label,
+            component,
+            component_args,
+            section,
+        )
+        self.comment_after = ""
+
+    def info(self, info):
+        self.comment_after += info
+        return self
+
+    def needs_reload_ui(self):
+        return self
+
+
+class Options:
+    def __init__(self, **data):
+        self.data, self.data_labels = data, {}
+
+    def __getattr__(self, item):
+        return self.data[item]
+
+    def add_option(self, key, info):
+        self.data_labels[key] = info
+
+
+class State:
+    interrupted = skipped = stopping_generation = False
+    job_count, job_no, textinfo, job = 0, 0, None, ""
+
+    def begin(self, job="(unknown)"):
+        self.job, self.interrupted = job, False
+
+    def end(self):
+        self.job = ""
+
+    def interrupt(self):
+        self.interrupted = True
+
+
+class StableDiffusionProcessingTxt2Img:
+    def __init__(self, **given):
+        self.given = given
+
+    def close(self):
+        pass
+
+
+class Double:
+    """The modules by name. Callbacks land in ``callbacks``; ``drawn`` keeps what pictures were asked for, and
+    ``reloaded`` counts returns to the loaded checkpoint."""
+
+    def __init__(self, models: Path) -> None:
+        checkpoints, loras = models / "Stable-diffusion", models / "Lora"
+        self.callbacks: dict[str, Any] = {}
+        self.reloaded = 0
+        self.drawn: list[dict] = []
+        infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
+
+        def on_ui_tabs(callback, *, name=None):
+            self.callbacks["tabs"] = callback
+
+        def on_ui_settings(callback, *, name=None):
+            self.callbacks["settings"] = callback
+
+        def on_app_started(callback, *, name=None):
+            self.callbacks["started"] = callback
+
+        def list_models():
+            pass
+
+        def get_closet_checkpoint_match(search_string):
+            return next((info for info in infos if info.name == search_string), None)
+
+        def reload_model_weights(sd_model=None, info=None, forced_reload=False):
+            self.reloaded += 1
+
+        def process_images(p):
+            self.drawn.append(p.given)
+            return SimpleNamespace(images=[Image.new("RGB", (8, 8))])
+
+        def wrap_gradio_gpu_call(func, extra_outputs=None):
+            return func
+
+        def list_available_networks():
+            found = {path.stem: NetworkOnDisk(path.stem, str(path)) for path in sorted(loras.rglob("*.safetensors"))}
+            self.modules["networks"].available_networks.clear()
+            self.modules["networks"].available_networks.update(found)
+
+        contents: dict[str, dict[str, Any]] = {
+            "script_callbacks": {
+                "on_ui_tabs": on_ui_tabs,
+                "on_ui_settings": on_ui_settings,
+                "on_app_started": on_app_started,
+            },
+            "call_queue": {"queue_lock": threading.Lock(), "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
+            "devices": {"device": SimpleNamespace(type="cpu")},
+            "paths_internal": {"models_path": str(models)},
+            "processing": {
+                "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
+                "process_images": process_images,
+            },
+            "sd_models": {
+                "checkpoints_list": {info.name: info for info in infos},
+                "model_data": SimpleNamespace(sd_model=SimpleNamespace(sd_checkpoint_info=infos[0])),
+                "list_models": list_models,
+                "get_closet_checkpoint_match": get_closet_checkpoint_match,
+                "reload_model_weights": reload_model_weights,
+            },
+            "shared": {
+                "cmd_opts": SimpleNamespace(lora_dir=str(loras)),
+                "opts": Options(sd_model_checkpoint=infos[0].name),
+                "state": State(),
+                "OptionInfo": OptionInfo,
+            },
+            "networks": {"available_networks": {}, "list_available_networks": list_available_networks},
+        }
+        self.modules = {name: ModuleType(name) for name in contents}
+        for name, content in contents.items():
+            vars(self.modules[name]).update(content)
+        list_available_networks()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        package = ModuleType("modules")
+        monkeypatch.setitem(sys.modules, "modules", package)
+        for name, module in self.modules.items():
+            if name == "networks":
+                monkeypatch.setitem(sys.modules, name, module)
+            else:
+                setattr(package, name, module)
+                monkeypatch.setitem(sys.modules, f"modules.{name}", module)
+        monkeypatch.delitem(sys.modules, "lorax.hosts.a1111", raising=False)  # it binds them when it is imported

@@ -1,0 +1,162 @@
+"""The WebUI as a host, over its double: callbacks, lists, queue, settings, pictures, routes."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lorax.catalog import Model
+from lorax.demo.bundle import BUNDLE, unpack
+from lorax.errors import Interrupted
+from lorax.hosts.base import Shot
+from lorax.options import Options, declared
+from tests.ui.double import Double
+
+pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_tab.py"
+
+
+@pytest.fixture
+def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    unpack(tmp_path / "Stable-diffusion")
+    shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
+    made = Double(tmp_path)
+    made.install(monkeypatch)
+    return made
+
+
+@pytest.fixture
+def host(double: Double) -> Any:
+    from lorax.hosts.a1111 import A1111
+
+    return A1111()
+
+
+def callbacks(double: Double) -> dict[str, Any]:
+    """Those that the script registers, as the WebUI loads it."""
+    specification = importlib.util.spec_from_file_location("lorax_tab.py", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    specification.loader.exec_module(importlib.util.module_from_spec(specification))
+    return double.callbacks
+
+
+def test_the_script_registers_a_tab(double: Double) -> None:
+    ((blocks, title, name),) = callbacks(double)["tabs"]()
+    assert (title, name) == ("LoRA-X", "lorax_tab")
+    ids = {component.elem_id for component in blocks.blocks.values()}
+    assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_transfer", "lorax_gallery"} <= ids
+    assert {f"lorax_{option.name}" for option in declared(Options)} <= ids
+
+
+def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None:
+    callbacks(double)["settings"]()
+    options = double.modules["shared"].opts
+    assert options.data_labels["lorax_method"].default == "auto"
+    assert options.data_labels["lorax_threshold"].label == "Similarity threshold"
+    assert dict(host.defaults()) == {}
+    options.data |= {"lorax_method": "copy", "lorax_max_rank": "8"}
+    assert dict(host.defaults()) == {"method": "copy", "max_rank": "8"}
+    ((blocks, *_),) = callbacks(double)["tabs"]()
+    values = {component.elem_id: getattr(component, "value", None) for component in blocks.blocks.values()}
+    assert (values["lorax_method"], values["lorax_max_rank"]) == ("copy", "8")
+
+
+def test_lists(double: Double, host: Any) -> None:
+    assert list(host.bases()) == ["base.safetensors", "finetune.safetensors", "pruned.safetensors"]
+    assert host.loaded() == "base.safetensors"
+    assert host.adapters()["contrast-base"].path == host.adapter_folder / "contrast-base.safetensors"
+    assert host.tag(host.adapter_folder / "contrast-base.safetensors") == "<lora:contrast-base:1>"
+    assert host.notice == ""
+
+
+def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.delitem(sys.modules, "networks")
+    from lorax.hosts.a1111 import A1111
+
+    host = A1111()
+    assert "Lora is disabled" in host.notice
+    assert "contrast-base" in host.adapters()
+    assert host.tag(Path("x.safetensors")) == "<lora:x:1>"
+
+
+def test_a_job_reports_to_the_hosts_state_and_can_be_interrupted(double: Double, host: Any) -> None:
+    state = double.modules["shared"].state
+
+    def work(progress: Any, value: int) -> list[int]:
+        progress(1, 4, "first")
+        assert (state.job_no, state.job_count, state.textinfo) == (1, 4, "first")
+        host.interrupt()
+        progress(2, 4, "second")
+        return [value]
+
+    with pytest.raises(Interrupted):
+        host.handler(work, 1)("task(x)", 5)
+
+
+def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> None:
+    lock, state = double.modules["call_queue"].queue_lock, double.modules["shared"].state
+    assert host.run(lambda progress: (lock.locked(), state.job), lambda done, total, text: None) == (True, "lorax")
+    assert not lock.locked()
+    assert state.job == ""
+
+
+def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
+    bases, lora = host.bases(), host.adapters()["contrast-base"]
+    shots = [Shot("with", bases["finetune.safetensors"], lora), Shot("alone", bases["finetune.safetensors"], None)]
+    prompt = "cat <lora:contrast-base:0.5> face"
+    assert len(host.pictures(shots, prompt, 7, 5, 64, lambda done, total, text: None)) == 2
+    assert [drawn["prompt"].split() for drawn in double.drawn] == [["cat", "face", "<lora:contrast-base:1>"], ["cat", "face"]]
+    assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
+    assert double.reloaded == 1
+
+
+def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host: Any) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        host.pictures([Shot("alone", Model("a", Path("a")), None)], "cat", 7, 5, 64, stop)
+    assert double.reloaded == 1
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ({}, None),
+        ({"/sdapi/v1/options": []}, []),
+        ({"/sdapi/v1/options": ["password"]}, ["password"]),
+        ({"/sdapi/v1/options": ["password"], "/login_check": []}, ["password"]),
+    ],
+)
+def test_guards(double: Double, routes: dict, expected: list | None) -> None:
+    from lorax.hosts.a1111 import guards
+
+    app = SimpleNamespace(routes=[SimpleNamespace(path=path, dependencies=found) for path, found in routes.items()])
+    assert guards(app) == expected
+
+
+def test_the_pages_login_guards_where_the_api_has_none(double: Double) -> None:
+    from lorax.hosts.a1111 import guards
+
+    page = SimpleNamespace(path="/login_check", endpoint=lambda: None)
+    (found,) = guards(SimpleNamespace(routes=[SimpleNamespace(path="/sdapi/v1/options", dependencies=[]), page])) or []
+    assert found.dependency is page.endpoint
+
+
+def test_no_route_without_the_hosts_api(double: Double) -> None:
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    callbacks(double)["started"](None, app)
+    assert not any(getattr(route, "path", "").startswith("/lorax") for route in app.routes)
+    app.get("/sdapi/v1/options")(lambda: None)
+    callbacks(double)["started"](None, app)
+    assert "/lorax/v1/bases" in app.openapi()["paths"]

@@ -1,0 +1,68 @@
+"""The double of the WebUI's modules offers names and signatures of a real checkout, and no others."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax.demo.bundle import unpack
+from tests.ui import double
+
+INSTALLATION = Path(os.environ.get("LORAX_WEBUI_DIR", ""))
+pytestmark = pytest.mark.skipif(Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: no WebUI to compare with")
+
+CLASSES = {
+    double.CheckpointInfo: "modules/sd_models.py",
+    double.OptionInfo: "modules/options.py",
+    double.Options: "modules/options.py",
+    double.State: "modules/shared_state.py",
+    double.NetworkOnDisk: "extensions-builtin/Lora/network.py",
+}
+
+
+def source(path: str) -> ast.Module:
+    return ast.parse((INSTALLATION / path).read_text(encoding="utf-8"))
+
+
+def signature(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def real_signature(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+
+
+def test_modules(tmp_path: Path) -> None:
+    unpack(tmp_path / "Stable-diffusion")
+    for name, module in double.Double(tmp_path).modules.items():
+        path = "extensions-builtin/Lora/networks.py" if name == "networks" else f"modules/{name}.py"
+        tree = source(path)
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+        assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+        for entry, value in vars(module).items():
+            if entry.startswith("__"):
+                continue
+            assert entry in functions.keys() | classes | assigned, f"{path} has no {entry}"
+            if entry in functions:
+                assert signature(value) == real_signature(functions[entry]), f"{path}: {entry}"
+
+
+@pytest.mark.parametrize(("stand_in", "path"), CLASSES.items())
+def test_classes(stand_in: type, path: str) -> None:
+    (real,) = (node for node in source(path).body if isinstance(node, ast.ClassDef) and node.name == stand_in.__name__)
+    methods = {node.name: node for node in real.body if isinstance(node, ast.FunctionDef)}
+    for name, method in inspect.getmembers(stand_in, inspect.isfunction):
+        if name.startswith("__"):
+            continue
+        assert signature(method) == real_signature(methods[name]), f"{path}: {stand_in.__name__}.{name}"
+    text = ast.unparse(real)
+    attributes = {name for name in vars(stand_in) if not name.startswith("_") and name not in methods}
+    assert all(name in text for name in attributes)
