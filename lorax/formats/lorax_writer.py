@@ -17,7 +17,7 @@ def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool =
     The plan's own target plays no part. Preview and card are carried over as beside a plain LoRA. Raises LoraxError when ``path``
     cannot be written.
     """
-    writer.check_free(path, overwrite)
+    writer.check_free(path, plan.inputs, overwrite)
     with Staging() as staging:
         return stage_lorax(plan, path, staging, dtype=dtype)
 
