@@ -16,7 +16,7 @@ from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS, lora_path
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
-STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 500, PRUNED: 800, "lora": 250}
+STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, "lora": 250}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
