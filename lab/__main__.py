@@ -16,7 +16,7 @@ from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS, lora_path
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
-STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 500, PRUNED: 800, "lora": 250}
+STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -62,13 +62,12 @@ def bundle(options: argparse.Namespace) -> None:
 
 def loras(options: argparse.Namespace) -> None:
     """Every style on the committed base, and natively on both committed targets as the upper bound."""
-    steps = options.steps or STEPS["lora"]
     for name, style in lora.STYLES.items():
         for seed, target in enumerate((BASE, FINETUNE, PRUNED)):
             runner = _bundled(target)
             start, captioner = Model(runner.text_encoder, runner.unet), Captioner(runner.tokenizer)
-            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, runner.vae, captioner, steps=steps, seed=seed)
-            lora.save_lora(lora_path(name, target), model, runner.base, style, steps)
+            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, runner.vae, captioner, seed=seed)
+            lora.save_lora(lora_path(name, target), model, runner.base, style)
 
 
 def figures(options: argparse.Namespace) -> None:

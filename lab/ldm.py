@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from lab import data
 from lab.models import HEADS, TOKENS
 from lorax.layers import UNetNames
 
@@ -80,7 +81,7 @@ model:
     timesteps: 1000
     first_stage_key: jpg
     cond_stage_key: txt
-    image_size: {unet.config["sample_size"]}
+    image_size: {data.SIZE // 8}
     channels: 4
     cond_stage_trainable: false
     conditioning_key: crossattn
@@ -89,7 +90,7 @@ model:
     unet_config:
       target: ldm.modules.diffusionmodules.openaimodel.UNetModel
       params:
-        image_size: {unet.config["sample_size"]}
+        image_size: {data.SIZE // 8}
         in_channels: 4
         out_channels: 4
         model_channels: {base}
@@ -109,7 +110,7 @@ model:
         ddconfig:
           double_z: true
           z_channels: 4
-          resolution: {vae.config["sample_size"]}
+          resolution: {data.SIZE}
           in_channels: 3
           out_ch: 3
           ch: {min(vae_channels)}

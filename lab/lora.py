@@ -33,14 +33,19 @@ class Style:
     icons: str  # the icon set
     rank: int
     alpha: float
+    steps: int
+    rate: float
     convolution: bool = False
 
 
-STYLES = {"contrast": Style("contrast", 4, 4), "openmoji": Style("openmoji", 4, 2, convolution=True)}
+STYLES = {
+    "contrast": Style("contrast", rank=4, alpha=4, steps=500, rate=3e-3),
+    "openmoji": Style("openmoji", rank=4, alpha=2, steps=250, rate=2e-3, convolution=True),
+}
 
 
 def train_lora(
-    name: str, folder: Path, base: Model, style: Style, vae: AutoencoderKL, captioner: Captioner, *, steps: int, seed: int
+    name: str, folder: Path, base: Model, style: Style, vae: AutoencoderKL, captioner: Captioner, *, seed: int
 ) -> Model:
     """Learn the style's icons, those held out excepted. Returns the model with the trained adapter inside."""
     torch.manual_seed(seed)
@@ -52,10 +57,12 @@ def train_lora(
     icons = data.load_common(style.icons)
     icons = icons.where([not data.is_held_out(subject) for subject in icons.subjects])
     loss = denoising_loss(model, Batches(icons, vae, captioner), BATCH)
-    return train(name, folder, model, loss, steps=steps, rate=2e-3, seed=seed, decay=0.99, weight_decay=0.0, warmup=20)  # type: ignore[return-value]
+    return train(
+        name, folder, model, loss, steps=style.steps, rate=style.rate, seed=seed, decay=0.99, weight_decay=0.0, warmup=20
+    )
 
 
-def save_lora(path: Path, model: Model, base: Checkpoint, style: Style, steps: int) -> None:
+def save_lora(path: Path, model: Model, base: Checkpoint, style: Style) -> None:
     """Write the adapter inside ``model`` with kohya's keys and the ``ss_*`` metadata that its trainer writes."""
     tensors = {}
     for prefix, part in (("unet", model.unet), ("te", model.text_encoder)):
@@ -80,7 +87,8 @@ def save_lora(path: Path, model: Model, base: Checkpoint, style: Style, steps: i
         "ss_network_args": json.dumps(arguments),
         "ss_output_name": path.stem,
         "ss_resolution": f"({data.SIZE}, {data.SIZE})",
-        "ss_steps": str(steps),
+        "ss_steps": str(style.steps),
+        "ss_learning_rate": str(style.rate),
         "ss_tag_frequency": json.dumps({style.icons: {}}),
         "ss_training_comment": f"icons of {data.SETS[style.icons].package}, {data.SETS[style.icons].licence}",
     }

@@ -56,7 +56,7 @@ def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Cap
     for name, parameter in model.unet.named_parameters():
         parameter.requires_grad_("attentions" in name)
     batches = Batches(data.load_common(*data.names("finetune")), vae, captioner)
-    return train("finetune", folder, model, denoising_loss(model, batches), steps=steps, rate=7e-4, seed=2)
+    return train("finetune", folder, model, denoising_loss(model, batches), steps=steps, rate=1e-3, seed=2, decay=0.99)
 
 
 def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
@@ -77,7 +77,7 @@ def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Capti
             taught = teacher(noisy, times, tokens)
         return F.mse_loss(predicted, noise) + F.mse_loss(predicted, taught)
 
-    return train("pruned", folder, model, loss_of, steps=steps, rate=1e-3, seed=3)
+    return train("pruned", folder, model, loss_of, steps=steps, rate=1e-3, seed=3, decay=0.99)
 
 
 def denoising_loss(model: Model, batches: Batches, batch: int = BATCH) -> Callable[[int], torch.Tensor]:
