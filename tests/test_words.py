@@ -1,0 +1,76 @@
+"""What the tab says and draws, without gradio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorax.catalog import Facts, Model
+from lorax.report import LayerRecord, Report
+from lorax.ui import words
+from lorax.ui.heatmap import heatmap
+from lorax.workflow import Result
+
+LAYERS = {
+    "unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q": 0.9,
+    "unet.middle_block.1.transformer_blocks.0.attn2.to_k": 0.5,
+    "unet.output_blocks.11.0.in_layers.2": 0.25,
+    "unet.input_blocks.2.1.proj_in": 1.0,
+    "te.text_model.encoder.layers.0.self_attn.q_proj": 0.0,
+}
+
+
+def records() -> list[LayerRecord]:
+    moved = [LayerRecord(name, "transferred", "copied", 1.0, name, name, similarity=value) for name, value in LAYERS.items()]
+    return [*moved, LayerRecord("lora_x", "unmatched", "the source has no such layer", 1.0)]
+
+
+def result(name: str = "style", declined: str | None = None, written: Path | None = None) -> Result:
+    return Result(Model(name, Path(name)), Report(records(), "auto", declined), written)
+
+
+def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
+    figure = heatmap(records())
+    assert figure is not None
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["text 0", "in 1", "in 2", "mid", "out 11"]
+    roles = [label.get_text() for label in axis.get_yticklabels()]
+    assert roles == ["convolution 1", "proj_in", "prompt attention k", "self-attention q", "text attention q"]
+    values = axis.images[0].get_array()
+    assert values is not None
+    assert values[3][1] == 0.9
+    assert values[2][3] == 0.5
+
+
+def test_no_heat_map_without_similarities() -> None:
+    assert heatmap([LayerRecord("x", "unmatched", "", 1.0)]) is None
+
+
+def test_names_are_text_and_not_html() -> None:
+    sly = "<img src=x onerror=alert(1)>"
+    html = (
+        words.summary([result(sly)]) + words.facts_table([(sly, Facts(trained_on=sly, trigger_words=sly))]) + words.message(sly)
+    )
+    assert "<img" not in html
+
+
+def test_special_words_explain_themselves() -> None:
+    html = words.summary([result()])
+    assert html.count("<abbr title='") == html.count("</abbr>") == 3
+    assert "of the adapter&#x27;s <abbr" in html
+
+
+def test_what_was_not_written_is_said() -> None:
+    html = words.written([result(written=Path("out/style.safetensors")), result("other", declined="the bases are not related")])
+    assert "Written: <code>out/style.safetensors" in html.replace("\\", "/")
+    assert "other: the bases are not related" in html
+
+
+def test_numbers_of_the_table_stay_numbers() -> None:
+    rows = words.rows([result()])
+    assert rows[0][3] == 0.9
+    assert rows[-1] == ["lora_x", "no counterpart", "the source has no such layer", "", "", ""]
+
+
+def test_tag() -> None:
+    assert words.tag("<lora:x:1>", Facts()) == "<lora:x:1>"
+    assert words.tag("<lora:x:1>", Facts(trigger_words="origami")) == "<lora:x:1> origami"
