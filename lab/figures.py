@@ -20,15 +20,16 @@ from lorax.transfer import plan, run
 
 SEEDS = (0, 1, 2)
 BY_NAME, COPY, AUTO = "copy by name", "copy", "auto"
-VARIANTS = {
-    BY_NAME: Options("copy", pairing="name"),
-    COPY: Options("copy"),
-    AUTO: Options("auto"),
-    "lorax 25%": Options("lorax", rank="25%", threshold=0),
-    "lorax energy:0.95": Options("lorax", rank="energy:0.95", threshold=0),
-    "lorax, gated at 0.8": Options("lorax"),
-    "prolora": Options("prolora", threshold=0),
-    "prolora-cross": Options("prolora-cross", threshold=0),
+VARIANTS = {  # and the strength at which the result is applied
+    BY_NAME: (Options("copy", pairing="name"), 1.0),
+    COPY: (Options("copy"), 1.0),
+    "copy at strength 0.5": (Options("copy"), 0.5),
+    AUTO: (Options("auto"), 1.0),
+    "lorax 25%": (Options("lorax", rank="25%", threshold=0), 1.0),
+    "lorax energy:0.95": (Options("lorax", rank="energy:0.95", threshold=0), 1.0),
+    "lorax, gated at 0.8": (Options("lorax"), 1.0),
+    "prolora": (Options("prolora", threshold=0), 1.0),
+    "prolora-cross": (Options("prolora-cross", threshold=0), 1.0),
 }
 ALONE, NATIVE = "alone", "native"
 
@@ -60,7 +61,7 @@ def _losses(runner: Runner, source: Checkpoint, target: Checkpoint, name: str, s
     print(f"{style} on {name}: denoising loss {alone.mean():.4f} alone, {native.mean():.4f} with the native LoRA", flush=True)
     yield from ((ALONE, alone), (NATIVE, native))
     with tempfile.TemporaryDirectory() as folder:
-        for label, options in VARIANTS.items():
+        for label, (options, strength) in VARIANTS.items():
             planned = plan(open_adapter(lora_path(style, BASE)), source, target, options)
             moved = run(planned)
             if not moved.layers:
@@ -68,7 +69,7 @@ def _losses(runner: Runner, source: Checkpoint, target: Checkpoint, name: str, s
                 continue
             path = Path(folder) / "moved.safetensors"
             writer.write(planned, moved, path, dtype="fp32", overwrite=True)
-            yield label, held_out.losses(path)
+            yield label, held_out.losses(path, strength)
 
 
 def pooled(styles: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -41,7 +41,7 @@ def test_the_style_arrives(output: Path, target: str) -> None:
     moved = colour(runner, output / f"{STYLE}-{target}-transferred.safetensors")
     assert alone > 0.1, "the target's own pictures are in colour"
     assert alone - native > alone / 2
-    assert alone - moved > 0.8 * (alone - native)
+    assert alone - moved > 0.7 * (alone - native)
 
 
 def colour(runner: Runner, adapter: Path | None) -> float:
