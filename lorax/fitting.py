@@ -65,11 +65,11 @@ class Fitter:
         adapter = open_adapter(file)
         if adapter.header is None:
             raise LoraxError(f"{file}: not a LoRA-X file. A plain LoRA needs no fitting.")
-        base = _open_target(adapter, target)
         options, dtype = settings(adapter)
-        key = self._key(adapter, base)
+        key = self._key(adapter, target)
         if (entry := self.cache.get(key)) is not None:
             return _from_entry(entry)
+        base = _open_target(adapter, target)
         if self._is_source(adapter, base):
             fit = Fit(_encoded(base, _by_name(adapter, base), dtype))
         elif (source := self._source(adapter)) is not None:
@@ -81,11 +81,11 @@ class Fitter:
         self.cache.put(key, _to_entry(fit))
         return fit
 
-    def _key(self, adapter: AdapterFile, base: Checkpoint) -> str:
+    def _key(self, adapter: AdapterFile, target: Path) -> str:
         """The file's hash covers its header, and with it the settings."""
         content = self._remembered(adapter.path, lambda: hashes(adapter.path).sha256)
-        target = self._library.sha256(base.path) or self._remembered(base.path, lambda: base.sha256)
-        return hashlib.sha256(json.dumps([__version__, content, target]).encode()).hexdigest()
+        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).sha256)
+        return hashlib.sha256(json.dumps([__version__, content, base]).encode()).hexdigest()
 
     def _remembered(self, path: Path, sha256: Callable[[], str]) -> str:
         found = stamp(path)

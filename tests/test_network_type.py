@@ -135,10 +135,13 @@ def test_registering_again_replaces_the_type_and_it_is_asked_first(host: Host, s
     assert [type(kind).__name__ for kind in host.networks.module_types] == ["ModuleTypeLorax", "str"]
 
 
-def test_without_the_lora_extension_there_is_nothing_to_register(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("networks", [None, ModuleType("networks")], ids=["disabled", "another's"])
+def test_in_a_host_without_network_types_there_is_nothing_to_register(
+    monkeypatch: pytest.MonkeyPatch, networks: ModuleType | None
+) -> None:
     from lorax.hosts import a1111_network
 
-    monkeypatch.setitem(sys.modules, "networks", None)
+    monkeypatch.setitem(sys.modules, "networks", networks)  # type: ignore[arg-type]
     assert a1111_network.register(lambda: Cache(None, 0, 0)) is None
 
 

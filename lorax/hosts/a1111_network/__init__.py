@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 
 
 def register(cache: Callable[[], Cache]) -> type | None:
-    """Register the network type; return the script class that fits networks, or None without the built-in Lora extension.
+    """Register the network type; return the script class that fits networks, or None in a host without network types.
+
+    That is one whose built-in Lora extension is disabled, or whose own does not have them.
 
     For a module in ``scripts/``, in whose namespace the WebUI looks for script classes: ``LoraxNetworks = register(...)``.
     ``cache`` is called once, when the first network is fitted. May be called again after Reload UI.
     """
     try:
         import networks
-    except ImportError:
+
+        kinds = networks.module_types
+    except (ImportError, AttributeError):
         return None
     from lorax.hosts.a1111_network.activation import make_script
     from lorax.hosts.a1111_network.module_type import ModuleTypeLorax
 
-    kept = [kind for kind in networks.module_types if type(kind).__name__ != ModuleTypeLorax.__name__]
-    networks.module_types[:] = [ModuleTypeLorax(), *kept]  # first, so that no other type claims a layer's alpha
+    kept = [kind for kind in kinds if type(kind).__name__ != ModuleTypeLorax.__name__]
+    kinds[:] = [ModuleTypeLorax(), *kept]  # first, so that no other type claims a layer's alpha
     return make_script(cache)
