@@ -120,9 +120,20 @@ def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:
     assert page.input_value("#lorax_target input") == "finetune.safetensors"
 
 
+def choose_much(page: Any) -> None:
+    """Enough work for the page to hear of it, and to stop in the middle of."""
+    for style in ("contrast", "openmoji"):
+        for base in ("base", "finetune", "pruned"):
+            if f"{style}-{base}" != LORA:
+                pick(page, "#lorax_adapters", f"{style}-{base}")
+    page.click("#lorax_options .label-wrap")
+    pick(page, "#lorax_method", "prolora-cross")
+
+
 def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
+    choose_much(page)
     page.click("#lorax_analyse")
-    page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('{LORA}: layer')")
+    page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
     page.wait_for_selector("#lorax_summary .lorax-summary")
     page.wait_for_selector("#lorax_heatmap img")
     page.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
@@ -132,10 +143,7 @@ def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
 
 def test_interrupt_leaves_nothing_behind(page: Any, webui: Page) -> None:
     before = sorted(webui.loras.rglob("*"))
-    for other in ("contrast-finetune", "contrast-pruned"):  # enough work to stop in the middle of
-        pick(page, "#lorax_adapters", other)
-    page.click("#lorax_options .label-wrap")
-    pick(page, "#lorax_method", "prolora-cross")
+    choose_much(page)
     page.click("#lorax_transfer")
     page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
     page.click("#lorax_interrupt")
