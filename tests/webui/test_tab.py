@@ -159,7 +159,7 @@ def test_transfer_compare_and_send(page: Any, webui: Page) -> None:
     assert webui.moved() == [f"{name}.json", f"{name}.preview.png", f"{name}.safetensors"]
     assert page.input_value("#lorax_tag textarea") == f"<lora:{name}:1> in contrast"
 
-    page.fill("#lorax_prompt textarea", "cat face")
+    page.fill("#lorax_prompt textarea", "guitar")
     page.fill("#lorax_size input", "64")
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
