@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+from lorax.demo.bundle import STYLE
+
 LAB = Path(__file__).parent
 MODELS = LAB / "models"
 LORAS = MODELS / "loras"
 CACHE = LAB / ".cache"
 RUNS = CACHE / "runs"
 CHECKPOINTS = CACHE / "checkpoints"  # the bundle, unpacked
+EXTRA_LORAS = CACHE / "loras"  # trained, but not needed by the demo and so not committed
 
 
 def lora_path(style: str, target: str) -> Path:
-    return LORAS / f"{style}-{target}.safetensors"
+    """Of a style's LoRA trained on ``target``: in ``lab/models`` if the demo draws it."""
+    return (LORAS if style == STYLE else EXTRA_LORAS) / f"{style}-{target}.safetensors"

@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
 def models(tmp_path: Path) -> Path:
     """The bundled models with their LoRAs, as a user's folder."""
     unpack(tmp_path / "models")
-    shutil.copytree(BUNDLE / "loras", tmp_path / "models" / "Lora", ignore=shutil.ignore_patterns("openmoji*"))
+    shutil.copytree(BUNDLE / "loras", tmp_path / "models" / "Lora")
     return tmp_path / "models"
 
 
