@@ -16,7 +16,8 @@ from lorax.catalog import Model, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Options, Saving, declared
-from lorax.workflow import Destination, Progress, Request, Result, analyse, plans, transfer
+from lorax.transfer import Progress
+from lorax.workflow import Destination, Request, Result, analyse, plans, transfer
 
 PREFIX = "/lorax/v1"
 KEPT = 50  # finished jobs that can still be asked for

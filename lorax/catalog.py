@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile, open_adapter
+from lorax.tensors import legacy_hash
 
 SIDECARS = (".json", ".civitai.info")  # the WebUI's card, Civitai Helper's
 
@@ -62,7 +62,7 @@ def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
     if found := next((base for base in bases if name and _name(base.path.name) == name), None):
         return found
     legacy = metadata.get("ss_sd_model_hash")
-    return next((base for base in bases if legacy and _legacy_hash(base.path) == legacy), None)
+    return next((base for base in bases if legacy and base.path.is_file() and legacy_hash(base.path) == legacy), None)
 
 
 @lru_cache(maxsize=4096)
@@ -101,12 +101,3 @@ def _name(file: str) -> str:
     name = file.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name).lower()
-
-
-def _legacy_hash(path: Path) -> str:
-    """The WebUI's old hash, of 64 KiB in the first two MiB: cheap enough to ask of every base."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as stream:
-        stream.seek(0x100000)
-        return hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]

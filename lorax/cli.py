@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from lorax.inspection import inspect
 from lorax.options import Options, Saving, declared
 from lorax.report import Report
 from lorax.staging import Staging
-from lorax.transfer import Moved, Plan, plan, run
+from lorax.transfer import Moved, Plan, Progress, plan, run
 
 Declaration = TypeVar("Declaration", Options, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
@@ -198,7 +198,7 @@ def _run(planned: Plan) -> Moved:
         return run(planned, _progress(bar))
 
 
-def _progress(bar: tqdm) -> Callable[[int, int, str], None]:
+def _progress(bar: tqdm) -> Progress:
     def show(done: int, total: int, name: str) -> None:
         bar.total = total
         bar.update(done - bar.n)

@@ -21,9 +21,8 @@ from lorax.formats import AdapterFile, lora, open_adapter, writer
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
 from lorax.tensors import hashes
-from lorax.transfer import plan, run
+from lorax.transfer import Progress, plan, run
 
-Progress = Callable[[int, int, str], None]
 Stamp = tuple[str, int, int]
 
 
@@ -123,9 +122,7 @@ def settings(adapter: AdapterFile) -> tuple[Options, torch.dtype]:
     given = dict(adapter.header.settings)
     try:
         dtype = writer.DTYPES[given.pop("dtype")]
-        options = Options(method=adapter.header.method, **given)
-        options.rule  # noqa: B018 # raises for a rank that is not understood
-        return options, dtype
+        return Options(method=adapter.header.method, **given), dtype
     except (KeyError, TypeError, LoraxError) as error:
         raise LoraxError(f"{adapter.path}: its settings are not understood ({error}). Save the file again.") from error
 

@@ -115,16 +115,27 @@ class Hashes(NamedTuple):
 def hashes(*paths: Path, skip: int = 0) -> Hashes:
     """Both hashes from one reading. sha256 is over the content of all files in order, without the first ``skip`` bytes.
 
-    The legacy hash means something for a single file only: it is of the 64 KiB after the first MiB (A1111,
-    ``sd_models.model_hash``), whatever is skipped.
+    The legacy hash means something for a single file only, whatever is skipped.
     """
-    content, legacy = hashlib.sha256(), hashlib.sha256()
+    content, legacy = hashlib.sha256(), _legacy(b"")
     for number, chunk in enumerate(_mebibytes(paths)):
         content.update(chunk[skip:])
         skip = max(0, skip - len(chunk))
         if number == 1:
-            legacy.update(chunk[:0x10000])
-    return Hashes(content.hexdigest(), legacy.hexdigest()[:8])
+            legacy = _legacy(chunk)
+    return Hashes(content.hexdigest(), legacy)
+
+
+def legacy_hash(path: Path) -> str:
+    """The legacy hash alone: cheap enough to ask of every base."""
+    with path.open("rb") as stream:
+        stream.seek(1 << 20)
+        return _legacy(stream.read(0x10000))
+
+
+def _legacy(second_mebibyte: bytes) -> str:
+    """Of its first 64 KiB (A1111, ``sd_models.model_hash``)."""
+    return hashlib.sha256(second_mebibyte[:0x10000]).hexdigest()[:8]
 
 
 def _mebibytes(paths: Iterable[Path]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition
 
+Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
     return Plan(adapter, source, target, options, {name: pairs[layer] if layer else None for name, layer in layers.items()})
 
 
-def run(plan: Plan, progress: Callable[[int, int, str], None] = lambda done, total, name: None) -> Moved:
+def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Moved:
     """Stream every layer through the method. ``progress(done, total, name)`` may raise to cancel; nothing is left behind.
 
     When the method judges that source and target are not relatives, ``report.declined`` says so and no layer is moved.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -13,9 +13,7 @@ from lorax.formats import open_adapter, writer
 from lorax.options import Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging
-from lorax.transfer import Moved, Plan, plan, run
-
-Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises Interrupted to stop
+from lorax.transfer import Moved, Plan, Progress, plan, run
 
 
 @dataclass(frozen=True)

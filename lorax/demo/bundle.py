@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
-from lorax.tensors import TensorFile, open_tensors
+from lorax.tensors import TensorFile, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
@@ -33,7 +32,7 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     base = open_tensors(bundle / f"{BASE}.safetensors")
     for model in (BASE, FINETUNE, PRUNED):
         packed, path = bundle / f"{model}.safetensors", folder / f"{model}.safetensors"
-        origin = _digest(base.path, packed)
+        origin = hashes(base.path, packed).sha256
         if not path.is_file() or _origin(path) != origin:
             temporary = path.with_suffix(".tmp")
             save_file(_whole(open_tensors(packed), base), temporary, {"format": "pt", ORIGIN: origin})
@@ -43,10 +42,6 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
         (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
     return tokenizer
-
-
-def _digest(*paths: Path) -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _origin(path: Path) -> str:

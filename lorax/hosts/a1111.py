@@ -15,7 +15,7 @@ from lorax.catalog import Model
 from lorax.errors import Interrupted
 from lorax.hosts.base import Shot, T
 from lorax.options import Option, Options, Saving, declared
-from lorax.workflow import Progress
+from lorax.transfer import Progress
 
 PREFIX = "lorax_"  # of our options among the host's
 SUFFIXES = (".safetensors", ".ckpt", ".pt")

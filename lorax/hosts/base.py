@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorax.catalog import Model
-from lorax.workflow import Progress
+from lorax.transfer import Progress
 
 T = TypeVar("T")
 

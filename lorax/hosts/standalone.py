@@ -13,7 +13,7 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted, LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
-from lorax.workflow import Progress
+from lorax.transfer import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
 ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them

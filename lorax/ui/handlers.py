@@ -13,10 +13,11 @@ from lorax.catalog import Facts, Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host, Shot
 from lorax.options import Options, Saving
+from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Destination, Progress, Request, analyse, plans, transfer
+from lorax.workflow import Destination, Request, analyse, plans, transfer
 
 KEEP = gr.update()
 

@@ -20,6 +20,7 @@ from lorax.hosts.a1111_network.module_type import modules_of
 if TYPE_CHECKING:
     from lorax.cache import Cache
     from lorax.fitting import Fit, Fitter
+    from lorax.transfer import Progress
 
 log = logging.getLogger(__name__)
 STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
@@ -91,7 +92,7 @@ class Activation:
         if missing:
             tell(p, net, f"{len(missing)} of {len(fit.layers)} layers are not in the loaded checkpoint, as {missing[0]}.")
 
-    def _on_device(self, file: Path, target: Path, progress: Callable[[int, int, str], None]) -> Fit:
+    def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
         try:
             return self._fitter.fit(file, target, _device(), progress)
         except torch.cuda.OutOfMemoryError:  # the model is there already
@@ -139,7 +140,7 @@ def _device() -> str:
     return str(device) if device.type in ("cpu", "cuda", "mps") else "cpu"
 
 
-def _progress(name: str) -> Callable[[int, int, str], None]:
+def _progress(name: str) -> Progress:
     def show(done: int, total: int, layer: str) -> None:
         state = shared.state
         if state.interrupted or state.skipped:
