@@ -6,17 +6,20 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def train(
     name: str,
     folder: Path,
-    module: nn.Module,
+    module: M,
     loss_of: Callable[[int], torch.Tensor],
     *,
     steps: int,
@@ -26,7 +29,7 @@ def train(
     decay: float = 0.999,
     save_every: int = 500,
     weight_decay: float = 0.01,
-) -> nn.Module:
+) -> M:
     """Minimise ``loss_of(step)`` over the parameters of ``module`` that require a gradient; return the averaged weights.
 
     AdamW with a linear warm-up and a cosine to zero. Every step seeds torch from ``seed`` and its own number, so a run that

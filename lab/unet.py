@@ -1,22 +1,27 @@
-"""Trains the base, and from it the two targets: a fine-tune and a pruned, distilled sibling."""
+"""Trains the base, from it two relatives (a fine-tune and a pruned, distilled sibling), and a stranger of the same structure."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL
+from torch import nn
 from torch.nn import functional as F
 
 from lab import data
 from lab.loop import train
-from lab.models import Captioner, Model, new_text_encoder, new_unet, noise_schedule, pruned_from
+from lab.models import Captioner, Model, noise_schedule, pruned_from
 from lab.vae import encode
 
 BATCH = 64
 DROP_CAPTION = 0.1  # for classifier-free guidance
+
+
+M = TypeVar("M", bound=nn.Module)  # Model or XLModel
 
 
 class Batches:
@@ -36,15 +41,16 @@ class Batches:
         return self.schedule.add_noise(latents, noise, times), times, tokens, noise
 
 
-def train_base(folder: Path, vae: AutoencoderKL, captioner: Captioner, steps: int, start: Model | None) -> Model:
-    """Train from ``start`` or from nothing.
+def train_from_nothing(
+    name: str, folder: Path, model: M, vae: AutoencoderKL, captioner: Captioner, *, steps: int, seed: int
+) -> M:
+    """Train a whole model, new or continued, on the icons of the bases.
 
     Channels last is a fifth faster on a CPU, but crashes (torch 2.13) where convolutions are frozen, as in the models below.
     """
-    torch.manual_seed(1)
-    model = (start or Model(new_text_encoder(), new_unet())).train().to(memory_format=torch.channels_last)
+    model = model.train().to(memory_format=torch.channels_last)
     batches = Batches(data.load_common(*data.names("base")), vae, captioner)
-    return train("base", folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=1)
+    return train(name, folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=seed)
 
 
 def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
@@ -80,7 +86,7 @@ def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Capti
     return train("pruned", folder, model, loss_of, steps=steps, rate=1e-3, seed=3, decay=0.99)
 
 
-def denoising_loss(model: Model, batches: Batches, batch: int = BATCH) -> Callable[[int], torch.Tensor]:
+def denoising_loss(model: nn.Module, batches: Batches, batch: int = BATCH) -> Callable[[int], torch.Tensor]:
     def loss_of(step: int) -> torch.Tensor:
         noisy, times, tokens, noise = batches.draw(batch)
         return F.mse_loss(model(noisy, times, tokens), noise)
