@@ -1,22 +1,25 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
-Steps in order: tokenizer, vae, base, finetune, pruned, bundle, loras, figures.
+Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from fnmatch import fnmatch
 
+import torch
 from diffusers import AutoencoderKL
 
-from lab import data, ldm, lora, unet, vae
-from lab.models import Captioner, Model, train_tokenizer
-from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS, lora_path
+from lab import data, ldm, lora, unet, vae, xl
+from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
+from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS
+from lab.zoo import ADAPTERS, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
-STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800}
+STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -33,9 +36,9 @@ def autoencoder(options: argparse.Namespace) -> None:
 
 
 def base(options: argparse.Namespace) -> None:
-    bundled = _bundled(BASE) if options.go_on else None
-    start = Model(bundled.text_encoder, bundled.unet) if bundled else None
-    unet.train_base(RUNS, *_shared(), options.steps or STEPS[BASE], start).save(CACHE / BASE)
+    torch.manual_seed(1)
+    model = model_of(_bundled(BASE)) if options.go_on else Model(new_text_encoder(), new_unet())
+    unet.train_from_nothing(BASE, RUNS, model, *_shared(), steps=options.steps or STEPS[BASE], seed=1).save(CACHE / BASE)
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -60,26 +63,52 @@ def bundle(options: argparse.Namespace) -> None:
     ldm.save_tokenizer(CACHE / "tokenizer", Model.load(CACHE / BASE).text_encoder, MODELS / "tokenizer")
 
 
+def scratch(options: argparse.Namespace) -> None:
+    torch.manual_seed(4)
+    _from_nothing(options, SCRATCH, Model(new_text_encoder(), new_unet()), seed=4)
+
+
+def xl_base(options: argparse.Namespace) -> None:
+    torch.manual_seed(5)
+    _from_nothing(options, XL, xl.new_xl(), seed=5)
+
+
+def _from_nothing(options: argparse.Namespace, name: str, model: Model | xl.XLModel, seed: int) -> None:
+    shared, steps = _bundled(BASE), options.steps or STEPS[name]
+    captioner = Captioner(shared.tokenizer)
+    unet.train_from_nothing(name, RUNS, model, shared.vae, captioner, steps=steps, seed=seed).save(CACHE / name)
+
+
+def xl_pruned(options: argparse.Namespace) -> None:
+    shared, teacher = _bundled(BASE), xl.XLModel.load(CACHE / XL)
+    steps = options.steps or STEPS[XL_PRUNED]
+    unet.train_xl_pruned(RUNS, teacher, shared.vae, Captioner(shared.tokenizer), steps).save(CACHE / XL_PRUNED)
+
+
 def loras(options: argparse.Namespace) -> None:
-    """Every style on the committed base, and natively on both committed targets as the upper bound."""
-    for name, style in lora.STYLES.items():
-        for seed, target in enumerate((BASE, FINETUNE, PRUNED)):
-            runner = _bundled(target)
-            start, captioner = Model(runner.text_encoder, runner.unet), Captioner(runner.tokenizer)
-            model = lora.train_lora(f"{name}-{target}", RUNS, start, style, runner.vae, captioner, seed=seed)
-            lora.save_lora(lora_path(name, target), model, runner.base, style)
-
-
-def figures(options: argparse.Namespace) -> None:
-    from lab.figures import main
-
-    main()
+    """Every adapter on every committed base: on a source it is what is moved, on a target the upper bound of a transfer."""
+    for adapter in ADAPTERS.values():
+        for seed, base in enumerate(adapter.bases):
+            name = f"{adapter.name}-{base}"
+            if adapter.path(base).exists() or not fnmatch(name, options.only):
+                continue
+            runner = _bundled(base)
+            captioner = Captioner(runner.tokenizer)
+            model = lora.train_lora(RUNS, model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
+            lora.save_lora(adapter.path(base), model, runner.base, adapter)
 
 
 def _bundled(name: str) -> Runner:
     """A committed model."""
     tokenizer = unpack(CHECKPOINTS)
     return Runner(CHECKPOINTS / f"{name}.safetensors", tokenizer)
+
+
+def model_of(runner: Runner) -> Model | xl.XLModel:
+    """What is trained of a committed model."""
+    if runner.base.family.name == "sdxl":
+        return xl.XLModel(runner.text_encoder, runner.text_encoder_2, runner.unet)
+    return Model(runner.text_encoder, runner.unet)
 
 
 def _shared() -> tuple[AutoencoderKL, Captioner]:
@@ -93,8 +122,10 @@ COMMANDS = {
     FINETUNE: finetune,
     PRUNED: pruned,
     "bundle": bundle,
+    SCRATCH: scratch,
+    XL: xl_base,
+    XL_PRUNED: xl_pruned,
     "loras": loras,
-    "figures": figures,
 }
 
 if __name__ == "__main__":
@@ -102,5 +133,6 @@ if __name__ == "__main__":
     parser.add_argument("step", choices=COMMANDS)
     parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
     parser.add_argument("--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: from the committed files")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="loras: those of this name, as in contrast-r4-*")
     options = parser.parse_args()
     COMMANDS[options.step](options)

@@ -38,7 +38,7 @@ class IconSet:
     version: str
     author: str
     licence: str
-    role: str  # "base", "finetune", "style", or "spare" for later work
+    role: str  # "base", "finetune", "style", or "spare": no base and no style has seen it
 
 
 SETS = {
@@ -49,10 +49,11 @@ SETS = {
     "fxemoji": IconSet("@iconify-json/fxemoji", "1.2.2", "Mozilla", "Apache-2.0", "finetune"),
     "contrast": IconSet("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "Microsoft", "MIT", "style"),
     "openmoji": IconSet("@iconify-json/openmoji", "1.2.29", "OpenMoji, HfG Schwäbisch Gmünd", "CC-BY-SA-4.0", "style"),
-    "blobs": IconSet("@iconify-json/noto-v1", "1.2.5", "Google", "Apache-2.0", "spare"),
+    "blobs": IconSet("@iconify-json/noto-v1", "1.2.5", "Google", "Apache-2.0", "style"),
     "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "spare"),
-    "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "spare"),
+    "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
 }
+COMMON = ("twemoji", "emojione", "noto", "flat", "fxemoji", "contrast", "openmoji")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Icons:
 
     def where(self, keep: list[bool]) -> Icons:
         rows = np.flatnonzero(keep)
+        return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
+
+    def repeated(self, count: int) -> Icons:
+        """The icons over and over, ``count`` in all."""
+        rows = [i % len(self.subjects) for i in range(count)]
         return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
 
     def held_out(self) -> Icons:
@@ -94,11 +100,20 @@ def load(*sets: str) -> Icons:
 
 
 def load_common(*sets: str) -> Icons:
-    """The icons whose subjects every set draws that trains something here: few enough for a small model to learn each."""
-    used = [*names("base"), *names("finetune"), *names("style")]
-    common = set.intersection(*(set(_load_one(name).subjects) for name in used))
+    """The icons of subjects that each of ``COMMON`` draws: 447, few enough for a small model to learn each."""
     icons = load(*sets)
-    return icons.where([subject in common for subject in icons.subjects])
+    return icons.where([subject in common_subjects() for subject in icons.subjects])
+
+
+@cache
+def common_subjects() -> frozenset[str]:
+    return frozenset.intersection(*(frozenset(_load_one(name).subjects) for name in COMMON))
+
+
+def load_subject(subject: str, *sets: str) -> Icons:
+    """What each of the sets draws for one subject."""
+    icons = load(*sets)
+    return icons.where([one == subject for one in icons.subjects])
 
 
 def names(role: str) -> list[str]:

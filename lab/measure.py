@@ -1,57 +1,51 @@
-"""What a transfer is worth: gain recovery on captions of the style that no LoRA has seen."""
+"""Denoising losses of a base, with and without an adapter, on icons that decide what the adapter is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from lab import data
+from lab.lora import held_out_icons
 from lab.vae import encode
+from lab.zoo import OWN_ICONS, Adapter
 from lorax.runner import Runner
 
-TIMES = (100, 350, 600, 850)  # a fixed grid, the same for every model and adapter
+SEEDS = (0, 1, 2, 3, 4)
+TIMES = (100, 300, 500, 700, 900)
+CONCEPT_ROWS = 48  # the few drawings of a concept are measured again and again, under other noise
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """(L(target) - L(with the transferred)) / (L(target) - L(with the native)), with a 95 % bootstrap interval over icons."""
+class Losses:
+    """Icons as one base sees them: latents, captions, and noise that only seed and row decide.
 
-    mean: float
-    low: float
-    high: float
+    Each icon is measured once a seed, at another of ``TIMES`` each time, so that five seeds cover all five.
+    """
 
+    def __init__(self, runner: Runner, icons: data.Icons, seeds: Sequence[int] = SEEDS) -> None:
+        self.runner, self.seeds = runner, seeds
+        self.latents, self.captions = encode(runner.vae, icons.pixels()), icons.captions
 
-class HeldOut:
-    """The held-out icons of a style, as one model sees them: latents, encoded captions and noise that only seeds decide."""
-
-    def __init__(self, runner: Runner, icons: str, seeds: Iterable[int]) -> None:
-        collection = data.load_common(icons).held_out()
-        self.runner, self.seeds = runner, list(seeds)
-        self.latents, self.captions = encode(runner.vae, collection.pixels()), collection.captions
-
-    def losses(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
-        """Denoising loss (icons, seeds), the mean over the grid of times."""
+    def of(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
+        """Denoising loss, float32 (icons, seeds)."""
         with self.runner.adapted(adapter, strength):
-            context = torch.cat([self.runner.encode(self.captions[i : i + 64]) for i in range(0, len(self.captions), 64)])
+            context = self.runner.encode(self.captions)
             return torch.stack([self._of_seed(seed, context) for seed in self.seeds], dim=1)
 
     def _of_seed(self, seed: int, context: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        total = torch.zeros(len(self.latents))
-        for time in TIMES:
-            noise = torch.randn(self.latents.shape, generator=generator)
-            total += self.runner.losses(self.latents, context, torch.full((len(self.latents),), time), noise)
-        return total / len(TIMES)
+        noise = torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed))
+        times = torch.tensor(TIMES)[(torch.arange(len(self.latents)) + seed) % len(TIMES)]
+        return self.runner.losses(self.latents, context, times, noise)
 
 
-def recovery(alone: torch.Tensor, native: torch.Tensor, moved: torch.Tensor, minus: torch.Tensor | None = None) -> Recovery:
-    """Of losses (icons, seeds). With ``minus``: the paired difference of two recoveries, ``moved``'s less ``minus``'s."""
-    reference = alone if minus is None else minus
-    gain, best = (reference - moved).mean(1), (alone - native).mean(1)
-    rows = torch.randint(len(gain), (2000, len(gain)), generator=torch.Generator().manual_seed(0))
-    draws = gain[rows].mean(1) / best[rows].mean(1)
-    low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Recovery((gain.mean() / best.mean()).item(), low, high)
+def of_adapter(runner: Runner, adapter: Adapter) -> Losses:
+    """On what the adapter was made for and has not seen."""
+    icons = held_out_icons(adapter)
+    return Losses(runner, icons.repeated(CONCEPT_ROWS) if adapter.is_concept else icons)
+
+
+def of_ordinary(runner: Runner, base: str) -> Losses:
+    """On captions and icons that the base draws by itself: what an adapter changes there is harm."""
+    return Losses(runner, data.load_common(OWN_ICONS[base]).held_out())

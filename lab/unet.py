@@ -1,4 +1,4 @@
-"""Trains the base, from it two relatives (a fine-tune and a pruned, distilled sibling), and a stranger of the same structure."""
+"""Trains the bases: from nothing, on from another, or distilled into fewer blocks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from lab import data
+from lab import data, xl
 from lab.loop import train
 from lab.models import Captioner, Model, noise_schedule, pruned_from
 from lab.vae import encode
+from lab.xl import XLModel
 
 BATCH = 64
 DROP_CAPTION = 0.1  # for classifier-free guidance
@@ -70,20 +71,36 @@ def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Capti
 
     Trained are the transformers and the upper three levels of the way up; the rest stays the base's, so that the file is small.
     """
-    teacher = base.eval().requires_grad_(False)
-    model = Model(copy.deepcopy(teacher.text_encoder), pruned_from(teacher.unet)).train().requires_grad_(False)
-    for name, parameter in model.unet.named_parameters():
+    student = Model(copy.deepcopy(base.text_encoder), pruned_from(base.unet)).requires_grad_(False)
+    for name, parameter in student.unet.named_parameters():
         parameter.requires_grad_("attentions" in name or name.startswith(("up_blocks.1", "up_blocks.2", "up_blocks.3")))
+    return _distilled("pruned", folder, base, student, vae, captioner, steps, seed=3)
+
+
+def train_xl_pruned(folder: Path, base: XLModel, vae: AutoencoderKL, captioner: Captioner, steps: int) -> XLModel:
+    """The base without the blocks that SSD-1B lacks, its transformers distilled from it."""
+    encoders = copy.deepcopy(base.text_encoder), copy.deepcopy(base.text_encoder_2)
+    student = XLModel(*encoders, xl.pruned_from(base.unet)).requires_grad_(False)
+    for name, parameter in student.unet.named_parameters():
+        parameter.requires_grad_("attentions" in name)
+    return _distilled("xl-pruned", folder, base, student, vae, captioner, steps, seed=6)
+
+
+def _distilled(
+    name: str, folder: Path, teacher: M, student: M, vae: AutoencoderKL, captioner: Captioner, steps: int, seed: int
+) -> M:
+    teacher = teacher.eval().requires_grad_(False)
+    student = student.train()
     batches = Batches(data.load_common(*data.names("base")), vae, captioner)
 
     def loss_of(step: int) -> torch.Tensor:
         noisy, times, tokens, noise = batches.draw(BATCH)
-        predicted = model(noisy, times, tokens)
+        predicted = student(noisy, times, tokens)
         with torch.no_grad():
             taught = teacher(noisy, times, tokens)
         return F.mse_loss(predicted, noise) + F.mse_loss(predicted, taught)
 
-    return train("pruned", folder, model, loss_of, steps=steps, rate=1e-3, seed=3, decay=0.99)
+    return train(name, folder, student, loss_of, steps=steps, rate=1e-3, seed=seed, decay=0.99)
 
 
 def denoising_loss(model: nn.Module, batches: Batches, batch: int = BATCH) -> Callable[[int], torch.Tensor]:

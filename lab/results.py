@@ -1,0 +1,62 @@
+"""What was measured, as lines of JSON: one file for each target, only ever appended to, so a stopped sweep goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.paths import RESULTS
+
+STYLE, ORDINARY = "style", "ordinary"
+ALONE, NATIVE = "alone", "native"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One measurement. ``variant`` is a name in ``lab.variants``, or the target ``alone``, or with its ``native`` adapter."""
+
+    target: str
+    adapter: str  # whose held-out icons it is measured on
+    variant: str
+    source: str = ""  # empty: alone, native
+    strength: float = 1.0
+    on: str = STYLE  # or ORDINARY: the target's own captions
+
+
+class Results:
+    """Losses, float32 (icons, seeds), by key; and what a transfer's report says, by key without strength."""
+
+    def __init__(self, folder: Path = RESULTS) -> None:
+        self.folder = folder
+        self.losses: dict[Key, torch.Tensor] = {}
+        self.reports: dict[Key, dict[str, Any]] = {}
+        for file in sorted(folder.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                if "losses" in record:
+                    self.losses[Key(**record["key"])] = torch.tensor(record["losses"])
+                else:
+                    self.reports[Key(**record["key"])] = record["report"]
+
+    def add_losses(self, key: Key, losses: torch.Tensor) -> None:
+        rounded = [[float(f"{value:.5g}") for value in row] for row in losses.tolist()]
+        self.losses[key] = torch.tensor(rounded)
+        self._append(key, {"losses": rounded})
+
+    def add_report(self, key: Key, report: dict[str, Any]) -> None:
+        self.reports[key] = report
+        self._append(key, {"report": report})
+
+    def moves(self) -> Iterator[Key]:
+        """Every transfer that was measured, at each strength."""
+        return (key for key in self.losses if key.source and key.on == STYLE)
+
+    def _append(self, key: Key, content: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{key.target}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": asdict(key), **content}, separators=(",", ":")) + "\n")

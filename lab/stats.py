@@ -1,0 +1,83 @@
+"""Gain recovery and its interval, from stored losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_above_zero(self) -> bool:
+        return self.low > 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One adapter's losses, each float32 (icons, seeds): the target alone, with its native adapter, with what is judged."""
+
+    alone: torch.Tensor
+    native: torch.Tensor
+    moved: torch.Tensor
+    minus: torch.Tensor | None = None  # judged is the difference to this one, measured on the same icons under the same noise
+
+
+def recovery(adapters: Sequence[Measured]) -> Interval:
+    """(L(target) - L(moved)) / (L(target) - L(native)), the mean over the adapters, which all weigh the same.
+
+    With ``minus`` the paired difference of two recoveries. The interval is over adapters, icons and noise seeds: each is drawn
+    anew with replacement, icons and seeds within an adapter.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means, draws = [], []
+    for one in adapters:
+        gain = (one.alone if one.minus is None else one.minus) - one.moved
+        best = one.alone - one.native
+        icons, seeds = (_counts(size, generator) for size in gain.shape)
+        drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (gain, best)]
+        means.append(gain.mean() / best.mean())
+        draws.append(drawn[0] / drawn[1])
+    return _interval(torch.stack(means), torch.stack(draws), generator)
+
+
+def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
+    """Of pairs (before, after) of losses (icons, seeds): the relative change of the mean loss; positive is worse."""
+    generator = torch.Generator().manual_seed(0)
+    means, draws = [], []
+    for before, after in adapters:
+        icons, seeds = (_counts(size, generator) for size in before.shape)
+        drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (before, after)]
+        means.append(after.mean() / before.mean() - 1)
+        draws.append(drawn[1] / drawn[0] - 1)
+    return _interval(torch.stack(means), torch.stack(draws), generator)
+
+
+def mean(values: torch.Tensor) -> Interval:
+    """Of values (n,), drawn anew with replacement."""
+    draws = _counts(len(values), torch.Generator().manual_seed(0)) @ values / len(values)
+    low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Interval(values.mean().item(), low, high)
+
+
+def _interval(means: torch.Tensor, draws: torch.Tensor, generator: torch.Generator) -> Interval:
+    """Of the mean over adapters: means (a,), draws (a, DRAWS)."""
+    chosen = torch.randint(len(means), draws.shape, generator=generator)
+    low, high = draws.gather(0, chosen).mean(0).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Interval(means.mean().item(), low, high)
+
+
+def _counts(size: int, generator: torch.Generator) -> torch.Tensor:
+    """How often each of ``size`` things is in each draw, float32 (DRAWS, size)."""
+    rows = torch.randint(size, (DRAWS, size), generator=generator)
+    return torch.zeros(DRAWS, size).scatter_add_(1, rows, torch.ones(DRAWS, size))

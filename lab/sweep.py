@@ -1,0 +1,128 @@
+"""Measures transfers, target by target. What is stored already is not measured again."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lab import measure
+from lab.bundle import runner_of
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
+from lab.variants import STRENGTHS, VARIANTS, Variant, move
+from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
+from lorax.checkpoint import open_checkpoint
+from lorax.formats import writer
+from lorax.report import Report
+
+Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
+
+
+def headline() -> Iterator[Task]:
+    for source, target in HEADLINE_PAIRS:
+        for icons in (*STYLES, CONCEPT):
+            for variant in VARIANTS.values():
+                if variant.question == "headline":
+                    yield source, target, ADAPTERS[f"{icons}-r{HEADLINE_RANK}"], variant
+
+
+def full() -> Iterator[Task]:
+    """The headline, the same at the other ranks, every pair, and last the sweeps of kept rank and threshold."""
+    yield from headline()
+    variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
+    adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
+    yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in adapters for variant in variants)
+    few = [adapter for adapter in adapters if adapter.rank == HEADLINE_RANK]
+    yield from ((*pair, adapter, variant) for pair in ALL_PAIRS for adapter in few for variant in variants)
+    sweeps = [variant for variant in VARIANTS.values() if variant.question != "headline"]
+    middle = [adapter for adapter in adapters if adapter.rank == 16]
+    yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in middle for variant in sweeps)
+
+
+def run(tasks: Iterable[Task], results: Results) -> None:
+    """Measure on each target in turn, and say how long it took."""
+    began = time.monotonic()
+    by_target: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_target.setdefault(task[1], []).append(task)
+    for target, its_tasks in by_target.items():
+        _Target(target, results).run(list(dict.fromkeys(its_tasks)))
+    print(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+class _Target:
+    """One base with all that is measured on it."""
+
+    def __init__(self, name: str, results: Results) -> None:
+        self.name, self.results, self.runner = name, results, runner_of(name)
+        self.ordinary = measure.of_ordinary(self.runner, name)
+        self.known: dict[tuple[str, str, float, str], torch.Tensor] = {}  # equal files need no second measurement
+
+    def run(self, tasks: list[Task]) -> None:
+        measured: dict[str, measure.Losses] = {}
+        for source, _, adapter, variant in tqdm(tasks, desc=f"to {self.name}", mininterval=10):
+            if adapter.name not in measured:
+                measured[adapter.name] = measure.of_adapter(self.runner, adapter)
+                self._yardsticks(adapter, measured[adapter.name])
+            self._transfer(source, adapter, variant, measured[adapter.name])
+
+    def _yardsticks(self, adapter: Adapter, losses: measure.Losses) -> None:
+        for on, where in ((STYLE, losses), (ORDINARY, self.ordinary)):
+            key = Key(self.name, adapter.name, ALONE, on=on)
+            if key not in self.results.losses:
+                self.results.add_losses(key, where.of(None))
+            for strength in STRENGTHS if on == STYLE else (1.0,):
+                key = Key(self.name, adapter.name, NATIVE, strength=strength, on=on)
+                if key not in self.results.losses:
+                    self.results.add_losses(key, where.of(adapter.path(self.name), strength))
+
+    def _transfer(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> None:
+        key = Key(self.name, adapter.name, variant.name, source)
+        wanted = [(Key(self.name, adapter.name, variant.name, source, s), losses) for s in variant.strengths]
+        wanted.append((Key(self.name, adapter.name, variant.name, source, on=ORDINARY), self.ordinary))
+        wanted = [(one, where) for one, where in wanted if one not in self.results.losses]
+        if not wanted and key in self.results.reports:
+            return
+        began = time.monotonic()
+        planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), self.runner.base)
+        self.results.add_report(key, _facts(moved.report) | {"seconds": round(time.monotonic() - began, 2)})
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "moved.safetensors"
+            if moved.layers:
+                writer.write(planned, moved, path, dtype="fp32")
+            content = _digest(moved.layers)
+            for one, where in wanted:
+                same = (content, adapter.name, one.strength, one.on)
+                if same not in self.known:
+                    self.known[same] = where.of(path if moved.layers else None, one.strength)
+                self.results.add_losses(one, self.known[same])
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    """What the forecast may use: all of it known without running a model."""
+    moved = [record for record in report.records if record.status == "transferred"]
+    similar = [record.similarity for record in report.records if record.similarity is not None]
+    norm = sum(record.norm**2 for record in report.records)
+    return {
+        "coverage": round(report.coverage, 4),
+        "declined": bool(report.declined),
+        "similarity": round(statistics.median(similar), 4) if similar else None,
+        "lowest": round(min(similar), 4) if similar else None,
+        "kept": round((sum((r.norm * (r.kept or 0)) ** 2 for r in moved) / norm) ** 0.5, 4) if norm else None,
+        "rank": max((record.rank or 0 for record in moved), default=0),
+    }
+
+
+def _digest(layers: dict[str, Any]) -> str:
+    content = hashlib.sha256()
+    for layer, delta in sorted(layers.items()):
+        content.update(layer.encode())
+        content.update((delta.scale * delta.up).numpy().tobytes() + delta.down.numpy().tobytes())
+    return content.hexdigest()

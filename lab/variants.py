@@ -1,0 +1,76 @@
+"""What is compared: every method of the registry, the copy by name, and controls that know nothing of the style."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lab.zoo import ADAPTERS, STYLES, Adapter
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
+from lorax.formats import open_adapter
+from lorax.methods import METHODS
+from lorax.options import Options
+from lorax.transfer import Moved, Plan, plan, run
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
+RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
+THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
+BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    options: Options
+    strengths: tuple[float, ...] = STRENGTHS
+    question: str = "headline"  # which table or plot it is for: headline, rank or threshold
+
+
+def _variants() -> list[Variant]:
+    headline = [
+        Variant(BY_NAME, Options("copy", pairing="name")),
+        Variant(COPY, Options("copy")),
+        Variant(AUTO, Options("auto")),
+        *(Variant(name, Options(name, threshold=0)) for name in METHODS if name not in ("copy", "auto")),
+        Variant("lorax, gated at 0.8", Options("lorax")),
+        Variant(RANDOM, Options("copy")),
+        Variant(WRONG, Options("copy")),
+    ]
+    projecting = [name for name in METHODS if name not in ("copy", "auto")]
+    ranks = [
+        Variant(f"{name} {rank}", Options(name, rank=rank, threshold=0), (1.0,), "rank") for name in projecting for rank in RANKS
+    ]
+    thresholds = [
+        Variant(f"{name} above {threshold}", Options(name, threshold=threshold), (1.0,), "threshold")
+        for name in projecting
+        for threshold in THRESHOLDS
+    ]
+    return [*headline, *ranks, *thresholds]
+
+
+VARIANTS = {variant.name: variant for variant in _variants()}
+
+
+def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoint, target: Checkpoint) -> tuple[Plan, Moved]:
+    moving = _another(adapter) if variant.name == WRONG else adapter
+    planned = plan(open_adapter(moving.path(source_name)), source, target, variant.options)
+    moved = run(planned)
+    if variant.name == RANDOM:
+        generator = torch.Generator().manual_seed(0)
+        moved = Moved({layer: random_like(delta, generator) for layer, delta in moved.layers.items()}, moved.report)
+    return planned, moved
+
+
+def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:
+    """A delta of the same shape, rank and norm, in random directions."""
+    up = torch.randn(delta.up.shape, generator=generator)
+    drawn = LowRank(up, torch.randn(delta.down.shape, generator=generator))
+    return LowRank(drawn.up, drawn.down, delta.norm() / drawn.norm())
+
+
+def _another(adapter: Adapter) -> Adapter:
+    """The next style's adapter of the same rank."""
+    position = STYLES.index(adapter.icons) if adapter.icons in STYLES else -1
+    return ADAPTERS[f"{STYLES[(position + 1) % len(STYLES)]}-r{adapter.rank}"]

@@ -1,0 +1,67 @@
+"""The bases and the adapters of the lab: what each is, what it is related to, and where it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+
+SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
+OWN_ICONS = {BASE: "twemoji", FINETUNE: "noto", PRUNED: "twemoji", SCRATCH: "twemoji", XL: "twemoji", XL_PRUNED: "twemoji"}
+BASES = tuple(OWN_ICONS)  # and a set that each has learned: its ordinary captions
+STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
+HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
+ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is learned on every base, with the same budget on each.
+
+    ``icons``: the icon set of a style, or the subject of a concept.
+    """
+
+    name: str
+    icons: str
+    rank: int
+    rate: float
+    steps: int = 300
+    batch: int = 16
+    convolution: bool = False
+    bases: tuple[str, ...] = BASES
+
+    @property
+    def is_concept(self) -> bool:
+        return self.icons == CONCEPT
+
+    def path(self, base: str) -> Path:
+        if self.name == DEMO:
+            return LORAS / f"{self.name}-{base}.safetensors"
+        return (HEADLINE / "loras" if self.rank == HEADLINE_RANK else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
+
+
+CONCEPT = "eggplant"  # a subject that no base has seen
+STYLES = ("contrast", "openmoji", "blobs", "streamline")
+DEMO = "contrast"
+HEADLINE_RANK = 4
+RATES = {4: 3e-3, 16: 2e-3, 64: 1e-3}  # measured: the best of each rank's native LoRA on held-out icons
+
+
+def _adapters() -> list[Adapter]:
+    demo = Adapter(DEMO, "contrast", 4, 3e-3, steps=500, batch=32, bases=(BASE, FINETUNE, PRUNED))
+    lab = [
+        Adapter(f"{icons}-r{rank}", icons, rank, rate, convolution=icons == "openmoji")
+        for rank, rate in RATES.items()
+        for icons in (*STYLES, CONCEPT)
+    ]
+    return [demo, *lab]
+
+
+ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
+
+
+def checkpoint(base: str) -> Path:
+    """The whole checkpoint; ``lab.models.unpacked`` makes it."""
+    return CHECKPOINTS / f"{base}.safetensors"
