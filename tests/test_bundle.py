@@ -25,7 +25,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     (folder / "tokenizer").mkdir(parents=True)
     for name, state in STATES.items():
-        pack(folder / f"{name}.safetensors", state, {} if name == BASE else STATES[BASE])
+        pack(folder / f"{name}.safetensors", state, *(() if name == BASE else (BASE, STATES[BASE])))
         (folder / f"{name}.yaml").write_text("version: {tokenizer}")
     return folder
 
@@ -52,9 +52,26 @@ def test_a_changed_bundle_replaces_what_was_unpacked(bundle: Path, tmp_path: Pat
     before = (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns
     unpack(folder, bundle)
     assert (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns == before, "an unchanged model is kept"
-    pack(bundle / f"{FINETUNE}.safetensors", {"b": torch.full((2, 2), 5.0)}, STATES[BASE])
+    pack(bundle / f"{FINETUNE}.safetensors", {"b": torch.full((2, 2), 5.0)}, BASE, STATES[BASE])
     unpack(folder, bundle)
     assert load_file(folder / f"{FINETUNE}.safetensors")["b"].unique().item() == 5
+
+
+def test_a_second_bundle_shares_with_the_first_and_within_itself(bundle: Path, tmp_path: Path) -> None:
+    more, folder = tmp_path / "more", tmp_path / "models"
+    more.mkdir()
+    wide = {"a": torch.arange(4.0), "w": torch.full((3,), 3.0)}
+    states = {"a-narrow": {"w": torch.full((3,), 3.0), "n": torch.ones(1)}, "wide": wide}  # the sibling sorts last
+    pack(more / "wide.safetensors", wide, BASE, STATES[BASE])
+    pack(more / "a-narrow.safetensors", states["a-narrow"], "wide", wide)
+    for name in states:
+        (more / f"{name}.yaml").write_text("version: {tokenizer}")
+    unpack(folder, bundle)
+    unpack(folder, more)
+    for name, state in states.items():
+        whole = load_file(folder / f"{name}.safetensors")
+        assert whole.keys() == state.keys()
+        assert all(torch.equal(whole[key], value) for key, value in state.items())
 
 
 def test_a_model_of_the_user_is_not_replaced(bundle: Path, tmp_path: Path) -> None:

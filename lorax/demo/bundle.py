@@ -1,9 +1,10 @@
-"""The bundled models: small, really trained by ``lab/``, stored once where siblings share a tensor."""
+"""The bundled models: small, really trained by ``lab/``, and a tensor that siblings share is stored once."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,32 +17,41 @@ BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
 STYLE = "contrast"  # the LoRA that the demo moves
 ORIGIN = "lorax_bundle"  # header entry of an unpacked model: digest of the bundle that it was made from
-SHARED = "lorax_shared"  # header entry of a sibling: its key -> the base's key with the same content
+SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors; without it, the base
+SHARED = "lorax_shared"  # header entry: its key -> the sibling's key with the same content
 
 
 def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     """Write whole checkpoints with their ``.yaml`` into ``folder``, if they are not there yet; return the tokenizer folder.
 
-    Raises LoraxError if the bundle is missing, or a file of another origin is in the way.
+    A bundle whose models are siblings of another's needs that one unpacked into the same folder before. Raises LoraxError if the
+    bundle is missing, or a file of another origin is in the way.
     """
-    if not (bundle / f"{BASE}.safetensors").is_file():
+    packed = {path.stem: open_tensors(path) for path in sorted(bundle.glob("*.safetensors"))}
+    if not packed:
         raise LoraxError(f"{bundle}: the bundled models are missing. Clone the whole repository.")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer"
-    shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True)
-    base = open_tensors(bundle / f"{BASE}.safetensors")
-    for model in (BASE, FINETUNE, PRUNED):
-        packed, path = bundle / f"{model}.safetensors", folder / f"{model}.safetensors"
-        origin = hashes(base.path, packed).sha256
+    if (bundle / "tokenizer").is_dir():
+        shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True)
+    for model in sorted(packed, key=lambda name: _sibling(packed[name]) in packed):  # after its sibling
+        file, path = packed[model], folder / f"{model}.safetensors"
+        sibling = folder / f"{name}.safetensors" if (name := _sibling(file)) else None
+        origin = hashes(*([sibling] if sibling else []), file.path).sha256
         if not path.is_file() or _origin(path) != origin:
             temporary = path.with_suffix(".tmp")
-            save_file(_whole(open_tensors(packed), base), temporary, {"format": "pt", ORIGIN: origin})
+            save_file(_whole(file, sibling), temporary, {"format": "pt", ORIGIN: origin})
             temporary.chmod(0o644)  # safetensors makes it the owner's alone
             temporary.replace(path)
         config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
         (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
     return tokenizer
+
+
+def _sibling(packed: TensorFile) -> str | None:
+    """The model with which a packed one shares tensors, if it does."""
+    return packed.metadata.get(SIBLING, BASE) if json.loads(packed.metadata.get(SHARED, "{}")) else None
 
 
 def _origin(path: Path) -> str:
@@ -52,18 +62,24 @@ def _origin(path: Path) -> str:
     return origin
 
 
-def pack(path: Path, tensors: dict[str, torch.Tensor], base: dict[str, torch.Tensor]) -> None:
-    """Store a sibling without the tensors that the base has too, under whatever name."""
-    content = {_fingerprint(value): key for key, value in base.items()}
+def pack(
+    path: Path, tensors: dict[str, torch.Tensor], sibling: str | None = None, its: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Store a model without the tensors that the model called ``sibling`` has too, under whatever name."""
+    content = {_fingerprint(value): key for key, value in (its or {}).items()}
     shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
     own = {key: value.contiguous() for key, value in tensors.items() if key not in shared}
-    save_file(own, path, {"format": "pt", SHARED: json.dumps(shared)})
+    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
+    save_file(own, path, {"format": "pt"} | described)
 
 
-def _whole(sibling: TensorFile, base: TensorFile) -> dict[str, torch.Tensor]:
-    """The sibling's own tensors and those that it shares; cloned, since one of the base's may serve under several names."""
-    shared = json.loads(sibling.metadata.get(SHARED, "{}"))
-    return {key: sibling.get(key) for key in sibling.shapes} | {key: base.get(name).clone() for key, name in shared.items()}
+def _whole(file: TensorFile, sibling: Path | None) -> dict[str, torch.Tensor]:
+    """The model's own tensors and those that it shares; cloned, since one of the sibling's may serve under several names."""
+    own = {key: file.get(key) for key in file.shapes}
+    if sibling is None:
+        return own
+    other = open_tensors(sibling)
+    return own | {key: other.get(name).clone() for key, name in json.loads(file.metadata[SHARED]).items()}
 
 
 def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
