@@ -13,10 +13,11 @@ import torch
 from diffusers import AutoencoderKL
 
 from lab import data, ldm, lora, unet, vae, xl
+from lab.bundle import runner_of
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
-from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS
+from lab.paths import CACHE, MODELS, RUNS
 from lab.zoo import ADAPTERS, SCRATCH, XL, XL_PRUNED
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack
 from lorax.runner import Runner
 
 STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
@@ -31,13 +32,13 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def autoencoder(options: argparse.Namespace) -> None:
-    start = _bundled(BASE).vae if options.go_on else None
+    start = runner_of(BASE).vae if options.go_on else None
     vae.train(RUNS, options.steps or STEPS["vae"], start).save_pretrained(CACHE / "vae")
 
 
 def base(options: argparse.Namespace) -> None:
     torch.manual_seed(1)
-    model = model_of(_bundled(BASE)) if options.go_on else Model(new_text_encoder(), new_unet())
+    model = model_of(runner_of(BASE)) if options.go_on else Model(new_text_encoder(), new_unet())
     unet.train_from_nothing(BASE, RUNS, model, *_shared(), steps=options.steps or STEPS[BASE], seed=1).save(CACHE / BASE)
 
 
@@ -58,7 +59,7 @@ def bundle(options: argparse.Namespace) -> None:
         model = Model.load(CACHE / name)
         parts = (ldm.unet_state(model.unet), ldm.text_encoder_state(model.text_encoder), ldm.vae_state(autoencoder))
         states[name] = {key: value.half() for part in parts for key, value in part.items()}
-        pack(MODELS / f"{name}.safetensors", states[name], {} if name == BASE else states[BASE])
+        pack(MODELS / f"{name}.safetensors", states[name], *(() if name == BASE else (BASE, states[BASE])))
         (MODELS / f"{name}.yaml").write_text(ldm.yaml_of(model.unet, autoencoder), encoding="utf-8")
     ldm.save_tokenizer(CACHE / "tokenizer", Model.load(CACHE / BASE).text_encoder, MODELS / "tokenizer")
 
@@ -74,13 +75,13 @@ def xl_base(options: argparse.Namespace) -> None:
 
 
 def _from_nothing(options: argparse.Namespace, name: str, model: Model | xl.XLModel, seed: int) -> None:
-    shared, steps = _bundled(BASE), options.steps or STEPS[name]
+    shared, steps = runner_of(BASE), options.steps or STEPS[name]
     captioner = Captioner(shared.tokenizer)
     unet.train_from_nothing(name, RUNS, model, shared.vae, captioner, steps=steps, seed=seed).save(CACHE / name)
 
 
 def xl_pruned(options: argparse.Namespace) -> None:
-    shared, teacher = _bundled(BASE), xl.XLModel.load(CACHE / XL)
+    shared, teacher = runner_of(BASE), xl.XLModel.load(CACHE / XL)
     steps = options.steps or STEPS[XL_PRUNED]
     unet.train_xl_pruned(RUNS, teacher, shared.vae, Captioner(shared.tokenizer), steps).save(CACHE / XL_PRUNED)
 
@@ -92,16 +93,10 @@ def loras(options: argparse.Namespace) -> None:
             name = f"{adapter.name}-{base}"
             if adapter.path(base).exists() or not fnmatch(name, options.only):
                 continue
-            runner = _bundled(base)
+            runner = runner_of(base)
             captioner = Captioner(runner.tokenizer)
             model = lora.train_lora(RUNS, model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
             lora.save_lora(adapter.path(base), model, runner.base, adapter)
-
-
-def _bundled(name: str) -> Runner:
-    """A committed model."""
-    tokenizer = unpack(CHECKPOINTS)
-    return Runner(CHECKPOINTS / f"{name}.safetensors", tokenizer)
 
 
 def model_of(runner: Runner) -> Model | xl.XLModel:
