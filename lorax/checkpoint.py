@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from lorax import families
+from lorax import families, openclip
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Component, Family
 from lorax.layers import UNetNames
-from lorax.tensors import Hashes, TensorFile, hashes, open_tensors
+from lorax.tensors import Hashes, Part, TensorFile, hashes, open_tensors
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -30,12 +30,12 @@ TEXT_MODEL = "text_model."  # transformers 5, adapters made with it and some old
 class Checkpoint:
     """A base: its family, its layers (name -> shape, as stored) and, on demand, their weights.
 
-    Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoder.
+    Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoders.
     """
 
-    def __init__(self, path: Path, family: Family, names: UNetNames, where: Mapping[str, tuple[TensorFile, str]]) -> None:
+    def __init__(self, path: Path, family: Family, names: UNetNames, where: Mapping[str, Part]) -> None:
         self.path, self.family, self.unet_names, self._where = path, family, names, where
-        self.layers = {layer: file.shapes[key] for layer, (file, key) in where.items()}
+        self.layers = {layer: part.shape for layer, part in where.items()}
 
     @property
     def title(self) -> str:
@@ -44,10 +44,10 @@ class Checkpoint:
 
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
-        file, key = self._where[layer]
-        if not (weight := file.get(key)).is_floating_point():
+        part = self._where[layer]
+        if not (weight := part.get()).is_floating_point():
             raise LoraxError(
-                f"{file.path}: {key} holds {weight.dtype} values; expected floating point numbers. "
+                f"{part.file.path}: {part.key} holds {weight.dtype} values; expected floating point numbers. "
                 "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
             )
         return weight
@@ -61,8 +61,10 @@ class Checkpoint:
     def check_finite(self, layer: str, values: torch.Tensor) -> None:
         """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
         if not torch.isfinite(values).all():
-            file, key = self._where[layer]
-            raise LoraxError(f"{file.path}: {key} holds NaN or infinite values. The checkpoint is damaged; use another copy.")
+            part = self._where[layer]
+            raise LoraxError(
+                f"{part.file.path}: {part.key} holds NaN or infinite values. The checkpoint is damaged; use another copy."
+            )
 
     def fingerprint(self, layers: Iterable[str]) -> str:
         """Hash of what these layers hold: the same with another VAE, in another layout and in half precision."""
@@ -85,7 +87,7 @@ class Checkpoint:
 
     @cached_property
     def _hashes(self) -> Hashes:
-        return hashes(*dict.fromkeys(file.path for file, _ in self._where.values()))
+        return hashes(*dict.fromkeys(part.file.path for part in self._where.values()))
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -107,11 +109,12 @@ class Checkpoint:
     def kohya_name(self, layer: str) -> str:
         """The name under which an adapter for this base stores the layer, such that every host finds it.
 
-        That is kohya's diffusers spelling where the UNet has SD 1.x's standard blocks, and the LDM spelling where it has not.
+        That is kohya's diffusers spelling where the UNet has SD 1.x's standard blocks, and the LDM spelling where it has not or
+        where kohya uses it for the family.
         """
         component = next(c for c in self.family.components if layer.startswith(f"{c.name}."))
         path = layer.removeprefix(f"{component.name}.")
-        if component.name == "unet" and self.unet_names.is_standard():
+        if component.name == "unet" and not self.family.ldm_names and self.unet_names.is_standard():
             path = self.unet_names.to_diffusers(path)
         return component.kohya[0] + path.replace(".", "_")
 
@@ -133,15 +136,19 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         )
         raise LoraxError(f"{path}: {what}; expected a base checkpoint with keys like {prefix}input_blocks.0.0.weight.")
     family, names = _supported(path, unet), UNetNames.from_ldm(unet)
-    where = {}
+    where: dict[str, Part] = {}
     for component in family.components:
+        if component.open_clip:
+            parts = openclip.layers(file, component.checkpoint)
+            where |= {f"{component.name}.{inside}": part for inside, part in parts.items()}
+            continue
         for key, shape in file.shapes.items():
             if key.startswith(component.checkpoint) and _is_layer(key, shape):
                 inside = key[len(component.checkpoint) : -len(".weight")]
                 if component.name != "unet":
-                    where[f"{component.name}.{_text_path(inside)}"] = (file, key)
+                    where[f"{component.name}.{_text_path(inside)}"] = Part(file, key)
                 elif names.has_ldm(inside):
-                    where[f"{component.name}.{inside}"] = (file, key)
+                    where[f"{component.name}.{inside}"] = Part(file, key)
     return Checkpoint(path, family, names, where)
 
 
@@ -156,7 +163,7 @@ def _open_folder(path: Path) -> Checkpoint:
             continue
         for key, shape in file.shapes.items():
             if _is_layer(key, shape) and (component.name != "unet" or names.has_diffusers(key)):
-                where[f"{component.name}.{_ldm_path(component, names, key)}"] = (file, key)
+                where[f"{component.name}.{_ldm_path(component, names, key)}"] = Part(file, key)
     return Checkpoint(path, family, names, where)
 
 
@@ -166,7 +173,7 @@ def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
 
 
 def _text_path(path: str) -> str:
-    return path if path.startswith(TEXT_MODEL) else TEXT_MODEL + path
+    return path if path.startswith((TEXT_MODEL, openclip.PROJECTION)) else TEXT_MODEL + path
 
 
 def _weights_in(folder: Path) -> TensorFile | None:

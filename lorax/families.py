@@ -15,11 +15,12 @@ from dataclasses import dataclass
 class Component:
     """A part of a base that adapters touch. Prefixes end where the layer's own path begins."""
 
-    name: str  # "unet", "te"
+    name: str  # "unet", "te"; a layer's name begins with it
     checkpoint: str  # prefix in an LDM checkpoint
     folder: str  # subfolder of a diffusers pipeline
     kohya: tuple[str, ...]  # prefixes in kohya adapters; the first one is written
-    peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters
+    peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters; where two components share one, the first has it
+    open_clip: bool = False  # an LDM checkpoint holds it as OpenCLIP names it; diffusers folders and adapters never do
 
 
 UNET = Component(
@@ -27,6 +28,21 @@ UNET = Component(
 )
 CLIP_L = Component(
     "te", "cond_stage_model.transformer.", "text_encoder", ("lora_te_", "lora_te1_"), ("text_encoder.", "base_model.model.")
+)
+XL_CLIP_L = Component(
+    "te1",
+    "conditioner.embedders.0.transformer.",
+    "text_encoder",
+    ("lora_te1_",),
+    ("text_encoder.", "base_model.model."),
+)
+XL_BIG_G = Component(
+    "te2",
+    "conditioner.embedders.1.model.",
+    "text_encoder_2",
+    ("lora_te2_",),
+    ("text_encoder_2.", "base_model.model."),
+    open_clip=True,
 )
 
 
@@ -36,6 +52,7 @@ class Signs:
 
     linear_projection: bool  # proj_in is a linear layer (SD 2.x on), not a 1x1 convolution (SD 1.x)
     deep: bool  # some attention module has more than one transformer block
+    refiner: bool = False  # deep, with a third downsampler: SDXL's refiner has one level more than SDXL and its pruned siblings
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,8 @@ class Family:
     architecture: str  # modelspec.architecture of its LoRAs
     card_version: str  # "sd version" on the WebUI's cards
     adapter_names: str | None = None  # pattern of names of layers that only this family's adapters have
+    has_adapters: bool = True  # False: none are trained for it, so an adapter is never taken for one of this family
+    ldm_names: bool = False  # kohya's adapters spell its UNet's layers as LDM does, and not as diffusers does
 
 
 SD1 = Family(
@@ -77,17 +96,30 @@ SDXL = Family(
     name="sdxl",
     title="Stable Diffusion XL",
     signs=Signs(linear_projection=True, deep=True),
-    components=(),
+    components=(UNET, XL_CLIP_L, XL_BIG_G),
     base_version="sdxl_base_v1-0",
     v2=False,
     architecture="stable-diffusion-xl-v1-base/lora",
     card_version="SDXL",
     adapter_names=r"lora_te2_|text_encoder_2\.",
+    ldm_names=True,
 )
-FAMILIES = (SD1, SD2, SDXL)
+SDXL_REFINER = Family(
+    name="sdxl_refiner",
+    title="Stable Diffusion XL refiner",
+    signs=Signs(linear_projection=True, deep=True, refiner=True),
+    components=(),
+    base_version="sdxl_refiner_v1-0",
+    v2=False,
+    architecture="stable-diffusion-xl-v1-refiner/lora",
+    card_version="SDXL",
+    has_adapters=False,
+)
+FAMILIES = (SD1, SD2, SDXL, SDXL_REFINER)
 # What precedes the module's own path in diffusers and PEFT adapters, the longest first.
 PEFT_PREFIXES = sorted({prefix for family in FAMILIES for c in family.components for prefix in c.peft}, key=len, reverse=True)
 DEEP = r"transformer_blocks[._][1-9]"
+DOWNSAMPLER = r"(input_blocks\.\d+\.0\.op|down_blocks\.\d+\.downsamplers\.0\.conv)\.weight"
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
@@ -95,7 +127,9 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     projections = [shape for key, shape in shapes.items() if key.endswith("proj_in.weight")]
     if not projections:
         return None
-    signs = Signs(linear_projection=len(projections[0]) == 2, deep=any(re.search(DEEP, key) for key in shapes))
+    deep = any(re.search(DEEP, key) for key in shapes)
+    refiner = deep and sum(bool(re.fullmatch(DOWNSAMPLER, key)) for key in shapes) > 2
+    signs = Signs(len(projections[0]) == 2, deep, refiner)
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
@@ -112,5 +146,9 @@ def detect_adapter(prefixes: Iterable[str], shapes: Mapping[str, tuple[int, ...]
     deep = any(re.search(DEEP, name) for name in prefixes)
     projections = [shapes[name] for name in prefixes if name.endswith(("proj_in", "proj_out")) and name in shapes]
     convolution = any(len(shape) == 4 for shape in projections)  # two dimensions tell nothing: some tools flatten 1x1 kernels
-    fitting = [f for f in FAMILIES if not (deep and not f.signs.deep) and not (convolution and f.signs.linear_projection)]
+    fitting = [
+        family
+        for family in FAMILIES
+        if family.has_adapters and not (deep and not family.signs.deep) and not (convolution and family.signs.linear_projection)
+    ]
     return fitting[0] if len(fitting) == 1 else None

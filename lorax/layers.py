@@ -1,7 +1,7 @@
 """One name for a layer of a base, and its names everywhere else.
 
 A layer is called by its component and its path in the original (LDM, "compvis") layout: ``unet.input_blocks.1.1.proj_in``,
-``te.text_model.encoder.layers.0.mlp.fc1``. Other namings are derived from the *structure* of the base at hand - which blocks
+``te.text_model.encoder.layers.0.mlp.fc1``; a text encoder's path is transformers', whatever its layout. Other namings are derived from the *structure* of the base at hand - which blocks
 it has - and not from arithmetic on a standard layout, so pruned bases, whose block numbers shift, are named correctly too.
 """
 
@@ -33,6 +33,10 @@ OUTSIDE_BLOCKS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+BLOCK = re.compile(
+    r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?"
+    r"|\w+\.text_model\.encoder\.layers\.\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,16 @@ class UNetNames:
 
 
 def block_of(layer: str) -> str:
-    """The block that a layer belongs to, the unit of pairing: an attention module, a residual block, or the layer alone.
+    """The block that a layer belongs to, the unit of pairing.
 
-    ``unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q`` -> ``unet.input_blocks.1.1`` and
+    It is a transformer block, an attention module without its transformer blocks (that is, its projections), a residual block, or
+    the layer alone. Pruning takes single transformer blocks out of attention modules, so a module as a whole has no counterpart.
+
+    ``unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q`` -> ``unet.input_blocks.1.1.transformer_blocks.0``,
+    ``unet.input_blocks.1.1.proj_in`` -> ``unet.input_blocks.1.1`` and
     ``te.text_model.encoder.layers.3.mlp.fc1`` -> ``te.text_model.encoder.layers.3``.
     """
-    found = re.match(r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)|\w+\.text_model\.encoder\.layers\.\d+", layer)
+    found = BLOCK.match(layer)
     return found[0] if found else layer
 
 

@@ -28,7 +28,7 @@ def pair(source: Checkpoint, target: Checkpoint, how: str = "auto") -> dict[str,
     """Source layer -> its pair, for all layers of ``source``.
 
     By name where the structures agree. Where they do not, the block of the same role and shapes whose weights are most alike
-    (cosine), found by an assignment in which no source block serves twice. ``auto`` chooses between the two.
+    (cosine), found by an assignment in which no source block serves twice. ``auto`` chooses between the two, for each component.
     """
     if how not in PAIRINGS:
         raise LoraxError(f"pairing {how!r}: expected one of {', '.join(PAIRINGS)}.")

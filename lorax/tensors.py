@@ -41,6 +41,26 @@ def open_tensors(path: Path) -> TensorFile:
     raise LoraxError(f"{path}: expected a .safetensors, .ckpt or .pt file, or a diffusers folder.")
 
 
+class Part(NamedTuple):
+    """A tensor of a file, or some of its rows, or its transpose: what one layer's weight is of the file."""
+
+    file: TensorFile
+    key: str
+    rows: slice = slice(None)
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first, *rest = self.file.shapes[self.key]
+        shape = len(range(first)[self.rows]), *rest
+        return shape[::-1] if self.transposed else shape
+
+    def get(self) -> torch.Tensor:
+        """A view of the file, which is mapped: rows that are not used are not read."""
+        tensor = self.file.get(self.key)[self.rows]
+        return tensor.mT if self.transposed else tensor
+
+
 class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -73,11 +73,24 @@ def test_sdxl_lora_with_an_sd1_base(tmp_path: Path, refused: Callable[..., str])
     assert "is Stable Diffusion 1.x" in message
 
 
-def test_sdxl_base(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_bases_of_families_that_are_not_supported(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
+    attention = f"{builders.UNET}input_blocks.4.1"
+    second = [f"{attention}.proj_in.weight", f"{attention}.transformer_blocks.0.attn1.to_q.weight"]
+    refiner = [f"{builders.UNET}input_blocks.{n}.0.op.weight" for n in (3, 6, 9)]
+    refiner += [second[0], f"{attention}.transformer_blocks.3.attn1.to_q.weight"]
+    for keys, title in ((second, "Stable Diffusion 2.x"), (refiner, "Stable Diffusion XL refiner")):
+        save_file({key: torch.randn(8, 8) for key in keys}, tmp_path / "base.safetensors")
+        message = refused(target=tmp_path / "base.safetensors")
+        assert f"{title}, which is not supported yet. Supported: Stable Diffusion 1.x, Stable Diffusion XL." in message
+
+
+def test_bases_of_different_families(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
     attention = f"{builders.UNET}input_blocks.4.1"
     keys = (f"{attention}.proj_in.weight", f"{attention}.transformer_blocks.1.attn1.to_q.weight")
     save_file({key: torch.randn(8, 8) for key in keys}, tmp_path / "xl.safetensors")
-    assert "Stable Diffusion XL, which is not supported yet" in refused(target=tmp_path / "xl.safetensors")
+    message = refused(target=tmp_path / "xl.safetensors")
+    assert "xl.safetensors is Stable Diffusion XL, but" in message
+    assert "Moves between families are not supported yet" in message
 
 
 def test_lora_of_another_width(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -166,9 +166,11 @@ def test_text_encoder_keys_as_diffusers_resolves_them() -> None:
 
 
 def test_blocks() -> None:
-    assert block_of("unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q") == "unet.input_blocks.1.1"
+    assert block_of("unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q") == "unet.input_blocks.1.1.transformer_blocks.0"
+    assert block_of("unet.input_blocks.8.1.transformer_blocks.12.ff.net.2") == "unet.input_blocks.8.1.transformer_blocks.12"
     assert block_of("unet.middle_block.1.proj_in") == "unet.middle_block.1"
     assert block_of("te.text_model.encoder.layers.11.mlp.fc1") == "te.text_model.encoder.layers.11"
+    assert block_of("te2.text_model.encoder.layers.11.mlp.fc1") == "te2.text_model.encoder.layers.11"
     assert block_of("unet.time_embed.0") == "unet.time_embed.0"
 
 

@@ -1,4 +1,4 @@
-"""Pairing where the depth of attention modules differs: no half of a block is fed, and the reason is true."""
+"""Pairing where the depth of attention modules differs: what was kept is fed by its own block, and the reason is true."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lorax import families
 from lorax.checkpoint import Checkpoint
 from lorax.layers import UNetNames, block_of
 from lorax.pairing import pair
+from lorax.tensors import Part
 from tests import builders
 
 
@@ -37,26 +38,36 @@ def deepened(state: builders.State, block: str) -> builders.State:
 
 
 def opened(state: builders.State) -> Checkpoint:
-    """As ``open_checkpoint`` does, but whatever the family: none that is supported is deep."""
+    """As ``open_checkpoint`` does, but whatever the family."""
     unet = {key.removeprefix(builders.UNET): value for key, value in state.items() if key.startswith(builders.UNET)}
     file = InMemory(unet, Path("memory.safetensors"))
     layers = {key.removesuffix(".weight"): value for key, value in unet.items() if key.endswith(".weight") and value.dim() > 1}
-    where = {f"unet.{layer}": (file, f"{layer}.weight") for layer in layers}
+    where = {f"unet.{layer}": Part(file, f"{layer}.weight") for layer in layers}
     return Checkpoint(file.path, families.SD1, UNetNames.from_ldm(unet), where)
 
 
-def test_blocks_of_unlike_depth_are_unmatched() -> None:
+def test_modules_of_unlike_depth_are_paired_block_by_block() -> None:
+    """What the target keeps of the module is fed; the transformer block that only the source has is not."""
     base = builders.base()
     deep = deepened(base, "middle_block.1")
     for source, target in ((deep, base), (base, deep)):
         pairs = pair(opened(source), opened(target))
         assert pairs.keys() == opened(source).layers.keys()
         for layer, found in pairs.items():
-            if block_of(layer) == "unet.middle_block.1":
+            if block_of(layer) == "unet.middle_block.1.transformer_blocks.1":
                 assert found.target is None
-                assert found.reason == "no block of the target in this role has the same layers and shapes"
+                assert found.reason.startswith("the target's blocks are more like other blocks")
             else:
                 assert found.target == layer, found
+
+
+def test_blocks_of_which_the_target_has_none_are_unmatched() -> None:
+    base = builders.base()
+    without = {key: value for key, value in base.items() if not key.startswith(f"{builders.UNET}middle_block.1.")}
+    for layer, found in pair(opened(base), opened(without)).items():
+        gone = layer.startswith("unet.middle_block.1.")
+        assert found.target == (None if gone else layer), found
+        assert not gone or found.reason == "no block of the target in this role has the same layers and shapes"
 
 
 def test_by_name_the_layers_that_both_have_are_paired() -> None:
