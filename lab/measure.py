@@ -10,7 +10,7 @@ import torch
 
 from lab import data
 from lab.vae import encode
-from lorax.runner import Runner
+from lorax.runner import Conditioning, Runner
 
 TIMES = (100, 350, 600, 850)  # a fixed grid, the same for every model and adapter
 
@@ -35,15 +35,15 @@ class HeldOut:
     def losses(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
         """Denoising loss (icons, seeds), the mean over the grid of times."""
         with self.runner.adapted(adapter, strength):
-            context = torch.cat([self.runner.encode(self.captions[i : i + 64]) for i in range(0, len(self.captions), 64)])
-            return torch.stack([self._of_seed(seed, context) for seed in self.seeds], dim=1)
+            parts = [self.runner.encode(self.captions[i : i + 64]) for i in range(0, len(self.captions), 64)]
+            return torch.stack([self._of_seed(seed, Conditioning.joined(parts)) for seed in self.seeds], dim=1)
 
-    def _of_seed(self, seed: int, context: torch.Tensor) -> torch.Tensor:
+    def _of_seed(self, seed: int, conditioning: Conditioning) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         total = torch.zeros(len(self.latents))
         for time in TIMES:
             noise = torch.randn(self.latents.shape, generator=generator)
-            total += self.runner.losses(self.latents, context, torch.full((len(self.latents),), time), noise)
+            total += self.runner.losses(self.latents, conditioning, torch.full((len(self.latents),), time), noise)
         return total / len(TIMES)
 
 
