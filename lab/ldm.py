@@ -1,30 +1,48 @@
-"""Writes the lab's models as Stable Diffusion 1.x checkpoints: LDM key names, fp16, a ``.yaml`` beside each."""
+"""Writes the lab's models as single-file checkpoints: SD 1.x's or SDXL's key names, fp16, a ``.yaml`` beside each."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from lab import data
-from lab.models import HEADS, TOKENS
+from lab import data, ldm_xl
+from lab.models import HEADS, TOKENS, Model
+from lab.xl import XLModel
 from lorax.layers import UNetNames
+from lorax.runner.text import whole_name
+from lorax.runner.vae import ldm_name
 
-_VAE_PATTERNS = (
-    (r"^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)", r"encoder.down.\1.block.\2"),
-    (r"^encoder\.down_blocks\.(\d+)\.downsamplers\.0", r"encoder.down.\1.downsample"),
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-    (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
-    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-    (r"conv_shortcut", "nin_shortcut"),
-    (r"conv_norm_out", "norm_out"),
-)
+SD1_TEXT, XL_TEXT = "cond_stage_model.transformer.", "conditioner.embedders.0.transformer."
+
+
+def write_checkpoint(
+    path: Path, model: Model | XLModel, vae: AutoencoderKL, tokenizer: Path, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write ``path`` with its ``.yaml``, and beside them the folder ``tokenizer`` with the vocabulary of the one given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.to(dtype).contiguous() for key, value in state_of(model, vae).items()}, path, {"format": "pt"})
+    folder = path.parent / "tokenizer"
+    path.with_suffix(".yaml").write_text(config_of(model, vae).format(tokenizer=json.dumps(folder.as_posix())), encoding="utf-8")
+    save_tokenizer(tokenizer, model.text_encoder, folder, model.text_encoder_2 if isinstance(model, XLModel) else None)
+
+
+def state_of(model: Model | XLModel, vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+    """Every tensor of the checkpoint under its key."""
+    if isinstance(model, XLModel):
+        text = text_encoder_state(model.text_encoder, XL_TEXT) | ldm_xl.text_encoder_2_state(model.text_encoder_2)
+    else:
+        text = text_encoder_state(model.text_encoder)
+    return unet_state(model.unet) | text | vae_state(vae)
+
+
+def config_of(model: Model | XLModel, vae: AutoencoderKL) -> str:
+    """The model's ``.yaml`` as the WebUI reads it. ``{tokenizer}`` is filled in when the models are unpacked."""
+    return ldm_xl.yaml_of(model, vae) if isinstance(model, XLModel) else yaml_of(model.unet, vae)
 
 
 def unet_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
@@ -32,37 +50,29 @@ def unet_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     return {f"model.diffusion_model.{names.to_ldm(key)}": value for key, value in unet.state_dict().items()}
 
 
-def text_encoder_state(text_encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """Transformers 5 leaves ``text_model.`` out of its names; checkpoints have it."""
-    return {
-        f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}": value
-        for key, value in text_encoder.state_dict().items()
-    }
+def text_encoder_state(text_encoder: CLIPTextModel, prefix: str = SD1_TEXT) -> dict[str, torch.Tensor]:
+    return {prefix + whole_name(key): value for key, value in text_encoder.state_dict().items()}
 
 
 def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     state = {}
-    levels = len(vae.config["block_out_channels"])
-    for key, value in vae.state_dict().items():
-        name = re.sub(
-            r"^decoder\.up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)",
-            lambda m: f"decoder.up.{levels - 1 - int(m[1])}." + (f"block.{m[2]}" if m[2] else "upsample"),
-            key,
-        )
-        for pattern, replacement in _VAE_PATTERNS:
-            name = re.sub(pattern, replacement, name)
-        is_attention = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name)
-        state[f"first_stage_model.{name}"] = value[:, :, None, None] if is_attention else value
+    for name, value in vae.state_dict().items():
+        key = ldm_name(name, len(vae.config["block_out_channels"]))
+        state[key] = value[:, :, None, None] if ".attn_1." in key and value.dim() == 2 else value  # 1x1 convolutions in LDM
     return state
 
 
-def save_tokenizer(tokenizer: Path, text_encoder: CLIPTextModel, folder: Path) -> None:
-    """The vocabulary and the text encoder's configuration: what the WebUI reads from the folder that the ``.yaml`` names."""
+def save_tokenizer(
+    tokenizer: Path, text_encoder: CLIPTextModel, folder: Path, text_encoder_2: CLIPTextModelWithProjection | None = None
+) -> None:
+    """The vocabulary and the text encoders' configurations: what the WebUI reads from the folder that the ``.yaml`` names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (folder / name).write_text((tokenizer / name).read_text())
-    config = {key: value for key, value in text_encoder.config.to_dict().items() if key != "_name_or_path"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    for name, encoder in (("config.json", text_encoder), ("config_2.json", text_encoder_2)):
+        if encoder is not None:
+            config = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
+            (folder / name).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def yaml_of(unet: UNet2DConditionModel, vae: AutoencoderKL) -> str:

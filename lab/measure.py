@@ -11,7 +11,7 @@ from lab import data
 from lab.lora import held_out_icons
 from lab.vae import encode
 from lab.zoo import OWN_ICONS, Adapter
-from lorax.runner import Runner
+from lorax.runner import Conditioning, Runner
 
 SEEDS = (0, 1, 2, 3, 4)
 TIMES = (100, 300, 500, 700, 900)
@@ -31,13 +31,13 @@ class Losses:
     def of(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
         """Denoising loss, float32 (icons, seeds)."""
         with self.runner.adapted(adapter, strength):
-            context = self.runner.encode(self.captions)
-            return torch.stack([self._of_seed(seed, context) for seed in self.seeds], dim=1)
+            conditioning = self.runner.encode(self.captions)
+            return torch.stack([self._of_seed(seed, conditioning) for seed in self.seeds], dim=1)
 
-    def _of_seed(self, seed: int, context: torch.Tensor) -> torch.Tensor:
+    def _of_seed(self, seed: int, conditioning: Conditioning) -> torch.Tensor:
         noise = torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed))
         times = torch.tensor(TIMES)[(torch.arange(len(self.latents)) + seed) % len(TIMES)]
-        return self.runner.losses(self.latents, context, times, noise)
+        return self.runner.losses(self.latents, conditioning, times, noise)
 
 
 def of_adapter(runner: Runner, adapter: Adapter) -> Losses:

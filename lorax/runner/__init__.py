@@ -1,0 +1,181 @@
+"""Runs a model with and without an adapter: pictures and denoising losses. Needs diffusers and transformers (the demo extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from transformers import CLIPTokenizer
+
+from lorax.checkpoint import open_checkpoint
+from lorax.errors import LoraxError
+from lorax.formats import open_adapter
+from lorax.runner.settings import settings_of
+from lorax.runner.text import load_text_encoder
+from lorax.runner.unet import load_unet
+from lorax.runner.vae import load_vae
+from lorax.tensors import open_tensors
+
+CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
+PIXELS = 8  # a latent value's, a side
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, in the model's dtype and on its device."""
+
+    context: torch.Tensor  # (N, 77, width); of SDXL both encoders' side by side
+    pooled: torch.Tensor | None = None  # (N, width) of SDXL
+
+    @classmethod
+    def joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """One after the other, of the same model."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+class Runner:
+    """An SD 1.x or SDXL checkpoint in one file, with the ``.yaml`` beside it if there is one.
+
+    ``tokenizer`` is a folder with CLIP's ``vocab.json`` and ``merges.txt``; by default, ``tokenizer`` beside the checkpoint. It
+    also has ``config.json`` (and ``config_2.json``, of SDXL's second) if the text encoders' heads are not 64 channels wide.
+    Text encoders and UNet compute in ``dtype`` on ``device``. Raises LoraxError if something is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.base = open_checkpoint(path)
+        if path.is_dir():
+            raise LoraxError(f"{path}: a folder; only checkpoints in one file can be run. Compare in the WebUI instead.")
+        self.device, self.dtype = torch.device(device), dtype
+        folder = tokenizer or path.parent / "tokenizer"
+        self.tokenizer = _tokenizer(path, folder)
+        self._file = open_tensors(path)
+        self._settings = settings_of(self._file, self.base.family.name)
+        self.size = self._settings.size
+        encoders = [component for component in self.base.family.components if component.name != "unet"]
+        self.text_encoders = {
+            component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
+            for component, config in zip(encoders, CONFIGS, strict=False)
+        }
+        self.text_encoder, self.text_encoder_2 = (*self.text_encoders.values(), None)[:2]
+        for encoder in self.text_encoders.values():
+            if len(self.tokenizer) > encoder.config.vocab_size:
+                raise LoraxError(
+                    f"{folder}: a vocabulary of {len(self.tokenizer)} tokens; {path} knows {encoder.config.vocab_size}. "
+                    "Give the tokenizer folder that belongs to the checkpoint."
+                )
+        pooled = self.text_encoder_2.config.projection_dim if self.text_encoder_2 else None
+        self.unet = load_unet(self._file, self._settings, pooled, self.device, dtype)
+        self.scheduler = DDIMScheduler(
+            1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+        )
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """In float32. Read when a picture first needs it."""
+        return load_vae(self._file, self._settings.latent_scale, self.device)
+
+    @contextmanager
+    def adapted(self, adapter: Path | None, strength: float = 1.0) -> Iterator[None]:
+        """Within the block the weights are W + strength * dW; None changes nothing. The adapter is resolved by its key names."""
+        changed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        try:
+            if adapter is not None:
+                opened = open_adapter(adapter)
+                for name, layer in opened.layers_of(self.base).items():
+                    if layer is not None:
+                        weight, dW = self._weight(layer), opened.delta(name)
+                        changed.append((weight, weight.clone()))
+                        product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
+                        weight += product.reshape(weight.shape).to(self.dtype)
+            yield
+        finally:
+            for weight, original in changed:
+                weight.copy_(original)
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> Conditioning:
+        """Of N prompts."""
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        ids = tokens.input_ids.to(self.device)
+        if self.text_encoder_2 is None:
+            return Conditioning(self.text_encoder(ids)[0])
+        after_end = (ids == self.tokenizer.eos_token_id).int().cumsum(1) > 1
+        first = self.text_encoder(ids, output_hidden_states=True)
+        second = self.text_encoder_2(ids.masked_fill(after_end, 0), output_hidden_states=True)  # OpenCLIP pads with 0
+        return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
+
+    @torch.no_grad()
+    def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32.
+
+        Raises LoraxError if the UNet takes other channels.
+        """
+        if latents.shape[1] != (channels := self.unet.config["in_channels"]):
+            raise LoraxError(
+                f"{self.base.path}: the UNet takes {channels} channels, as models for inpainting do; expected "
+                f"{latents.shape[1]}. Use a checkpoint that makes pictures from text."
+            )
+        added = None
+        if conditioning.pooled is not None:
+            height, width = (PIXELS * side for side in latents.shape[-2:])
+            sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(latents), dtype=torch.float32, device=self.device)
+            added = {"text_embeds": conditioning.pooled, "time_ids": sizes}
+        predicted: torch.Tensor = self.unet(
+            latents.to(self.device, self.dtype),
+            times.to(self.device),
+            conditioning.context,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return predicted.float()
+
+    @torch.no_grad()
+    def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
+        shape = (4, self.size, self.size)
+        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        latents = latents.to(self.device)
+        conditioning = Conditioning.joined([self.encode([""] * len(prompts)), self.encode(prompts)])
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps:
+            without, given = self.predict(torch.cat([latents] * 2), t, conditioning).chunk(2)
+            latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
+        pictures = self.vae.decode(latents / self.vae.config["scaling_factor"], return_dict=False)[0]
+        return (pictures.clamp(-1, 1) + 1) / 2
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
+        noisy = self.scheduler.add_noise(latents, noise, times)
+        return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
+
+    def _weight(self, layer: str) -> torch.Tensor:
+        component, _, path = layer.partition(".")
+        if component == "unet":
+            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path)).weight.data
+        encoder = self.text_encoders[component]
+        try:
+            return encoder.get_submodule(path).weight.data
+        except AttributeError:  # transformers 5 has no text_model between
+            return encoder.get_submodule(path.removeprefix("text_model.")).weight.data
+
+
+def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:
+    if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
+        raise LoraxError(
+            f"{folder}: no tokenizer; expected vocab.json and merges.txt. {checkpoint} does not hold its vocabulary: name the "
+            "folder that does (the tokenizer argument), such as tokenizer in a diffusers copy of the model."
+        )
+    return CLIPTokenizer.from_pretrained(folder)

@@ -1,0 +1,113 @@
+"""The text encoders of a checkpoint: CLIP in transformers' layout (SD 1.x, SDXL's first) and in OpenCLIP's (SDXL's second)."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lorax.checkpoint import TEXT_MODEL
+from lorax.errors import LoraxError
+from lorax.runner.loading import Source, load
+from lorax.tensors import TensorFile
+
+HEAD_CHANNELS = 64  # of every text encoder that SD 1.x and SDXL checkpoints have
+_OPEN_CLIP = (
+    (r"^text_model\.embeddings\.token_embedding", "token_embedding"),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.final_layer_norm", "ln_final"),
+    (r"^text_model\.encoder\.layers", "transformer.resblocks"),
+    (r"\.layer_norm([12])", r".ln_\1"),
+    (r"\.mlp\.fc1", ".mlp.c_fc"),
+    (r"\.mlp\.fc2", ".mlp.c_proj"),
+    (r"\.self_attn\.[qkv]_proj\.", ".attn.in_proj_"),
+    (r"\.self_attn\.out_proj", ".attn.out_proj"),
+    (r"^text_projection\.weight", "text_projection"),
+)
+
+
+def open_clip_source(name: str) -> Source:
+    """Where OpenCLIP's layout keeps the parameter that transformers calls ``name``."""
+    found = re.search(r"\.self_attn\.([qkv])_proj\.", name)
+    key = name
+    for pattern, replacement in _OPEN_CLIP:
+        key = re.sub(pattern, replacement, key)
+    return Source(key, third="qkv".index(found[1]) if found else None, transposed=key == "text_projection")
+
+
+def whole_name(name: str) -> str:
+    """A parameter's name with the ``text_model.`` that transformers 5 leaves out."""
+    return name if name.startswith((TEXT_MODEL, "text_projection.")) else TEXT_MODEL + name
+
+
+def load_text_encoder(
+    file: TensorFile,
+    prefix: str,
+    config: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """The encoder whose keys begin with ``prefix``; with its projection where the layout is OpenCLIP's.
+
+    Shapes tell all but the number of heads: they are as the file ``config`` (transformers' ``config.json``) says, else 64
+    channels each. Raises LoraxError if the checkpoint lacks the encoder, or ``config`` belongs to another one.
+    """
+    is_open_clip = f"{prefix}positional_embedding" in file.shapes
+    shortened = f"{prefix}embeddings.token_embedding.weight" in file.shapes  # some old checkpoints leave ``text_model.`` out
+
+    def source(name: str) -> Source:
+        name = whole_name(name)
+        found = open_clip_source(name) if is_open_clip else Source(name.removeprefix(TEXT_MODEL) if shortened else name)
+        return found._replace(key=prefix + found.key)
+
+    def shape(name: str) -> tuple[int, ...]:
+        key = source(name).key
+        if key not in file.shapes:
+            raise LoraxError(f"{file.path}: {key} is missing. Pictures need a checkpoint with its text encoders.")
+        return file.shapes[key]
+
+    vocabulary, width = shape("embeddings.token_embedding.weight")
+    layer = re.compile(re.escape(prefix) + r".*(?:layers|resblocks)\.(\d+)\.")
+    inferred = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=shape("encoder.layers.0.mlp.fc1.weight")[0],
+        num_hidden_layers=len({found[1] for key in file.shapes if (found := layer.match(key))}),
+        num_attention_heads=_heads(config, width),
+        max_position_embeddings=shape("embeddings.position_embedding.weight")[0],
+        hidden_act="gelu" if is_open_clip else "quick_gelu",
+        projection_dim=shape("text_projection.weight")[1] if is_open_clip else width,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,  # the pooled text is read where the first of it is
+    )
+    kind = CLIPTextModelWithProjection if is_open_clip else CLIPTextModel
+    encoder = load(partial(kind, inferred), file, source, device, dtype)
+    for name, buffer in encoder.named_buffers():  # not in the file, and lost on the way
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]))
+    return encoder
+
+
+def _heads(config: Path, width: int) -> int:
+    if not config.is_file():
+        return max(1, width // HEAD_CHANNELS)
+    try:
+        content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        content = content.get("text_config", content)  # of CLIP as a whole
+        heads, described = int(content["num_attention_heads"]), int(content["hidden_size"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise LoraxError(
+            f"{config}: not a text encoder's configuration ({type(error).__name__}: {error}). "
+            "Expected transformers' config.json with hidden_size and num_attention_heads; correct or remove it."
+        ) from error
+    if described != width or heads < 1 or width % heads:
+        raise LoraxError(
+            f"{config}: describes an encoder {described} wide with {heads} heads; the checkpoint's is {width} wide. "
+            "Give the tokenizer folder that belongs to the checkpoint."
+        )
+    return heads

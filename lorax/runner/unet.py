@@ -1,0 +1,123 @@
+"""The UNet of a checkpoint. Its structure is read off the header, so pruned siblings need no configuration of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from lorax import families
+from lorax.errors import LoraxError
+from lorax.layers import UNetNames
+from lorax.runner.loading import Source, load
+from lorax.runner.settings import Settings
+from lorax.tensors import TensorFile
+
+UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."
+TIME_IDS = 6  # SDXL's: original height and width, crop's top and left, target height and width
+
+
+def load_unet(
+    file: TensorFile,
+    settings: Settings,
+    pooled: int | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> UNet2DConditionModel:
+    """``pooled`` is the width of the pooled text that SDXL's UNet is given, None for SD 1.x.
+
+    Raises LoraxError if the structure is none that diffusers' UNet can have.
+    """
+    prefix = families.UNET.checkpoint
+    paths = [key.removeprefix(prefix) for key in file.shapes if key.startswith(prefix)]
+    names = UNetNames.from_ldm(paths)
+    keys = {names.to_diffusers(path): prefix + path for path in paths if names.has_ldm(path)}
+    try:
+        config = unet_config({name: file.shapes[key] for name, key in keys.items()}, settings, pooled)
+    except (KeyError, IndexError, StopIteration) as error:
+        raise LoraxError(
+            f"{file.path}: the UNet lacks what every Stable Diffusion UNet has ({error}). Use a whole checkpoint."
+        ) from error
+    except LoraxError as error:
+        raise LoraxError(f"{file.path}: {error}") from error
+
+    def source(name: str) -> Source:
+        if name not in keys:
+            raise LoraxError(f"{file.path}: the UNet has no {name}, which its other keys call for. {UNKNOWN}")
+        return Source(keys[name])
+
+    try:
+        unet = load(partial(UNet2DConditionModel, **config), file, source, device, dtype)
+    except ValueError as error:  # widths that are no multiple of the norms' groups, as one example
+        raise LoraxError(f"{file.path}: {error}. {UNKNOWN}") from error
+    if surplus := keys.keys() - unet.state_dict().keys():
+        raise LoraxError(f"{file.path}: {keys[min(surplus)]} has no place in the UNet that the other keys describe. {UNKNOWN}")
+    return unet
+
+
+def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: Settings, pooled: int | None) -> dict[str, Any]:
+    """Arguments for ``UNet2DConditionModel``, from parameters' shapes under diffusers' names."""
+    levels = _count(shapes, r"down_blocks\.(\d+)\.")
+    widths = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
+    layers = [_count(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in range(levels)]
+    down = [_depths(shapes, f"down_blocks.{level}") for level in range(levels)]
+    up = [_depths(shapes, f"up_blocks.{level}") for level in range(levels)]
+    middle = _depths(shapes, "mid_block")
+    depths: list[Any] = [level or 1 for level in down]
+    if not down[-1] and middle:
+        depths[-1] = middle  # diffusers gives the middle block the depth of the deepest level
+    config: dict[str, Any] = {
+        "sample_size": settings.size,
+        "in_channels": shapes["conv_in.weight"][1],
+        "out_channels": shapes["conv_out.weight"][0],
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in down],
+        "mid_block_type": _middle(shapes, middle),
+        "up_block_types": ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in up],
+        "transformer_layers_per_block": depths,
+        "reverse_transformer_layers_per_block": [level or 1 for level in up],
+        "attention_head_dim": [
+            settings.heads_at(width) if attends or (middle and level == levels - 1) else 1
+            for level, (width, attends) in enumerate(zip(widths, down, strict=True))
+        ],  # diffusers means the number of heads
+        "cross_attention_dim": next(shape[1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")),
+        "use_linear_projection": any(name.endswith("proj_in.weight") and len(shape) == 2 for name, shape in shapes.items()),
+    }
+    if labels := shapes.get("add_embedding.linear_1.weight"):
+        if pooled is None or labels[1] <= pooled or (labels[1] - pooled) % TIME_IDS:
+            raise LoraxError(
+                f"the UNet's label embedding takes {labels[1]} values; expected pooled text ({pooled or 'none'}) and "
+                f"{TIME_IDS} equally wide embeddings of sizes. Use a checkpoint of SDXL's base, with both text encoders."
+            )
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (labels[1] - pooled) // TIME_IDS,
+            "projection_class_embeddings_input_dim": labels[1],
+        }
+    return config
+
+
+def _middle(shapes: Mapping[str, tuple[int, ...]], depths: list[int]) -> str | None:
+    """BK-SDM's tiny models and KOALA 700M have no middle block at all; SSD-1B and Vega keep its first residual block."""
+    if depths:
+        return "UNetMidBlock2DCrossAttn"
+    return "UNetMidBlock2D" if any(name.startswith("mid_block.") for name in shapes) else None
+
+
+def _depths(shapes: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
+    """Transformer blocks of each of the block's attention modules; empty if it does not attend."""
+    prefix = rf"{re.escape(block)}\.attentions"
+    return [
+        _count(shapes, rf"{prefix}\.{module}\.transformer_blocks\.(\d+)\.")
+        for module in range(_count(shapes, rf"{prefix}\.(\d+)\."))
+    ]
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    """How many different numbers the pattern's group finds."""
+    return len({found[1] for name in shapes if (found := re.match(pattern, name))})
