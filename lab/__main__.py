@@ -1,21 +1,26 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
-Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras.
+Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras; then sweep,
+summary and report, or headline and compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-from lab import data, ldm, lora, unet, vae, xl
+from lab import data, ldm, lora, sweep, unet, vae, xl
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
-from lab.paths import CACHE, CHECKPOINTS, MODELS, RUNS
-from lab.zoo import ADAPTERS, SCRATCH, XL, XL_PRUNED
+from lab.paths import CACHE, CHECKPOINTS, MODELS, RERUN, RESULTS, RUNS
+from lab.report import compare, report, summary
+from lab.results import Results
+from lab.zoo import ADAPTERS, BASES, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
@@ -98,6 +103,20 @@ def loras(options: argparse.Namespace) -> None:
             lora.save_lora(adapter.path(base), model, runner.base, adapter)
 
 
+def full_sweep(options: argparse.Namespace) -> None:
+    """Measure everything that is not stored yet."""
+    _measure(sweep.full(), options)
+
+
+def headline(options: argparse.Namespace) -> None:
+    """Measure what the headline tables need, apart from the committed results."""
+    _measure(sweep.headline(), options)
+
+
+def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
+    sweep.run((task for task in tasks if options.target in (None, task[1])), Results(options.results))
+
+
 def _bundled(name: str) -> Runner:
     """A committed model."""
     tokenizer = unpack(CHECKPOINTS)
@@ -126,13 +145,36 @@ COMMANDS = {
     XL: xl_base,
     XL_PRUNED: xl_pruned,
     "loras": loras,
+    "sweep": full_sweep,
+    "headline": headline,
+    "summary": summary,
+    "report": report,
+    "compare": compare,
 }
+STORED = {"sweep": RESULTS, "headline": RERUN, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every step with its own options."""
+    whole = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = whole.add_subparsers(dest="step", metavar="STEP", required=True)
+    for name, command in COMMANDS.items():
+        step = steps.add_parser(name, help=command.__doc__, description=command.__doc__)
+        if name in STEPS:
+            step.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS[name]})")
+        if name in ("tokenizer", "vae", BASE):
+            step.add_argument("--continue", action="store_true", dest="go_on", help="from the committed files")
+        if name == "loras":
+            step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
+        if name in STORED:
+            step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
+        if name in ("sweep", "headline"):
+            step.add_argument("--target", choices=BASES, help="on this one alone")
+        if name == "summary":
+            step.add_argument("--json", action="store_true", help="as a flat list of records")
+    return whole
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=COMMANDS)
-    parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
-    parser.add_argument("--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: from the committed files")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="loras: those of this name, as in contrast-r4-*")
-    options = parser.parse_args()
+    options = parser().parse_args()
     COMMANDS[options.step](options)
