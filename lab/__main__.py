@@ -1,24 +1,28 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
-Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras.
+Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras; then sweep,
+summary and report, or headline and compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-from lab import data, ldm, lora, unet, vae, xl
+from lab import bundle, data, lora, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
-from lab.paths import CACHE, MODELS, RUNS
-from lab.zoo import ADAPTERS, SCRATCH, XL, XL_PRUNED
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack
-from lorax.runner import Runner
+from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
+from lab.report import compare, report, summary
+from lab.results import Results
+from lab.zoo import ADAPTERS, BASES, SCRATCH, XL, XL_PRUNED
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
 
@@ -38,7 +42,7 @@ def autoencoder(options: argparse.Namespace) -> None:
 
 def base(options: argparse.Namespace) -> None:
     torch.manual_seed(1)
-    model = model_of(runner_of(BASE)) if options.go_on else Model(new_text_encoder(), new_unet())
+    model = bundle.model_of(runner_of(BASE)) if options.go_on else Model(new_text_encoder(), new_unet())
     unet.train_from_nothing(BASE, RUNS, model, *_shared(), steps=options.steps or STEPS[BASE], seed=1).save(CACHE / BASE)
 
 
@@ -50,18 +54,16 @@ def pruned(options: argparse.Namespace) -> None:
     unet.train_pruned(RUNS, Model.load(CACHE / BASE), *_shared(), options.steps or STEPS[PRUNED]).save(CACHE / PRUNED)
 
 
-def bundle(options: argparse.Namespace) -> None:
+def demo_bundle(options: argparse.Namespace) -> None:
     """Write ``lab/models``: the base whole, its siblings without what they share with it."""
     autoencoder, _ = _shared()
-    states = {}
-    MODELS.mkdir(parents=True, exist_ok=True)
-    for name in (BASE, FINETUNE, PRUNED):
-        model = Model.load(CACHE / name)
-        parts = (ldm.unet_state(model.unet), ldm.text_encoder_state(model.text_encoder), ldm.vae_state(autoencoder))
-        states[name] = {key: value.half() for part in parts for key, value in part.items()}
-        pack(MODELS / f"{name}.safetensors", states[name], *(() if name == BASE else (BASE, states[BASE])))
-        (MODELS / f"{name}.yaml").write_text(ldm.yaml_of(model.unet, autoencoder), encoding="utf-8")
-    ldm.save_tokenizer(CACHE / "tokenizer", Model.load(CACHE / BASE).text_encoder, MODELS / "tokenizer")
+    bundle.write_demo({name: Model.load(CACHE / name) for name in (BASE, FINETUNE, PRUNED)}, autoencoder)
+
+
+def headline_bundle(options: argparse.Namespace) -> None:
+    """Write ``lab/headline``: the bases that only the lab needs."""
+    models = {SCRATCH: Model.load(CACHE / SCRATCH)} | {name: xl.XLModel.load(CACHE / name) for name in (XL, XL_PRUNED)}
+    bundle.write_headline(models, runner_of(BASE).vae)
 
 
 def scratch(options: argparse.Namespace) -> None:
@@ -95,15 +97,22 @@ def loras(options: argparse.Namespace) -> None:
                 continue
             runner = runner_of(base)
             captioner = Captioner(runner.tokenizer)
-            model = lora.train_lora(RUNS, model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
+            model = lora.train_lora(RUNS, bundle.model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
             lora.save_lora(adapter.path(base), model, runner.base, adapter)
 
 
-def model_of(runner: Runner) -> Model | xl.XLModel:
-    """What is trained of a committed model."""
-    if runner.base.family.name == "sdxl":
-        return xl.XLModel(runner.text_encoder, runner.text_encoder_2, runner.unet)
-    return Model(runner.text_encoder, runner.unet)
+def full_sweep(options: argparse.Namespace) -> None:
+    """Measure everything that is not stored yet."""
+    _measure(sweep.full(), options)
+
+
+def headline(options: argparse.Namespace) -> None:
+    """Measure what the headline tables need, apart from the committed results."""
+    _measure(sweep.headline(), options)
+
+
+def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
+    sweep.run((task for task in tasks if options.target in (None, task[1])), Results(options.results))
 
 
 def _shared() -> tuple[AutoencoderKL, Captioner]:
@@ -116,18 +125,42 @@ COMMANDS = {
     BASE: base,
     FINETUNE: finetune,
     PRUNED: pruned,
-    "bundle": bundle,
+    "bundle": demo_bundle,
     SCRATCH: scratch,
     XL: xl_base,
     XL_PRUNED: xl_pruned,
+    "headline-bundle": headline_bundle,
     "loras": loras,
+    "sweep": full_sweep,
+    "headline": headline,
+    "summary": summary,
+    "report": report,
+    "compare": compare,
 }
+STORED = {"sweep": RESULTS, "headline": RERUN, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every step with its own options."""
+    whole = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = whole.add_subparsers(dest="step", metavar="STEP", required=True)
+    for name, command in COMMANDS.items():
+        step = steps.add_parser(name, help=command.__doc__, description=command.__doc__)
+        if name in STEPS:
+            step.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS[name]})")
+        if name in ("tokenizer", "vae", BASE):
+            step.add_argument("--continue", action="store_true", dest="go_on", help="from the committed files")
+        if name == "loras":
+            step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
+        if name in STORED:
+            step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
+        if name in ("sweep", "headline"):
+            step.add_argument("--target", choices=BASES, help="on this one alone")
+        if name == "summary":
+            step.add_argument("--json", action="store_true", help="as a flat list of records")
+    return whole
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=COMMANDS)
-    parser.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS})")
-    parser.add_argument("--continue", action="store_true", dest="go_on", help="tokenizer, vae, base: from the committed files")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="loras: those of this name, as in contrast-r4-*")
-    options = parser.parse_args()
+    options = parser().parse_args()
     COMMANDS[options.step](options)

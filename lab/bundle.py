@@ -1,10 +1,20 @@
-"""The committed models as whole checkpoints, and back."""
+"""The committed models: whole checkpoints from them, models to train on, and the files themselves."""
 
 from __future__ import annotations
 
-from lab.paths import CHECKPOINTS, HEADLINE
-from lab.zoo import checkpoint
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+
+from lab import ldm
+from lab.models import Model
+from lab.paths import CACHE, CHECKPOINTS, HEADLINE, MODELS
+from lab.xl import XLModel
+from lab.zoo import XL, XL_PRUNED, checkpoint
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
 from lorax.runner import Runner
 
 
@@ -14,3 +24,40 @@ def runner_of(base: str) -> Runner:
     if base not in (BASE, FINETUNE, PRUNED):
         unpack(CHECKPOINTS, HEADLINE)
     return Runner(checkpoint(base), tokenizer)
+
+
+def model_of(runner: Runner) -> Model | XLModel:
+    """What is trained of a committed base."""
+    if runner.text_encoder_2 is not None:
+        return XLModel(runner.text_encoder, runner.text_encoder_2, runner.unet)
+    return Model(runner.text_encoder, runner.unet)
+
+
+def write_demo(models: Mapping[str, Model | XLModel], autoencoder: AutoencoderKL) -> None:
+    states = {name: _half(model, autoencoder) for name, model in models.items()}
+    _write(MODELS, BASE, models[BASE], autoencoder, states[BASE])
+    for name in (FINETUNE, PRUNED):
+        _write(MODELS, name, models[name], autoencoder, states[name], BASE, states[BASE])
+    ldm.save_tokenizer(CACHE / "tokenizer", models[BASE].text_encoder, MODELS / "tokenizer")
+
+
+def write_headline(models: Mapping[str, Model | XLModel], autoencoder: AutoencoderKL) -> None:
+    """Every one shares the base's autoencoder; the pruned XL shares with XL."""
+    unpack(CHECKPOINTS)
+    states = {name: _half(model, autoencoder) for name, model in models.items()}
+    for name, model in models.items():
+        sibling = (XL, states[XL]) if name == XL_PRUNED else (BASE, load_file(checkpoint(BASE)))
+        _write(HEADLINE, name, model, autoencoder, states[name], *sibling)
+    ldm.save_config(models[XL].text_encoder_2, HEADLINE / "tokenizer" / "config_2.json")
+
+
+def _half(model: Model | XLModel, autoencoder: AutoencoderKL) -> dict[str, torch.Tensor]:
+    return {key: value.half() for key, value in ldm.state_of(model, autoencoder).items()}
+
+
+def _write(
+    folder: Path, name: str, model: Model | XLModel, autoencoder: AutoencoderKL, state: dict[str, torch.Tensor], *sibling
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pack(folder / f"{name}.safetensors", state, *sibling)
+    (folder / f"{name}.yaml").write_text(ldm.config_of(model, autoencoder), encoding="utf-8")

@@ -69,10 +69,15 @@ def save_tokenizer(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (folder / name).write_text((tokenizer / name).read_text())
-    for name, encoder in (("config.json", text_encoder), ("config_2.json", text_encoder_2)):
-        if encoder is not None:
-            config = {key: value for key, value in encoder.config.to_dict().items() if key != "_name_or_path"}
-            (folder / name).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    save_config(text_encoder, folder / "config.json")
+    if text_encoder_2 is not None:
+        save_config(text_encoder_2, folder / "config_2.json")
+
+
+def save_config(text_encoder: CLIPTextModel | CLIPTextModelWithProjection, path: Path) -> None:
+    config = {key: value for key, value in text_encoder.config.to_dict().items() if key != "_name_or_path"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def yaml_of(unet: UNet2DConditionModel, vae: AutoencoderKL) -> str:

@@ -11,3 +11,4 @@ RUNS = CACHE / "runs"
 CHECKPOINTS = CACHE / "checkpoints"  # both of these, unpacked
 EXTRA_LORAS = CACHE / "loras"
 RESULTS = LAB / "results"  # what was measured
+RERUN = CACHE / "headline"  # the headline's part of it, measured anew

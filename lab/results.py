@@ -29,16 +29,19 @@ class Key:
 
 
 class Results:
-    """Losses, float32 (icons, seeds), by key; and what a transfer's report says, by key without strength."""
+    """Losses, float32 (icons, seeds), by key; what a transfer's report says, by key without strength; minutes by target."""
 
     def __init__(self, folder: Path = RESULTS) -> None:
         self.folder = folder
         self.losses: dict[Key, torch.Tensor] = {}
         self.reports: dict[Key, dict[str, Any]] = {}
+        self.minutes: dict[str, float] = {}
         for file in sorted(folder.glob("*.jsonl")):
             for line in file.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
-                if "losses" in record:
+                if "minutes" in record:
+                    self.minutes[file.stem] = self.minutes.get(file.stem, 0.0) + record["minutes"]
+                elif "losses" in record:
                     self.losses[Key(**record["key"])] = torch.tensor(record["losses"])
                 else:
                     self.reports[Key(**record["key"])] = record["report"]
@@ -46,17 +49,22 @@ class Results:
     def add_losses(self, key: Key, losses: torch.Tensor) -> None:
         rounded = [[float(f"{value:.5g}") for value in row] for row in losses.tolist()]
         self.losses[key] = torch.tensor(rounded)
-        self._append(key, {"losses": rounded})
+        self._append(key.target, {"key": asdict(key), "losses": rounded})
 
     def add_report(self, key: Key, report: dict[str, Any]) -> None:
         self.reports[key] = report
-        self._append(key, {"report": report})
+        self._append(key.target, {"key": asdict(key), "report": report})
+
+    def add_minutes(self, target: str, minutes: float) -> None:
+        """What one run took on a target; a sweep that was stopped and went on has several."""
+        self.minutes[target] = self.minutes.get(target, 0.0) + minutes
+        self._append(target, {"minutes": round(minutes, 2)})
 
     def moves(self) -> Iterator[Key]:
         """Every transfer that was measured, at each strength."""
         return (key for key in self.losses if key.source and key.on == STYLE)
 
-    def _append(self, key: Key, content: dict[str, Any]) -> None:
+    def _append(self, target: str, record: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{key.target}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": asdict(key), **content}, separators=(",", ":")) + "\n")
+        with (self.folder / f"{target}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ class Interval:
     def is_above_zero(self) -> bool:
         return self.low > 0
 
+    @property
+    def is_below_zero(self) -> bool:
+        return self.high < 0
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -33,6 +38,11 @@ class Measured:
     minus: torch.Tensor | None = None  # judged is the difference to this one, measured on the same icons under the same noise
 
 
+def recovered(adapters: Sequence[Measured]) -> float:
+    """The mean of ``recovery`` alone, without the draws that its interval takes."""
+    return statistics.fmean((gain.mean() / best.mean()).item() for gain, best in map(_gains, adapters))
+
+
 def recovery(adapters: Sequence[Measured]) -> Interval:
     """(L(target) - L(moved)) / (L(target) - L(native)), the mean over the adapters, which all weigh the same.
 
@@ -42,8 +52,7 @@ def recovery(adapters: Sequence[Measured]) -> Interval:
     generator = torch.Generator().manual_seed(0)
     means, draws = [], []
     for one in adapters:
-        gain = (one.alone if one.minus is None else one.minus) - one.moved
-        best = one.alone - one.native
+        gain, best = _gains(one)
         icons, seeds = (_counts(size, generator) for size in gain.shape)
         drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (gain, best)]
         means.append(gain.mean() / best.mean())
@@ -68,6 +77,11 @@ def mean(values: torch.Tensor) -> Interval:
     draws = _counts(len(values), torch.Generator().manual_seed(0)) @ values / len(values)
     low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(values.mean().item(), low, high)
+
+
+def _gains(one: Measured) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is gained and what can be gained, each (icons, seeds)."""
+    return (one.alone if one.minus is None else one.minus) - one.moved, one.alone - one.native
 
 
 def _interval(means: torch.Tensor, draws: torch.Tensor, generator: torch.Generator) -> Interval:

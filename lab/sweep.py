@@ -48,13 +48,17 @@ def full() -> Iterator[Task]:
 
 def run(tasks: Iterable[Task], results: Results) -> None:
     """Measure on each target in turn, and say how long it took."""
-    began = time.monotonic()
     by_target: dict[str, list[Task]] = {}
     for task in tasks:
         by_target.setdefault(task[1], []).append(task)
     for target, its_tasks in by_target.items():
-        _Target(target, results).run(list(dict.fromkeys(its_tasks)))
-    print(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
+        began = time.monotonic()
+        try:
+            _Target(target, results).run(list(dict.fromkeys(its_tasks)))
+        finally:  # a sweep that is stopped has taken its time too
+            minutes = (time.monotonic() - began) / 60
+            results.add_minutes(target, minutes)
+            print(f"{target}: {minutes:.1f} minutes")
 
 
 class _Target:

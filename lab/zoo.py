@@ -16,6 +16,11 @@ HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRU
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
 
+def are_related(source: str, target: str) -> bool:
+    """Whether one comes from the other's weights, or both from a third's."""
+    return SCRATCH not in (source, target)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """What is learned on every base, with the same budget on each.

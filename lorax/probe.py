@@ -40,9 +40,10 @@ class Agreement:
 
 
 def generic_inputs(source: Runner, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS, seed: int = 0) -> Inputs:
-    """All the latents, of ``steps`` steps, on the way to one picture a prompt."""
+    """The latents before each of ``steps`` steps on the way to one picture a prompt."""
     seeds = [seed + i for i in range(len(prompts))]
-    times, latents = zip(*source.trajectory(list(prompts), seeds, steps=steps), strict=True)
+    *on_the_way, _ = source.trajectory(list(prompts), seeds, steps=steps)
+    times, latents = zip(*on_the_way, strict=True)
     return Inputs(torch.stack(latents), torch.stack(times), list(prompts))
 
 

@@ -145,16 +145,26 @@ class Runner:
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
         """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
+        for _, latents in self.trajectory(prompts, seeds, steps=steps, guidance=guidance):
+            pass
+        pictures = self.vae.decode(latents / self.vae.config["scaling_factor"], return_dict=False)[0]
+        return (pictures.clamp(-1, 1) + 1) / 2
+
+    @torch.no_grad()
+    def trajectory(
+        self, prompts: list[str], seeds: list[int], *, steps: int, guidance: float = 3.0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The way from noise to a picture: times () with scaled latents (N, 4, h, w), and last those of the finished picture."""
         shape = (4, self.size, self.size)
         latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         latents = latents.to(self.device)
         conditioning = Conditioning.joined([self.encode([""] * len(prompts)), self.encode(prompts)])
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps:
+            yield t, latents
             without, given = self.predict(torch.cat([latents] * 2), t, conditioning).chunk(2)
             latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
-        pictures = self.vae.decode(latents / self.vae.config["scaling_factor"], return_dict=False)[0]
-        return (pictures.clamp(-1, 1) + 1) / 2
+        yield torch.zeros_like(t), latents
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""

@@ -1,0 +1,41 @@
+"""From stored results to figures and findings: the steps ``summary``, ``report`` and ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lab.paths import RESULTS
+from lab.report import page
+from lab.report.cells import Cells
+from lab.report.records import records, show
+from lab.report.rerun import differences
+from lab.results import Results
+
+FINDINGS = Path(__file__).parents[2] / "docs" / "findings.md"
+
+
+def summary(options: argparse.Namespace) -> None:
+    """Print every measured figure: gain recovery with its interval, difference to a copy, harm."""
+    show(records(_stored(options.results)), options.json)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write docs/findings.md and its plots from the stored results."""
+    page.write(_stored(options.results), FINDINGS)
+    print(FINDINGS)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else."""
+    found = differences(_stored(RESULTS), _stored(options.results))
+    print("\n".join(found) or "The rerun says what the committed results say.")
+    sys.exit(1 if found else 0)
+
+
+def _stored(folder: Path) -> Cells:
+    results = Results(folder)
+    if not results.losses:
+        sys.exit(f"{folder}: nothing measured is stored there; `python -m lab sweep` measures.")
+    return Cells(results)

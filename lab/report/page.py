@@ -1,0 +1,121 @@
+"""Puts ``docs/findings.md`` together: a template with what a human judges, and blocks that the figures make."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lab.measure import SEEDS, TIMES
+from lab.report import checks, plots, prose, tables
+from lab.report.cells import Cells
+from lab.stats import DRAWS
+from lab.zoo import CONCEPT, HEADLINE_RANK, RATES, STYLES, are_related
+
+TEMPLATE = "findings.md.in"
+QUESTIONS = {
+    "ranks": plots.against_adapter_rank,
+    "kept_rank": plots.against_kept_rank,
+    "threshold": plots.against_threshold,
+    "similarity": plots.against_similarity,
+    "strength": plots.against_strength,
+}
+
+
+def write(cells: Cells, page: Path) -> None:
+    """The page and, in a folder of its name beside it, its plots. What has no data is left out."""
+    pictures = page.with_suffix("")
+    for plot in pictures.glob("*.svg"):
+        plot.unlink()  # none stays that nothing is left to draw from
+    blocks = {
+        "pairs": _pairs(cells),
+        "over_pairs": prose.over_pairs(cells),
+        "by_pair": tables.by_pair(cells),
+        "over_ranks": prose.over_ranks(cells),
+        "over_kept_rank": prose.over_question(cells, "rank"),
+        "over_threshold": prose.over_question(cells, "threshold"),
+        "concept": prose.concept(cells),
+        "checks": checks.everything(cells),
+        "plots": {name: file for name, draw in QUESTIONS.items() if (file := _drawn(draw(cells), pictures / f"{name}.svg"))},
+        "forecast": _forecast(cells.results.folder, pictures),
+        "pictures": _pictures(cells.results.folder, pictures),
+        "measured": _measured(cells),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    text = environment.get_template(TEMPLATE).render(blocks).strip() + "\n"
+    page.write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")  # what is left out leaves no gap
+
+
+def _pairs(cells: Cells) -> list[dict[str, Any]]:
+    headline, styles, ranks = tables.headline(cells), tables.by_style(cells), tables.by_rank(cells)
+    return [
+        {
+            "name": prose.called(pair),
+            "related": are_related(*pair),
+            "sentences": prose.of_pair(cells, pair),
+            "headline": headline[pair],
+            "styles": styles[pair],
+            "ranks": ranks[pair],
+        }
+        for pair in headline
+    ]
+
+
+def _forecast(results: Path, pictures: Path) -> dict[str, Any] | None:
+    """``forecast.json`` beside the results: ``plots``, name -> lists ``predicted``, ``measured``, ``labels``; ``sentences``."""
+    file = results / "forecast.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    drawn = {
+        name: _drawn(plots.predicted_against_measured(**points), pictures / f"forecast-{name}.svg")
+        for name, points in found["plots"].items()
+    }
+    return {"plots": drawn, "sentences": found["sentences"]}
+
+
+def _pictures(results: Path, pictures: Path) -> dict[str, Any] | None:
+    """``pictures.json`` beside the results: rows of one table as records, and ``sentences``; grids are PNGs beside the plots."""
+    file = results / "pictures.json"
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = [[str(cell) for cell in row.values()] for row in found["rows"]]
+    grids = {grid.stem.replace("-", " "): _link(grid) for grid in sorted(pictures.glob("*.png"))}
+    return {"table": tables.markdown(list(found["rows"][0]), rows), "sentences": found["sentences"], "grids": grids}
+
+
+def _measured(cells: Cells) -> dict[str, Any]:
+    stored = cells.results
+    return {
+        "seeds": SEEDS,
+        "times": TIMES,
+        "draws": DRAWS,
+        "level": "95 %",
+        "styles": STYLES,
+        "concept": CONCEPT,
+        "rank": HEADLINE_RANK,
+        "ranks": list(RATES),
+        "icons": sorted({cells.size(cell)[0] for pair in cells.headline_pairs() for cell in cells.single(*pair, prose.COPY)}),
+        "losses": len(stored.losses),
+        "minutes": {target: round(minutes) for target, minutes in stored.minutes.items()},
+        "hours": round(sum(stored.minutes.values()) / 60, 1),
+    }
+
+
+def _drawn(figure: plots.Figure | None, path: Path) -> str:
+    """The link to a plot, empty without one."""
+    if figure is None:
+        return ""
+    plots.save(figure, path)
+    return _link(path)
+
+
+def _link(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

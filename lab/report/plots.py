@@ -1,0 +1,184 @@
+"""The plots of ``docs/findings.md``: one for each question, as SVGs that are equal where the figures are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lab.report.cells import Cell, Cells, Pair, mean_of
+from lab.results import NATIVE
+from lab.stats import Interval
+from lab.variants import AUTO, BY_NAME, COPY, LORAX, RANKS, STRENGTHS, THRESHOLDS, VARIANTS
+from lab.zoo import HEADLINE_RANK, RATES, are_related
+from lorax.methods import METHODS
+
+STYLE = {
+    "svg.hashsalt": "lorax",  # else ids are drawn anew every time
+    "svg.fonttype": "none",  # small, and text that can be searched
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",  # GitHub's dark theme lets transparent pictures show black text on black
+    "legend.frameon": False,
+}
+PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
+COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
+Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def against_adapter_rank(cells: Cells) -> Figure | None:
+    """On all styles of each rank, at strength 1."""
+
+    def points(pair: Pair, variant: str) -> Points:
+        found = ((str(rank), cells.pooled(*pair, variant, rank)) for rank in RATES)
+        return _measured(cells, found)
+
+    return _panels(cells, (BY_NAME, COPY, AUTO, *PROJECTING), points, [str(rank) for rank in RATES], "rank of the LoRA")
+
+
+def against_kept_rank(cells: Cells) -> Figure | None:
+    """How many directions a projection keeps."""
+
+    def points(pair: Pair, method: str) -> Points:
+        if method == COPY:
+            return _level(cells, pair, "rank", RANKS)
+        names = {VARIANTS[name].options.rank: name for name in _of_question("rank", method)}
+        return _measured(cells, ((rank, _swept(cells, pair, names[rank])) for rank in RANKS))
+
+    return _panels(cells, (COPY, *PROJECTING), points, RANKS, "kept rank")
+
+
+def against_threshold(cells: Cells) -> Figure | None:
+    """Which layers a gate by similarity leaves alone."""
+    shown = [f"{threshold:g}" for threshold in (0, *THRESHOLDS)]
+
+    def points(pair: Pair, method: str) -> Points:
+        if method == COPY:
+            return _level(cells, pair, "threshold", shown)
+        names = {f"{VARIANTS[name].options.threshold:g}": name for name in _of_question("threshold", method)}
+        swept = [(threshold, _swept(cells, pair, name)) for threshold, name in names.items()]
+        ranks = {cell.rank for _, cell in swept if cell}
+        open_gate = [("0", cells.pooled(*pair, method, rank)) for rank in ranks]
+        return _measured(cells, [*open_gate, *swept])
+
+    return _panels(cells, (COPY, *PROJECTING), points, shown, "similarity threshold")
+
+
+def against_strength(cells: Cells) -> Figure | None:
+    """At the headline's rank; of the native adapters too."""
+
+    def points(pair: Pair, variant: str) -> Points:
+        cell = cells.pooled("" if variant == NATIVE else pair[0], pair[1], variant, HEADLINE_RANK)
+        found = ((f"{strength:g}", cells.recovery(cell, strength) if cell else None) for strength in STRENGTHS)
+        return [(label, figure) for label, figure in found if figure]
+
+    shown = [f"{strength:g}" for strength in STRENGTHS]
+    return _panels(cells, (COPY, AUTO, *PROJECTING, NATIVE), points, shown, "strength")
+
+
+def against_similarity(cells: Cells) -> Figure | None:
+    """Every ordered pair: what is known of it before a transfer against what copy and lorax recover."""
+    facts = (("similarity", LORAX, "median similarity of paired layers"), ("kept", LORAX, "share that lorax keeps"))
+    questions = (*facts, ("coverage", COPY, "share in layers that have a match"))
+    if not (pairs := cells.pairs()):
+        return None
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(questions), figsize=(10, 3.4), sharey=True, layout="constrained")
+        for axes, (name, of, label) in zip(panels, questions, strict=True):
+            for variant in (COPY, LORAX):
+                for pair in pairs:
+                    asked, cell = (cells.pooled(*pair, one, HEADLINE_RANK) for one in (of, variant))
+                    known = mean_of(cells.facts(asked), name) if asked else None
+                    if known is not None and cell and (found := cells.recovery(cell)):
+                        marker = "o" if are_related(*pair) else "x"
+                        _point(axes, known, found, marker, COLOURS[variant])
+            axes.set_xlabel(label)
+            axes.axhline(0, color="grey", linewidth=0.6)
+        for variant in (COPY, LORAX):
+            panels[0].plot([], [], "o", color=COLOURS[variant], label=f"{variant}, related")
+            panels[0].plot([], [], "x", color=COLOURS[variant], label=f"{variant}, unrelated")
+        panels[0].set_ylabel("recovery")
+        panels[0].legend(fontsize=7)
+        return figure
+
+
+def predicted_against_measured(predicted: Sequence[float], measured: Sequence[float], labels: Sequence[str]) -> Figure:
+    """Recoveries of equal length; a label groups points and gets a colour."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
+        for label in dict.fromkeys(labels):
+            rows = [i for i, one in enumerate(labels) if one == label]
+            axes.plot([predicted[i] for i in rows], [measured[i] for i in rows], "o", markersize=3, label=label)
+        axes.axline((0, 0), slope=1, color="grey", linewidth=0.6)
+        axes.set_xlabel("predicted recovery")
+        axes.set_ylabel("measured recovery")
+        axes.legend(fontsize=7)
+        return figure
+
+
+def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], label: str) -> Figure | None:  # type: ignore[no-untyped-def]
+    """A panel for each headline pair with a line for each variant; None where nothing was measured."""
+    found = {pair: {line: points(pair, line) for line in lines} for pair in cells.headline_pairs()}
+    drawn = {pair: its for pair, its in found.items() if any(its.values())}
+    if not drawn:
+        return None
+    with plt.rc_context(STYLE):
+        size = {"figsize": (1 + 2.7 * len(drawn), 3.2), "layout": "constrained"}
+        figure, panels = plt.subplots(1, len(drawn), sharey=True, squeeze=False, **size)
+        for axes, (pair, its) in zip(panels[0], drawn.items(), strict=True):
+            axes.set_title(f"{pair[0]} to {pair[1]}")
+            axes.axhline(0, color="grey", linewidth=0.6)
+            for line, its_points in its.items():
+                _line(axes, its_points, ticks, line)
+            axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) > 6 else 0)
+            axes.set_xlabel(label)
+        panels[0][0].set_ylabel("recovery")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), fontsize=8)
+        return figure
+
+
+def _line(axes: Axes, points: Points, ticks: Sequence[str], label: str) -> None:
+    x = [ticks.index(tick) for tick, _ in points]
+    axes.plot(x, [found.mean for _, found in points], marker=".", color=COLOURS[label], label=label)
+    axes.fill_between(x, [p.low for _, p in points], [p.high for _, p in points], color=COLOURS[label], alpha=0.12, linewidth=0)
+
+
+def _point(axes: Axes, x: float, found: Interval, marker: str, colour: str) -> None:
+    error = [[found.mean - found.low], [found.high - found.mean]]
+    axes.errorbar([x], [found.mean], yerr=error, fmt=marker, color=colour, markersize=4, elinewidth=0.7)
+
+
+def _of_question(question: str, method: str) -> list[str]:
+    return [name for name, one in VARIANTS.items() if one.question == question and one.options.method == method]
+
+
+def _swept(cells: Cells, pair: Pair, variant: str) -> Cell | None:
+    """On all styles of the rank at which the question was asked: one rank, the smallest if there are several."""
+    ranks = cells.ranks(*pair, variant)
+    return cells.pooled(*pair, variant, ranks[0]) if ranks else None
+
+
+def _level(cells: Cells, pair: Pair, question: str, ticks: Sequence[str]) -> Points:
+    """The copy's recovery, on the adapters of a question, as a level line: nothing that is asked changes it."""
+    for variant in (name for name, one in VARIANTS.items() if one.question == question):
+        if (cell := _swept(cells, pair, variant)) and (found := cells.recovery(cell.of(COPY))):
+            return [(tick, found) for tick in ticks]
+    return []
+
+
+def _measured(cells: Cells, found) -> Points:  # type: ignore[no-untyped-def]
+    return [(label, figure) for label, cell in found if cell and (figure := cells.recovery(cell))]

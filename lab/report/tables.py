@@ -1,0 +1,102 @@
+"""The tables of ``docs/findings.md``, in GitHub's Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lab.report.cells import HEADLINE_VARIANTS, Cell, Cells, Pair, mean_of
+from lab.stats import Interval
+from lab.variants import AUTO, COPY, LORAX
+from lab.zoo import ADAPTERS, HEADLINE_RANK, RATES, are_related
+
+SHOWN = (COPY, LORAX, AUTO)  # of every ordered pair
+
+
+def number(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def percent(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.mean:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]"
+
+
+def plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def headline(cells: Cells) -> dict[Pair, str]:
+    """Per pair: all styles of the headline's rank, every variant, and the native adapters as what 1 means."""
+    head = ("variant", "at strength 1", "less copy", "best strength", "at that", "less copy at its best", "ordinary loss")
+    return {
+        pair: markdown(head, [*(_headline_row(cells, cell) for cell in rows), _headline_row(cells, rows[0].of_native())])
+        for pair in cells.headline_pairs()
+        if (rows := cells.headline(pair))
+    }
+
+
+def _headline_row(cells: Cells, cell: Cell) -> list[str]:
+    best, copies = cells.best_strength(cell), cells.best_strength(cell.of(COPY)) if cell.source else None
+    return [
+        cell.variant,
+        number(cells.recovery(cell)),
+        number(cells.difference(cell, COPY)),
+        "-" if best is None else f"{best:g}",
+        "-" if best is None else number(cells.recovery(cell, best)),
+        "-" if best is None or copies is None else number(cells.difference(cell, COPY, best, copies)),
+        percent(cells.harm(cell)),
+    ]
+
+
+def by_style(cells: Cells) -> dict[Pair, str]:
+    """Per pair, at strength 1 and the headline's rank: every variant on every style and on the concept."""
+    tables = {}
+    for pair in cells.headline_pairs():
+        singles = {variant: list(cells.single(*pair, variant)) for variant in HEADLINE_VARIANTS}
+        found = {
+            variant: {cell.style: cells.recovery(cell) for cell in its if cell.rank == HEADLINE_RANK}
+            for variant, its in singles.items()
+        }
+        at_rank = dict.fromkeys(adapter.icons for adapter in ADAPTERS.values() if adapter.rank == HEADLINE_RANK)
+        styles = [style for style in at_rank if any(style in row for row in found.values())]
+        rows = [[variant, *(number(row.get(style)) for style in styles)] for variant, row in found.items() if row]
+        tables[pair] = markdown(("variant", *styles), rows)
+    return tables
+
+
+def by_rank(cells: Cells) -> dict[Pair, str]:
+    """Per pair, at strength 1: every variant on all styles of each rank."""
+    tables = {}
+    for pair in cells.headline_pairs():
+        rows = []
+        for variant in HEADLINE_VARIANTS:
+            found = [cells.pooled(*pair, variant, rank) for rank in RATES]
+            if any(found):
+                rows.append([variant, *(number(cells.recovery(cell) if cell else None) for cell in found)])
+        tables[pair] = markdown(("variant", *(f"rank {rank}" for rank in RATES)), rows)
+    return tables
+
+
+def by_pair(cells: Cells) -> str:
+    """Every ordered pair: what the reports say before anything is run, and what three variants then recover."""
+    rows = []
+    for pair in cells.pairs():
+        found = {variant: cells.pooled(*pair, variant, HEADLINE_RANK) for variant in SHOWN}
+        facts = {variant: cells.facts(cell) if cell else [] for variant, cell in found.items()}
+        declined = [fact["declined"] for fact in facts[AUTO]]
+        rows.append(
+            [
+                f"{pair[0]} to {pair[1]}",
+                "related" if are_related(*pair) else "unrelated",
+                plain(mean_of(facts[LORAX], "similarity")),
+                plain(mean_of(facts[LORAX], "kept")),
+                plain(mean_of(facts[COPY], "coverage")),
+                ("yes" if all(declined) else "in part" if any(declined) else "no") if declined else "-",
+                *(number(cells.recovery(cell) if cell else None) for cell in found.values()),
+            ]
+        )
+    return markdown(("pair", "", "similarity", "kept by lorax", "coverage", "auto declines", *SHOWN), rows)

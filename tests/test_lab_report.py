@@ -1,0 +1,251 @@
+"""The lab's summary, findings and comparison, on stored losses whose recoveries are known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab import report
+from lab.__main__ import parser
+from lab.report import checks, page, plots, prose
+from lab.report.cells import Cells
+from lab.report.claims import Verdict, verdict
+from lab.report.records import records
+from lab.report.rerun import differences
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
+from lab.stats import Interval
+from lab.variants import STRENGTHS, VARIANTS
+from lab.zoo import ADAPTERS, CONCEPT, STYLES, are_related
+from lorax.demo.bundle import BASE, FINETUNE
+
+ICONS, SEEDS = 12, 5
+SCRATCH = "scratch"
+# Of a move at strength 1, between relatives; what is not here recovers 0.1, and between strangers all do harm but auto.
+RECOVERY = {"copy by name": 0.3, "copy": 0.5, "auto": 0.5, "lorax": 0.52, "prolora": 0.8, "prolora-cross": 0.2, "lorax 10%": 0.9}
+BEST = 0.75  # the strength at which a move recovers 0.1 more
+
+
+def store(folder: Path, recovery: dict[str, float], *, seed: int = 0, targets: tuple[str, ...] = (FINETUNE, SCRATCH)) -> Results:
+    """Rank 4 and 16 of every style and the concept, moved from the base. Noise of the icons hides differences below about 0.1."""
+    results, generator = Results(folder), torch.Generator().manual_seed(seed)
+    adapters = [a for a in ADAPTERS.values() if a.name != a.icons and a.icons in (*STYLES, CONCEPT) and a.rank < 64]
+    for target in targets:
+        for adapter in adapters:
+            alone = 1 + 0.2 * torch.rand(ICONS, SEEDS, generator=generator)
+            for on, gain in ((STYLE, 0.5), (ORDINARY, -0.02)):
+                results.add_losses(Key(target, adapter.name, ALONE, on=on), alone)
+                for strength in STRENGTHS if on == STYLE else (1.0,):
+                    results.add_losses(Key(target, adapter.name, NATIVE, strength=strength, on=on), alone - gain * strength)
+            for name, variant in VARIANTS.items():
+                worth = recovery.get(name, 0.1) if are_related(BASE, target) else (0.0 if name == "auto" else -0.3)
+                spread = 0.0 if name in ("copy", "auto") else 0.3
+                noise = spread * (torch.rand(ICONS, 1, generator=generator) - 0.5)
+                noise = noise - noise.mean()
+                for strength in variant.strengths:
+                    moved = alone - 0.5 * (worth + 0.1 * (strength == BEST) + noise)
+                    results.add_losses(Key(target, adapter.name, name, BASE, strength), moved)
+                results.add_losses(Key(target, adapter.name, name, BASE, on=ORDINARY), 1.1 * alone)
+                facts = {"coverage": 1.0, "declined": name == "auto" and target == SCRATCH, "similarity": 0.9, "kept": 0.7}
+                results.add_report(Key(target, adapter.name, name, BASE), facts)
+        results.add_minutes(target, 90)
+    return results
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    store(folder, RECOVERY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cells(folder: Path) -> Cells:
+    return Cells(Results(folder))
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., Cells]:
+    def make(**recovery: float) -> Cells:
+        store(tmp_path, RECOVERY | recovery)
+        return Cells(Results(tmp_path))
+
+    return make
+
+
+def test_the_summary_has_the_known_recoveries(cells: Cells) -> None:
+    found = records(cells)
+    one = {(r["target"], r["variant"], r["style"], r["rank"], r["at"]): r for r in found}
+    assert len(one) == len(found)
+    moved = one[FINETUNE, "prolora", "blobs", 4, "1"]
+    assert moved["recovery"] == pytest.approx(0.8, abs=1e-3)
+    assert moved["recovery_low"] < 0.8 < moved["recovery_high"]
+    assert (moved["icons"], moved["seeds"], moved["strength"], moved["concept"]) == (ICONS, SEEDS, 1.0, False)
+    assert moved["less_copy"] == pytest.approx(0.3, abs=1e-3)
+    assert (moved["harm"], moved["native_harm"]) == pytest.approx((0.1, 0.018), abs=2e-3)
+    best = one[FINETUNE, "prolora", "all styles", 4, "best"]
+    assert (best["strength"], best["icons"], best["harm"]) == (BEST, ICONS * len(STYLES), None)
+    assert best["recovery"] == pytest.approx(0.9, abs=1e-3)
+    assert one[FINETUNE, "copy", CONCEPT, 4, "best"]["concept"]
+
+
+def test_the_best_strength_is_one_for_all_styles(cells: Cells, tmp_path: Path) -> None:
+    """One style's own best is another; the concept's has no say at all."""
+    results = store(tmp_path, RECOVERY)
+    for adapter in (f"{STYLES[0]}-r4", f"{CONCEPT}-r4"):
+        key = Key(FINETUNE, adapter, "copy", BASE, 0.25)
+        results.add_losses(key, results.losses[Key(FINETUNE, adapter, "copy", BASE, BEST)] - 0.1)
+    own = {r["style"]: r["strength"] for r in records(Cells(Results(tmp_path))) if r["variant"] == "copy" and r["at"] == "best"}
+    assert set(own.values()) == {BEST}
+
+
+def test_the_summary_is_stable(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in folder.glob("*.jsonl"):  # stored in another order
+        (tmp_path / file.name).write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    printed = []
+    for where in (folder, tmp_path):
+        report.summary(parser().parse_args(["summary", "--json", "--results", str(where)]))
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert all(not isinstance(value, dict) for record in json.loads(printed[0]) for value in record.values())
+
+
+def test_the_table_for_people_wraps_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.summary(parser().parse_args(["summary", "--results", str(folder)]))
+    assert re.search(r"prolora .*blobs .*0\.80 \[0\.\d\d, 0\.\d\d\]", capsys.readouterr().out)
+
+
+def test_a_claim_needs_an_interval_that_excludes_zero() -> None:
+    assert verdict(Interval(0.1, 0.01, 0.2)) is Verdict.MORE
+    assert verdict(Interval(-0.1, -0.2, -0.01)) is Verdict.LESS
+    assert verdict(Interval(0.1, -0.01, 0.2)) is Verdict.UNKNOWN
+    assert verdict(Interval(0, 0, 0)) is Verdict.SAME
+
+
+def test_sentences_follow_the_figures(cells: Cells) -> None:
+    said = "\n".join(prose.of_pair(cells, (BASE, FINETUNE)))
+    assert re.search(
+        r"At strength 1, these recover more than a copy: prolora \(0\.30 \[[^,]*\]\)\.|more than a copy: prolora \(", said
+    )
+    assert re.search(r"At strength 1, these recover less than a copy: .*prolora-cross \(-0\.30", said)
+    assert "At strength 1, no difference to a copy was measured of: lorax." in said
+    assert "At strength 1, these are the same as a copy: auto." in said
+    assert "The highest mean at strength 1 has prolora with 0.80" in said
+    assert "every other method recovers less" in said
+    assert "A copy is best at strength 0.75" in said
+    assert "more than strength 1 (0.10" in said
+    assert "Control, random" in said
+    stranger = "\n".join(prose.over_pairs(cells))
+    assert "Between strangers, `copy` at strength 1: does harm on base to scratch" in stranger
+    assert "Between strangers, `auto` at strength 1: changes nothing on base to scratch." in stranger
+
+
+def test_an_insignificant_lead_is_no_claim(changed: Callable[..., Cells]) -> None:
+    said = "\n".join(prose.of_pair(changed(prolora=0.51), (BASE, FINETUNE)))
+    assert "recover more than a copy:" not in said
+    assert re.search(r"The highest mean at strength 1 has lorax with [^;]*; not told apart from it: .*copy.*prolora", said)
+
+
+def test_checks_hold_or_name_what_violates_them(cells: Cells, changed: Callable[..., Cells]) -> None:
+    assert all(sentence.startswith("Holds") for sentence in (checks.declines(cells), checks.moves(cells), checks.harmless(cells)))
+    assert checks.not_below(cells, at_best=False).startswith("Holds")
+    broken = checks.not_below(changed(auto=0.4), at_best=False)
+    assert broken.startswith("**Violated**")
+    assert "base to finetune, all styles, rank 4, to `copy`: -0.10" in broken
+
+
+def test_the_swept_variants_are_compared_with_the_method(cells: Cells) -> None:
+    said = "\n".join(prose.over_question(cells, "rank"))
+    assert re.search(r"against `lorax` with its usual rank and no gate: more: 10% \(0\.38", said)
+
+
+def test_the_findings_are_equal_when_written_again(cells: Cells, tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        page.write(cells, tmp_path / name / "findings.md")
+        contents.append({p.name: p.read_bytes() for p in sorted((tmp_path / name).rglob("*.*"))})
+    assert contents[0] == contents[1]
+    assert {"findings.md", "ranks.svg", "kept_rank.svg", "threshold.svg", "similarity.svg", "strength.svg"} == set(contents[0])
+    text = contents[0]["findings.md"].decode()
+    assert "](findings/ranks.svg)" in text
+    assert "3.0 hours" in text
+    assert "## Forecast" not in text
+    assert "## Pictures" not in text
+    assert "\n\n\n" not in text
+
+
+def test_forecast_and_pictures_appear_with_their_data(folder: Path, tmp_path: Path) -> None:
+    points = {"predicted": [0.1, 0.5], "measured": [0.2, 0.4], "labels": [FINETUNE, SCRATCH]}
+    for file in folder.glob("*.jsonl"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "forecast.json").write_text(json.dumps({"plots": {"probe": points}, "sentences": ["It is close."]}))
+    (tmp_path / "pictures.json").write_text(json.dumps({"rows": [{"variant": "copy", "style": 0.5}], "sentences": []}))
+    page.write(Cells(Results(tmp_path)), tmp_path / "findings.md")
+    text = (tmp_path / "findings.md").read_text()
+    assert "](findings/forecast-probe.svg)\n\n- It is close.\n" in text
+    assert "| copy | 0.5 |" in text
+
+
+def test_what_is_not_measured_is_left_out(tmp_path: Path) -> None:
+    """A sweep that has just begun: one variant of one adapter, without its ordinary captions."""
+    results, alone = Results(tmp_path), torch.ones(ICONS, SEEDS)
+    results.add_losses(Key(FINETUNE, "blobs-r4", ALONE), alone)
+    results.add_losses(Key(FINETUNE, "blobs-r4", NATIVE), alone - 0.5)
+    results.add_losses(Key(FINETUNE, "blobs-r4", "copy by name", BASE), alone - 0.1)
+    cells = Cells(Results(tmp_path))
+    assert [(r["style"], r["at"], r["recovery"], r["harm"]) for r in records(cells)] == [("blobs", "1", 0.2, None)]
+    page.write(cells, tmp_path / "findings.md")
+    assert "kept_rank.svg" not in (tmp_path / "findings.md").read_text()
+
+
+def test_a_plot_is_small(cells: Cells, tmp_path: Path) -> None:
+    figure = plots.against_strength(cells)
+    assert figure
+    plots.save(figure, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").stat().st_size < 60_000
+    assert "<dc:date>" not in (tmp_path / "plot.svg").read_text()
+
+
+def test_what_is_written_by_hand_has_no_figures() -> None:
+    text = (Path(page.__file__).parent / page.TEMPLATE).read_text()
+    by_hand = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", "", text, flags=re.DOTALL)
+    assert not re.search(r"\d", by_hand)
+
+
+def test_a_rerun_is_compared(cells: Cells, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "RESULTS", folder)
+
+    def code(rerun: Path) -> int:
+        with pytest.raises(SystemExit) as ended:
+            report.compare(argparse.Namespace(results=rerun))
+        return ended.value.code
+
+    store(tmp_path / "one", RECOVERY, targets=(FINETUNE,))
+    assert code(tmp_path / "one") == 0
+    store(tmp_path / "other", RECOVERY | {"prolora": 0.3, "lorax": 0.515})
+    assert code(tmp_path / "other") == 1
+    said = "\n".join(differences(cells, Cells(Results(tmp_path / "other"))))
+    assert re.search(r"base to finetune, prolora, all styles at strength 1: 0\.30 .*committed 0\.80", said)
+    assert "base to finetune, prolora, all styles at strength 1, against a copy: less, committed: more." in said
+    assert re.search(r"base to finetune: the best method is .*committed: prolora", said)
+    assert "base to finetune, lorax" not in said
+
+
+def test_a_rerun_that_lacks_a_figure_differs(cells: Cells, tmp_path: Path) -> None:
+    assert differences(cells, Cells(Results(tmp_path))) == ["The rerun has measured nothing."]
+    results = store(tmp_path, RECOVERY)
+    results.losses = {key: value for key, value in results.losses.items() if key.variant != "prolora"}
+    assert "base to finetune, prolora, all styles: not measured again." in differences(cells, Cells(results))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["base --steps 5 --continue", "loras --only contrast-r4-*", "sweep --results x --target xl", "headline --target scratch"],
+)
+def test_every_step_has_its_options(line: str) -> None:
+    assert parser().parse_args(line.split()).step == line.split()[0]
