@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.report.cells import Cell, Cells, Pair, mean_of
+from lab.report.cells import Cells, Pair, mean_of
 from lab.results import NATIVE
 from lab.stats import Interval
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, RANKS, STRENGTHS, THRESHOLDS, VARIANTS
@@ -28,6 +28,7 @@ STYLE = {
     "figure.facecolor": "white",  # GitHub's dark theme lets transparent pictures show black text on black
     "legend.frameon": False,
 }
+FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
@@ -57,7 +58,7 @@ def against_kept_rank(cells: Cells) -> Figure | None:
         if method == COPY:
             return _level(cells, pair, "rank", RANKS)
         names = {VARIANTS[name].options.rank: name for name in _of_question("rank", method)}
-        return _measured(cells, ((rank, _swept(cells, pair, names[rank])) for rank in RANKS))
+        return _measured(cells, ((rank, cells.swept(*pair, names[rank])) for rank in RANKS))
 
     return _panels(cells, (COPY, *PROJECTING), points, RANKS, "kept rank")
 
@@ -70,7 +71,7 @@ def against_threshold(cells: Cells) -> Figure | None:
         if method == COPY:
             return _level(cells, pair, "threshold", shown)
         names = {f"{VARIANTS[name].options.threshold:g}": name for name in _of_question("threshold", method)}
-        swept = [(threshold, _swept(cells, pair, name)) for threshold, name in names.items()]
+        swept = [(threshold, cells.swept(*pair, name)) for threshold, name in names.items()]
         ranks = {cell.rank for _, cell in swept if cell}
         open_gate = [("0", cells.pooled(*pair, method, rank)) for rank in ranks]
         return _measured(cells, [*open_gate, *swept])
@@ -112,7 +113,7 @@ def against_similarity(cells: Cells) -> Figure | None:
             panels[0].plot([], [], "o", color=COLOURS[variant], label=f"{variant}, related")
             panels[0].plot([], [], "x", color=COLOURS[variant], label=f"{variant}, unrelated")
         panels[0].set_ylabel("recovery")
-        panels[0].legend(fontsize=7)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return figure
 
 
@@ -146,6 +147,7 @@ def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], la
                 _line(axes, its_points, ticks, line)
             axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) > 6 else 0)
             axes.set_xlabel(label)
+        panels[0][0].set_ylim(bottom=max(FLOOR, panels[0][0].get_ylim()[0]))
         panels[0][0].set_ylabel("recovery")
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), fontsize=8)
         return figure
@@ -166,16 +168,10 @@ def _of_question(question: str, method: str) -> list[str]:
     return [name for name, one in VARIANTS.items() if one.question == question and one.options.method == method]
 
 
-def _swept(cells: Cells, pair: Pair, variant: str) -> Cell | None:
-    """On all styles of the rank at which the question was asked: one rank, the smallest if there are several."""
-    ranks = cells.ranks(*pair, variant)
-    return cells.pooled(*pair, variant, ranks[0]) if ranks else None
-
-
 def _level(cells: Cells, pair: Pair, question: str, ticks: Sequence[str]) -> Points:
     """The copy's recovery, on the adapters of a question, as a level line: nothing that is asked changes it."""
     for variant in (name for name, one in VARIANTS.items() if one.question == question):
-        if (cell := _swept(cells, pair, variant)) and (found := cells.recovery(cell.of(COPY))):
+        if (cell := cells.swept(*pair, variant)) and (found := cells.recovery(cell.of(COPY))):
             return [(tick, found) for tick in ticks]
     return []
 
