@@ -8,7 +8,7 @@ from enum import Enum
 from lab.report.tables import number
 from lab.stats import Interval
 
-SHOWN = 0.0005  # half of the last digit in the tables' source; below it nothing is seen
+SHOWN = 0.0005  # stored losses are rounded; what is below this is rounding
 
 
 class Verdict(Enum):

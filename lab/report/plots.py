@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.report.cells import Cells, Pair, mean_of
+from lab.report.cells import Cell, Cells, Pair, mean_of
 from lab.results import NATIVE
 from lab.stats import Interval
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, RANKS, STRENGTHS, THRESHOLDS, VARIANTS
@@ -32,6 +32,7 @@ FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatt
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
+Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -131,7 +132,7 @@ def predicted_against_measured(predicted: Sequence[float], measured: Sequence[fl
         return figure
 
 
-def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], label: str) -> Figure | None:  # type: ignore[no-untyped-def]
+def _panels(cells: Cells, lines: Sequence[str], points: Drawn, ticks: Sequence[str], label: str) -> Figure | None:
     """A panel for each headline pair with a line for each variant; None where nothing was measured."""
     found = {pair: {line: points(pair, line) for line in lines} for pair in cells.headline_pairs()}
     drawn = {pair: its for pair, its in found.items() if any(its.values())}
@@ -145,7 +146,9 @@ def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], la
             axes.axhline(0, color="grey", linewidth=0.6)
             for line, its_points in its.items():
                 _line(axes, its_points, ticks, line)
-            axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) > 6 else 0)
+            axes.set_xticks(range(len(ticks)), ticks)
+            if max(map(len, ticks)) > 4:
+                plt.setp(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
             axes.set_xlabel(label)
         panels[0][0].set_ylim(bottom=max(FLOOR, panels[0][0].get_ylim()[0]))
         panels[0][0].set_ylabel("recovery")
@@ -176,5 +179,5 @@ def _level(cells: Cells, pair: Pair, question: str, ticks: Sequence[str]) -> Poi
     return []
 
 
-def _measured(cells: Cells, found) -> Points:  # type: ignore[no-untyped-def]
+def _measured(cells: Cells, found: Iterable[tuple[str, Cell | None]]) -> Points:
     return [(label, figure) for label, cell in found if cell and (figure := cells.recovery(cell))]

@@ -68,12 +68,17 @@ def best_methods(cells: Cells) -> Iterator[str]:
     for pair in cells.headline_pairs():
         methods = {cell.variant: cell for cell in cells.headline(pair) if cell.variant in METHODS}
         for at_best, when in ((False, "at strength 1"), (True, "with each at its best strength")):
-            if leading := leaders(cells, list(methods.values()), at_best=at_best):
-                first, *joint = leading
-                strength = (cells.best_strength(methods[first]) if at_best else None) or 1.0
-                figure = number(cells.recovery(methods[first], strength)) + (f" at {strength:g}" if at_best else "")
-                told = f"not told apart from it: {_quoted(joint)}" if joint else "every other method recovers less"
-                yield f"{called(pair)}, {when}: the highest mean has `{first}` ({figure}); {told}."
+            if not (leading := leaders(cells, list(methods.values()), at_best=at_best)):
+                continue
+            first, *joint = leading
+            strength = (cells.best_strength(methods[first]) if at_best else None) or 1.0
+            recovery = cells.recovery(methods[first], strength)
+            if recovery and verdict(recovery) is not Verdict.MORE:
+                yield f"{called(pair)}, {when}: no method; even the highest mean, of `{first}`, is no measured gain ({number(recovery)})."
+                continue
+            figure = number(recovery) + (f" at {strength:g}" if at_best else "")
+            told = f"not told apart from it: {_quoted(joint)}" if joint else "every other method recovers less"
+            yield f"{called(pair)}, {when}: the highest mean has `{first}` ({figure}); {told}."
 
 
 def against_copy(cells: Cells) -> Iterator[str]:
