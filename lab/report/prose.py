@@ -74,7 +74,7 @@ def best_methods(cells: Cells) -> Iterator[str]:
             strength = (cells.best_strength(methods[first]) if at_best else None) or 1.0
             recovery = cells.recovery(methods[first], strength)
             if recovery and verdict(recovery) is not Verdict.MORE:
-                yield f"{called(pair)}, {when}: no method; even the highest mean, of `{first}`, is no measured gain ({number(recovery)})."
+                yield f"{called(pair)}, {when}: no method: the best, `{first}`, has no measured gain ({number(recovery)})."
                 continue
             figure = number(recovery) + (f" at {strength:g}" if at_best else "")
             told = f"not told apart from it: {_quoted(joint)}" if joint else "every other method recovers less"
