@@ -85,6 +85,11 @@ class Cells:
     def ranks(self, source: str, target: str, variant: str) -> list[int]:
         return sorted({ADAPTERS[name].rank for name in self._of(source, target, variant) if _is_style(name)})
 
+    def swept(self, source: str, target: str, variant: str) -> Cell | None:
+        """All styles of the one rank on which a question was asked; of the smallest, if there are several."""
+        ranks = self.ranks(source, target, variant)
+        return self.pooled(source, target, variant, ranks[0]) if ranks else None
+
     def recovery(self, cell: Cell, strength: float = 1.0) -> Interval | None:
         measured = self._measured(cell, strength)
         return recovery(measured) if measured else None
@@ -114,11 +119,11 @@ class Cells:
             return None  # a sweep that is not through: the best of some is not the best of all
         return max(strengths, key=lambda strength: found[strength] or 0.0)
 
-    def harm(self, cell: Cell) -> Interval | None:
-        """Relative change of the loss on the target's ordinary captions, at strength 1."""
+    def harm(self, cell: Cell, than: str = ALONE) -> Interval | None:
+        """Relative change of the loss on the target's ordinary captions, at strength 1; to the target alone or to the native."""
         losses = self.results.losses
         pairs = [
-            (losses.get(Key(cell.target, name, ALONE, on=ORDINARY)), losses.get(cell.key(name, on=ORDINARY)))
+            (losses.get(Key(cell.target, name, than, on=ORDINARY)), losses.get(cell.key(name, on=ORDINARY)))
             for name in cell.adapters
         ]
         found = [(before, after) for before, after in pairs if before is not None and after is not None]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lab.report.cells import HEADLINE_VARIANTS, Cell, Cells
+from lab.report.cells import Cell, Cells
 from lab.report.claims import Verdict, verdict
-from lab.report.prose import called
+from lab.report.prose import METHODS, called
 from lab.report.tables import number
-from lab.variants import AUTO, BY_NAME, RANDOM, VARIANTS, WRONG
+from lab.variants import AUTO, COPY, LORAX, VARIANTS
 from lab.zoo import are_related
 
 HARM = -0.02  # a recovery below it is harm
-CONTROLS = (BY_NAME, RANDOM, WRONG)  # made with a copy, but no choice that a user has in its place
-RIVALS = [name for name in HEADLINE_VARIANTS if VARIANTS[name].options.method in ("copy", "lorax") and name not in CONTROLS]
+RIVALS = [name for name in METHODS if VARIANTS[name].options.method in (COPY, LORAX)]
 
 
 def not_below(cells: Cells, *, at_best: bool) -> str:

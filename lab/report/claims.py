@@ -8,7 +8,7 @@ from enum import Enum
 from lab.report.tables import number
 from lab.stats import Interval
 
-SHOWN = 0.0005  # half of the last digit in the tables' source; below it nothing is seen
+SHOWN = 0.0005  # stored losses are rounded; what is below this is rounding
 
 
 class Verdict(Enum):
@@ -40,13 +40,13 @@ def effect(recovery: Interval) -> str:
     return f"{words[verdict(recovery)]}: {number(recovery)}"
 
 
-def grouped(differences: Iterable[tuple[str, Interval | None]]) -> dict[Verdict, list[str]]:
+def grouped(differences: Iterable[tuple[str, Interval | None]], *, figures: bool = True) -> dict[Verdict, list[str]]:
     """Names by verdict; with the figure where there is one to tell."""
     groups: dict[Verdict, list[str]] = {one: [] for one in Verdict}
     for name, difference in differences:
         if difference is not None:
             found = verdict(difference)
-            tells = found in (Verdict.MORE, Verdict.LESS)
+            tells = figures and found in (Verdict.MORE, Verdict.LESS)
             groups[found].append(f"{name} ({number(difference)})" if tells else name)
     return {one: names for one, names in groups.items() if names}
 

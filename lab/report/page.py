@@ -32,17 +32,20 @@ def write(cells: Cells, page: Path) -> None:
         plot.unlink()  # none stays that nothing is left to draw from
     blocks = {
         "pairs": _pairs(cells),
-        "over_pairs": prose.over_pairs(cells),
+        "best_methods": list(prose.best_methods(cells)),
+        "against_copy": list(prose.against_copy(cells)),
+        "arrivals": list(prose.arrivals(cells)),
         "by_pair": tables.by_pair(cells),
-        "over_ranks": prose.over_ranks(cells),
-        "over_kept_rank": prose.over_question(cells, "rank"),
-        "over_threshold": prose.over_question(cells, "threshold"),
-        "concept": prose.concept(cells),
+        "over_ranks": list(prose.over_ranks(cells)),
+        "over_kept_rank": list(prose.over_question(cells, "rank")),
+        "over_threshold": list(prose.over_question(cells, "threshold")),
+        "concept": list(prose.concept(cells)),
         "checks": checks.everything(cells),
         "plots": {name: file for name, draw in QUESTIONS.items() if (file := _drawn(draw(cells), pictures / f"{name}.svg"))},
         "forecast": _forecast(cells.results.folder, pictures),
         "pictures": _pictures(cells.results.folder, pictures),
         "measured": _measured(cells),
+        "floor": f"{plots.FLOOR:g}",
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -58,7 +61,7 @@ def _pairs(cells: Cells) -> list[dict[str, Any]]:
         {
             "name": prose.called(pair),
             "related": are_related(*pair),
-            "sentences": prose.of_pair(cells, pair),
+            "sentences": list(prose.of_pair(cells, pair)),
             "headline": headline[pair],
             "styles": styles[pair],
             "ranks": ranks[pair],

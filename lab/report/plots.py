@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -28,9 +28,11 @@ STYLE = {
     "figure.facecolor": "white",  # GitHub's dark theme lets transparent pictures show black text on black
     "legend.frameon": False,
 }
+FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
+Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -57,7 +59,7 @@ def against_kept_rank(cells: Cells) -> Figure | None:
         if method == COPY:
             return _level(cells, pair, "rank", RANKS)
         names = {VARIANTS[name].options.rank: name for name in _of_question("rank", method)}
-        return _measured(cells, ((rank, _swept(cells, pair, names[rank])) for rank in RANKS))
+        return _measured(cells, ((rank, cells.swept(*pair, names[rank])) for rank in RANKS))
 
     return _panels(cells, (COPY, *PROJECTING), points, RANKS, "kept rank")
 
@@ -70,7 +72,7 @@ def against_threshold(cells: Cells) -> Figure | None:
         if method == COPY:
             return _level(cells, pair, "threshold", shown)
         names = {f"{VARIANTS[name].options.threshold:g}": name for name in _of_question("threshold", method)}
-        swept = [(threshold, _swept(cells, pair, name)) for threshold, name in names.items()]
+        swept = [(threshold, cells.swept(*pair, name)) for threshold, name in names.items()]
         ranks = {cell.rank for _, cell in swept if cell}
         open_gate = [("0", cells.pooled(*pair, method, rank)) for rank in ranks]
         return _measured(cells, [*open_gate, *swept])
@@ -112,7 +114,7 @@ def against_similarity(cells: Cells) -> Figure | None:
             panels[0].plot([], [], "o", color=COLOURS[variant], label=f"{variant}, related")
             panels[0].plot([], [], "x", color=COLOURS[variant], label=f"{variant}, unrelated")
         panels[0].set_ylabel("recovery")
-        panels[0].legend(fontsize=7)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         return figure
 
 
@@ -130,7 +132,7 @@ def predicted_against_measured(predicted: Sequence[float], measured: Sequence[fl
         return figure
 
 
-def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], label: str) -> Figure | None:  # type: ignore[no-untyped-def]
+def _panels(cells: Cells, lines: Sequence[str], points: Drawn, ticks: Sequence[str], label: str) -> Figure | None:
     """A panel for each headline pair with a line for each variant; None where nothing was measured."""
     found = {pair: {line: points(pair, line) for line in lines} for pair in cells.headline_pairs()}
     drawn = {pair: its for pair, its in found.items() if any(its.values())}
@@ -144,8 +146,11 @@ def _panels(cells: Cells, lines: Sequence[str], points, ticks: Sequence[str], la
             axes.axhline(0, color="grey", linewidth=0.6)
             for line, its_points in its.items():
                 _line(axes, its_points, ticks, line)
-            axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) > 6 else 0)
+            axes.set_xticks(range(len(ticks)), ticks)
+            if max(map(len, ticks)) > 4:
+                plt.setp(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
             axes.set_xlabel(label)
+        panels[0][0].set_ylim(bottom=max(FLOOR, panels[0][0].get_ylim()[0]))
         panels[0][0].set_ylabel("recovery")
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(lines), fontsize=8)
         return figure
@@ -166,19 +171,13 @@ def _of_question(question: str, method: str) -> list[str]:
     return [name for name, one in VARIANTS.items() if one.question == question and one.options.method == method]
 
 
-def _swept(cells: Cells, pair: Pair, variant: str) -> Cell | None:
-    """On all styles of the rank at which the question was asked: one rank, the smallest if there are several."""
-    ranks = cells.ranks(*pair, variant)
-    return cells.pooled(*pair, variant, ranks[0]) if ranks else None
-
-
 def _level(cells: Cells, pair: Pair, question: str, ticks: Sequence[str]) -> Points:
     """The copy's recovery, on the adapters of a question, as a level line: nothing that is asked changes it."""
     for variant in (name for name, one in VARIANTS.items() if one.question == question):
-        if (cell := _swept(cells, pair, variant)) and (found := cells.recovery(cell.of(COPY))):
+        if (cell := cells.swept(*pair, variant)) and (found := cells.recovery(cell.of(COPY))):
             return [(tick, found) for tick in ticks]
     return []
 
 
-def _measured(cells: Cells, found) -> Points:  # type: ignore[no-untyped-def]
+def _measured(cells: Cells, found: Iterable[tuple[str, Cell | None]]) -> Points:
     return [(label, figure) for label, cell in found if cell and (figure := cells.recovery(cell))]

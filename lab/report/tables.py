@@ -13,7 +13,10 @@ SHOWN = (COPY, LORAX, AUTO)  # of every ordered pair
 
 
 def number(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    if interval is None:
+        return "-"
+    mean, low, high = (f"{round(value, 2) + 0.0:.2f}" for value in (interval.mean, interval.low, interval.high))  # never -0.00
+    return f"{mean} [{low}, {high}]"
 
 
 def percent(interval: Interval | None) -> str:
