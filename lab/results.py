@@ -29,12 +29,14 @@ class Key:
 
 
 class Results:
-    """Losses, float32 (icons, seeds), by key; what a transfer's report says, by key without strength; minutes by target."""
+    """Losses, float32 (icons, seeds), by key; what a transfer's report says and what a probe found before, by key without
+    strength; minutes by target."""
 
     def __init__(self, folder: Path = RESULTS) -> None:
         self.folder = folder
         self.losses: dict[Key, torch.Tensor] = {}
         self.reports: dict[Key, dict[str, Any]] = {}
+        self.probes: dict[Key, dict[str, Any]] = {}
         self.minutes: dict[str, float] = {}
         for file in sorted(folder.glob("*.jsonl")):
             for line in file.read_text(encoding="utf-8").splitlines():
@@ -43,6 +45,8 @@ class Results:
                     self.minutes[file.stem] = self.minutes.get(file.stem, 0.0) + record["minutes"]
                 elif "losses" in record:
                     self.losses[Key(**record["key"])] = torch.tensor(record["losses"])
+                elif "probe" in record:
+                    self.probes[Key(**record["key"])] = record["probe"]
                 else:
                     self.reports[Key(**record["key"])] = record["report"]
 
@@ -54,6 +58,10 @@ class Results:
     def add_report(self, key: Key, report: dict[str, Any]) -> None:
         self.reports[key] = report
         self._append(key.target, {"key": asdict(key), "report": report})
+
+    def add_probe(self, key: Key, found: dict[str, Any]) -> None:
+        self.probes[key] = found
+        self._append(key.target, {"key": asdict(key), "probe": found})
 
     def add_minutes(self, target: str, minutes: float) -> None:
         """What one run took on a target; a sweep that was stopped and went on has several."""

@@ -1,7 +1,7 @@
-"""What an adapter does on its source against what the moved one does on its target: both bases are run on a few generic inputs.
+"""What a moved adapter will be worth, found out by running both bases without any picture of the adapter's training data.
 
-No picture of the adapter's training data is needed. Latents are taken from the source's own way from noise to pictures of generic
-prompts, so nothing has to be encoded. Meaningful between bases that share the latent space: one autoencoder, one prediction type.
+Two questions: does the moved adapter change what the target does as the adapter changes what the source does; and does it help the
+target to draw what the source draws with the adapter? Both are meaningful between bases that share the latent space.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from lorax.runner import Runner
 
 PROMPTS = ("a house", "a cat", "a red apple", "a car", "a tree", "a woman smiling", "a mountain lake", "a cup of coffee")
-STEPS = 8
+STEPS = 10
+TIMES = (100, 300, 500, 700, 900)  # at which pictures are noised
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Noisy latents (S, P, 4, h, w) at integer times (S,) on the way to P prompts' pictures."""
+    """Noisy latents (S, P, 4, h, w) at integer times (S,), for P prompts."""
 
     latents: torch.Tensor
     times: torch.Tensor
@@ -39,16 +40,22 @@ class Agreement:
     strength: float
 
 
-def generic_inputs(source: Runner, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS, seed: int = 0) -> Inputs:
-    """The latents before each of ``steps`` steps on the way to one picture a prompt."""
-    seeds = [seed + i for i in range(len(prompts))]
-    *on_the_way, _ = source.trajectory(list(prompts), seeds, steps=steps)
-    times, latents = zip(*on_the_way, strict=True)
+def on_the_way(source: Runner, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS) -> Inputs:
+    """The latents before each of ``steps`` steps on the way to one picture a prompt, without any adapter."""
+    *before, _ = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
+    times, latents = zip(*before, strict=True)
     return Inputs(torch.stack(latents), torch.stack(times), list(prompts))
 
 
+def drawn(source: Runner, adapter: Path, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS) -> torch.Tensor:
+    """Latents (P, 4, h, w) of a picture a prompt, drawn by the source with the adapter: what the adapter is for."""
+    with source.adapted(adapter):
+        *_, (_, latents) = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
+    return latents
+
+
 def change(runner: Runner, adapter: Path, inputs: Inputs, strength: float = 1.0) -> torch.Tensor:
-    """By how much the adapter changes the predicted noise, float32 (S, P, 4, h, w). The adapter is resolved by its key names."""
+    """By how much the adapter changes the predicted noise, float32 (S, P, 4, h, w), on the CPU."""
     without = _predict(runner, inputs)
     with runner.adapted(adapter, strength):
         return _predict(runner, inputs) - without
@@ -59,6 +66,20 @@ def agreement(d_s: torch.Tensor, d_t: torch.Tensor) -> Agreement:
     whole, own, common = (float((a * b).double().sum()) for a, b in ((d_s, d_s), (d_t, d_t), (d_s, d_t)))
     r2 = 1 - (whole + own - 2 * common) / whole if whole > 0 else float(own == 0)
     return Agreement(r2, common / own if own > 0 else 0.0)
+
+
+def loss(
+    runner: Runner, adapter: Path | None, latents: torch.Tensor, prompts: Sequence[str] = PROMPTS, strength: float = 1.0
+) -> float:
+    """Mean denoising loss on pictures, latents (P, 4, h, w), of the prompts, at a fixed grid of times under fixed noise."""
+    with runner.adapted(adapter, strength):
+        conditioning = runner.encode(list(prompts))
+        total = 0.0
+        for time in TIMES:
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(time)).to(latents)
+            times = torch.full((len(latents),), time, device=latents.device)
+            total += runner.losses(latents, conditioning, times, noise).mean().item()
+    return total / len(TIMES)
 
 
 def _predict(runner: Runner, inputs: Inputs) -> torch.Tensor:

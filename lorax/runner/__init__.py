@@ -145,8 +145,7 @@ class Runner:
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
         """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
-        for _, latents in self.trajectory(prompts, seeds, steps=steps, guidance=guidance):
-            pass
+        *_, (_, latents) = self.trajectory(prompts, seeds, steps=steps, guidance=guidance)
         pictures = self.vae.decode(latents / self.vae.config["scaling_factor"], return_dict=False)[0]
         return (pictures.clamp(-1, 1) + 1) / 2
 
