@@ -214,6 +214,18 @@ def test_a_lorax_file_is_fitted(bases: Bases, out: Path) -> None:
     assert not fit.message
 
 
+@pytest.mark.parametrize("component", ["te1", "te2"])
+def test_a_part_of_an_attention_is_written_with_the_rest_of_it(bases: Bases, out: Path, component: str) -> None:
+    """The WebUI drops a part of an OpenCLIP attention silently; the first encoder is no OpenCLIP."""
+    head = f"{component}.text_model.encoder.layers.1"
+    dense = xl.save_lora(out / "part.safetensors", [f"{head}.self_attn.q_proj", f"{head}.mlp.fc1"])
+    found = builders.dense(transfer(out / "part.safetensors", bases.base, bases.target, out, "--method", "copy"))
+    rest = [f"{head}.self_attn.{part}" for part in ("k_proj", "v_proj", "out_proj")] if component == "te2" else []
+    zero = np.zeros((xl.XL.second, xl.XL.second))
+    assert_same({name: value for name, value in found.items() if value.any()}, named(dense))
+    assert {name for name, value in found.items() if not value.any()} == named(dict.fromkeys(rest, zero)).keys()
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------------------
 
 
