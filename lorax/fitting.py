@@ -154,7 +154,8 @@ def _by_name(adapter: AdapterFile, base: Checkpoint) -> dict[str, LowRank]:
 
 
 def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
-    return {layer: writer.factors(base, layer, delta.balanced(), dtype) for layer, delta in layers.items()}
+    whole = writer.with_whole_attentions(base, layers)
+    return {layer: writer.factors(base, layer, delta.balanced(), dtype) for layer, delta in whole.items()}
 
 
 def _missing(adapter: AdapterFile, base: Checkpoint) -> str:

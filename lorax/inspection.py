@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, open_adapter
+from lorax.layers import block_of
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -25,8 +27,24 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _base(base: Checkpoint) -> dict[str, Any]:
     components = {c.name: sum(layer.startswith(f"{c.name}.") for layer in base.layers) for c in base.family.components}
-    layout = "standard" if base.unet_names.is_standard() else "pruned or otherwise changed"
+    layout = "standard" if _is_standard(base) else "pruned or otherwise changed"
     return {"kind": "base", "family": base.family.title, "blocks": layout, "layers": components}
+
+
+def _is_standard(base: Checkpoint) -> bool:
+    """Whether the family's blocks are all there. SDXL's modules are as deep as the others of their level, on both sides."""
+    if not base.family.signs.deep:
+        return base.unet_names.is_standard()
+    depths: dict[str, list[int]] = defaultdict(list)  # level -> transformer blocks of each of its attention modules
+    blocks = dict.fromkeys(block_of(layer).removeprefix("unet.") for layer in base.layers if ".transformer_blocks." in layer)
+    for module, depth in Counter(block.partition(".transformer_blocks.")[0] for block in blocks).items():
+        depths[base.unet_names.to_diffusers(module).partition(".attentions.")[0]].append(depth)
+    down = {int(level.rpartition(".")[2]): of[0] for level, of in depths.items() if level.startswith("down_blocks.")}
+    deepest = max(down, default=0)
+    expected = {"mid_block": [down.get(deepest, 0)]}
+    for level, depth in down.items():
+        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{deepest - level}": [depth] * 3}
+    return depths == expected
 
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:

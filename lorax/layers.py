@@ -1,9 +1,9 @@
 """One name for a layer of a base, and its names everywhere else.
 
-A layer is called by its component and its path in the original (LDM, "compvis") layout: ``unet.input_blocks.1.1.proj_in``,
-``te.text_model.encoder.layers.0.mlp.fc1``; a text encoder's path is transformers', whatever its layout. Other namings are
-derived from the *structure* of the base at hand - which blocks it has - and not from arithmetic on a standard layout, so pruned
-bases, whose block numbers shift, are named correctly too.
+A layer is called by its component and its path in the original (LDM, "compvis") layout: ``unet.input_blocks.1.1.proj_in``. In a
+text encoder it is transformers' path, whatever the layout: ``te.text_model.encoder.layers.0.mlp.fc1``. Other namings are derived
+from the *structure* of the base at hand - which blocks it has - and not from arithmetic on a standard layout, so pruned bases,
+whose block numbers shift, are named correctly too.
 """
 
 from __future__ import annotations

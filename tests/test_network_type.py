@@ -240,3 +240,25 @@ def test_a_full_graphics_card_is_worked_around(
     host.load(files.target)
     assert host.activate(script, loaded(host, file)) == []
     assert asked == ["cuda", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "network", "module"),
+    [
+        ("unet.output_blocks.2.2.conv", "diffusion_model_output_blocks_2_2_conv", ""),
+        ("te.text_model.encoder.layers.0.self_attn.q_proj", "transformer_text_model_encoder_layers_0_self_attn_q_proj", ""),
+        ("te1.text_model.encoder.layers.0.mlp.fc1", "0_transformer_text_model_encoder_layers_0_mlp_fc1", ""),
+        ("te2.text_model.encoder.layers.31.mlp.fc1", "1_model_transformer_resblocks_31_mlp_c_fc", ""),
+        ("te2.text_model.encoder.layers.31.mlp.fc2", "1_model_transformer_resblocks_31_mlp_c_proj", ""),
+        ("te2.text_model.encoder.layers.1.self_attn.out_proj", "1_model_transformer_resblocks_1_attn_out_proj", ""),
+        (
+            "te2.text_model.encoder.layers.1.self_attn.k_proj",
+            "1_model_transformer_resblocks_1_attn_k_proj",
+            "1_model_transformer_resblocks_1_attn",
+        ),
+    ],
+)
+def test_the_hosts_names(host: Host, layer: str, network: str, module: str) -> None:
+    from lorax.hosts.a1111_network.module_type import names_of
+
+    assert names_of(layer) == (network, module or network)

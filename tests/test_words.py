@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lorax.catalog import Facts, Model
 from lorax.report import LayerRecord, Report
 from lorax.ui import words
@@ -39,6 +41,27 @@ def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
     assert values is not None
     assert values[3][1] == 0.9
     assert values[2][3] == 0.5
+
+
+def test_the_heat_map_of_deep_modules_and_two_encoders() -> None:
+    """Transformer blocks of one module share a column; the text encoders do not."""
+    attention = "unet.input_blocks.7.1.transformer_blocks"
+    layers = {
+        f"{attention}.0.attn1.to_q": 0.2,
+        f"{attention}.9.attn1.to_q": 0.4,
+        "te2.text_model.encoder.layers.0.mlp.fc1": 0.7,
+        "te1.text_model.encoder.layers.0.mlp.fc1": 0.5,
+        "te2.text_projection": 0.9,
+    }
+    figure = heatmap([LayerRecord(name, "transferred", "", 1.0, name, name, similarity=value) for name, value in layers.items()])
+    assert figure is not None
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["text1 0", "text2 0", "in 7", "text_projection"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["alone", "self-attention q", "text feed-forward fc1"]
+    values = axis.images[0].get_array()
+    assert values is not None
+    assert values[1][2] == pytest.approx(0.3)
+    assert list(values[2][:2]) == [0.5, 0.7]
 
 
 def test_no_heat_map_without_similarities() -> None:

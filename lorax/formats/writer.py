@@ -62,7 +62,7 @@ def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrit
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str, overwrite: bool) -> list[Path]:
     """The same for a caller who writes more at the same time. The adapter is staged last, and named first."""
     check_free(path, plan.inputs, overwrite)
-    layers = {layer: delta.balanced() for layer, delta in moved.layers.items()}
+    layers = {layer: delta.balanced() for layer, delta in with_whole_attentions(plan.target, moved.layers).items()}
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
@@ -73,6 +73,21 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str,
     sidecars = metadata.carry_sidecars(plan.adapter.path, path, staging, plan.target.family, note)
     save(tensors, staging.add(path), described)
     return [path, *sidecars]
+
+
+def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[str, LowRank]:
+    """The layers, and deltas of zero for what else is in the same attention of an OpenCLIP encoder.
+
+    AUTOMATIC1111 changes such an attention only if it is given q, k, v and out, and drops a part of them silently.
+    """
+    whole = dict(layers)
+    encoders = tuple(f"{component.name}." for component in base.family.components if component.open_clip)
+    for layer, delta in layers.items():
+        head, attention, _ = layer.partition(".self_attn.")
+        if attention and layer.startswith(encoders):
+            zero = LowRank(torch.zeros_like(delta.up), torch.zeros_like(delta.down), delta.scale)
+            whole = {head + attention + part: zero for part in ("q_proj", "k_proj", "v_proj", "out_proj")} | whole
+    return whole
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lorax.layers import block_of
@@ -12,7 +14,7 @@ from lorax.report import LayerRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDES = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "layers": "text"}
+SIDES = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "te": "text", "te1": "text1", "te2": "text2"}
 ROLES = {
     "attn1.": "self-attention ",
     "attn2.": "prompt attention ",
@@ -29,16 +31,24 @@ GREY = "#888888"  # readable on light and on dark
 
 
 def heatmap(records: Iterable[LayerRecord]) -> Figure | None:
-    """Rows are roles, columns are blocks in the network's order; None where no layer has a similarity."""
+    """Rows are roles, columns are blocks in the network's order; None where no layer has a similarity.
+
+    Transformer blocks of one attention module share a column, which shows their mean.
+    """
     from matplotlib.figure import Figure  # slow to import
 
-    found = {_place(r.source): r.similarity for r in records if r.source and r.similarity is not None}
-    if not found:
+    alike: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in records:
+        if record.source and record.similarity is not None:
+            alike[_place(record.source)].append(record.similarity)
+    if not alike:
         return None
+    found = {place: fmean(similarities) for place, similarities in alike.items()}
     blocks = sorted({block for block, _ in found}, key=_order)
     roles = sorted({role for _, role in found}, key=_role_order)
     grid = [[found.get((block, role), float("nan")) for block in blocks] for role in roles]
-    figure = Figure(figsize=(1.6 + 0.42 * len(blocks), 0.9 + 0.26 * len(roles)), dpi=110, layout="constrained")
+    column = min(0.42, max(0.18, 12 / len(blocks)))  # inches; SDXL has some seventy blocks
+    figure = Figure(figsize=(1.6 + column * len(blocks), 0.9 + 0.26 * len(roles)), dpi=110, layout="constrained")
     figure.patch.set_alpha(0)
     axis = figure.subplots()
     axis.patch.set_alpha(0)
@@ -58,11 +68,11 @@ def _place(layer: str) -> tuple[str, str]:
     """(block, role) in words: ``unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k`` -> (in 4, prompt attention k)."""
     block = block_of(layer)
     role = layer[len(block) :].lstrip(".")
-    found = re.search(r"(input_blocks|middle_block|output_blocks|layers)(?:\.(\d+))?", block)
+    found = re.match(r"(?:unet\.)?(input_blocks|middle_block|output_blocks|te\d?)(?:\..*layers)?(?:\.(\d+))?", block)
     where = f"{SIDES[found[1]]} {found[2] or ''}" if found and role else layer.rpartition(".")[2]
     if found and found[1] == "middle_block":
         where = "mid"
-    role = re.sub(r"transformer_blocks\.\d+\.", "", role) or "alone"
+    role = role or "alone"
     for sign, words in ROLES.items():
         role = role.replace(sign, words)
     return where.strip(), re.sub(r"\bto_|_proj\b|\.0$", "", role)
@@ -70,7 +80,7 @@ def _place(layer: str) -> tuple[str, str]:
 
 def _order(block: str) -> tuple[int, int]:
     side, _, number = block.partition(" ")
-    sides = ["text", "in", "mid", "out"]
+    sides = ["text", "text1", "text2", "in", "mid", "out"]
     return sides.index(side) if side in sides else len(sides), int(number or 0)
 
 

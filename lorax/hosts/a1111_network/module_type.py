@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import network
@@ -12,7 +13,9 @@ from modules import shared
 from lorax.formats import loraxfile
 
 # Our component -> how the host's names of its modules begin (``assign_network_names_to_compvis_modules``).
-PREFIXES = {"unet": "diffusion_model_", "te": "transformer_"}
+PREFIXES = {"unet": "diffusion_model_", "te": "transformer_", "te1": "0_transformer_", "te2": "1_model_"}
+# How the host calls what is in te2, which is OpenCLIP's (``convert_diffusers_name_to_compvis``).
+OPEN_CLIP = {"encoder.layers": "transformer.resblocks", "self_attn": "attn", "fc1": "c_fc", "fc2": "c_proj", "text_model.": ""}
 
 
 class ModuleTypeLorax(network.ModuleType):
@@ -35,16 +38,29 @@ class Unfitted:
         return y
 
 
+def names_of(layer: str) -> tuple[str, str]:
+    """The name under which the host looks for a layer's network, and the name of the module whose weight it changes.
+
+    They differ for q, k and v in OpenCLIP: all three are in the attention's own weight.
+    """
+    component, _, path = layer.partition(".")
+    if component == "te2":
+        for ours, theirs in OPEN_CLIP.items():
+            path = path.replace(ours, theirs)
+    name = PREFIXES[component] + path.replace(".", "_")
+    return name, re.sub(r"_[qkv]_proj$", "", name) if component == "te2" else name
+
+
 def modules_of(net: Any, layers: dict[str, dict[str, torch.Tensor]]) -> tuple[dict[str, Any], list[str]]:
     """The host's modules of a plain LoRA with these layers, and the layers that the loaded checkpoint lacks."""
     live = shared.sd_model.network_layer_mapping
     made, missing = {}, []
     for layer, parts in layers.items():
-        component, _, path = layer.partition(".")
-        name = PREFIXES[component] + path.replace(".", "_")
-        if name not in live:
+        name, owner = names_of(layer)
+        module = live.get(owner)
+        if module is None:
             missing.append(layer)
             continue
-        weights = network.NetworkWeights(network_key=layer, sd_key=name, w=dict(parts), sd_module=live[name])
+        weights = network.NetworkWeights(network_key=layer, sd_key=name, w=dict(parts), sd_module=module)
         made[name] = network_lora.NetworkModuleLora(net, weights)
     return made, missing
