@@ -52,8 +52,8 @@ def load_unet(
 
     try:
         unet = load(partial(UNet2DConditionModel, **config), file, source, device, dtype)
-    except ValueError as error:  # widths that are no multiple of the norms' groups, as one example
-        raise LoraxError(f"{file.path}: {error}. {UNKNOWN}") from error
+    except (ValueError, IndexError) as error:  # diffusers, of widths without 32 groups or of levels that lack a block
+        raise LoraxError(f"{file.path}: diffusers can build no such UNet ({error}). {UNKNOWN}") from error
     if surplus := keys.keys() - unet.state_dict().keys():
         raise LoraxError(f"{file.path}: {keys[min(surplus)]} has no place in the UNet that the other keys describe. {UNKNOWN}")
     return unet
