@@ -34,9 +34,9 @@ def _variants() -> list[Variant]:
         Variant(COPY, Options("copy")),
         Variant(AUTO, Options("auto")),
         *(Variant(name, Options(name, threshold=0)) for name in METHODS if name not in ("copy", "auto")),
-        Variant("lorax, gated at 0.8", Options("lorax")),
-        Variant(RANDOM, Options("copy")),
-        Variant(WRONG, Options("copy")),
+        Variant("lorax, gated at 0.8", Options("lorax"), (1.0,)),
+        Variant(RANDOM, Options("copy"), (1.0,)),
+        Variant(WRONG, Options("copy"), (1.0,)),
     ]
     projecting = [name for name in METHODS if name not in ("copy", "auto")]
     ranks = [

@@ -1,7 +1,7 @@
 """What a moved adapter will be worth, found out by running both bases without any picture of the adapter's training data.
 
-Two questions: does the moved adapter change what the target does as the adapter changes what the source does; and does it help the
-target to draw what the source draws with the adapter? Both are meaningful between bases that share the latent space.
+Two questions: does the moved adapter change what the target does as the adapter changes what the source does; and does it help
+the target to draw what the source draws with the adapter? Both are meaningful between bases that share the latent space.
 """
 
 from __future__ import annotations

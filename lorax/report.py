@@ -23,7 +23,8 @@ class LayerRecord:
     target: str | None = None
     pairing: str = ""  # why this target layer
     similarity: float | None = None
-    kept: float | None = None  # ||dW_t||_F / ||dW_s||_F
+    overlap: float | None = None  # share of dW_s that the target has already, <W_t - W_s, dW_s> / ||dW_s||_F^2
+    kept: float | None = None  # ||dW_t||_F / ||dW_s||_F, before the strength of the whole
     subspace_rank: int | None = None  # r of the projection; None for a copy
     rank: int | None = None  # of the written factors
     compression_error: float | None = None  # relative, of --max-rank
@@ -34,11 +35,22 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Report:
-    """All layers, in the adapter's order. ``declined``: why ``auto`` refused the pair of bases, if it did."""
+    """All layers, in the adapter's order.
+
+    ``declined``: why ``auto`` refused the pair of bases, if it did. ``strength``: what all moved layers were multiplied with.
+    """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
+    strength: float = 1.0
+
+    @property
+    def overlap(self) -> float:
+        """Share of the adapter that the target has already, over the layers that were transferred; 0 where nothing was."""
+        known = [(r.norm**2, r.overlap) for r in self.records if r.status == "transferred" and r.overlap is not None]
+        total = sum(weight for weight, _ in known)
+        return sum(weight * overlap for weight, overlap in known) / total if total > 0 else 0.0
 
     @property
     def coverage(self) -> float:
@@ -69,6 +81,11 @@ class Report:
         similar = [record.similarity for record in self.records if record.similarity is not None]
         if similar:
             lines.append(f"Similarity of the paired layers: median {statistics.median(similar):.2f}, lowest {min(similar):.2f}.")
+        if self.strength != 1:
+            lines.append(
+                f"The target already has {self.overlap:.0%} of what the LoRA adds, so that is left out: the result is as strong as a "
+                f"copy at {self.strength:.2f}."
+            )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
         return "\n".join(lines)
@@ -86,6 +103,8 @@ class Report:
         return {
             "method": self.method,
             "declined": self.declined,
+            "overlap": self.overlap,
+            "strength": self.strength,
             "coverage": self.coverage,
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],

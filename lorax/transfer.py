@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,7 +82,11 @@ def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Move
     if declined:
         layers = {}
         records = [_unmoved(record) if record.status == "transferred" else record for record in records]
-    return Moved(layers, Report(records, plan.options.method, declined))
+    report = Report(records, plan.options.method, declined)
+    strength = METHODS[plan.options.method].strength(report.overlap)
+    if strength != 1:
+        layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
+    return Moved(layers, dataclasses.replace(report, strength=strength))
 
 
 def pick_device(name: str) -> torch.device:
@@ -116,7 +121,15 @@ def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tu
     target = source if plan.source is plan.target else Decomposition(plan.target.weight(found.target, device))
     bases = Bases(source, target, options.rule)
     record = LayerRecord(
-        name, "skipped", "", norm, source=found.source, target=found.target, pairing=found.reason, similarity=bases.similarity
+        name,
+        "skipped",
+        "",
+        norm,
+        source=found.source,
+        target=found.target,
+        pairing=found.reason,
+        similarity=bases.similarity,
+        overlap=bases.overlap(dW),
     )
     gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
     if gated and bases.similarity is not None and bases.similarity < options.threshold:

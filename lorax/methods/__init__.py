@@ -18,7 +18,8 @@ class Method:
     """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done.
 
     A copy returns dW_s itself. ``judge(similarities of the paired layers, None where shapes differ)`` returns why such a pair of
-    bases is declined, or None.
+    bases is declined, or None. ``strength(overlap)`` is what the whole moved adapter is multiplied with, when the target has that
+    share of it already.
     """
 
     name: str
@@ -27,12 +28,15 @@ class Method:
     move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
     gated: bool  # whether --threshold skips dissimilar layers
     judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
+    strength: Callable[[float], float] = lambda overlap: 1.0
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("auto", "decide per layer by what is measured", "", auto.move, gated=False, judge=auto.judge),
+        Method(
+            "auto", "decide per layer by what is measured", "", auto.move, gated=False, judge=auto.judge, strength=auto.strength
+        ),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
         Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),

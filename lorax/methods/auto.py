@@ -1,6 +1,7 @@
 """Copy or project, decided per layer by what share of the delta a projection would keep.
 
-How similar the layers of a component are judges the pair of bases as a whole.
+How similar the layers of a component are judges the pair of bases as a whole, and how much of the adapter's delta the target has
+already decides how strongly it is applied.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from lorax.methods.bases import Bases
 INSIDE = 0.95
 # Median similarity of a pair of bases from which they count as relatives. Chance is 0; fine-tunes measure near 0.9.
 RELATED = 0.5
+# Share of the delta that the target has already, from which on it is left out. Below it nothing is gained (docs/findings.md).
+OVERLAP = 0.15
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
@@ -42,3 +45,8 @@ def judge(similarities: Sequence[float | None]) -> str | None:
         return "no layers are comparable"
     median = statistics.median(similarity or 0.0 for similarity in similarities)
     return None if median >= RELATED else f"the median similarity of their layers is {median:.2f}, chance is 0"
+
+
+def strength(overlap: float) -> float:
+    """At which the adapter is applied, when the target's difference from the source already holds ``overlap`` of its delta."""
+    return 1 - min(overlap, 1.0) if overlap >= OVERLAP else 1.0

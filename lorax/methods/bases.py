@@ -41,6 +41,14 @@ class Bases:
     def similarity(self) -> float | None:
         return similarity(self.source, self.target)
 
+    def overlap(self, dW: LowRank) -> float | None:
+        """<W_t - W_s, dW> / ||dW||_F^2: the share of the delta that the target has already; None for unequal shapes."""
+        if not self.same_shape or not (norm := dW.norm()):
+            return None
+        D = self.target.W - self.source.W
+        common = dW.scale * ((dW.up.to(D).mT @ D) * dW.down.to(D)).sum()
+        return common.item() / norm**2
+
 
 def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:
     """float64 factors back to an adapter's float32 ones, with the scale of ``like``."""
