@@ -83,8 +83,8 @@ class Report:
             lines.append(f"Similarity of the paired layers: median {statistics.median(similar):.2f}, lowest {min(similar):.2f}.")
         if self.strength != 1:
             lines.append(
-                f"The target already has {self.overlap:.0%} of what the LoRA adds, so that is left out: the result is as strong as a "
-                f"copy at {self.strength:.2f}."
+                f"The target already has {self.overlap:.0%} of what the LoRA adds. That is left out: the result is as strong as "
+                f"a copy at {self.strength:.2f}."
             )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
