@@ -10,6 +10,7 @@ LORAS = MODELS / "loras"
 CACHE = LAB / ".cache"
 RUNS = CACHE / "runs"
 CHECKPOINTS = CACHE / "checkpoints"  # the bundle, unpacked
+CLASSIFIER = LAB / "headline" / "classifier.safetensors"
 EXTRA_LORAS = CACHE / "loras"  # trained, but not needed by the demo and so not committed
 
 
