@@ -16,7 +16,7 @@ from tests import builders
 
 torch.set_num_threads(1)
 # The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
-NEED_DIFFUSERS = ("demo", "host", "measure", "names", "peft")
+NEED_DIFFUSERS = ("demo", "host", "measure", "names", "peft", "pictures")
 collect_ignore = [] if find_spec("diffusers") else [f"test_{name}.py" for name in NEED_DIFFUSERS]
 
 SOURCE_METADATA = {
