@@ -12,3 +12,4 @@ CHECKPOINTS = CACHE / "checkpoints"  # both of these, unpacked
 EXTRA_LORAS = CACHE / "loras"
 RESULTS = LAB / "results"  # what was measured
 RERUN = CACHE / "headline"  # the headline's part of it, measured anew
+CLASSIFIER = HEADLINE / "judge" / "classifier.safetensors"

@@ -16,7 +16,19 @@ from tests import builders
 
 torch.set_num_threads(1)
 # The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
-NEED_DIFFUSERS = ("demo", "host", "lab_report", "ldm", "measure", "names", "peft", "runner", "runner_errors", "xl_names")
+NEED_DIFFUSERS = (
+    "demo",
+    "host",
+    "lab_report",
+    "ldm",
+    "measure",
+    "names",
+    "peft",
+    "pictures",
+    "runner",
+    "runner_errors",
+    "xl_names",
+)
 collect_ignore = [] if find_spec("diffusers") else [f"test_{name}.py" for name in NEED_DIFFUSERS]
 
 SOURCE_METADATA = {
