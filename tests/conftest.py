@@ -27,6 +27,7 @@ NEED_DIFFUSERS = (
     "pictures",
     "runner",
     "runner_errors",
+    "standalone",
     "xl_names",
 )
 collect_ignore = [] if find_spec("diffusers") else [f"test_{name}.py" for name in NEED_DIFFUSERS]
