@@ -19,7 +19,7 @@ from lab import bundle, data, lora, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
-from lab.report import compare, report, summary
+from lab.report import FINDINGS, compare, report, summary
 from lab.results import Results
 from lab.zoo import ADAPTERS, BASES, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
@@ -111,6 +111,20 @@ def headline(options: argparse.Namespace) -> None:
     _measure(sweep.headline(), options)
 
 
+def classifier(options: argparse.Namespace) -> None:
+    """Train what judges pictures."""
+    from lab.classifier import train_classifier
+
+    train_classifier(RUNS)
+
+
+def pictures(options: argparse.Namespace) -> None:
+    """Draw with what the headline moves, and judge the pictures."""
+    from lab.gallery import run
+
+    run(options.results, FINDINGS.with_suffix(""))
+
+
 def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
     sweep.run((task for task in tasks if options.target in (None, task[1])), Results(options.results))
 
@@ -133,11 +147,13 @@ COMMANDS = {
     "loras": loras,
     "sweep": full_sweep,
     "headline": headline,
+    "classifier": classifier,
+    "pictures": pictures,
     "summary": summary,
     "report": report,
     "compare": compare,
 }
-STORED = {"sweep": RESULTS, "headline": RERUN, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
+STORED = {"sweep": RESULTS, "headline": RERUN, "pictures": RESULTS, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
 
 
 def parser() -> argparse.ArgumentParser:
