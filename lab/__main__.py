@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras; then sweep,
-summary and report, or headline and compare.
+probe, forecast, summary and report, or headline and compare.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from lab import bundle, data, lora, sweep, unet, vae, xl
+from lab import bundle, data, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
+from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import compare, report, summary
@@ -111,6 +112,11 @@ def headline(options: argparse.Namespace) -> None:
     _measure(sweep.headline(), options)
 
 
+def probe(options: argparse.Namespace) -> None:
+    """Run source and target on every pair, with and without adapters: what is known before a transfer."""
+    probing.run(Results(options.results))
+
+
 def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
     sweep.run((task for task in tasks if options.target in (None, task[1])), Results(options.results))
 
@@ -133,11 +139,13 @@ COMMANDS = {
     "loras": loras,
     "sweep": full_sweep,
     "headline": headline,
+    "probe": probe,
+    "forecast": forecast,
     "summary": summary,
     "report": report,
     "compare": compare,
 }
-STORED = {"sweep": RESULTS, "headline": RERUN, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
+STORED = dict.fromkeys(("sweep", "probe", "forecast", "summary", "report"), RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -30,9 +30,9 @@ def prompts() -> list[str]:
 
 
 def run(results: Results, pairs: Iterable[tuple[str, str]] = ALL_PAIRS) -> None:
-    """Probe every style's adapter on every pair. What is stored already is not probed again."""
+    """Probe every style's adapter on every pair, as far as it is made. What is stored already is not probed again."""
     adapters = [ADAPTERS[f"{style}-r{HEADLINE_RANK}"] for style in STYLES]
-    wanted = [(source, target, adapter) for source, target in pairs for adapter in adapters]
+    wanted = [(source, target, one) for source, target in pairs for one in adapters if one.path(source).is_file()]
     runners: dict[str, Runner] = {}
     for source, target, adapter in tqdm(wanted, desc="probe", mininterval=10):
         keys = [Key(target, adapter.name, name, source) for name in PROBED]
