@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +65,4 @@ def _probe(source: Runner, target: Runner, source_name: str, adapter: Adapter) -
             writer.write(planned, moved, written, dtype="fp32")
             found = probe.agreement(d_s, probe.change(target, written, inputs))
             losses = {str(s): probe.loss(target, written, pictures, asked, s) for s in STRENGTHS}
-        yield known | {"r2": found.r2, "strength": found.strength, "target_adapted": losses}
+        yield known | asdict(found) | {"target_adapted": losses}

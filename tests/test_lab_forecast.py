@@ -18,10 +18,11 @@ from lab.report.cells import Cells
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import STRENGTHS
 from lab.zoo import ALL_PAIRS, STYLES, XL, are_related
+from lorax import probe
 from lorax.forecast import Model
 
 
-def store(folder: Path, *, matters: bool, probe: bool = False) -> Cells:
+def store(folder: Path, *, matters: bool, probed: bool = False) -> Cells:
     """Relatives recover 1.2 * coverage - 0.2, or anything at all; strangers always lose 0.1."""
     generator, results = np.random.default_rng(0), Results(folder)
     for source, target in ALL_PAIRS:
@@ -40,7 +41,7 @@ def store(folder: Path, *, matters: bool, probe: bool = False) -> Cells:
                     results.add_losses(Key(target, adapter, variant, source, strength), alone - 0.5 * here)
                 key = Key(target, adapter, variant, source)
                 results.add_report(key, _facts(generator, are_related(source, target), moved, coverage))
-                if probe:
+                if probed:
                     results.add_probe(key, _probe(generator, moved))
     return Cells(Results(folder))
 
@@ -55,7 +56,7 @@ def _facts(generator: np.random.Generator, related: bool, moved: bool, coverage:
 def _probe(generator: np.random.Generator, moved: bool) -> dict[str, Any]:
     known = {"source_alone": 0.3, "source_adapted": 0.1, "target_alone": 0.2}
     losses = {str(strength): 0.15 if strength == 0.5 else 0.16 + float(generator.uniform(0, 0.01)) for strength in STRENGTHS}
-    return known | ({"r2": 0.5, "strength": 1.0, "target_adapted": losses} if moved else {})
+    return known | ({"r2": 0.5, "strength": 1.0, "cosine": 0.7, "target_adapted": losses} if moved else {})
 
 
 def written(cells: Cells, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,7 +67,7 @@ def written(cells: Cells, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]
 @pytest.fixture(scope="module")
 def known_relation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cells, Path]:
     folder = tmp_path_factory.mktemp("results")
-    return store(folder, matters=True, probe=True), folder
+    return store(folder, matters=True, probed=True), folder
 
 
 def test_a_known_relation_is_recovered(known_relation: tuple[Cells, Path]) -> None:
@@ -82,6 +83,7 @@ def test_a_known_relation_is_recovered(known_relation: tuple[Cells, Path]) -> No
     points = found["plots"]["copy-by-the-report"]
     assert points["predicted"] == pytest.approx(points["measured"], abs=0.02)
     told = "\n".join(found["sentences"])
+    assert "show that of `copy`; it is made from: related, related*coverage." in told
     assert "among relatives: error 0.00" in told
     assert "recovery is 0.7" in told.partition("The strength")[2]
     assert "The probe's less that at 1: 0.20" in told
@@ -132,3 +134,11 @@ def test_a_probe_of_what_is_not_moved() -> None:
     losses: Mapping[str, Any] = {"target_adapted": {str(strength): strength for strength in STRENGTHS}}
     assert probed_strength(losses) == min(STRENGTHS)
     assert probed_strength({"target_alone": 1.0}) is None
+
+
+def test_a_change_in_the_same_direction_agrees_whatever_its_size() -> None:
+    change = torch.tensor([3.0, 4.0])
+    assert probe.agreement(change, change) == probe.Agreement(1.0, 1.0, 1.0)
+    assert probe.agreement(change, 4 * change) == probe.Agreement(-8.0, 0.25, pytest.approx(1.0))
+    assert probe.agreement(change, torch.tensor([-4.0, 3.0])).cosine == 0.0
+    assert probe.agreement(change, torch.zeros(2)) == probe.Agreement(0.0, 0.0, 0.0)

@@ -29,10 +29,11 @@ CANDIDATES: dict[str, tuple[Features, ...]] = {
     ),
     PROBE: (
         ("r2",),
+        ("cosine",),
         ("gain",),
         ("best gain",),
         ("r2", "gain"),
-        *(("related", f"related*{name}") for name in ("r2", "gain", "best gain")),
+        *(("related", f"related*{name}") for name in ("r2", "cosine", "gain", "best gain")),
         ("related", "related*gain", "related*overlap"),
     ),
 }

@@ -67,6 +67,7 @@ def _of_probe(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         return min(max(won / possible, -1.0), 1.0) if possible > 0 else 0.0
 
     yield "r2", max(found.get("r2", 0.0), -1.0)
+    yield "cosine", found.get("cosine", 0.0)
     yield "gain", gain(1.0)
     yield "best gain", gain(best) if best else 0.0
     if best:

@@ -36,18 +36,22 @@ class Judged:
     def predicted(self) -> np.ndarray:
         return validation.left_out(self.examples, validation.chosen(self.candidates), validation.target)
 
-    @property
+    @cached_property
     def features(self) -> Features:
         return validation.choose(self.examples, self.candidates)
 
-    def errors(self, by: By) -> dict[str, np.ndarray]:
-        """Absolute, (n,): of the forecast, of always predicting the mean, of knowing only whether the bases are related."""
+    @cached_property
+    def errors(self) -> dict[str, dict[str, np.ndarray]]:
+        """By what is left out, absolute, (n,): of the forecast, of the mean, of knowing only whether the bases are related."""
         fits: dict[str, Fit] = {
             "forecast": validation.chosen(self.candidates),
             "mean": validation.of(MEAN),
             SIMPLE: validation.of(RELATED),
         }
-        return {name: validation.errors(self.examples, fitted, by) for name, fitted in fits.items()}
+        return {
+            what: {name: validation.errors(self.examples, fitted, by) for name, fitted in fits.items()}
+            for what, by in LEFT_OUT.items()
+        }
 
     def among(self, values: np.ndarray, related: bool) -> float | None:
         chosen = values[np.array([example.related is related for example in self.examples])]
@@ -60,7 +64,7 @@ def everything(judged: Sequence[Judged]) -> Iterator[str]:
         "itself. All that the forecast is made from, the choice of its features too, comes from other targets (or sources)."
     )
     for one in judged:
-        found = one.errors(validation.target)
+        found = one.errors["target"]
         own, of_mean, simple = (found[name] for name in ("forecast", "mean", SIMPLE))
         useful = own.mean() < of_mean.mean()
         yield (
@@ -68,6 +72,8 @@ def everything(judged: Sequence[Judged]) -> Iterator[str]:
             f"{of_mean.mean():.2f}; of knowing only whether the bases are related {simple.mean():.2f}. "
             + ("It is useful." if useful else "**It is useless**, and is not shown.")
         )
+        if useful and one.kind == "report":
+            yield f"`analyze` and `transfer` show that of `{one.variant}`; it is made from: {', '.join(one.features)}."
         less = _against(validation.less(one.examples, own, simple))
         yield f"`{one.variant}`, by the {one.kind}: {less} knowing whether the bases are related."
         yield from _among_relatives(one)
@@ -93,8 +99,7 @@ def errors(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """A row for each forecast and each way to leave bases out."""
     rows = []
     for one in judged:
-        for what, by in LEFT_OUT.items():
-            found = one.errors(by)
+        for what, found in one.errors.items():
             rows.append(
                 {
                     "of": f"`{one.variant}`",
@@ -129,7 +134,7 @@ def _error(one: Judged, features: Features, by: By) -> np.ndarray:
 
 def _among_relatives(one: Judged) -> Iterator[str]:
     """Whether it tells one pair of relatives from another."""
-    found = one.errors(validation.target)
+    found = one.errors["target"]
     own, simple = (one.among(found[name], True) for name in ("forecast", SIMPLE))
     if own is None or simple is None:
         return
@@ -144,7 +149,7 @@ def _probe_against_report(judged: Sequence[Judged]) -> Iterator[str]:
         if probe is None:
             continue
         same = Judged(report.variant, report.kind, report.candidates, probe.examples)
-        own, other = (each.errors(validation.target)["forecast"] for each in (probe, same))
+        own, other = (each.errors["target"]["forecast"] for each in (probe, same))
         less = validation.less(probe.examples, own, other)
         better = verdict(less) is Verdict.MORE
         decided = "it is worth its cost" if better else "it stays in the lab, and `analyze` does not run it"
