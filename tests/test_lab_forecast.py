@@ -130,6 +130,17 @@ def test_too_little_is_refused(tmp_path: Path) -> None:
         written(Cells(Results(tmp_path)), tmp_path)
 
 
+def test_what_the_probe_tells(known_relation: tuple[Cells, Path]) -> None:
+    found = next(example.known for example in examples(known_relation[0], "copy"))
+    assert 0.3 < found["gain"] < 0.4  # of 0.1 that is to be gained
+    assert found["best gain"] == pytest.approx(0.5)
+    assert found["supply"] == pytest.approx(np.log10(2))
+    assert (found["r2"], found["cosine"], found["probed strength"]) == (0.5, 0.7, 0.5)
+    stranger = next(example for example in examples(known_relation[0], "auto") if not example.related)
+    assert (stranger.known["r2"], stranger.known["gain"]) == (0.0, 0.0)
+    assert "probed strength" not in stranger.known
+
+
 def test_a_probe_of_what_is_not_moved() -> None:
     losses: Mapping[str, Any] = {"target_adapted": {str(strength): strength for strength in STRENGTHS}}
     assert probed_strength(losses) == min(STRENGTHS)

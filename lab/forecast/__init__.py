@@ -33,7 +33,8 @@ CANDIDATES: dict[str, tuple[Features, ...]] = {
         ("gain",),
         ("best gain",),
         ("r2", "gain"),
-        *(("related", f"related*{name}") for name in ("r2", "cosine", "gain", "best gain")),
+        *(("related", f"related*{name}") for name in ("r2", "cosine", "gain", "best gain", "supply")),
+        ("related", "related*supply", "related*supply*supply"),
         ("related", "related*gain", "related*overlap"),
     ),
 }

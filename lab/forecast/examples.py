@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,9 @@ def _of_probe(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     ``r2`` is cut off at -1: how far off a change is beyond that tells of its size alone. ``gain`` is, on pictures that the source
     draws with the adapter, (target alone - target adapted) / (target alone - source adapted), cut off at -1 and 1; 0 where the
     target alone is no worse than the source with the adapter, so that there is nothing to gain.
+
+    ``supply`` is log10 of (source alone - source adapted) / (target alone - source adapted), what the adapter brings at home by
+    what the target lacks, cut off at -2 and 2: an adapter is too weak below 0, and overshoots far above it.
     """
     alone, losses = found["target_alone"], found.get("target_adapted")
     best = probed_strength(found)
@@ -70,5 +74,7 @@ def _of_probe(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield "cosine", found.get("cosine", 0.0)
     yield "gain", gain(1.0)
     yield "best gain", gain(best) if best else 0.0
+    brought = max(found["source_alone"] - found["source_adapted"], 0.0)
+    yield "supply", math.log10(min(max(brought / possible, 0.01), 100)) if possible > 0 else 2.0
     if best:
         yield "probed strength", best

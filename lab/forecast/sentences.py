@@ -66,7 +66,7 @@ def everything(judged: Sequence[Judged]) -> Iterator[str]:
     for one in judged:
         found = one.errors["target"]
         own, of_mean, simple = (found[name] for name in ("forecast", "mean", SIMPLE))
-        useful = own.mean() < of_mean.mean()
+        useful = validation.is_useful(own, of_mean)
         yield (
             f"`{one.variant}`, by the {one.kind}, on targets left out: error {own.mean():.2f}; of always predicting the mean "
             f"{of_mean.mean():.2f}; of knowing only whether the bases are related {simple.mean():.2f}. "

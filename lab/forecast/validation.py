@@ -86,3 +86,8 @@ def paired(examples: Sequence[Example], differences: np.ndarray) -> list[float]:
 def less(examples: Sequence[Example], one: np.ndarray, other: np.ndarray) -> Interval:
     """By how much one error (n,) is smaller than another; over pairs of bases."""
     return mean(torch.tensor(paired(examples, other - one)))
+
+
+def is_useful(own: np.ndarray, of_mean: np.ndarray) -> bool:
+    """Whether errors (n,) are below those of always predicting the mean, by more than rounding."""
+    return round(own.mean().item(), 4) < round(of_mean.mean().item(), 4)
