@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import STRENGTHS, VARIANTS, Variant, move
 from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
+from lorax import forecast
 from lorax.checkpoint import open_checkpoint
 from lorax.formats import writer
 from lorax.report import Report
@@ -116,18 +116,9 @@ class _Target:
 
 def _facts(report: Report) -> dict[str, Any]:
     """What the forecast may use: all of it known without running a model."""
-    moved = [record for record in report.records if record.status == "transferred"]
-    similar = [record.similarity for record in report.records if record.similarity is not None]
-    norm = sum(record.norm**2 for record in report.records)
-    return {
-        "coverage": round(report.coverage, 4),
-        "declined": bool(report.declined),
-        "similarity": round(statistics.median(similar), 4) if similar else None,
-        "lowest": round(min(similar), 4) if similar else None,
-        "kept": round((sum((r.norm * (r.kept or 0)) ** 2 for r in moved) / norm) ** 0.5, 4) if norm else None,
-        "overlap": round(report.overlap, 4),
-        "rank": max((record.rank or 0 for record in moved), default=0),
-    }
+    known = {name: None if value is None else round(value, 4) for name, value in forecast.known(report).items()}
+    rank = max((record.rank or 0 for record in report.records if record.status == "transferred"), default=0)
+    return {**known, "declined": bool(report.declined), "rank": rank}
 
 
 def _digest(layers: dict[str, Any]) -> str:
