@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
-Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle, loras,
-classifier; then sweep, pictures, summary and report, or headline and compare.
+Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
+loras, classifier; then sweep, pictures, summary and report, or headline and compare.
 """
 
 from __future__ import annotations
