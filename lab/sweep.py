@@ -16,7 +16,7 @@ from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import STRENGTHS, VARIANTS, Variant, move
-from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
+from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
 from lorax import forecast
 from lorax.checkpoint import open_checkpoint
 from lorax.formats import writer
@@ -34,7 +34,7 @@ def headline() -> Iterator[Task]:
 
 
 def full() -> Iterator[Task]:
-    """The headline, the same at the other ranks, every pair, and last the sweeps of kept rank and threshold."""
+    """The headline, the same at the other ranks, every pair, and last, between relatives, the sweeps of kept rank and threshold."""
     yield from headline()
     variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
     adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
@@ -42,7 +42,8 @@ def full() -> Iterator[Task]:
     few = [adapter for adapter in adapters if adapter.rank == HEADLINE_RANK]
     yield from ((*pair, adapter, variant) for pair in ALL_PAIRS for adapter in few for variant in variants)
     sweeps = [variant for variant in VARIANTS.values() if variant.question != "headline"]
-    yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in few for variant in sweeps)
+    relatives = [pair for pair in HEADLINE_PAIRS if are_related(*pair)]
+    yield from ((*pair, adapter, variant) for pair in relatives for adapter in few for variant in sweeps)
 
 
 def run(tasks: Iterable[Task], results: Results) -> None:
