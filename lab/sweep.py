@@ -34,7 +34,7 @@ def headline() -> Iterator[Task]:
 
 
 def full() -> Iterator[Task]:
-    """The headline, the same at the other ranks, every pair, and last, between relatives, the sweeps of kept rank and threshold."""
+    """The headline, the same at other ranks, every pair; last, between relatives, the sweeps of kept rank and threshold."""
     yield from headline()
     variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
     adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
