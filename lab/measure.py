@@ -8,24 +8,25 @@ from pathlib import Path
 import torch
 
 from lab import data
-from lab.lora import held_out_icons
+from lab.lora import judged_icons
 from lab.vae import encode
 from lab.zoo import OWN_ICONS, Adapter
 from lorax.runner import Conditioning, Runner
 
 SEEDS = (0, 1, 2, 3, 4)
 TIMES = (100, 300, 500, 700, 900)
-CONCEPT_ROWS = 48  # the few drawings of a concept are measured again and again, under other noise
+CONCEPT_REPEATS = 10  # a concept has few drawings: each is measured again under other noise, and still counts once
 
 
 class Losses:
     """Icons as one base sees them: latents, captions, and noise that only seed and row decide.
 
-    Each icon is measured once a seed, at another of ``TIMES`` each time, so that five seeds cover all five.
+    Each icon is measured once a seed, at another of ``TIMES`` each time, so that five seeds cover all five; with ``repeats`` as
+    often under other noise, and the mean is taken.
     """
 
-    def __init__(self, runner: Runner, icons: data.Icons, seeds: Sequence[int] = SEEDS) -> None:
-        self.runner, self.seeds = runner, seeds
+    def __init__(self, runner: Runner, icons: data.Icons, repeats: int = 1, seeds: Sequence[int] = SEEDS) -> None:
+        self.runner, self.repeats, self.seeds = runner, repeats, seeds
         self.latents, self.captions = encode(runner.vae, icons.pixels()), icons.captions
 
     def of(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
@@ -35,15 +36,18 @@ class Losses:
             return torch.stack([self._of_seed(seed, conditioning) for seed in self.seeds], dim=1)
 
     def _of_seed(self, seed: int, conditioning: Conditioning) -> torch.Tensor:
-        noise = torch.randn(self.latents.shape, generator=torch.Generator().manual_seed(seed))
-        times = torch.tensor(TIMES)[(torch.arange(len(self.latents)) + seed) % len(TIMES)]
-        return self.runner.losses(self.latents, conditioning, times, noise)
+        total = torch.zeros(len(self.latents))
+        for repeat in range(self.repeats):
+            generator = torch.Generator().manual_seed(seed + 1000 * repeat)
+            noise = torch.randn(self.latents.shape, generator=generator)
+            times = torch.tensor(TIMES)[(torch.arange(len(self.latents)) + seed + repeat) % len(TIMES)]
+            total += self.runner.losses(self.latents, conditioning, times, noise)
+        return total / self.repeats
 
 
 def of_adapter(runner: Runner, adapter: Adapter) -> Losses:
-    """On what the adapter was made for and has not seen."""
-    icons = held_out_icons(adapter)
-    return Losses(runner, icons.repeated(CONCEPT_ROWS) if adapter.is_concept else icons)
+    """On what the adapter is for."""
+    return Losses(runner, judged_icons(adapter), CONCEPT_REPEATS if adapter.is_concept else 1)
 
 
 def of_ordinary(runner: Runner, base: str) -> Losses:

@@ -34,12 +34,15 @@ class Results:
 
     def __init__(self, folder: Path = RESULTS) -> None:
         self.folder = folder
+        self._appended: set[str] = set()
         self.losses: dict[Key, torch.Tensor] = {}
         self.reports: dict[Key, dict[str, Any]] = {}
         self.probes: dict[Key, dict[str, Any]] = {}
         self.minutes: dict[str, float] = {}
         for file in sorted(folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    continue  # half a line, of a process that was killed or is at it
                 record = json.loads(line)
                 if "minutes" in record:
                     self.minutes[file.stem] = self.minutes.get(file.stem, 0.0) + record["minutes"]
@@ -74,5 +77,16 @@ class Results:
 
     def _append(self, target: str, record: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{target}.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / f"{target}.jsonl"
+        if target not in self._appended:
+            self._appended.add(target)
+            _drop_half_a_line(path)
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """A process that was killed while it wrote leaves a last line without an end; what it says is measured again."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 DRAWS = 2000
+ADAPTERS, ICONS, SEEDS = range(3)  # streams of random numbers: what is drawn of one says nothing of another
 
 
 @dataclass(frozen=True)
@@ -47,34 +49,32 @@ def recovery(adapters: Sequence[Measured]) -> Interval:
     """(L(target) - L(moved)) / (L(target) - L(native)), the mean over the adapters, which all weigh the same.
 
     With ``minus`` the paired difference of two recoveries. The interval is over adapters, icons and noise seeds: each is drawn
-    anew with replacement, icons and seeds within an adapter.
+    anew with replacement, and adapters that are measured on as many icons share the draw, since they share subjects and noise.
     """
-    generator = torch.Generator().manual_seed(0)
     means, draws = [], []
     for one in adapters:
         gain, best = _gains(one)
-        icons, seeds = (_counts(size, generator) for size in gain.shape)
+        icons, seeds = _counts(gain.shape[0], ICONS), _counts(gain.shape[1], SEEDS)
         drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (gain, best)]
         means.append(gain.mean() / best.mean())
         draws.append(drawn[0] / drawn[1])
-    return _interval(torch.stack(means), torch.stack(draws), generator)
+    return _interval(torch.stack(means), torch.stack(draws))
 
 
 def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
     """Of pairs (before, after) of losses (icons, seeds): the relative change of the mean loss; positive is worse."""
-    generator = torch.Generator().manual_seed(0)
     means, draws = [], []
     for before, after in adapters:
-        icons, seeds = (_counts(size, generator) for size in before.shape)
+        icons, seeds = _counts(before.shape[0], ICONS), _counts(before.shape[1], SEEDS)
         drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (before, after)]
         means.append(after.mean() / before.mean() - 1)
         draws.append(drawn[1] / drawn[0] - 1)
-    return _interval(torch.stack(means), torch.stack(draws), generator)
+    return _interval(torch.stack(means), torch.stack(draws))
 
 
 def mean(values: torch.Tensor) -> Interval:
     """Of values (n,), drawn anew with replacement."""
-    draws = _counts(len(values), torch.Generator().manual_seed(0)) @ values / len(values)
+    draws = _counts(len(values), ICONS) @ values / len(values)
     low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(values.mean().item(), low, high)
 
@@ -84,14 +84,15 @@ def _gains(one: Measured) -> tuple[torch.Tensor, torch.Tensor]:
     return (one.alone if one.minus is None else one.minus) - one.moved, one.alone - one.native
 
 
-def _interval(means: torch.Tensor, draws: torch.Tensor, generator: torch.Generator) -> Interval:
+def _interval(means: torch.Tensor, draws: torch.Tensor) -> Interval:
     """Of the mean over adapters: means (a,), draws (a, DRAWS)."""
-    chosen = torch.randint(len(means), draws.shape, generator=generator)
+    chosen = torch.randint(len(means), draws.shape, generator=torch.Generator().manual_seed(ADAPTERS))
     low, high = draws.gather(0, chosen).mean(0).quantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(means.mean().item(), low, high)
 
 
-def _counts(size: int, generator: torch.Generator) -> torch.Tensor:
+@cache
+def _counts(size: int, stream: int) -> torch.Tensor:
     """How often each of ``size`` things is in each draw, float32 (DRAWS, size)."""
-    rows = torch.randint(size, (DRAWS, size), generator=generator)
+    rows = torch.randint(size, (DRAWS, size), generator=torch.Generator().manual_seed(stream))
     return torch.zeros(DRAWS, size).scatter_add_(1, rows, torch.ones(DRAWS, size))

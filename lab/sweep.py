@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.variants import STRENGTHS, VARIANTS, Variant, move
+from lab.variants import STRENGTHS, VARIANTS, Variant, move, moving
 from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
 from lorax import forecast
 from lorax.checkpoint import open_checkpoint
@@ -51,8 +51,8 @@ def run(tasks: Iterable[Task], results: Results) -> None:
     by_target: dict[str, list[Task]] = {}
     missing = set()
     for source, target, adapter, variant in tasks:
-        absent = {adapter.path(base).name for base in (source, target) if not adapter.path(base).is_file()}
-        missing |= absent
+        needed = adapter.path(source), adapter.path(target), moving(variant, adapter).path(source)
+        missing |= (absent := {path.name for path in needed if not path.is_file()})
         if not absent:
             by_target.setdefault(target, []).append((source, target, adapter, variant))
     if missing:

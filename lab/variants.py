@@ -53,9 +53,13 @@ def _variants() -> list[Variant]:
 VARIANTS = {variant.name: variant for variant in _variants()}
 
 
+def moving(variant: Variant, adapter: Adapter) -> Adapter:
+    """What is moved to be judged as ``adapter``."""
+    return _another(adapter) if variant.name == WRONG else adapter
+
+
 def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoint, target: Checkpoint) -> tuple[Plan, Moved]:
-    moving = _another(adapter) if variant.name == WRONG else adapter
-    planned = plan(open_adapter(moving.path(source_name)), source, target, variant.options)
+    planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)

@@ -55,6 +55,7 @@ class Cells:
 
     def __init__(self, results: Results) -> None:
         self.results = results
+        self._yardsticks: dict[tuple[str, str], bool] = {}
         self._adapters: dict[tuple[str, str, str], set[str]] = defaultdict(set)  # by source, target, variant
         for key in results.losses:
             if key.strength == 1 and key.on == STYLE:
@@ -66,9 +67,9 @@ class Cells:
         return [pair for pair in PAIRS if pair in measured]
 
     def pooled(self, source: str, target: str, variant: str, rank: int) -> Cell | None:
-        """All styles of a rank that were measured."""
+        """All styles of a rank; None until each was measured."""
         names = tuple(name for name in self._of(source, target, variant) if _is_style(name) and ADAPTERS[name].rank == rank)
-        return Cell(source, target, variant, names) if names else None
+        return Cell(source, target, variant, names) if len(names) == len(STYLES) else None
 
     def headline_pairs(self) -> list[Pair]:
         return [pair for pair in self.pairs() if pair in HEADLINE_PAIRS]
@@ -139,6 +140,14 @@ class Cells:
         shapes = [self.results.losses[cell.key(name)].shape for name in cell.adapters]
         return sum(shape[0] for shape in shapes), shapes[0][1]
 
+    def has_yardstick(self, target: str, adapter: str) -> bool:
+        """Whether the native adapter helps there. Where it does not, recovery would be divided by nothing, or change its sign."""
+        if (target, adapter) not in self._yardsticks:
+            alone, native = (self.results.losses.get(Key(target, adapter, variant)) for variant in (ALONE, NATIVE))
+            helps = alone is not None and native is not None and change([(alone, native)]).is_below_zero
+            self._yardsticks[target, adapter] = helps
+        return self._yardsticks[target, adapter]
+
     def _of(self, source: str, target: str, variant: str) -> list[str]:
         measured = self._adapters.get((source, target, variant), set())
         return [name for name in ADAPTERS if name in measured and name != DEMO]
@@ -149,7 +158,7 @@ class Cells:
         for name in cell.adapters:
             alone, native = (losses.get(Key(cell.target, name, variant)) for variant in (ALONE, NATIVE))
             moved = losses.get(cell.key(name, strength))
-            if alone is None or native is None or moved is None:
+            if alone is None or native is None or moved is None or not self.has_yardstick(cell.target, name):
                 return None
             found.append(Measured(alone, native, moved))
         return found

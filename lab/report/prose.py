@@ -46,9 +46,13 @@ def concept(cells: Cells) -> Iterator[str]:
         found = [
             cell for method in METHODS for cell in cells.single(*pair, method) if cell.is_concept and cell.rank == HEADLINE_RANK
         ]
-        if (copy := next((cell for cell in found if cell.variant == COPY), None)) and (recovery := cells.recovery(copy)):
+        if (copy := next((cell for cell in found if cell.variant == COPY), None)) is None:
+            continue
+        if recovery := cells.recovery(copy):
             yield f"{called(pair)}: a copy {effect(recovery)}."
             yield from _against_copy(cells, f"{called(pair)}, at strength 1", found)
+        else:
+            yield f"{called(pair)}: nothing can be said, since no gain of the native adapter itself was measured."
 
 
 def leaders(cells: Cells, methods: Sequence[Cell], *, at_best: bool = False) -> list[str]:
@@ -60,7 +64,7 @@ def leaders(cells: Cells, methods: Sequence[Cell], *, at_best: bool = False) -> 
     first = max(means, key=lambda name: means[name])
     others = [(c, s) for c in methods if c.variant in means and c.variant != first and (s := strengths[c.variant])]
     differences = {c.variant: cells.difference(c, first, s, strengths[first] or 1.0) for c, s in others}
-    return [first, *(name for name, one in differences.items() if one and verdict(one) is not Verdict.LESS)]
+    return [first, *(name for name, one in differences.items() if one is None or verdict(one) is not Verdict.LESS)]
 
 
 def best_methods(cells: Cells) -> Iterator[str]:
@@ -77,7 +81,8 @@ def best_methods(cells: Cells) -> Iterator[str]:
                 yield f"{called(pair)}, {when}: no method: the best, `{first}`, has no measured gain ({number(recovery)})."
                 continue
             figure = number(recovery) + (f" at {strength:g}" if at_best else "")
-            told = f"not told apart from it: {_quoted(joint)}" if joint else "every other method recovers less"
+            others = "every other method that was measured so recovers less"
+            told = f"not told apart from it: {_quoted(joint)}" if joint else others
             yield f"{called(pair)}, {when}: the highest mean has `{first}` ({figure}); {told}."
 
 
