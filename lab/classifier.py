@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lab import data
 from lab.loop import train
 from lab.paths import CHECKPOINTS, CLASSIFIER
+from lab.zoo import STYLES
 from lorax.demo.bundle import BASE, unpack
 from lorax.runner import Runner
 
@@ -27,7 +28,6 @@ NONE = "none"  # the subject of icons whose subject is not in every set
 BATCH = 64
 STEPS = 4000
 STARK = 0.25  # share of pictures from which only the subject is learned, in black and white
-UNSEEN = ("contrast", "openmoji", "blobs", "streamline")  # sets whose icons of held-out subjects are never trained on
 CHANNELS = (32, 48, 64, 96, 96, 192)
 STRIDES = (2, 2, 1, 2, 1, 2)
 
@@ -89,7 +89,7 @@ class Labelled:
     styles: torch.Tensor
     subjects: torch.Tensor
     held_out: torch.Tensor  # whether the subject is
-    unseen: torch.Tensor  # whether the classifier is not trained on the icon
+    unseen: torch.Tensor  # whether the classifier is not trained on the icon: held out, and of one of ``STYLES``
 
     def where(self, keep: torch.Tensor) -> Labelled:
         return Labelled(*(getattr(self, field.name)[keep] for field in fields(self)))
@@ -109,7 +109,7 @@ def labelled() -> tuple[Labelled, list[str]]:
         styles,
         torch.tensor([number.get(subject, len(common)) for subject in names]),
         held_out,
-        held_out & torch.isin(styles, torch.tensor([list(data.SETS).index(name) for name in UNSEEN])),
+        held_out & torch.isin(styles, torch.tensor([list(data.SETS).index(name) for name in STYLES])),
     )
     return everything, [*common, NONE]
 

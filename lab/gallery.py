@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lab import data, stats
 from lab.bundle import runner_of
-from lab.classifier import UNSEEN, Classifier, accuracy, labelled, through
+from lab.classifier import Classifier, accuracy, labelled, through
 from lab.pictures import Judge, Measures, generate, held_out_prompts
 from lab.report.tables import number
 from lab.results import ALONE, NATIVE
@@ -82,7 +82,7 @@ def _accuracies(classifier: Classifier) -> Iterator[str]:
     everything, _ = labelled()
     unseen = everything.where(everything.unseen)
     vae = runner_of(HEADLINE_PAIRS[0][0]).vae
-    for style in UNSEEN:
+    for style in STYLES:
         icons = unseen.where(unseen.styles == list(data.SETS).index(style))
         found = accuracy(classifier, type(icons)(through(vae, icons.pictures), *list(vars(icons).values())[1:]))
         yield (

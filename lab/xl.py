@@ -16,11 +16,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lab import data
 from lab.models import CONTEXT, HEADS, TOKENS, VOCABULARY, new_text_encoder
+from lorax.runner.text import padded_with_zeros
+from lorax.runner.unet import TIME_IDS, time_ids
 
 WIDTH = 64  # of every level
 SECOND = 96  # width of the second text encoder
 DEPTH = 4
-TIME_IDS = 6  # original size, crop, target size
 TIME_WIDTH = 16
 
 
@@ -36,8 +37,8 @@ class XLModel(nn.Module):
     def forward(self, noisy: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Predicted noise (N, 4, h, w) for token ids (N, 77). Both encoders give their last but one layer, as in SDXL."""
         first = self.text_encoder(tokens, output_hidden_states=True).hidden_states[-2]
-        second = self.text_encoder_2(padded_with_zeros(tokens), output_hidden_states=True).hidden_states[-2]
-        added = {"text_embeds": noisy.new_zeros(len(noisy), SECOND), "time_ids": time_ids(len(noisy))}
+        second = self.text_encoder_2(padded_with_zeros(tokens, VOCABULARY - 1), output_hidden_states=True).hidden_states[-2]
+        added = {"text_embeds": noisy.new_zeros(len(noisy), SECOND), "time_ids": time_ids(len(noisy), data.SIZE, data.SIZE)}
         context = torch.cat([first, second], dim=-1)
         return self.unet(noisy, times, context, added_cond_kwargs=added, return_dict=False)[0]
 
@@ -52,16 +53,6 @@ class XLModel(nn.Module):
             CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2"),
             UNet2DConditionModel.from_pretrained(folder / "unet"),
         )
-
-
-def padded_with_zeros(tokens: torch.Tensor) -> torch.Tensor:
-    """Token ids as OpenCLIP pads them: with 0, and not with the end token."""
-    after_end = (tokens == VOCABULARY - 1).int().cumsum(1) > 1
-    return tokens.masked_fill(after_end, 0)
-
-
-def time_ids(count: int) -> torch.Tensor:
-    return torch.tensor([[data.SIZE, data.SIZE, 0, 0, data.SIZE, data.SIZE]] * count, dtype=torch.float32)
 
 
 def new_xl() -> XLModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,14 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lab import data, ldm, ldm_xl, vae, xl
-from lab.models import CONTEXT, Model, new_text_encoder, new_unet
+from lab.models import CONTEXT, VOCABULARY, Model, new_text_encoder, new_unet
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
 from lorax.formats import open_adapter
 from lorax.layers import UNetNames
 from lorax.runner import Conditioning, Runner
 from lorax.runner.settings import DEFAULTS, Settings, settings_of
-from lorax.runner.text import load_text_encoder
-from lorax.runner.unet import load_unet, unet_config
+from lorax.runner.text import load_text_encoder, padded_with_zeros
+from lorax.runner.unet import load_unet, time_ids, unet_config
 from lorax.runner.vae import load_vae
 from lorax.tensors import open_tensors
 
@@ -106,7 +107,7 @@ def test_the_structure_is_read_off_the_header(name: str, tmp_path: Path) -> None
     loaded = load_unet(open_tensors(path), settings, xl.SECOND if settings is XL else None)
     x, times = torch.randn(2, unet.config["in_channels"], 16, 16), torch.tensor([20, 700])
     context = torch.randn(2, 77, unet.config["cross_attention_dim"])
-    added = {"text_embeds": torch.randn(2, xl.SECOND), "time_ids": xl.time_ids(2)}
+    added = {"text_embeds": torch.randn(2, xl.SECOND), "time_ids": time_ids(2, 128, 128)}
     expected, found = (one(x, times, context, added_cond_kwargs=added, return_dict=False)[0] for one in (unet, loaded))
     assert (expected - found).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -203,7 +204,7 @@ def test_the_pooled_text_and_the_size_reach_the_unet(xl_model: tuple[xl.XLModel,
     conditioning = runner.encode(["guitar", "koala"])
     latents, times = torch.randn(2, 4, 8, 16), torch.tensor([3, 400])
     tokens = runner.tokenizer(["guitar", "koala"], padding="max_length", max_length=77, return_tensors="pt").input_ids
-    pooled = model.text_encoder_2(xl.padded_with_zeros(tokens)).text_embeds
+    pooled = model.text_encoder_2(padded_with_zeros(tokens, VOCABULARY - 1)).text_embeds
     added = {"text_embeds": pooled, "time_ids": torch.tensor([[64, 128, 0, 0, 64, 128]] * 2)}
     expected = model.unet(latents, times, conditioning.context, added_cond_kwargs=added, return_dict=False)[0]
     assert torch.allclose(runner.predict(latents, times, conditioning), expected, atol=1e-5)
@@ -261,6 +262,53 @@ def test_an_adapter_is_added_and_taken_away_in_half_precision(bundled: Path) -> 
     expected, found = (one.predict(x, times, one.encode(prompts)) for one in (whole, runner))
     assert found.dtype is torch.float32
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sdxl", [False, True])
+@torch.no_grad()
+def test_weights_are_the_same_bits_after_an_adapter(sdxl: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Also if the block fails. Meanwhile no adapted weight is held a second time."""
+    torch.manual_seed(0)
+    model = xl.new_xl() if sdxl else Model(new_text_encoder(), new_unet())
+    ldm.write_checkpoint(tmp_path / "base.safetensors", model, vae.new(), TOKENIZER, torch.float32)
+    runner = Runner(tmp_path / "base.safetensors", dtype=dtype)
+    adapter, layers = tmp_path / "adapter.safetensors", list(runner.base.layers)
+    save_adapter(adapter, runner, layers)
+    weights = {layer: runner._weight(layer) for layer in layers}
+    assert any(weight.shape[2:] == (1, 1) for weight in weights.values())
+    assert any(layer.startswith("te2.") and layer.endswith("k_proj") for layer in layers) is sdxl  # a third of a tensor
+    before = {layer: weight.clone() for layer, weight in weights.items()}
+    held = tensor_bytes()
+    with runner.adapted(adapter):
+        assert not any(torch.equal(weights[layer], before[layer]) for layer in layers)
+        assert tensor_bytes() - held < sum(weight.nbytes for weight in weights.values()) / 4
+    assert all(torch.equal(weights[layer], before[layer]) for layer in layers)
+    with pytest.raises(ZeroDivisionError), runner.adapted(adapter, -0.5):
+        raise ZeroDivisionError
+    assert all(torch.equal(weights[layer], before[layer]) for layer in layers)
+
+
+def tensor_bytes() -> int:
+    """Of all tensors that are alive, those that share memory counted once."""
+    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+    return sum({one.data_ptr(): one.nbytes for one in tensors}.values())
+
+
+def save_adapter(path: Path, runner: Runner, layers: list[str]) -> None:
+    tensors = {}
+    for layer in layers:
+        (m, n, *kernel), name = runner.base.layers[layer], runner.base.kohya_name(layer)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(m, 2, *(1 for _ in kernel))
+        tensors[f"{name}.lora_down.weight"] = torch.randn(2, n, *kernel)
+    save_file(tensors, path)
+
+
+def test_what_sdxl_is_given_besides_the_prompt() -> None:
+    ids = torch.tensor([[8, 5, 9, 9, 9], [8, 9, 9, 9, 9], [8, 5, 6, 7, 9]])
+    expected = [[8, 5, 9, 0, 0], [8, 9, 0, 0, 0], [8, 5, 6, 7, 9]]
+    assert padded_with_zeros(ids, 9).tolist() == expected
+    assert time_ids(2, 64, 128).tolist() == [[64, 128, 0, 0, 64, 128]] * 2
 
 
 def test_a_checkpoint_without_a_yaml_has_its_familys_settings(tmp_path: Path) -> None:

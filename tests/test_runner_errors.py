@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from lorax.demo.bundle import BASE, unpack
 from lorax.errors import LoraxError
 from lorax.runner import Runner
+from lorax.runner.vae import load_vae
+from lorax.tensors import open_tensors
 
 UNET = "model.diffusion_model."
+VAE = "first_stage_model."
 TE = "cond_stage_model.transformer.text_model."
 
 
@@ -70,6 +73,13 @@ def test_the_text_encoders_configuration(model: Path, content: object, said: str
         Runner(model)
 
 
+def test_a_text_encoder_whose_heads_must_be_told(model: Path) -> None:
+    (model.parent / "tokenizer" / "config.json").unlink()
+    change(model, spoiled(f"{TE}embeddings.token_embedding.weight", 1024, 200))
+    with pytest.raises(LoraxError, match=r"config\.json: no such file, .* is 200 wide; expected a multiple of 64\. Put"):
+        Runner(model)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -93,6 +103,10 @@ def test_a_number_of_heads_that_does_not_fit(model: Path) -> None:
         Runner(model)
 
 
+def spoiled(key: str, *shape: int) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({key: torch.zeros(shape)})
+
+
 def without(part: str) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: [tensors.pop(key) for key in list(tensors) if part in key]
 
@@ -101,6 +115,11 @@ def without(part: str) -> Callable[[dict[str, torch.Tensor]], object]:
     ("edit", "said"),
     [
         (without(TE), "token_embedding.weight is missing. Pictures need a checkpoint with its text encoders"),
+        (
+            spoiled(f"{TE}embeddings.token_embedding.weight", 64),
+            r"token_embedding.weight has shape \(64,\); expected a matrix\. .*use",
+        ),
+        (spoiled(f"{TE}encoder.layers.0.mlp.fc1.weight"), r"fc1.weight has shape \(\); expected a matrix\. .*use another"),
         (without(f"{TE}encoder.layers.1.mlp.fc2.bias"), "fc2.bias is missing; expected a tensor of shape"),
         (without(f"{UNET}input_blocks.0."), "the UNet lacks what every Stable Diffusion UNet has .*conv_in.weight"),
         (without(f"{UNET}output_blocks.11."), "diffusers can build no such UNet"),
@@ -124,6 +143,24 @@ def test_a_missing_autoencoder_is_missed_by_pictures_only(model: Path) -> None:
     runner.predict(torch.zeros(1, 4, 8, 8), torch.tensor(1), runner.encode([""]))
     with pytest.raises(LoraxError, match=r"model\.safetensors: holds no autoencoder"):
         runner.sample([""], [0], steps=1)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (without(f"{VAE}decoder."), "decoder.conv_out.weight is missing; expected a convolution's weight. Pictures need"),
+        (without(f"{VAE}encoder.down.0.block.0."), "encoder.down.0.block.0.conv1.weight is missing; expected a convolution's"),
+        (without(f"{VAE}decoder.mid.block_1.norm1.bias"), "decoder.mid.block_1.norm1.bias is missing; expected"),
+        (spoiled(f"{VAE}encoder.conv_in.weight", 64), r"encoder.conv_in.weight has shape \(64,\); expected a convolution's"),
+        (spoiled(f"{VAE}encoder.down.1.block.0.conv1.weight", 40, 64, 3, 3), r"encoder.down.* is \[64, 40, 64, 64\] wide; .*use"),
+        (spoiled(f"{VAE}encoder.down.3.block.0.conv1.weight", 0, 64, 3, 3), r"encoder.down.* is \[64, 64, 64, 0\] wide; .*use"),
+    ],
+)
+def test_the_autoencoder(model: Path, edit: Callable[[dict[str, torch.Tensor]], object], said: str) -> None:
+    change(model, edit)
+    with pytest.raises(LoraxError, match=rf"model\.safetensors: {VAE}{said}"):
+        load_vae(open_tensors(model), 1.0)
 
 
 def test_a_model_for_inpainting(model: Path) -> None:

@@ -17,8 +17,8 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
 from lorax.runner.settings import settings_of
-from lorax.runner.text import load_text_encoder
-from lorax.runner.unet import load_unet
+from lorax.runner.text import load_text_encoder, padded_with_zeros
+from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import load_vae
 from lorax.tensors import open_tensors
 
@@ -90,21 +90,24 @@ class Runner:
 
     @contextmanager
     def adapted(self, adapter: Path | None, strength: float = 1.0) -> Iterator[None]:
-        """Within the block the weights are W + strength * dW; None changes nothing. The adapter is resolved by its key names."""
-        changed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """Within the block the weights are W + strength * dW; None changes nothing. The adapter is resolved by its key names.
+
+        After it they are read from the checkpoint again, so that nothing is held twice; blocks thus cannot be nested.
+        """
+        changed: list[tuple[str, torch.Tensor]] = []
         try:
             if adapter is not None:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
                         weight, dW = self._weight(layer), opened.delta(name)
-                        changed.append((weight, weight.clone()))
+                        changed.append((layer, weight))
                         product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
                         weight += product.reshape(weight.shape).to(self.dtype)
             yield
         finally:
-            for weight, original in changed:
-                weight.copy_(original)
+            for layer, weight in changed:
+                weight.copy_(self.base.stored(layer).reshape(weight.shape))
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Conditioning:
@@ -113,9 +116,8 @@ class Runner:
         ids = tokens.input_ids.to(self.device)
         if self.text_encoder_2 is None:
             return Conditioning(self.text_encoder(ids)[0])
-        after_end = (ids == self.tokenizer.eos_token_id).int().cumsum(1) > 1
         first = self.text_encoder(ids, output_hidden_states=True)
-        second = self.text_encoder_2(ids.masked_fill(after_end, 0), output_hidden_states=True)  # OpenCLIP pads with 0
+        second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
     @torch.no_grad()
@@ -132,7 +134,7 @@ class Runner:
         added = None
         if conditioning.pooled is not None:
             height, width = (PIXELS * side for side in latents.shape[-2:])
-            sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(latents), dtype=torch.float32, device=self.device)
+            sizes = time_ids(len(latents), height, width).to(self.device)
             added = {"text_embeds": conditioning.pooled, "time_ids": sizes}
         predicted: torch.Tensor = self.unet(
             latents.to(self.device, self.dtype),

@@ -45,6 +45,10 @@ def load_text_encoder(
         part = part_of(name)
         if part.key not in file.shapes:
             raise LoraxError(f"{file.path}: {part.key} is missing. Pictures need a checkpoint with its text encoders.")
+        if len(part.shape) != 2:
+            raise LoraxError(
+                f"{file.path}: {part.key} has shape {part.shape}; expected a matrix. The checkpoint is damaged; use another copy."
+            )
         return part.shape
 
     vocabulary, width = shape("embeddings.token_embedding.weight")
@@ -69,9 +73,19 @@ def load_text_encoder(
     return encoder
 
 
+def padded_with_zeros(ids: torch.Tensor, end: int) -> torch.Tensor:
+    """Token ids (N, 77) as OpenCLIP pads them: with 0 after the first end token, and not with more of it."""
+    return ids.masked_fill((ids == end).int().cumsum(1) > 1, 0)
+
+
 def _heads(config: Path, width: int) -> int:
     if not config.is_file():
-        return max(1, width // HEAD_CHANNELS)
+        if width % (heads := max(1, width // HEAD_CHANNELS)):
+            raise LoraxError(
+                f"{config}: no such file, and the checkpoint's text encoder is {width} wide; expected a multiple of "
+                f"{HEAD_CHANNELS}. Put the encoder's own config.json there."
+            )
+        return heads
     try:
         content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
         content = content.get("text_config", content)  # of CLIP as a whole

@@ -102,6 +102,11 @@ def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: Settings, poole
     return config
 
 
+def time_ids(count: int, height: int, width: int) -> torch.Tensor:
+    """What SDXL is told of ``count`` pictures of this many pixels, (count, TIME_IDS): not cropped, and of the size asked for."""
+    return torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
+
+
 def _middle(shapes: Mapping[str, tuple[int, ...]], depths: list[int]) -> str | None:
     """BK-SDM's tiny models and KOALA 700M have no middle block at all; SSD-1B and Vega keep its first residual block."""
     if depths:

@@ -46,14 +46,31 @@ def load_vae(file: TensorFile, scale: float, device: torch.device | str = "cpu")
     if not blocks:
         raise LoraxError(f"{file.path}: holds no autoencoder ({PREFIX}*). Pictures need a checkpoint with one baked in.")
     levels = blocks[-1][0] + 1
+
+    def shape(key: str) -> tuple[int, ...]:
+        found = shapes.get(key)
+        if found is None or len(found) < 2:
+            raise LoraxError(
+                f"{file.path}: {PREFIX}{key} {'is missing' if found is None else f'has shape {found}'}; expected a convolution's "
+                "weight. Pictures need a checkpoint with a whole autoencoder baked in."
+            )
+        return found
+
+    widths = [shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
     config = {
-        "in_channels": shapes["encoder.conv_in.weight"][1],
-        "out_channels": shapes["decoder.conv_out.weight"][0],
-        "latent_channels": shapes["post_quant_conv.weight"][0],
-        "block_out_channels": [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)],
+        "in_channels": shape("encoder.conv_in.weight")[1],
+        "out_channels": shape("decoder.conv_out.weight")[0],
+        "latent_channels": shape("post_quant_conv.weight")[0],
+        "block_out_channels": widths,
         "layers_per_block": blocks[-1][1] + 1,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "scaling_factor": scale,
     }
-    return load(partial(AutoencoderKL, **config), lambda name: Part(file, ldm_name(name, levels)), device, torch.float32)
+    try:
+        return load(partial(AutoencoderKL, **config), lambda name: Part(file, ldm_name(name, levels)), device, torch.float32)
+    except (ValueError, ZeroDivisionError) as error:  # diffusers, of widths without 32 groups
+        raise LoraxError(
+            f"{file.path}: {PREFIX}encoder.down.* is {widths} wide; diffusers can build no such autoencoder ({error}). "
+            "Expected multiples of 32: use a checkpoint with Stable Diffusion's own baked in."
+        ) from error
