@@ -58,7 +58,7 @@ class LoraxAnalysis(BaseModel):
 
 
 class LoraxTransfer(LoraxAnalysis):
-    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>")
+    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file")
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
     saving: SavingModel = Field(default_factory=SavingModel)  # type: ignore[valid-type]
 
@@ -70,7 +70,9 @@ class LoraxJob(BaseModel):
     total: int
     text: str
     error: str
-    results: list[dict[str, Any]] = Field(description="For each adapter: its name, the report, and the written file's name")
+    results: list[dict[str, Any]] = Field(
+        description="For each adapter: its name, the report, the written file's name, and a note on it"
+    )
 
 
 @dataclass
@@ -185,4 +187,4 @@ def _named(models: dict[str, Model], name: str, kind: str) -> Model:
 
 def _result(host: Host, result: Result) -> dict[str, Any]:
     written = result.written.relative_to(host.adapter_folder).as_posix() if result.written else None
-    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json()}
+    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json(), "note": result.note}

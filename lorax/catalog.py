@@ -74,7 +74,7 @@ def _facts(path: Path, changed: tuple[int, ...]) -> Facts:
     ranks = sorted(adapter.ranks)
     return Facts(
         rank=f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
-        format="LoRA",
+        format="LoRA-X" if adapter.header else "LoRA",
         family=adapter.family.title if adapter.family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name", ""),
         trigger_words=_trigger_words(adapter),

@@ -70,13 +70,13 @@ class Fitter:
             return _from_entry(entry)
         base = _open_target(adapter, target)
         if self._is_source(adapter, base):
-            fit = Fit(_encoded(base, _by_name(adapter, base), dtype))
+            fit = Fit(_encoded(base, adapter.deltas_of(base), dtype))
         elif (source := self._source(adapter)) is not None:
             moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress)
             message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
         else:
-            return Fit(_encoded(base, _by_name(adapter, base), dtype), _missing(adapter, base), final=False)
+            return Fit(_encoded(base, adapter.deltas_of(base), dtype), _missing(adapter, base), final=False)
         self.cache.put(key, _to_entry(fit))
         return fit
 
@@ -147,10 +147,6 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
     except LoraxError:  # of another shape or family
         return False
     return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
-
-
-def _by_name(adapter: AdapterFile, base: Checkpoint) -> dict[str, LowRank]:
-    return {layer: adapter.delta(name) for name, layer in adapter.layers_of(base).items() if layer is not None}
 
 
 def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:

@@ -14,6 +14,11 @@ from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
+LORA, LORAX = "lora", "lora-x"
+KINDS = {
+    LORA: "a plain LoRA for the target, which works everywhere",
+    LORAX: "a LoRA-X file, which fits itself to the checkpoint that is loaded; needs this extension to be used",
+}
 DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wider range", "fp32": "full precision, large"}
 
 
@@ -115,9 +120,12 @@ class Options:
 class Saving:
     """How the moved adapter is written."""
 
+    save_as: str = _option(LORA, "Save as", "What kind of file is written", offered=lambda: KINDS)
     dtype: str = _option("fp16", "Precision", "How the numbers are stored", offered=lambda: DTYPES)
     overwrite: bool = _option(False, "Replace", "Replace the output and the report if they exist")
 
     def __post_init__(self) -> None:
+        if self.save_as not in KINDS:
+            raise LoraxError(f"save as {self.save_as!r}: expected one of {', '.join(KINDS)}.")
         if self.dtype not in DTYPES:
             raise LoraxError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}.")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from lorax import output
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
-from lorax.formats import open_adapter, writer
+from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.report import Report
-from lorax.staging import Staging
+from lorax.staging import Staging, check_free
 from lorax.transfer import Moved, Plan, Progress, plan, run
 
 
@@ -32,11 +33,11 @@ class Destination:
 
     root: Path
     subfolder: str = ""  # empty: beside the adapter
-    name: str = ""  # empty: <adapter>-<target>
+    name: str = ""  # empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file
     saving: Saving = field(default_factory=Saving)
 
     def path(self, plan: Plan) -> Path:
-        path = writer.output_path(plan, None)
+        path = output.path_of(plan, None, self.saving)
         name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
         if PurePath(name).name != name or "\\" in name:
             raise LoraxError(f"name {self.name!r}: expected a file name without folders. Name the folder as the subfolder.")
@@ -50,11 +51,12 @@ class Destination:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one adapter; ``written`` is the new file, if there is one."""
+    """What became of one adapter; ``written`` is the new file, if there is one, and ``note`` what is to be known of it."""
 
     adapter: Model
     report: Report
     written: Path | None = None
+    note: str = ""
 
 
 def plans(request: Request) -> list[Plan]:
@@ -79,18 +81,14 @@ def transfer(request: Request, destination: Destination, progress: Progress) -> 
     paths = [destination.path(one) for one in planned]
     if len(set(paths)) < len(paths):
         raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
-    for path in paths:
-        if path.exists() and not destination.saving.overwrite:
-            raise LoraxError(f"{path} exists already. Choose another output name, or Replace.")
+    saving, results = destination.saving, []
+    for one, path in zip(planned, paths, strict=True):
+        check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
     moved = _run(request, planned, progress)
-    results = []
     with Staging() as staging:
         for adapter, one, made, path in zip(request.adapters, planned, moved, paths, strict=True):
-            if made.layers:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                saving = destination.saving
-                writer.stage(one, made, path, staging, dtype=saving.dtype, overwrite=saving.overwrite)
-            results.append(Result(adapter, made.report, path if made.layers else None))
+            written = output.stage(one, made, path, staging, saving)
+            results.append(Result(adapter, made.report, written[0] if written else None, output.note(one, made, saving)))
     return results
 
 

@@ -92,6 +92,10 @@ class Standalone:
             raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
         from PIL import Image
 
+        if fitted := next((shot.adapter for shot in shots if shot.adapter and open_adapter(shot.adapter.path).header), None):
+            raise LoraxError(
+                f"{fitted.name}: a LoRA-X file is fitted when the WebUI draws with it. Compare there, or save a plain LoRA."
+            )
         drawn = []
         for done, shot in enumerate(shots):
             progress(done, len(shots), shot.title)

@@ -12,7 +12,7 @@ import gradio as gr
 from lorax.catalog import Facts, Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host, Shot
-from lorax.options import Options, Saving
+from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
@@ -121,9 +121,8 @@ class Handlers:
         return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
 
     def transfer(self, progress: Progress, *values: Any) -> list[Any]:
-        *given, name, subfolder, dtype, overwrite = values
-        request = self._request(given)
-        saving = chosen(Saving, [dtype, overwrite])
+        *given, name, subfolder = values[: -len(declared(Saving))]
+        request, saving = self._request(given), chosen(Saving, values[-len(declared(Saving)) :])
         results = transfer(request, Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving), progress)
         self.host.refresh()
         moved = {r.written.stem: (r.adapter.name, str(r.written)) for r in results if r.written}

@@ -64,6 +64,7 @@ def written(results: Sequence[Result]) -> str:
     for result in results:
         if result.written:
             parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
+            parts += [message(result.note)] if result.note else []
         elif result.report.declined:
             parts.append(message(f"{result.adapter.name}: {result.report.declined}", "warning"))
         else:
