@@ -45,7 +45,9 @@ class LoraxAdapter(BaseModel):
     rank: str
     format: str
     family: str
-    trained_on: str = Field(description="File name of the base that the metadata names")
+    trained_on: str = Field(
+        description="File name of the base that the metadata names; where it names none, the kind that Civitai names"
+    )
     trigger_words: str
     problem: str = Field(description="Why it cannot be moved, else empty")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorax.errors import LoraxError
-from lorax.formats import metadata, writer
+from lorax.formats import metadata, sidecars, writer
 from lorax.formats.loraxfile import Header
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Plan
@@ -45,6 +45,6 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     )
     described = metadata.common(plan, source, layers, path.stem, "lorax") | header.as_metadata()
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
-    sidecars = metadata.carry_sidecars(adapter.path, path, staging, source.family, note)
+    beside = sidecars.carry(adapter.path, path, staging, source.family, note)
     writer.save(tensors, staging.add(path), described)
-    return [path, *sidecars]
+    return [path, *beside]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.formats import metadata
+from lorax.formats import metadata, sidecars
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan
 
@@ -46,9 +46,9 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
     check_finite(plan, tensors)
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
     note = metadata.moved_note(plan)
-    sidecars = metadata.carry_sidecars(plan.adapter.path, path, staging, plan.target.family, note)
+    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
     save(tensors, staging.add(path), described)
-    return [path, *sidecars]
+    return [path, *beside]
 
 
 def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, Model, facts, propose
+from lorax.catalog import Facts, Model, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host, Shot
 from lorax.options import Options, Saving, declared
@@ -88,9 +88,9 @@ class Handlers:
             return ["Source and target are the same checkpoint: nothing would change."]
         found = []
         for model, fact in zip(models, (fact for _, fact in known), strict=True):
-            named = propose(model.path, bases.values())
-            if named and named.name != source:
-                found.append(f"{model.name} says that it was trained on {named.name}, but the source is {source}.")
+            says = named(model.path, bases.values())
+            if says and says.name != source:
+                found.append(f"{model.name} says that it was trained on {says.name}, but the source is {source}.")
             try:
                 if not fact.problem:
                     plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
