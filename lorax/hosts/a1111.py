@@ -13,11 +13,10 @@ from modules import call_queue, devices, paths_internal, processing, sd_models, 
 
 from lorax.catalog import Model
 from lorax.errors import Interrupted
+from lorax.hosts.a1111_settings import stored
 from lorax.hosts.base import Shot, T
-from lorax.options import Option, Options, Saving, declared
 from lorax.transfer import Progress
 
-PREFIX = "lorax_"  # of our options among the host's
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
@@ -56,8 +55,7 @@ class A1111:
             networks.list_available_networks()
 
     def defaults(self) -> Mapping[str, Any]:
-        stored = shared.opts.data
-        return {name: stored[PREFIX + name] for option in _options() if PREFIX + (name := option.name) in stored}
+        return stored()
 
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
@@ -120,16 +118,6 @@ class A1111:
         return drawn
 
 
-def add_settings() -> None:
-    """The options' defaults as a page of the WebUI's settings."""
-    section = ("lorax", "LoRA-X")
-    for option in _options():
-        component, arguments = _component(option)
-        default = "" if option.default is None else option.default
-        info = shared.OptionInfo(default, option.label, component, arguments, section=section)
-        shared.opts.add_option(PREFIX + option.name, info.info(option.described).needs_reload_ui())
-
-
 def guards(app: Any) -> list[Any] | None:
     """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
     routes = {getattr(route, "path", ""): route for route in app.routes}
@@ -141,18 +129,6 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
-
-
-def _options() -> list[Option]:
-    return declared(Options) + [option for option in declared(Saving) if option.kind is not bool]  # replacing is asked each time
-
-
-def _component(option: Option) -> tuple[Any, dict[str, Any]]:
-    if option.choices:
-        return gr.Dropdown, {"choices": list(option.choices)}
-    if option.bounds:
-        return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": 0.01}
-    return gr.Textbox, {"placeholder": option.example}
 
 
 def _networks() -> Any:

@@ -129,7 +129,7 @@ class Double:
             },
             "call_queue": {"queue_lock": threading.Lock(), "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
             "devices": {"device": SimpleNamespace(type="cpu")},
-            "paths_internal": {"models_path": str(models)},
+            "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
@@ -163,4 +163,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        monkeypatch.delitem(sys.modules, "lorax.hosts.a1111", raising=False)  # it binds them when it is imported
+        for name in ("a1111", "a1111_settings"):  # they bind them when they are imported
+            monkeypatch.delitem(sys.modules, f"lorax.hosts.{name}", raising=False)
