@@ -20,10 +20,8 @@ from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.formats import AdapterFile, lora, open_adapter, writer
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
-from lorax.tensors import hashes
+from lorax.tensors import Stamp, hashes, stamp
 from lorax.transfer import Progress, plan, run
-
-Stamp = tuple[str, int, int]
 
 
 class Library(Protocol):
@@ -108,12 +106,6 @@ class Fitter:
         if pair not in self._same:
             self._same[pair] = _matches(adapter, base)
         return self._same[pair]
-
-
-def stamp(path: Path) -> Stamp:
-    """What changes when a file is replaced."""
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def settings(adapter: AdapterFile) -> tuple[Options, torch.dtype]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -14,6 +14,7 @@ from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
+from lorax.tensors import stamp
 from lorax.transfer import Moved, Plan, Progress, plan, run
 
 
@@ -59,6 +60,23 @@ class Result:
     note: str = ""
 
 
+class Memory:
+    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large."""
+
+    LIMIT = 1 << 30  # bytes
+
+    def __init__(self) -> None:
+        self._last: tuple[Hashable, list[Moved]] | None = None
+
+    def of(self, key: Hashable) -> list[Moved] | None:
+        last = self._last
+        return last[1] if last is not None and last[0] == key else None
+
+    def keep(self, key: Hashable, moved: list[Moved]) -> None:
+        size = sum(factor.nbytes for one in moved for delta in one.layers.values() for factor in (delta.up, delta.down))
+        self._last = (key, moved) if size <= self.LIMIT else None
+
+
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
     if not request.adapters:
@@ -68,23 +86,23 @@ def plans(request: Request) -> list[Plan]:
     return [plan(open_adapter(adapter.path), source, target, request.options) for adapter in request.adapters]
 
 
-def analyse(request: Request, progress: Progress) -> list[Result]:
+def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
     """Do everything but write."""
-    planned = plans(request)
-    moved = _run(request, planned, progress)
+    state, planned = _state(request), plans(request)
+    moved = _run(request, planned, progress, state, memory or Memory())
     return [Result(adapter, one.report) for adapter, one in zip(request.adapters, moved, strict=True)]
 
 
-def transfer(request: Request, destination: Destination, progress: Progress) -> list[Result]:
+def transfer(request: Request, destination: Destination, progress: Progress, memory: Memory | None = None) -> list[Result]:
     """Move the adapters and write them: all files appear together at the end, or none does."""
-    planned = plans(request)
+    state, planned = _state(request), plans(request)
     paths = [destination.path(one) for one in planned]
     if len(set(paths)) < len(paths):
         raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
     saving, results = destination.saving, []
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
-    moved = _run(request, planned, progress)
+    moved = _run(request, planned, progress, state, memory or Memory())
     with Staging() as staging:
         for adapter, one, made, path in zip(request.adapters, planned, moved, paths, strict=True):
             written = output.stage(one, made, path, staging, saving)
@@ -92,7 +110,15 @@ def transfer(request: Request, destination: Destination, progress: Progress) -> 
     return results
 
 
-def _run(request: Request, planned: list[Plan], progress: Progress) -> list[Moved]:
+def _state(request: Request) -> Hashable:
+    """Differs once a file or an option does, and always where a folder is asked for, since what is in it may change unseen."""
+    paths = (request.source.path, request.target.path, *(adapter.path for adapter in request.adapters))
+    return request.options, tuple(stamp(path) if path.is_file() else object() for path in paths)
+
+
+def _run(request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory) -> list[Moved]:
+    if (known := memory.of(state)) is not None:
+        return known
     total, before, moved = sum(len(one.pairs) for one in planned), 0, []
     for adapter, one in zip(request.adapters, planned, strict=True):
 
@@ -101,4 +127,5 @@ def _run(request: Request, planned: list[Plan], progress: Progress) -> list[Move
 
         moved.append(run(one, show))
         before += len(one.pairs)
+    memory.keep(state, moved)
     return moved

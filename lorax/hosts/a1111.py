@@ -15,6 +15,7 @@ from lorax.catalog import Model
 from lorax.errors import Interrupted
 from lorax.hosts.a1111_settings import stored
 from lorax.hosts.base import Shot, T
+from lorax.hosts.turns import Job, Turns
 from lorax.transfer import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
@@ -27,6 +28,7 @@ class A1111:
     has_prompt = True
 
     def __init__(self) -> None:
+        self._turns = Turns()
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         self.notice = (
             ""
@@ -73,14 +75,25 @@ class A1111:
                 shared.state.end()
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
-            return work(_progress, *values)
+        def handle(task: str, job: Job, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+            def progress(done: int, total: int, text: str) -> None:
+                job.check()
+                _progress(done, total, text)
+
+            self._turns.begin(job)
+            return work(progress, *values)
 
         wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
-        return wrapped
+
+        def queued(task: str, *values: Any) -> Sequence[Any]:
+            with self._turns.job() as job:
+                return wrapped(task, job, *values)
+
+        return queued
 
     def interrupt(self) -> None:
-        shared.state.interrupt()
+        if self._turns.stop():  # else what the host is at now is another's
+            shared.state.interrupt()  # a picture stops at its next step
 
     def tag(self, adapter: Path) -> str:
         known = _networks().available_networks.values() if _networks() else ()

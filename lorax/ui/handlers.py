@@ -17,7 +17,7 @@ from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Destination, Request, analyse, plans, transfer
+from lorax.workflow import Destination, Memory, Request, analyse, plans, transfer
 
 KEEP = gr.update()
 
@@ -26,7 +26,7 @@ class Handlers:
     """The first values of a job's handler are source, target, LoRAs and the controls of ``Options``."""
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host, self.memory = host, Memory()
 
     # What is there to choose
 
@@ -105,6 +105,7 @@ class Handlers:
 
         def guarded(progress: Progress, *values: Any) -> list[Any]:
             try:
+                progress(0, 1, "Reading the files")  # a job that was stopped while it waited ends here
                 return work(progress, *values)
             except Interrupted:
                 text = words.message("Stopped. Nothing was written.", "warning")
@@ -115,7 +116,7 @@ class Handlers:
         return self.host.handler(guarded, outputs)
 
     def analyse(self, progress: Progress, *values: Any) -> list[Any]:
-        results = analyse(self._request(values), progress)
+        results = analyse(self._request(values), progress, self.memory)
         records = [record for result in results for record in result.report.records]
         shown = words.summary(results), heatmap(records), words.rows(results)
         return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
@@ -123,7 +124,8 @@ class Handlers:
     def transfer(self, progress: Progress, *values: Any) -> list[Any]:
         *given, name, subfolder = values[: -len(declared(Saving))]
         request, saving = self._request(given), chosen(Saving, values[-len(declared(Saving)) :])
-        results = transfer(request, Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving), progress)
+        destination = Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving)
+        results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
         moved = {r.written.stem: (r.adapter.name, str(r.written)) for r in results if r.written}
         tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]
