@@ -15,7 +15,7 @@ from lorax.options import Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
-from lorax.transfer import Moved, Plan, Progress, plan, run
+from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def plans(request: Request) -> list[Plan]:
         raise LoraxError("No LoRA is chosen. Choose at least one.")
     source = open_checkpoint(request.source.path)
     target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
-    return [plan(open_adapter(adapter.path), source, target, request.options) for adapter in request.adapters]
+    return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
 
 
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
@@ -119,13 +119,11 @@ def _state(request: Request) -> Hashable:
 def _run(request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory) -> list[Moved]:
     if (known := memory.of(state)) is not None:
         return known
-    total, before, moved = sum(len(one.pairs) for one in planned), 0, []
-    for adapter, one in zip(request.adapters, planned, strict=True):
+    who = request.adapters[0].name if len(request.adapters) == 1 else f"{len(request.adapters)} LoRAs"
 
-        def show(done: int, count: int, layer: str, adapter: Model = adapter, before: int = before) -> None:
-            progress(before + done, total, f"{adapter.name}: layer {min(done + 1, count)} of {count}")
+    def show(done: int, total: int, layer: str) -> None:
+        progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
 
-        moved.append(run(one, show))
-        before += len(one.pairs)
+    moved = run_all(planned, show)
     memory.keep(state, moved)
     return moved
