@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
-Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, loras; then sweep,
-summary and report, or headline and compare.
+Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
+loras, classifier; then sweep, probe, forecast, pictures, summary and report, or headline and compare.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from lab import bundle, data, lora, sweep, unet, vae, xl
+from lab import bundle, data, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
+from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import FINDINGS, compare, report, summary
@@ -111,6 +112,11 @@ def headline(options: argparse.Namespace) -> None:
     _measure(sweep.headline(), options)
 
 
+def probe(options: argparse.Namespace) -> None:
+    """Run source and target on every pair, with and without adapters: what is known before a transfer."""
+    probing.run(Results(options.results))
+
+
 def classifier(options: argparse.Namespace) -> None:
     """Train what judges pictures."""
     from lab.classifier import train_classifier
@@ -149,11 +155,14 @@ COMMANDS = {
     "headline": headline,
     "classifier": classifier,
     "pictures": pictures,
+    "probe": probe,
+    "forecast": forecast,
     "summary": summary,
     "report": report,
     "compare": compare,
 }
-STORED = {"sweep": RESULTS, "headline": RERUN, "pictures": RESULTS, "summary": RESULTS, "report": RESULTS, "compare": RERUN}
+MEASURING = ("sweep", "probe", "forecast", "pictures", "summary", "report")
+STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 
 def parser() -> argparse.ArgumentParser:

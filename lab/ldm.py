@@ -13,8 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from lab import data, ldm_xl
 from lab.models import HEADS, TOKENS, Model
 from lab.xl import XLModel
-from lorax.layers import UNetNames
-from lorax.runner.text import whole_name
+from lorax.layers import UNetNames, text_path
 from lorax.runner.vae import ldm_name
 
 SD1_TEXT, XL_TEXT = "cond_stage_model.transformer.", "conditioner.embedders.0.transformer."
@@ -51,7 +50,7 @@ def unet_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 
 
 def text_encoder_state(text_encoder: CLIPTextModel, prefix: str = SD1_TEXT) -> dict[str, torch.Tensor]:
-    return {prefix + whole_name(key): value for key, value in text_encoder.state_dict().items()}
+    return {prefix + text_path(key): value for key, value in text_encoder.state_dict().items()}
 
 
 def vae_state(vae: AutoencoderKL) -> dict[str, torch.Tensor]:

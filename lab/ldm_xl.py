@@ -11,7 +11,8 @@ from transformers import CLIPTextModelWithProjection
 from lab import data
 from lab.models import TOKENS
 from lab.xl import XLModel
-from lorax.runner.text import open_clip_source, whole_name
+from lorax.layers import PROJECTION, text_path
+from lorax.openclip import key_of
 
 PREFIX = "conditioner.embedders.1.model."
 LOGIT_SCALE = math.log(1 / 0.07)  # OpenCLIP's at the start; the layout has it, and nothing that makes pictures reads it
@@ -22,11 +23,11 @@ def text_encoder_2_state(encoder: CLIPTextModelWithProjection) -> dict[str, torc
     state = {f"{PREFIX}logit_scale": torch.tensor(LOGIT_SCALE)}
     fused: dict[str, list[torch.Tensor]] = {}
     for name, value in encoder.state_dict().items():
-        source = open_clip_source(whole_name(name))
-        if source.third is None:
-            state[PREFIX + source.key] = value.T if source.transposed else value
+        key, third = key_of(text_path(name))
+        if third is None:
+            state[PREFIX + key] = value.T if key == PROJECTION else value
         else:
-            fused.setdefault(PREFIX + source.key, [value] * 3)[source.third] = value
+            fused.setdefault(PREFIX + key, [value] * 3)[third] = value
     return state | {key: torch.cat(thirds) for key, thirds in fused.items()}
 
 

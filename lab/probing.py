@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from lab import data
 from lab.bundle import runner_of
 from lab.results import Key, Results
-from lab.variants import AUTO, COPY, LORAX, STRENGTHS, VARIANTS, move
+from lab.variants import AUTO, COPY, STRENGTHS, VARIANTS, Variant, move
 from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
 from lorax import probe
 from lorax.checkpoint import open_checkpoint
@@ -20,7 +23,7 @@ from lorax.formats import writer
 from lorax.runner import Runner
 
 PROMPTS = 16
-PROBED = (COPY, LORAX, AUTO)
+PROBED = (COPY, AUTO)
 
 
 def prompts() -> list[str]:
@@ -30,38 +33,45 @@ def prompts() -> list[str]:
 
 
 def run(results: Results, pairs: Iterable[tuple[str, str]] = ALL_PAIRS) -> None:
-    """Probe every style's adapter on every pair. What is stored already is not probed again."""
+    """Probe every style's adapter on every pair. What is stored already is not probed again, what is not trained left out."""
     adapters = [ADAPTERS[f"{style}-r{HEADLINE_RANK}"] for style in STYLES]
-    wanted = [(source, target, adapter) for source, target in pairs for adapter in adapters]
-    runners: dict[str, Runner] = {}
-    for source, target, adapter in tqdm(wanted, desc="probe", mininterval=10):
-        keys = [Key(target, adapter.name, name, source) for name in PROBED]
-        if all(key in results.probes for key in keys):
+    runner = cache(runner_of)
+    on_source = cache(lambda source, adapter: _OnSource.of(runner(source), adapter.path(source)))
+    for source, target, adapter in tqdm([(*pair, one) for pair in pairs for one in adapters], desc="probe", mininterval=10):
+        keys = {name: Key(target, adapter.name, name, source) for name in PROBED}
+        if all(key in results.probes for key in keys.values()) or not adapter.path(source).is_file():
             continue
-        for name in (source, target):
-            if name not in runners:
-                runners[name] = runner_of(name)
-        for key, found in zip(keys, _probe(runners[source], runners[target], source, adapter), strict=True):
-            results.add_probe(key, found)
+        known = on_source(source, adapter)
+        for name, key in keys.items():
+            results.add_probe(key, known.against(runner(target), VARIANTS[name], adapter, source))
 
 
-def _probe(source: Runner, target: Runner, source_name: str, adapter: Adapter) -> Iterable[dict[str, Any]]:
-    path, asked = adapter.path(source_name), prompts()
-    inputs = probe.on_the_way(source, asked)
-    d_s, pictures = probe.change(source, path, inputs), probe.drawn(source, path, asked)
-    known = {
-        "source_alone": probe.loss(source, None, pictures, asked),
-        "source_adapted": probe.loss(source, path, pictures, asked),
-        "target_alone": probe.loss(target, None, pictures, asked),
-    }
-    for name in PROBED:
-        planned, moved = move(VARIANTS[name], adapter, source_name, open_checkpoint(checkpoint(source_name)), target.base)
+@dataclass(frozen=True)
+class _OnSource:
+    """What the source does with an adapter, which is the same for every target."""
+
+    inputs: probe.Inputs
+    change: torch.Tensor
+    pictures: torch.Tensor
+    losses: dict[str, float]
+
+    @classmethod
+    def of(cls, source: Runner, path: Path) -> _OnSource:
+        asked = prompts()
+        inputs, pictures = probe.on_the_way(source, asked), probe.drawn(source, path, asked)
+        losses = {"source_alone": None, "source_adapted": path}
+        found = {name: probe.loss(source, adapter, pictures, asked) for name, adapter in losses.items()}
+        return cls(inputs, probe.change(source, path, inputs), pictures, found)
+
+    def against(self, target: Runner, variant: Variant, adapter: Adapter, source: str) -> dict[str, Any]:
+        """The target alone, and with what the variant moves, if it moves anything."""
+        found: dict[str, Any] = self.losses | {"target_alone": probe.loss(target, None, self.pictures, self.inputs.prompts)}
+        planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), target.base)
         if not moved.layers:
-            yield known
-            continue
+            return found
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "moved.safetensors"
             writer.write(planned, moved, written, dtype="fp32")
-            found = probe.agreement(d_s, probe.change(target, written, inputs))
-            losses = {str(s): probe.loss(target, written, pictures, asked, s) for s in STRENGTHS}
-        yield known | {"r2": found.r2, "strength": found.strength, "target_adapted": losses}
+            agreement = probe.agreement(self.change, probe.change(target, written, self.inputs))
+            losses = {str(s): probe.loss(target, written, self.pictures, self.inputs.prompts, s) for s in STRENGTHS}
+        return found | asdict(agreement) | {"target_adapted": losses}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,8 @@ from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import STRENGTHS, VARIANTS, Variant, move
-from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
+from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
+from lorax import forecast
 from lorax.checkpoint import open_checkpoint
 from lorax.formats import writer
 from lorax.report import Report
@@ -34,7 +34,7 @@ def headline() -> Iterator[Task]:
 
 
 def full() -> Iterator[Task]:
-    """The headline, the same at the other ranks, every pair, and last the sweeps of kept rank and threshold."""
+    """The headline, the same at other ranks, every pair; last, between relatives, the sweeps of kept rank and threshold."""
     yield from headline()
     variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
     adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
@@ -42,7 +42,8 @@ def full() -> Iterator[Task]:
     few = [adapter for adapter in adapters if adapter.rank == HEADLINE_RANK]
     yield from ((*pair, adapter, variant) for pair in ALL_PAIRS for adapter in few for variant in variants)
     sweeps = [variant for variant in VARIANTS.values() if variant.question != "headline"]
-    yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in few for variant in sweeps)
+    relatives = [pair for pair in HEADLINE_PAIRS if are_related(*pair)]
+    yield from ((*pair, adapter, variant) for pair in relatives for adapter in few for variant in sweeps)
 
 
 def run(tasks: Iterable[Task], results: Results) -> None:
@@ -116,18 +117,9 @@ class _Target:
 
 def _facts(report: Report) -> dict[str, Any]:
     """What the forecast may use: all of it known without running a model."""
-    moved = [record for record in report.records if record.status == "transferred"]
-    similar = [record.similarity for record in report.records if record.similarity is not None]
-    norm = sum(record.norm**2 for record in report.records)
-    return {
-        "coverage": round(report.coverage, 4),
-        "declined": bool(report.declined),
-        "similarity": round(statistics.median(similar), 4) if similar else None,
-        "lowest": round(min(similar), 4) if similar else None,
-        "kept": round((sum((r.norm * (r.kept or 0)) ** 2 for r in moved) / norm) ** 0.5, 4) if norm else None,
-        "overlap": round(report.overlap, 4),
-        "rank": max((record.rank or 0 for record in moved), default=0),
-    }
+    known = {name: None if value is None else round(value, 4) for name, value in forecast.known(report).items()}
+    rank = max((record.rank or 0 for record in report.records if record.status == "transferred"), default=0)
+    return {**known, "declined": bool(report.declined), "rank": rank}
 
 
 def _digest(layers: dict[str, Any]) -> str:

@@ -88,8 +88,8 @@ class Cache:
             with safe_open(str(path), framework="pt") as file:
                 entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
             os.utime(path)  # used now
-        except (SafetensorError, OSError, ValueError, OverflowError):
-            return None
+        except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError):
+            return None  # torch says RuntimeError where another process removed the file in the meantime
         return entry
 
     @staticmethod

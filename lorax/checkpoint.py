@@ -13,7 +13,7 @@ import torch
 from lorax import families, openclip
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Component, Family
-from lorax.layers import UNetNames
+from lorax.layers import TEXT_MODEL, UNetNames, text_path
 from lorax.tensors import Hashes, Part, TensorFile, hashes, open_tensors
 
 WEIGHT_FILES = (
@@ -24,7 +24,6 @@ WEIGHT_FILES = (
     "model.fp16.safetensors",
     "pytorch_model.bin",
 )
-TEXT_MODEL = "text_model."  # transformers 5, adapters made with it and some old checkpoints leave this prefix out
 
 
 class Checkpoint:
@@ -44,13 +43,7 @@ class Checkpoint:
 
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
-        part = self._where[layer]
-        if not (weight := part.get()).is_floating_point():
-            raise LoraxError(
-                f"{part.file.path}: {part.key} holds {weight.dtype} values; expected floating point numbers. "
-                "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
-            )
-        return weight
+        return self._where[layer].get()
 
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
@@ -146,7 +139,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             if key.startswith(component.checkpoint) and _is_layer(key, shape):
                 inside = key[len(component.checkpoint) : -len(".weight")]
                 if component.name != "unet":
-                    where[f"{component.name}.{_text_path(inside)}"] = Part(file, key)
+                    where[f"{component.name}.{text_path(inside)}"] = Part(file, key)
                 elif names.has_ldm(inside):
                     where[f"{component.name}.{inside}"] = Part(file, key)
     return Checkpoint(path, family, names, where)
@@ -169,11 +162,7 @@ def _open_folder(path: Path) -> Checkpoint:
 
 def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
     path = key.removesuffix(".weight")
-    return names.to_ldm(path) if component.name == "unet" else _text_path(path)
-
-
-def _text_path(path: str) -> str:
-    return path if path.startswith((TEXT_MODEL, openclip.PROJECTION)) else TEXT_MODEL + path
+    return names.to_ldm(path) if component.name == "unet" else text_path(path)
 
 
 def _weights_in(folder: Path) -> TensorFile | None:

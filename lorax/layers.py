@@ -34,6 +34,8 @@ OUTSIDE_BLOCKS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+TEXT_MODEL = "text_model."  # transformers 5, adapters made with it and some old checkpoints leave this prefix out
+PROJECTION = "text_projection"  # of the pooled text; it is beside the text model, and not in it
 BLOCK = re.compile(
     r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?"
     r"|\w+\.text_model\.encoder\.layers\.\d+"
@@ -156,6 +158,11 @@ def block_of(layer: str) -> str:
     """
     found = BLOCK.match(layer)
     return found[0] if found else layer
+
+
+def text_path(path: str) -> str:
+    """The path of a text encoder's layer or parameter, with the prefix that may have been left out."""
+    return path if path.startswith((TEXT_MODEL, PROJECTION)) else TEXT_MODEL + path
 
 
 def _split(path: str, known: Collection[str]) -> tuple[str, str]:

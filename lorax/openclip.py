@@ -1,4 +1,4 @@
-"""OpenCLIP's text encoders under the names that transformers gives their layers, which all adapters use."""
+"""OpenCLIP's text encoders under the names that transformers gives their parts, which all adapters use."""
 
 from __future__ import annotations
 
@@ -6,38 +6,61 @@ import re
 from collections.abc import Mapping
 
 from lorax.errors import LoraxError
+from lorax.layers import PROJECTION, TEXT_MODEL
 from lorax.tensors import Part, TensorFile
 
-# What transformers keeps as three weights, OpenCLIP keeps as the rows of one.
-FUSED = {"attn.in_proj_weight": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
-LAYERS = {"attn.out_proj.weight": "self_attn.out_proj", "mlp.c_fc.weight": "mlp.fc1", "mlp.c_proj.weight": "mlp.fc2"}
-PROJECTION = "text_projection"  # of the pooled text; OpenCLIP multiplies by it from the right, and keeps it transposed
+LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")  # of a block
+_NAMES = (
+    (r"^text_model\.embeddings\.token_embedding", "token_embedding"),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.final_layer_norm", "ln_final"),
+    (r"^text_model\.encoder\.layers", "transformer.resblocks"),
+    (r"\.layer_norm([12])", r".ln_\1"),
+    (r"\.mlp\.fc1", ".mlp.c_fc"),
+    (r"\.mlp\.fc2", ".mlp.c_proj"),
+    (r"\.self_attn\.[qkv]_proj\.", ".attn.in_proj_"),
+    (r"\.self_attn\.out_proj", ".attn.out_proj"),
+    (rf"^{PROJECTION}\.weight", PROJECTION),
+)
+
+
+def key_of(name: str) -> tuple[str, int | None]:
+    """OpenCLIP's key of the parameter that transformers calls ``name``, and which third of its rows it is, if it is not all.
+
+    OpenCLIP keeps q, k and v in one tensor, and the projection of the pooled text transposed.
+    """
+    found = re.search(r"\.self_attn\.([qkv])_proj\.", name)
+    key = name
+    for pattern, replacement in _NAMES:
+        key = re.sub(pattern, replacement, key)
+    return key, "qkv".index(found[1]) if found else None
+
+
+def part(file: TensorFile, prefix: str, name: str) -> Part:
+    """Where the parameter is in an encoder whose keys begin with ``prefix``; the file need not have it.
+
+    Raises LoraxError when a tensor of q, k and v is not three of one size.
+    """
+    inside, third = key_of(name)
+    key = prefix + inside
+    if third is None or (shape := file.shapes.get(key)) is None:
+        return Part(file, key, transposed=inside == PROJECTION)
+    rows = shape[0] // 3 if shape else 0
+    if shape != ((3 * rows, rows) if name.endswith(".weight") else (3 * rows,)):
+        raise LoraxError(
+            f"{file.path}: {key} has shape {shape}; expected three square matrices for q, k and v, one below the other. "
+            "The checkpoint is damaged; use another copy."
+        )
+    return Part(file, key, slice(third * rows, (third + 1) * rows))
 
 
 def layers(file: TensorFile, prefix: str) -> Mapping[str, Part]:
     """Path as in transformers -> where the weight is, for all linear layers of the encoder whose keys begin with ``prefix``.
 
-    Raises LoraxError when a fused weight is not three of one size.
+    Raises LoraxError as ``part`` does.
     """
-    found: dict[str, Part] = {}
-    for key, shape in file.shapes.items():
-        if not key.startswith(prefix):
-            continue
-        path = key.removeprefix(prefix)
-        if path == PROJECTION and len(shape) == 2:
-            found[PROJECTION] = Part(file, key, transposed=True)
-        if not (block := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", path)):
-            continue
-        head, inside = f"text_model.encoder.layers.{block[1]}", block[2]
-        if inside in LAYERS:
-            found[f"{head}.{LAYERS[inside]}"] = Part(file, key)
-        elif inside in FUSED:
-            rows = shape[0] // 3 if shape else 0
-            if shape != (3 * rows, rows):
-                raise LoraxError(
-                    f"{file.path}: {key} has shape {shape}; expected three square matrices for q, k and v, one below the other. "
-                    "The checkpoint is damaged; use another copy."
-                )
-            for number, name in enumerate(FUSED[inside]):
-                found[f"{head}.{name}"] = Part(file, key, slice(number * rows, (number + 1) * rows))
-    return found
+    block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
+    blocks = dict.fromkeys(found[1] for key in file.shapes if (found := block.match(key)))
+    names = [f"{TEXT_MODEL}encoder.layers.{number}.{layer}" for number in blocks for layer in LAYERS]
+    parts = {name: part(file, prefix, f"{name}.weight") for name in (*names, PROJECTION)}
+    return {name: found for name, found in parts.items() if len(file.shapes.get(found.key, ())) == 2}

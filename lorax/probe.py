@@ -6,6 +6,7 @@ the target to draw what the source draws with the adapter? Both are meaningful b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,12 @@ class Agreement:
 
     ``r2``: 1 - ||d_t - d_s||^2 / ||d_s||^2; 1 the same change, 0 as far off as no change, below 0 further off than that.
     ``strength``: <d_s, d_t> / ||d_t||^2, by which the target's change would have to be multiplied to follow best.
+    ``cosine``: of the angle between both, whatever their sizes, which differ between bases that know more styles and fewer.
     """
 
     r2: float
     strength: float
+    cosine: float
 
 
 def on_the_way(source: Runner, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS) -> Inputs:
@@ -65,7 +68,8 @@ def agreement(d_s: torch.Tensor, d_t: torch.Tensor) -> Agreement:
     """Of the changes on source and target, on equal inputs. No change on the source is followed by none."""
     whole, own, common = (float((a * b).double().sum()) for a, b in ((d_s, d_s), (d_t, d_t), (d_s, d_t)))
     r2 = 1 - (whole + own - 2 * common) / whole if whole > 0 else float(own == 0)
-    return Agreement(r2, common / own if own > 0 else 0.0)
+    cosine = common / math.sqrt(whole * own) if whole > 0 and own > 0 else 0.0
+    return Agreement(r2, common / own if own > 0 else 0.0, cosine)
 
 
 def loss(

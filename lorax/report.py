@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from lorax.forecast import forecast
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -88,6 +90,8 @@ class Report:
             )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
+        if expected := forecast(self):
+            lines.append(expected.words)
         return "\n".join(lines)
 
     def table(self) -> str:
@@ -100,12 +104,14 @@ class Report:
         return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
 
     def as_json(self) -> dict[str, Any]:
+        expected = forecast(self)
         return {
             "method": self.method,
             "declined": self.declined,
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,
+            "forecast": dataclasses.asdict(expected) | {"words": expected.words} if expected else None,
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],
         }

@@ -55,19 +55,27 @@ class Part(NamedTuple):
 
     file: TensorFile
     key: str
-    rows: slice = slice(None)
+    rows: slice | None = None
     transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first, *rest = self.file.shapes[self.key]
-        shape = len(range(first)[self.rows]), *rest
+        shape = self.file.shapes[self.key]
+        if self.rows is not None:
+            shape = len(range(shape[0])[self.rows]), *shape[1:]
         return shape[::-1] if self.transposed else shape
 
     def get(self) -> torch.Tensor:
-        """A view of the file, which is mapped: rows that are not used are not read."""
-        tensor = self.file.get(self.key)[self.rows]
-        return tensor.mT if self.transposed else tensor
+        """A view of the file, which is mapped: rows that are not used are not read. Raises LoraxError if it holds no floats."""
+        tensor = self.file.get(self.key)
+        if not tensor.is_floating_point():
+            raise LoraxError(
+                f"{self.file.path}: {self.key} holds {tensor.dtype} values; expected floating point numbers. "
+                "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
+            )
+        if self.rows is not None:
+            tensor = tensor[self.rows]
+        return tensor.transpose(0, -1) if self.transposed else tensor
 
 
 class SafetensorsFile:

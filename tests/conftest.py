@@ -19,14 +19,18 @@ torch.set_num_threads(1)
 NEED_DIFFUSERS = (
     "demo",
     "host",
+    "lab_lora",
     "lab_report",
     "ldm",
     "measure",
     "names",
     "peft",
     "pictures",
+    "probe",
     "runner",
     "runner_errors",
+    "standalone",
+    "sweep",
     "xl_names",
 )
 collect_ignore = [] if find_spec("diffusers") else [f"test_{name}.py" for name in NEED_DIFFUSERS]

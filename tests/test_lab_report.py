@@ -194,11 +194,12 @@ def test_forecast_and_pictures_appear_with_their_data(folder: Path, tmp_path: Pa
     points = {"predicted": [0.1, 0.5], "measured": [0.2, 0.4], "labels": [FINETUNE, SCRATCH]}
     for file in folder.glob("*.jsonl"):
         (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "forecast.json").write_text(json.dumps({"plots": {"probe": points}, "sentences": ["It is close."]}))
+    forecast = {"plots": {"probe": points}, "sentences": ["It is close."], "tables": [[{"of": "copy", "error": 0.1}]]}
+    (tmp_path / "forecast.json").write_text(json.dumps(forecast))
     (tmp_path / "pictures.json").write_text(json.dumps({"rows": [{"variant": "copy", "style": 0.5}], "sentences": []}))
     page.write(Cells(Results(tmp_path)), tmp_path / "findings.md")
     text = (tmp_path / "findings.md").read_text()
-    assert "](findings/forecast-probe.svg)\n\n- It is close.\n" in text
+    assert "](findings/forecast-probe.svg)\n\n- It is close.\n\n| of | error |" in text
     assert "| copy | 0.5 |" in text
 
 
@@ -256,7 +257,14 @@ def test_a_rerun_that_lacks_a_figure_differs(cells: Cells, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "line",
-    ["base --steps 5 --continue", "loras --only contrast-r4-*", "sweep --results x --target xl", "headline --target scratch"],
+    [
+        "probe --results x",
+        "forecast",
+        "base --steps 5 --continue",
+        "loras --only contrast-r4-*",
+        "sweep --results x --target xl",
+        "headline --target scratch",
+    ],
 )
 def test_every_step_has_its_options(line: str) -> None:
     assert parser().parse_args(line.split()).step == line.split()[0]

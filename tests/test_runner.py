@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import CONTEXT, Model, new_text_encoder, new_unet
-from lorax import families
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
-from lorax.families import Component
 from lorax.formats import open_adapter
 from lorax.layers import UNetNames
 from lorax.runner import Conditioning, Runner
@@ -165,17 +162,6 @@ def test_the_second_text_encoder(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def with_sdxl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SDXL's components, as long as lorax has none."""
-    if families.SDXL.components:
-        return
-    first = Component("te1", "conditioner.embedders.0.transformer.", "text_encoder", ("lora_te1_",), ("text_encoder.",))
-    second = Component("te2", "conditioner.embedders.1.model.", "text_encoder_2", ("lora_te2_",), ("text_encoder_2.",))
-    family = replace(families.SDXL, components=(families.UNET, first, second))
-    monkeypatch.setattr(families, "FAMILIES", (families.SD1, families.SD2, family))
-
-
-@pytest.fixture
 def xl_model(tmp_path: Path) -> tuple[xl.XLModel, Path]:
     torch.manual_seed(0)
     model = xl.new_xl().eval()
@@ -183,7 +169,6 @@ def xl_model(tmp_path: Path) -> tuple[xl.XLModel, Path]:
     return model, tmp_path / "xl.safetensors"
 
 
-@pytest.mark.usefixtures("with_sdxl")
 @pytest.mark.parametrize("pruned", [False, True])
 @torch.no_grad()
 def test_sdxl_predicts_as_the_lab(xl_model: tuple[xl.XLModel, Path], pruned: bool) -> None:
@@ -208,7 +193,6 @@ def test_sdxl_predicts_as_the_lab(xl_model: tuple[xl.XLModel, Path], pruned: boo
     assert torch.isfinite(pictures).all()
 
 
-@pytest.mark.usefixtures("with_sdxl")
 @torch.no_grad()
 def test_the_pooled_text_and_the_size_reach_the_unet(xl_model: tuple[xl.XLModel, Path]) -> None:
     """Against diffusers' call by hand, with columns for the pooled text that are not zero."""
@@ -226,7 +210,6 @@ def test_the_pooled_text_and_the_size_reach_the_unet(xl_model: tuple[xl.XLModel,
     assert not torch.allclose(runner.predict(latents, times, Conditioning(conditioning.context, 2 * pooled)), expected, atol=1e-3)
 
 
-@pytest.mark.usefixtures("with_sdxl")
 def test_layers_of_both_text_encoders(xl_model: tuple[xl.XLModel, Path]) -> None:
     model, path = xl_model
     runner = Runner(path)

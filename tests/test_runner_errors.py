@@ -107,6 +107,7 @@ def without(part: str) -> Callable[[dict[str, torch.Tensor]], object]:
         (without(f"{UNET}output_blocks.4.1.norm.bias"), "the UNet has no up_blocks.1.attentions.1.norm.bias"),
         (lambda t: t.update({f"{UNET}time_embed.0.scale": torch.ones(1)}), "time_embed.0.scale has no place in the UNet"),
         (lambda t: t.update({f"{UNET}out.0.bias": torch.ones(3)}), r"out.0.bias has shape \(3,\); expected \(64,\)"),
+        (lambda t: t.update({f"{UNET}out.0.bias": torch.tensor(1.0)}), r"out.0.bias has shape \(\); expected \(64,\)"),
         (lambda t: t.update({f"{UNET}out.0.bias": torch.ones(64).to(torch.int8)}), "out.0.bias holds torch.int8 values"),
         (lambda t: t.update(v_pred=torch.ones(1)), "predicts velocity, not noise"),
     ],

@@ -82,6 +82,13 @@ def test_special_words_explain_themselves() -> None:
     assert "of the adapter&#x27;s <abbr" in html
 
 
+def test_what_the_target_already_has_is_said() -> None:
+    moved = [LayerRecord("x", "transferred", "copied", 1.0, "x", "x", overlap=0.4)]
+    html = words.summary([Result(Model("style", Path("style")), Report(moved, "auto", strength=0.6), None)])
+    assert "<p>The target already has 40% of what the LoRA adds. That is left out: the result is as strong as" in html
+    assert "already has" not in words.summary([result()])
+
+
 def test_what_was_not_written_is_said() -> None:
     html = words.written([result(written=Path("out/style.safetensors")), result("other", declined="the bases are not related")])
     assert "Written: <code>out/style.safetensors" in html.replace("\\", "/")

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from lab.paths import RESULTS
-from lab.report import page
+from lab.report import page, readme
 from lab.report.cells import Cells
 from lab.report.records import records, show
 from lab.report.rerun import differences
 from lab.results import Results
 
-FINDINGS = Path(__file__).parents[2] / "docs" / "findings.md"
+ROOT = Path(__file__).parents[2]
+FINDINGS = ROOT / "docs" / "findings.md"
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -22,8 +23,10 @@ def summary(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write docs/findings.md and its plots from the stored results."""
-    page.write(_stored(options.results), FINDINGS)
+    """Write docs/findings.md with its plots, and what the README quotes of it, from the stored results."""
+    cells = _stored(options.results)
+    page.write(cells, FINDINGS)
+    readme.write(cells, ROOT / "README.md")
     print(FINDINGS)
 
 

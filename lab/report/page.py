@@ -71,7 +71,8 @@ def _pairs(cells: Cells) -> list[dict[str, Any]]:
 
 
 def _forecast(results: Path, pictures: Path) -> dict[str, Any] | None:
-    """``forecast.json`` beside the results: ``plots``, name -> lists ``predicted``, ``measured``, ``labels``; ``sentences``."""
+    """``forecast.json`` beside the results: ``plots``, name -> lists ``predicted``, ``measured``, ``labels``; ``sentences``;
+    ``tables``, each its rows as records."""
     file = results / "forecast.json"
     if not file.exists():
         return None
@@ -80,7 +81,7 @@ def _forecast(results: Path, pictures: Path) -> dict[str, Any] | None:
         name: _drawn(plots.predicted_against_measured(**points), pictures / f"forecast-{name}.svg")
         for name, points in found["plots"].items()
     }
-    return {"plots": drawn, "sentences": found["sentences"]}
+    return {"plots": drawn, "sentences": found["sentences"], "tables": [_table(rows) for rows in found["tables"]]}
 
 
 def _pictures(results: Path, pictures: Path) -> dict[str, Any] | None:
@@ -89,9 +90,12 @@ def _pictures(results: Path, pictures: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    rows = [[str(cell) for cell in row.values()] for row in found["rows"]]
     grids = {grid.stem.replace("-", " "): _link(grid) for grid in sorted(pictures.glob("*.png"))}
-    return {"table": tables.markdown(list(found["rows"][0]), rows), "sentences": found["sentences"], "grids": grids}
+    return {"table": _table(found["rows"]), "sentences": found["sentences"], "grids": grids}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    return tables.markdown(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
 
 
 def _measured(cells: Cells) -> dict[str, Any]:

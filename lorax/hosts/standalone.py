@@ -131,6 +131,9 @@ def _kind(path: Path, changed: int) -> str:
 def _tokenizer(base: Path, root: Path) -> Path:
     folders = [parent / "tokenizer" for parent in base.parents if parent.is_relative_to(root)]
     found = next((folder for folder in folders if folder.is_dir()), None)
-    if found is None or not base.with_suffix(".yaml").is_file():
-        raise LoraxError(f"{base}: pictures need its .yaml and a tokenizer folder beside it. Compare in the WebUI instead.")
+    if found is None:
+        raise LoraxError(
+            f"{base}: pictures need a tokenizer folder with CLIP's vocab.json and merges.txt, beside the checkpoint or above it. "
+            "Copy the one of a diffusers model there, or compare in the WebUI instead."
+        )
     return found

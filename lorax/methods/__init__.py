@@ -35,7 +35,13 @@ METHODS = {
     method.name: method
     for method in (
         Method(
-            "auto", "decide per layer by what is measured", "", auto.move, gated=False, judge=auto.judge, strength=auto.strength
+            "auto",
+            "decide per layer by what is measured, and leave out what the target already has of the LoRA",
+            "",
+            auto.move,
+            gated=False,
+            judge=auto.judge,
+            strength=auto.strength,
         ),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),

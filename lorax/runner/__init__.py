@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.layers import TEXT_MODEL
 from lorax.runner.settings import settings_of
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet
@@ -178,7 +179,7 @@ class Runner:
         try:
             return encoder.get_submodule(path).weight.data
         except AttributeError:  # transformers 5 has no text_model between
-            return encoder.get_submodule(path.removeprefix("text_model.")).weight.data
+            return encoder.get_submodule(path.removeprefix(TEXT_MODEL)).weight.data
 
 
 def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:

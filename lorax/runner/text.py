@@ -11,38 +11,13 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax.checkpoint import TEXT_MODEL
+from lorax import openclip
 from lorax.errors import LoraxError
-from lorax.runner.loading import Source, load
-from lorax.tensors import TensorFile
+from lorax.layers import PROJECTION, TEXT_MODEL, text_path
+from lorax.runner.loading import load
+from lorax.tensors import Part, TensorFile
 
 HEAD_CHANNELS = 64  # of every text encoder that SD 1.x and SDXL checkpoints have
-_OPEN_CLIP = (
-    (r"^text_model\.embeddings\.token_embedding", "token_embedding"),
-    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
-    (r"^text_model\.final_layer_norm", "ln_final"),
-    (r"^text_model\.encoder\.layers", "transformer.resblocks"),
-    (r"\.layer_norm([12])", r".ln_\1"),
-    (r"\.mlp\.fc1", ".mlp.c_fc"),
-    (r"\.mlp\.fc2", ".mlp.c_proj"),
-    (r"\.self_attn\.[qkv]_proj\.", ".attn.in_proj_"),
-    (r"\.self_attn\.out_proj", ".attn.out_proj"),
-    (r"^text_projection\.weight", "text_projection"),
-)
-
-
-def open_clip_source(name: str) -> Source:
-    """Where OpenCLIP's layout keeps the parameter that transformers calls ``name``."""
-    found = re.search(r"\.self_attn\.([qkv])_proj\.", name)
-    key = name
-    for pattern, replacement in _OPEN_CLIP:
-        key = re.sub(pattern, replacement, key)
-    return Source(key, third="qkv".index(found[1]) if found else None, transposed=key == "text_projection")
-
-
-def whole_name(name: str) -> str:
-    """A parameter's name with the ``text_model.`` that transformers 5 leaves out."""
-    return name if name.startswith((TEXT_MODEL, "text_projection.")) else TEXT_MODEL + name
 
 
 def load_text_encoder(
@@ -60,16 +35,17 @@ def load_text_encoder(
     is_open_clip = f"{prefix}positional_embedding" in file.shapes
     shortened = f"{prefix}embeddings.token_embedding.weight" in file.shapes  # some old checkpoints leave ``text_model.`` out
 
-    def source(name: str) -> Source:
-        name = whole_name(name)
-        found = open_clip_source(name) if is_open_clip else Source(name.removeprefix(TEXT_MODEL) if shortened else name)
-        return found._replace(key=prefix + found.key)
+    def part_of(name: str) -> Part:
+        name = text_path(name)
+        if is_open_clip:
+            return openclip.part(file, prefix, name)
+        return Part(file, prefix + (name.removeprefix(TEXT_MODEL) if shortened else name))
 
     def shape(name: str) -> tuple[int, ...]:
-        key = source(name).key
-        if key not in file.shapes:
-            raise LoraxError(f"{file.path}: {key} is missing. Pictures need a checkpoint with its text encoders.")
-        return file.shapes[key]
+        part = part_of(name)
+        if part.key not in file.shapes:
+            raise LoraxError(f"{file.path}: {part.key} is missing. Pictures need a checkpoint with its text encoders.")
+        return part.shape
 
     vocabulary, width = shape("embeddings.token_embedding.weight")
     layer = re.compile(re.escape(prefix) + r".*(?:layers|resblocks)\.(\d+)\.")
@@ -81,12 +57,12 @@ def load_text_encoder(
         num_attention_heads=_heads(config, width),
         max_position_embeddings=shape("embeddings.position_embedding.weight")[0],
         hidden_act="gelu" if is_open_clip else "quick_gelu",
-        projection_dim=shape("text_projection.weight")[1] if is_open_clip else width,
+        projection_dim=shape(f"{PROJECTION}.weight")[0] if is_open_clip else width,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,  # the pooled text is read where the first of it is
     )
     kind = CLIPTextModelWithProjection if is_open_clip else CLIPTextModel
-    encoder = load(partial(kind, inferred), file, source, device, dtype)
+    encoder = load(partial(kind, inferred), part_of, device, dtype)
     for name, buffer in encoder.named_buffers():  # not in the file, and lost on the way
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1]))

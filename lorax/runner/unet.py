@@ -13,9 +13,9 @@ from diffusers import UNet2DConditionModel
 from lorax import families
 from lorax.errors import LoraxError
 from lorax.layers import UNetNames
-from lorax.runner.loading import Source, load
+from lorax.runner.loading import load
 from lorax.runner.settings import Settings
-from lorax.tensors import TensorFile
+from lorax.tensors import Part, TensorFile
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."
 TIME_IDS = 6  # SDXL's: original height and width, crop's top and left, target height and width
@@ -45,13 +45,13 @@ def load_unet(
     except LoraxError as error:
         raise LoraxError(f"{file.path}: {error}") from error
 
-    def source(name: str) -> Source:
+    def part_of(name: str) -> Part:
         if name not in keys:
             raise LoraxError(f"{file.path}: the UNet has no {name}, which its other keys call for. {UNKNOWN}")
-        return Source(keys[name])
+        return Part(file, keys[name])
 
     try:
-        unet = load(partial(UNet2DConditionModel, **config), file, source, device, dtype)
+        unet = load(partial(UNet2DConditionModel, **config), part_of, device, dtype)
     except (ValueError, IndexError) as error:  # diffusers, of widths without 32 groups or of levels that lack a block
         raise LoraxError(f"{file.path}: diffusers can build no such UNet ({error}). {UNKNOWN}") from error
     if surplus := keys.keys() - unet.state_dict().keys():

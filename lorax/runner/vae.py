@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from lorax.errors import LoraxError
-from lorax.runner.loading import Source, load
-from lorax.tensors import TensorFile
+from lorax.runner.loading import load
+from lorax.tensors import Part, TensorFile
 
 PREFIX = "first_stage_model."
 _PATTERNS = (
@@ -56,4 +56,4 @@ def load_vae(file: TensorFile, scale: float, device: torch.device | str = "cpu")
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "scaling_factor": scale,
     }
-    return load(partial(AutoencoderKL, **config), file, lambda name: Source(ldm_name(name, levels)), device, torch.float32)
+    return load(partial(AutoencoderKL, **config), lambda name: Part(file, ldm_name(name, levels)), device, torch.float32)

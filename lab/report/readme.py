@@ -1,0 +1,43 @@
+"""What the README quotes of the findings, between two markers, so that it cannot say anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.measure import SEEDS
+from lab.report import prose
+from lab.report.cells import Cell, Cells
+from lab.report.tables import markdown, number
+from lab.variants import AUTO, BY_NAME, COPY, LORAX
+from lab.zoo import HEADLINE_RANK, STYLES, are_related
+
+BEGIN, END = "<!-- from python -m lab report: begin -->", "<!-- end -->"
+QUOTED = (BY_NAME, COPY, LORAX, "prolora", "prolora-cross", AUTO)
+
+
+def write(cells: Cells, readme: Path) -> None:
+    """Replace what stands between the markers."""
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{_quote(cells)}\n\n{END}{after}", encoding="utf-8")
+
+
+def _quote(cells: Cells) -> str:
+    pairs = cells.headline_pairs()
+    found = {pair: {cell.variant: cell for cell in cells.headline(pair)} for pair in pairs}
+    rows = [
+        [f"`{variant}`" if variant != BY_NAME else variant, *(_figure(cells, found[pair].get(variant)) for pair in pairs)]
+        for variant in QUOTED
+    ]
+    heads = [f"{prose.called(pair)}{'' if are_related(*pair) else ' (unrelated)'}" for pair in pairs]
+    how = (
+        f"{len(STYLES)} styles that no base has seen, LoRAs of rank {HEADLINE_RANK}, {len(SEEDS)} noise seeds, strength 1; in "
+        "brackets 95 % intervals over styles, captions and seeds."
+    )
+    bullets = "\n".join(f"- {sentence}" for sentence in prose.best_methods(cells))
+    return f"{how}\n\n{markdown(('', *heads), rows)}\n\n{bullets}"
+
+
+def _figure(cells: Cells, cell: Cell | None) -> str:
+    return number(cells.recovery(cell) if cell else None)

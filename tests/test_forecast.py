@@ -1,0 +1,161 @@
+"""The forecast that a report shows: its words, where it is silent, and the committed model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax import forecast
+from lorax.catalog import Model
+from lorax.forecast import Forecast
+from lorax.report import LayerRecord, Report
+from lorax.ui import words
+from lorax.workflow import Result
+
+MODEL = {
+    "intercept": -0.1,
+    "coefficients": {"related": 0.1, "related*coverage": 0.8},
+    "bounds": [-0.2, 1.0],
+    "error": 0.1,
+    "error_of_mean": 0.2,
+    "groups": {
+        "related": {"ranges": {"similarity": [0.86, 1.0], "coverage": [0.6, 1.0]}, "residuals": [-0.2, 0.1]},
+        "unrelated": {"ranges": {"similarity": [-1.0, 0.03], "coverage": [0.9, 1.0]}, "residuals": [-0.1, 0.1]},
+    },
+}
+Fitted = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _read_anew() -> Iterator[None]:
+    forecast._fitted.cache_clear()
+    yield
+    forecast._fitted.cache_clear()
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fitted:
+    def write(**changed: Any) -> None:
+        (tmp_path / "forecast.json").write_text(json.dumps({"methods": {"copy": MODEL | changed}}))
+        monkeypatch.setattr(forecast, "FILE", tmp_path / "forecast.json")
+
+    return write
+
+
+def report(similarity: float = 0.9, moved: int = 10, method: str = "copy", **measured: float) -> Report:
+    """Of ten layers of equal norm."""
+    records = [
+        LayerRecord(
+            str(i),
+            "transferred" if i < moved else "unmatched",
+            "",
+            1.0,
+            similarity=similarity,
+            kept=1.0 if i < moved else None,
+            overlap=0.0,
+            **measured,  # type: ignore[arg-type]
+        )
+        for i in range(10)
+    ]
+    return Report(records, method)
+
+
+def test_known() -> None:
+    assert forecast.known(report(0.9, moved=6)) == {
+        "coverage": pytest.approx(0.6),
+        "similarity": 0.9,
+        "lowest": 0.9,
+        "kept": pytest.approx(0.6**0.5),
+        "overlap": 0.0,
+    }
+
+
+def test_relatives_and_strangers(fitted: Fitted) -> None:
+    fitted()
+    found = forecast.forecast(report())
+    assert found
+    assert (found.mean, found.low, found.high, found.related) == pytest.approx((0.8, 0.6, 0.9, True))
+    assert found.words.startswith(
+        "Forecast: close relatives, expect about the original's effect (80 %; most lie between 60 % and 90 %"
+    )
+    assert "the lab's small models" in found.words
+    half = forecast.forecast(report(moved=7))
+    assert half
+    assert half.mean == pytest.approx(0.56)
+    stranger = forecast.forecast(report(0.01))
+    assert stranger
+    assert stranger.words.startswith("Forecast: unrelated, expect nothing, or harm (")
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "effect"),
+    [
+        (0.0, -0.1, 0.1, "nothing, or harm"),
+        (0.1, 0.0, 0.2, "next to nothing"),
+        (0.2, -0.1, 0.5, "little of the original's effect"),
+        (0.4, 0.1, 0.7, "a part of the original's effect"),
+        (0.6, 0.3, 0.9, "most of the original's effect"),
+        (0.9, 0.6, 1.1, "about the original's effect"),
+    ],
+)
+def test_words(mean: float, low: float, high: float, effect: str) -> None:
+    assert f"expect {effect} (" in Forecast(mean, low, high, True).words
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        report(method="lorax"),
+        report(moved=0),
+        report(similarity=0.5),  # between strangers and relatives
+        report(similarity=0.2),
+        report(moved=4),
+        report(compression_error=0.3),
+        Report([LayerRecord("1", "transferred", "", 1.0)], "copy"),  # shapes differ: no similarity
+    ],
+)
+def test_nothing_is_told_of_what_was_not_measured(fitted: Fitted, of: Report) -> None:
+    fitted()
+    assert forecast.forecast(of) is None
+    assert "Forecast" not in of.summary()
+    assert of.as_json()["forecast"] is None
+
+
+def test_more_alike_than_measured_is_a_close_relative(fitted: Fitted) -> None:
+    fitted()
+    assert forecast.forecast(report(similarity=0.999))
+
+
+def test_a_useless_model_is_not_shown(fitted: Fitted) -> None:
+    fitted(error=0.2)
+    assert forecast.forecast(report()) is None
+
+
+def test_it_is_shown_once(fitted: Fitted) -> None:
+    fitted()
+    assert report().summary().count("Forecast") == 1
+    assert report().as_json()["forecast"]["mean"] == pytest.approx(0.8)
+    assert json.loads(json.dumps(report().as_json()))["forecast"]["words"] in report().summary()
+    html = words.summary([Result(Model("style", Path("style")), report())])
+    assert html.count("<p><abbr title=") >= 1
+    assert html.count(">Forecast</abbr>: close relatives") == 1
+
+
+def test_the_committed_model() -> None:
+    """Read as it is shipped. Whatever it says, it says it of what it was fitted to."""
+    fitted = forecast._fitted()
+    stored = json.loads(forecast.FILE.read_text())["methods"]
+    assert set(stored) <= {"copy", "auto"}
+    if "unrelated" not in stored.get("copy", {}).get("groups", {}):
+        pytest.skip("not fitted yet: run python -m lab forecast when strangers are measured")
+    assert "copy" in fitted
+    stranger, relative = forecast.forecast(report(0.0)), forecast.forecast(report(0.95))
+    assert stranger
+    assert relative
+    assert stranger.mean < 0.1
+    assert relative.mean > 0.4
+    assert relative.low < relative.mean < relative.high

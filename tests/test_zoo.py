@@ -1,0 +1,77 @@
+"""The lab's bases and adapters: what is related to what, and one file for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from lab import data
+from lab.paths import CACHE, EXTRA_LORAS, HEADLINE, LORAS
+from lab.zoo import (
+    ADAPTERS,
+    ALL_PAIRS,
+    BASES,
+    CONCEPT,
+    HEADLINE_PAIRS,
+    OWN_ICONS,
+    SCRATCH,
+    STRUCTURES,
+    STYLES,
+    XL,
+    XL_PRUNED,
+    are_related,
+)
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.formats import open_adapter
+
+NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the icons are not rendered; that needs npm")
+
+
+def test_adapters_move_within_a_structure() -> None:
+    assert sorted(base for structure in STRUCTURES for base in structure) == sorted(BASES)
+    assert set(HEADLINE_PAIRS) <= set(ALL_PAIRS)
+    assert len(ALL_PAIRS) == len(set(ALL_PAIRS)) == 4 * 3 + 2
+    assert {frozenset((source, target)) for source, target in ALL_PAIRS if XL in (source, target)} == {frozenset((XL, XL_PRUNED))}
+
+
+def test_only_the_base_from_another_seed_is_a_stranger() -> None:
+    unrelated = {pair for pair in ALL_PAIRS if not are_related(*pair)}
+    assert unrelated == {pair for pair in ALL_PAIRS if SCRATCH in pair}
+    assert are_related(FINETUNE, PRUNED)
+
+
+def test_every_adapter_has_its_own_file_on_every_base() -> None:
+    paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
+    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES)
+    assert Counter(path.parent for path in paths) == {LORAS: 3, HEADLINE / "loras": 30, EXTRA_LORAS: 60}
+
+
+def test_each_rank_has_every_style_and_the_concept() -> None:
+    for rank in (4, 16, 64):
+        icons = [adapter.icons for name, adapter in ADAPTERS.items() if name.endswith(f"-r{rank}")]
+        assert icons == [*STYLES, CONCEPT]
+    assert all(adapter.is_concept == (adapter.icons == CONCEPT) for adapter in ADAPTERS.values())
+    assert {adapter.icons for adapter in ADAPTERS.values() if adapter.convolution} == {"openmoji"}
+
+
+def test_committed_adapters_are_what_the_table_says() -> None:
+    found = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED) if adapter.rank == 4]
+    for adapter, base in found:
+        opened = open_adapter(adapter.path(base))
+        assert set(opened.ranks) == {adapter.rank}
+        assert opened.metadata["ss_sd_model_name"] == f"{base}.safetensors"
+        spellings = ("resnets", "in_layers")  # the second where blocks are not numbered as usual
+        assert any(part in name for name in opened.parts for part in spellings) == adapter.convolution
+
+
+def test_roles_of_the_icon_sets() -> None:
+    assert {data.SETS[OWN_ICONS[base]].role for base in BASES if base != FINETUNE} == {"base"}
+    assert data.SETS[OWN_ICONS[FINETUNE]].role == "finetune"
+    assert set(data.names("style")) == set(STYLES)
+
+
+@NEEDS_ICONS
+def test_no_base_has_seen_the_concept() -> None:
+    assert CONCEPT not in data.common_subjects()
+    assert len(data.common_subjects()) == 447
