@@ -17,7 +17,7 @@ from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
-from lorax.workflow import Destination, Request, Result, analyse, plans, transfer
+from lorax.workflow import Destination, Memory, Request, Result, analyse, plans, transfer
 
 PREFIX = "/lorax/v1"
 KEPT = 50  # finished jobs that can still be asked for
@@ -45,7 +45,9 @@ class LoraxAdapter(BaseModel):
     rank: str
     format: str
     family: str
-    trained_on: str = Field(description="File name of the base that the metadata names")
+    trained_on: str = Field(
+        description="File name of the base that the metadata names; where it names none, the kind that Civitai names"
+    )
     trigger_words: str
     problem: str = Field(description="Why it cannot be moved, else empty")
 
@@ -58,7 +60,7 @@ class LoraxAnalysis(BaseModel):
 
 
 class LoraxTransfer(LoraxAnalysis):
-    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>")
+    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file")
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
     saving: SavingModel = Field(default_factory=SavingModel)  # type: ignore[valid-type]
 
@@ -70,7 +72,9 @@ class LoraxJob(BaseModel):
     total: int
     text: str
     error: str
-    results: list[dict[str, Any]] = Field(description="For each adapter: its name, the report, and the written file's name")
+    results: list[dict[str, Any]] = Field(
+        description="For each adapter: its name, the report, the written file's name, and a note on it"
+    )
 
 
 @dataclass
@@ -93,8 +97,12 @@ class Job:
         return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})
 
     def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
+        def begin(progress: Progress) -> list[Result]:
+            progress(0, 1, "Reading the files")  # a job that was cancelled while it waited ends here
+            return work(progress)
+
         try:
-            self.results = [_result(host, result) for result in host.run(work, self._progress)]
+            self.results = [_result(host, result) for result in host.run(begin, self._progress)]
             self.state = "done"
         except Interrupted:
             self.state = "cancelled"
@@ -109,7 +117,7 @@ class Job:
 
 def router(host: Host) -> APIRouter:
     """The routes, over a host."""
-    api, jobs = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job]()
+    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory()
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -123,7 +131,7 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = _request(host, asked)
-        return begin(lambda progress: analyse(request, progress))
+        return begin(lambda progress: analyse(request, progress, memory))
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
@@ -134,7 +142,7 @@ def router(host: Host) -> APIRouter:
                 destination.path(one)
         except LoraxError as error:
             raise HTTPException(422, str(error)) from error
-        return begin(lambda progress: transfer(request, destination, progress))
+        return begin(lambda progress: transfer(request, destination, progress, memory))
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:
@@ -185,4 +193,4 @@ def _named(models: dict[str, Model], name: str, kind: str) -> Model:
 
 def _result(host: Host, result: Result) -> dict[str, Any]:
     written = result.written.relative_to(host.adapter_folder).as_posix() if result.written else None
-    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json()}
+    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json(), "note": result.note}

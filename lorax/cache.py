@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+SUFFIX = ".lorax-fit"  # of an entry, a safetensors file: no file of another kind is ever removed from the folder
 ABANDONED = 3600.0  # seconds after which a temporary file is what a crash left behind
 
 
@@ -51,10 +52,18 @@ class Cache:
             if self.folder is None or entry.size > self.disk_limit or self.disk_limit == 0:
                 return
             try:
-                self._write(self.folder / f"{key}.safetensors", entry)
+                self._write(self.folder / (key + SUFFIX), entry)
             except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
             self._trim(self.folder, self.disk_limit)
+
+    def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
+        """Keep within other limits from now on. What is in another folder stays there."""
+        with self._lock:
+            self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
+            self._forget()
+            if folder is not None:
+                self._trim(folder, disk_limit)
 
     def clear(self) -> None:
         with self._lock:
@@ -66,11 +75,14 @@ class Cache:
         self._memory.pop(key, None)
         if entry.size <= self.memory_limit:
             self._memory[key] = entry
+        self._forget()
+
+    def _forget(self) -> None:
         while sum(kept.size for kept in self._memory.values()) > self.memory_limit:
             self._memory.popitem(last=False)
 
     def _read(self, key: str) -> Entry | None:
-        if self.folder is None or not (path := self.folder / f"{key}.safetensors").is_file():
+        if self.folder is None or not (path := self.folder / (key + SUFFIX)).is_file():
             return None
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -83,7 +95,7 @@ class Cache:
     @staticmethod
     def _write(path: Path, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f"{secrets.token_hex(8)}{SUFFIX}.tmp")
         try:
             with temporary.open("wb") as stream:
                 stream.write(save(entry.tensors, entry.notes))
@@ -100,9 +112,9 @@ class Cache:
         for path in folder.iterdir() if folder.is_dir() else ():
             try:
                 stat = path.stat()
-                if path.suffix == ".safetensors":
+                if path.suffix == SUFFIX:
                     found.append((stat.st_mtime, stat.st_size, path))
-                elif path.suffix == ".tmp" and time.time() - stat.st_mtime > ABANDONED:
+                elif path.name.endswith(f"{SUFFIX}.tmp") and time.time() - stat.st_mtime > ABANDONED:
                     path.unlink()
             except OSError:  # another process was faster, or holds it open
                 continue

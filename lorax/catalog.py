@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from lorax.errors import LoraxError
-from lorax.formats import AdapterFile, open_adapter
+from lorax.formats import open_adapter, sidecars
 from lorax.tensors import legacy_hash
 
-SIDECARS = (".json", ".civitai.info")  # the WebUI's card, Civitai Helper's
+# Metadata that names the base: by the file's hash, by its name, by the WebUI's old hash.
+NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
+# What Civitai calls a kind of base -> the usual names of the base itself, letters and digits only; its fine-tunes are not meant.
+CIVITAI_BASES = {
+    "SD 1.4": r"(sd|stablediffusion)?v?14(full|ema|pruned|fp16|fp32)*",
+    "SD 1.5": r"(sd|stablediffusion)?v?15(pruned|ema|only|no|fp16|fp32)*",
+    "SDXL 1.0": r"(sd|stablediffusion)?xlbase(v?10?)?(09vae|vaefix|fp16|fp32)*",
+    "Pony": r"ponydiffusionv6(xl)?(v6startwiththisone)?",
+    "Illustrious": r"illustriousxl(v?\d+)?",
+    "NoobAI": r"noobaixl(n|v)?.*",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Facts:
     rank: str = ""
     format: str = ""
     family: str = ""
-    trained_on: str = ""  # file name of the base, as the metadata has it
+    trained_on: str = ""  # file name of the base, as the metadata has it; else its kind, as Civitai calls it
     trigger_words: str = ""
     problem: str = ""
 
@@ -45,11 +54,22 @@ class Facts:
 
 def facts(adapter: Path) -> Facts:
     """Read from the header and the sidecars, once for each state of these files."""
-    files = (adapter, *(adapter.with_suffix(suffix) for suffix in SIDECARS))
-    return _facts(adapter, tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
+    return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
 
 
 def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
+    """The base that the adapter was trained on if it is among ``bases``: as its metadata says, else as Civitai does."""
+    bases = list(bases)
+    try:
+        if any(open_adapter(adapter).metadata.get(key) for key in NAMING):
+            return named(adapter, bases)
+    except LoraxError:
+        return None
+    usual = CIVITAI_BASES.get(sidecars.read(adapter).base)
+    return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
+
+
+def named(adapter: Path, bases: Iterable[Model]) -> Model | None:
     """The base that the adapter's metadata names, by its hash or else by its name, if it is among ``bases``."""
     try:
         metadata = open_adapter(adapter).metadata
@@ -66,35 +86,20 @@ def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
 
 
 @lru_cache(maxsize=4096)
-def _facts(path: Path, changed: tuple[int, ...]) -> Facts:
+def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
     try:
         adapter = open_adapter(path)
     except (LoraxError, OSError) as error:
         return Facts(problem=str(error))
-    ranks = sorted(adapter.ranks)
+    ranks, hints = sorted(adapter.ranks), sidecars.read(path)
+    family = adapter.family or hints.family
     return Facts(
         rank=f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
-        format="LoRA",
-        family=adapter.family.title if adapter.family else "",
-        trained_on=adapter.metadata.get("ss_sd_model_name", ""),
-        trigger_words=_trigger_words(adapter),
+        format="LoRA-X" if adapter.header else "LoRA",
+        family=family.title if family else "",
+        trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
+        trigger_words=hints.trigger_words or adapter.metadata.get("modelspec.trigger_phrase", ""),
     )
-
-
-def _trigger_words(adapter: AdapterFile) -> str:
-    """From the WebUI's card, else from Civitai's sidecar, else from the file itself."""
-    card, civitai = (_read(adapter.path.with_suffix(suffix)) for suffix in SIDECARS)
-    trained = civitai.get("trainedWords")
-    listed = ", ".join(str(word) for word in trained) if isinstance(trained, list) else ""
-    return str(card.get("activation text") or listed or adapter.metadata.get("modelspec.trigger_phrase", ""))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, or another tool's file of the same name
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _name(file: str) -> str:

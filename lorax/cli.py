@@ -17,14 +17,14 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from lorax import __version__, demo
+from lorax import __version__, demo, output
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
 from lorax.options import Options, Saving, declared
 from lorax.report import Report
-from lorax.staging import Staging
+from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan, Progress, plan, run
 
 Declaration = TypeVar("Declaration", Options, Saving)
@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("transfer", parents=[moving], help="move an adapter and write it")
     command.add_argument(
-        "--output", type=_file_or_folder, metavar="FILE_OR_DIR", help="default: <adapter>-<target>.safetensors beside the adapter"
+        "--output",
+        type=_file_or_folder,
+        metavar="FILE_OR_DIR",
+        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file",
     )
     _add_options(command, Saving)
     command.set_defaults(command=_transfer)
@@ -115,24 +118,25 @@ def _transfer(options: argparse.Namespace) -> int:
     saving = _chosen(options, Saving)
     with Staging() as staging:
         planned = _plan(options)
-        path = writer.output_path(planned, options.output)
-        writer.check_free(path, planned.inputs, options.overwrite)
+        path = output.path_of(planned, options.output, saving)
+        check_folder(path)
+        check_free(path, planned.inputs, saving.overwrite)
         moved = _run(planned)
         _stage_report(options, moved.report, staging)
-        written = (
-            writer.stage(planned, moved, path, staging, dtype=saving.dtype, overwrite=saving.overwrite) if moved.layers else []
-        )
-    if moved.report.declined:
+        written = output.stage(planned, moved, path, staging, saving)
+    if moved.report.declined and not written:
         if options.json:
             _print_json(moved.report.as_json())
         print(f"declined, no adapter was written: {moved.report.declined}", file=sys.stderr)
         return EXIT_DECLINED
-    writer.check_any(planned, moved)
+    if not written:
+        writer.check_any(planned, moved)
+    note = output.note(planned, moved, saving)
     if options.json:
-        _print_json(moved.report.as_json() | {"written": [str(file) for file in written]})
+        _print_json(moved.report.as_json() | {"written": [str(file) for file in written], "note": note})
     else:
         print(moved.report.summary())
-        print("\n".join(f"wrote {file}" for file in written))
+        print("\n".join([*(f"wrote {file}" for file in written), *filter(None, [note])]))
     return 0
 
 
@@ -189,7 +193,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     same = options.source.resolve() == options.target.resolve()
     target = source if same else open_checkpoint(options.target)
     if options.report:
-        writer.check_free(options.report, (adapter.path, source.path, target.path), options.overwrite, "--report")
+        check_folder(options.report, "--report")
+        check_free(options.report, (adapter.path, source.path, target.path), options.overwrite, "--report")
     return plan(adapter, source, target, chosen)
 
 

@@ -20,10 +20,8 @@ from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.formats import AdapterFile, lora, open_adapter, writer
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
-from lorax.tensors import hashes
+from lorax.tensors import Stamp, hashes, stamp
 from lorax.transfer import Progress, plan, run
-
-Stamp = tuple[str, int, int]
 
 
 class Library(Protocol):
@@ -70,13 +68,13 @@ class Fitter:
             return _from_entry(entry)
         base = _open_target(adapter, target)
         if self._is_source(adapter, base):
-            fit = Fit(_encoded(base, _by_name(adapter, base), dtype))
+            fit = Fit(_encoded(base, adapter.deltas_of(base), dtype))
         elif (source := self._source(adapter)) is not None:
             moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress)
             message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
         else:
-            return Fit(_encoded(base, _by_name(adapter, base), dtype), _missing(adapter, base), final=False)
+            return Fit(_encoded(base, adapter.deltas_of(base), dtype), _missing(adapter, base), final=False)
         self.cache.put(key, _to_entry(fit))
         return fit
 
@@ -110,12 +108,6 @@ class Fitter:
         return self._same[pair]
 
 
-def stamp(path: Path) -> Stamp:
-    """What changes when a file is replaced."""
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns
-
-
 def settings(adapter: AdapterFile) -> tuple[Options, torch.dtype]:
     """The transfer's options and the precision that a LoRA-X file asks for."""
     assert adapter.header is not None
@@ -147,10 +139,6 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
     except LoraxError:  # of another shape or family
         return False
     return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
-
-
-def _by_name(adapter: AdapterFile, base: Checkpoint) -> dict[str, LowRank]:
-    return {layer: adapter.delta(name) for name, layer in adapter.layers_of(base).items() if layer is not None}
 
 
 def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Every option, declared once: the command line, the tab, the API and the settings page are made from these two classes."""
+"""Every option, declared once: the command line, the tab, the API and the settings page are made from these classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
+LORA, LORAX = "lora", "lora-x"
+KINDS = {
+    LORA: "a plain LoRA for the target, which works everywhere",
+    LORAX: "a LoRA-X file, which fits itself to the checkpoint that is loaded; needs this extension to be used",
+}
 DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wider range", "fp32": "full precision, large"}
 
 
@@ -36,6 +41,11 @@ class Option:
         return self.offered() if self.offered else None
 
     @property
+    def step(self) -> float:
+        """Of a slider between the bounds."""
+        return 1 if self.kind is int else 0.01
+
+    @property
     def described(self) -> str:
         """The help with the meaning of each choice."""
         listed = "; ".join(f"{value}: {meaning}" for value, meaning in (self.choices or {}).items())
@@ -47,8 +57,8 @@ class Option:
 
 
 def declared(of: type) -> list[Option]:
-    """The options of ``Options`` or ``Saving``, in their order."""
-    kinds = {"str": str, "float": float, "int | None": int, "bool": bool}
+    """The options of a declaration, in their order."""
+    kinds = {"str": str, "float": float, "int": int, "int | None": int, "bool": bool}
     return [
         dataclasses.replace(field.metadata["option"], name=field.name, kind=kinds[str(field.type)], default=field.default)
         for field in dataclasses.fields(of)
@@ -115,9 +125,25 @@ class Options:
 class Saving:
     """How the moved adapter is written."""
 
+    save_as: str = _option(LORA, "Save as", "What kind of file is written", offered=lambda: KINDS)
     dtype: str = _option("fp16", "Precision", "How the numbers are stored", offered=lambda: DTYPES)
     overwrite: bool = _option(False, "Replace", "Replace the output and the report if they exist")
 
     def __post_init__(self) -> None:
+        if self.save_as not in KINDS:
+            raise LoraxError(f"save as {self.save_as!r}: expected one of {', '.join(KINDS)}.")
         if self.dtype not in DTYPES:
             raise LoraxError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}.")
+
+
+@dataclass(frozen=True)
+class Caching:
+    """How much is kept of what LoRA-X files were fitted to, by a host that fits them when a prompt names them."""
+
+    cache_folder: str = _option(
+        "", "Cache folder", "Where fitted LoRA-X files are kept; empty: lorax in the WebUI's own cache folder", example="a folder"
+    )
+    cache_size: int = _option(4, "Cache size in GB", "What is used least goes first; 0 keeps nothing on the disk", bounds=(0, 64))
+    cache_memory: int = _option(
+        256, "Memory limit in MB", "Fitted LoRA-X files that are kept in memory beside; 0 keeps none there", bounds=(0, 4096)
+    )

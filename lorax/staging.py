@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 from lorax.errors import LoraxError
+
+
+def check_folder(path: Path, option: str = "--output") -> None:
+    """Raise LoraxError when there is no folder to write ``path`` into; ``option`` is what named it."""
+    if not path.parent.is_dir():
+        raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another {option}.")
+
+
+def check_free(
+    path: Path,
+    inputs: Iterable[Path],
+    overwrite: bool,
+    option: str = "--output",
+    replace: str = "let transfer replace it with --overwrite",
+) -> None:
+    """Raise LoraxError before any work is done when ``path``, given as ``option``, must not be written.
+
+    Never written, whatever ``overwrite`` says: the ``inputs``, what lies in one that is a folder, and folders. ``replace`` says
+    how the user may have a file replaced.
+    """
+    places = [place for place in (path, *path.resolve().parents) if place.exists()]
+    if read := next((one for one in inputs for place in places if place.samefile(one)), None):
+        raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
+    if path.is_dir():
+        raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
+    if path.exists() and not overwrite:
+        raise LoraxError(f"{path}: exists already. Choose another {option}, or {replace}.")
 
 
 class Staging:

@@ -16,6 +16,15 @@ from lorax.errors import LoraxError
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 
+Stamp = tuple[str, int, int]  # path, size, time of the last change
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file is replaced."""
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
 class TensorFile(Protocol):
     """A lazy mapping of names to tensors, in the dtype in which they are stored."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
+Use = tuple[int, str]  # number of the plan among those of one run, name of the layer in its adapter
 log = logging.getLogger(__name__)
 
 
@@ -53,14 +55,22 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
 
     Raises LoraxError when adapter, source and target do not fit together.
     """
+    return plan_all([adapter], source, target, options)[0]
+
+
+def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options) -> list[Plan]:
+    """The same for several adapters, for which the bases' layers are paired once."""
     if source.family != target.family:
         raise LoraxError(
             f"{target.path} is {target.family.title}, but {source.path} is {source.family.title}. "
             "Moves between families are not supported yet."
         )
-    layers = adapter.layers_of(source)
+    resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
-    return Plan(adapter, source, target, options, {name: pairs[layer] if layer else None for name, layer in layers.items()})
+    return [
+        Plan(adapter, source, target, options, {name: pairs[layer] if layer else None for name, layer in layers.items()})
+        for adapter, layers in resolved
+    ]
 
 
 def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Moved:
@@ -68,25 +78,22 @@ def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Move
 
     When the method judges that source and target are not relatives, ``report.declined`` says so and no layer is moved.
     """
-    device = pick_device(plan.options.device)
-    layers: dict[str, LowRank] = {}
-    records = []
-    for done, (name, found) in enumerate(plan.pairs.items()):
-        progress(done, len(plan.pairs), name)
-        record, moved = _move(plan, name, found, device)
-        records.append(record)
-        if moved is not None and record.target is not None:
-            layers[record.target] = moved
-    progress(len(plan.pairs), len(plan.pairs), "")
-    declined = _declined(plan, records)
-    if declined:
-        layers = {}
-        records = [_unmoved(record) if record.status == "transferred" else record for record in records]
-    report = Report(records, plan.options.method, declined)
-    strength = METHODS[plan.options.method].strength(report.overlap)
-    if strength != 1:
-        layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength))
+    return run_all([plan], progress)[0]
+
+
+def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name: None) -> list[Moved]:
+    """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
+
+    ``done`` and ``total`` count the layers of all adapters.
+    """
+    device = pick_device(plans[0].options.device)
+    total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
+    ended: list[dict[str, tuple[LayerRecord, LowRank | None]]] = [{} for _ in plans]
+    for uses in _by_pair(plans):
+        for number, name, end in _through(plans, uses, device, lambda name: progress(next(done), total, name)):
+            ended[number][name] = end
+    progress(total, total, "")
+    return [_concluded(plan, [ends[name] for name in plan.pairs]) for plan, ends in zip(plans, ended, strict=True)]
 
 
 def pick_device(name: str) -> torch.device:
@@ -110,16 +117,41 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tuple[LayerRecord, LowRank | None]:
-    dW = plan.adapter.delta(name).to(device)
-    norm = dW.norm()
-    if found is None or found.target is None:
-        reason = found.reason if found else "the source has no such layer"
-        return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None
-    method, options = METHODS[plan.options.method], plan.options
-    source = Decomposition(plan.source.weight(found.source, device))
-    target = source if plan.source is plan.target else Decomposition(plan.target.weight(found.target, device))
-    bases = Bases(source, target, options.rule)
+def _by_pair(plans: Sequence[Plan]) -> list[list[Use]]:
+    """The layers of all adapters, those together that touch the same pair of the bases' layers."""
+    groups: dict[tuple, list[Use]] = {}
+    for number, plan in enumerate(plans):
+        for name, found in plan.pairs.items():
+            key = (found.source, found.target) if found and found.target else (number, name, None)
+            groups.setdefault(key, []).append((number, name))
+    return list(groups.values())
+
+
+def _through(
+    plans: Sequence[Plan], uses: Iterable[Use], device: torch.device, step: Callable[[str], None]
+) -> Iterator[tuple[int, str, tuple[LayerRecord, LowRank | None]]]:
+    """Move the layers of one pair, whose weights are read and decomposed once, and are gone when this ends."""
+    bases = None
+    for number, name in uses:
+        step(name)
+        plan, found = plans[number], plans[number].pairs[name]
+        dW = plan.adapter.delta(name).to(device)
+        if found is None or found.target is None:
+            reason = found.reason if found else "the source has no such layer"
+            yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
+            continue
+        bases = bases or _bases(plan, found.source, found.target, device)
+        yield number, name, _move(plan, name, dW, found, bases)
+
+
+def _bases(plan: Plan, source: str, target: str, device: torch.device) -> Bases:
+    of_source = Decomposition(plan.source.weight(source, device))
+    of_target = of_source if plan.source is plan.target else Decomposition(plan.target.weight(target, device))
+    return Bases(of_source, of_target, plan.options.rule)
+
+
+def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tuple[LayerRecord, LowRank | None]:
+    method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
     record = LayerRecord(
         name,
         "skipped",
@@ -143,6 +175,24 @@ def _move(plan: Plan, name: str, found: Pair | None, device: torch.device) -> tu
     moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
     measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
     return record.ended("transferred", how, **measured), moved.to("cpu")
+
+
+def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -> Moved:
+    """What is said and done of an adapter as a whole, once the end of each of its layers is known."""
+    records, layers = [], {}
+    for record, moved in ends:
+        records.append(record)
+        if moved is not None and record.target is not None:
+            layers[record.target] = moved
+    declined = _declined(plan, records)
+    if declined:
+        layers = {}
+        records = [_unmoved(record) if record.status == "transferred" else record for record in records]
+    report = Report(records, plan.options.method, declined)
+    strength = METHODS[plan.options.method].strength(report.overlap)
+    if strength != 1:
+        layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
+    return Moved(layers, dataclasses.replace(report, strength=strength))
 
 
 def _unmoved(record: LayerRecord) -> LayerRecord:

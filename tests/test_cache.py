@@ -55,7 +55,7 @@ def test_the_disk_forgets_the_least_recently_used(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 2600, 0)  # a file has a header of about 100 bytes
     for age, key in ((30, "a"), (20, "b")):
         cache.put(key, entry(1))
-        os.utime(tmp_path / f"{key}.safetensors", (time.time() - age,) * 2)
+        os.utime(tmp_path / f"{key}.lorax-fit", (time.time() - age,) * 2)
     cache.get("a")
     cache.put("c", entry(1))
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
@@ -66,7 +66,7 @@ def test_the_disk_forgets_the_least_recently_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 2000, b"not safetensors at all"], ids=["empty", "zeros", "garbage"])
 def test_a_damaged_entry_is_absent_and_replaced(tmp_path: Path, damage: bytes) -> None:
     Cache(tmp_path, BIG, 0).put("key", entry(1))
-    (tmp_path / "key.safetensors").write_bytes(damage)
+    (tmp_path / "key.lorax-fit").write_bytes(damage)
     cache = Cache(tmp_path, BIG, 0)
     assert cache.get("key") is None
     cache.put("key", entry(2))
@@ -75,17 +75,20 @@ def test_a_damaged_entry_is_absent_and_replaced(tmp_path: Path, damage: bytes) -
 
 def test_a_truncated_entry_is_absent(tmp_path: Path) -> None:
     Cache(tmp_path, BIG, 0).put("key", entry(1))
-    whole = (tmp_path / "key.safetensors").read_bytes()
-    (tmp_path / "key.safetensors").write_bytes(whole[:-10])
+    whole = (tmp_path / "key.lorax-fit").read_bytes()
+    (tmp_path / "key.lorax-fit").write_bytes(whole[:-10])
     assert Cache(tmp_path, BIG, 0).get("key") is None
 
 
 def test_what_a_crash_left_is_cleared_away_later(tmp_path: Path) -> None:
-    for name, age in (("old.tmp", 7200), ("new.tmp", 0)):
+    for name, age in (("old.lorax-fit.tmp", 7200), ("new.lorax-fit.tmp", 0)):
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     Cache(tmp_path, BIG, BIG).put("key", entry(1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.safetensors", "new.tmp"]  # another process may be writing it
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "key.lorax-fit",
+        "new.lorax-fit.tmp",
+    ]  # another process may be writing it
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
@@ -104,6 +107,31 @@ def test_clear(tmp_path: Path) -> None:
     Cache(tmp_path / "missing", BIG, BIG).clear()
 
 
+def test_other_limits_hold_at_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "old", BIG, BIG)
+    for age, key in ((30, "a"), (20, "b")):
+        cache.put(key, entry(1))
+        os.utime(tmp_path / "old" / f"{key}.lorax-fit", (time.time() - age,) * 2)
+    cache.change(tmp_path / "old", 1500, 1500)
+    assert [key for key in "ab" if cache.get(key)] == ["b"]
+    cache.change(tmp_path / "new", BIG, 0)
+    assert cache.get("b") is None
+    cache.put("c", entry(1))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["c.lorax-fit"]
+
+
+def test_no_file_of_another_kind_is_removed(tmp_path: Path) -> None:
+    """A user may choose the folder of their LoRAs."""
+    names = ["download.tmp", "style.safetensors"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+        os.utime(tmp_path / name, (0, 0))
+    cache = Cache(tmp_path, 10, 0)
+    cache.put("key", entry(1))
+    cache.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
 def test_two_processes_write_and_read_at_once(tmp_path: Path) -> None:
     """Limits so small that each takes the other's entries away all the time."""
     code = (
@@ -116,5 +144,5 @@ def test_two_processes_write_and_read_at_once(tmp_path: Path) -> None:
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert all(path.suffix == ".safetensors" for path in tmp_path.iterdir())
+    assert all(path.suffix == ".lorax-fit" for path in tmp_path.iterdir())
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 8000

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from lorax.cli import main
-from lorax.options import Options, Saving, declared
+from lorax.options import Caching, Options, Saving, declared
 
 
-@pytest.mark.parametrize("declaration", [Options, Saving])
+@pytest.mark.parametrize("declaration", [Options, Saving, Caching])
 def test_every_field_is_declared_with_words_for_an_artist(declaration: type) -> None:
     options = declared(declaration)
     assert [option.name for option in options] == [field.name for field in dataclasses.fields(declaration)]

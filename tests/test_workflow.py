@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lorax.catalog import Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Saving
-from lorax.workflow import Destination, Request, analyse, transfer
+from lorax.workflow import Destination, Memory, Request, analyse, transfer
 from tests import builders
 from tests.conftest import Files
 
@@ -142,3 +145,37 @@ def test_name_and_subfolder(folder: Path) -> None:
     transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine", Saving(overwrite=True)), silent)
     with pytest.raises(LoraxError, match="cannot share the name"):
         transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora", "x", "same"), silent)
+
+
+def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) -> None:
+    def never(done: int, total: int, text: str) -> None:
+        raise AssertionError("computed again")
+
+    memory, asked = Memory(), request(folder, "one", "styles/two")
+    analysed = analyse(asked, silent, memory)
+    results = transfer(asked, Destination(folder / "Lora"), never, memory)
+    assert [result.report for result in results] == [result.report for result in analysed]
+    (alone, _) = transfer(asked, Destination(folder / "Lora", "alone"), silent)
+    assert results[0].written is not None
+    assert alone.written is not None
+    found, expected = load_file(results[0].written), load_file(alone.written)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    transfer(asked, Destination(folder / "Lora", "again", saving=Saving(dtype="fp32")), never, memory)
+
+    changes = {
+        "options": lambda: request(folder, "one", "styles/two", options=Options("copy", max_rank=2)),
+        "adapters": lambda: request(folder, "one"),
+        "file": lambda: os.utime(folder / "base.safetensors", (0, 0)) or asked,
+    }
+    for change in changes.values():
+        with pytest.raises(AssertionError, match="computed again"):
+            analyse(change(), never, memory)
+
+
+def test_what_is_large_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Memory, "LIMIT", 1000)
+    memory = Memory()
+    analyse(request(folder, "one"), silent, memory)
+    seen: list[int] = []
+    analyse(request(folder, "one"), lambda done, total, text: seen.append(done), memory)
+    assert seen

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorax.errors import LoraxError
-from lorax.formats import metadata, writer
+from lorax.formats import metadata, sidecars, writer
 from lorax.formats.loraxfile import Header
-from lorax.staging import Staging
+from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Plan
 
 
@@ -17,7 +17,8 @@ def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool =
     The plan's own target plays no part. Preview and card are carried over as beside a plain LoRA. Raises LoraxError when ``path``
     cannot be written.
     """
-    writer.check_free(path, plan.inputs, overwrite)
+    check_folder(path)
+    check_free(path, plan.inputs, overwrite)
     with Staging() as staging:
         return stage_lorax(plan, path, staging, dtype=dtype)
 
@@ -25,7 +26,7 @@ def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool =
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
     """The same for a caller who writes more at the same time and has checked that ``path`` is free."""
     adapter, source = plan.adapter, plan.source
-    layers = {layer: adapter.delta(name).balanced() for name, layer in adapter.layers_of(source).items() if layer is not None}
+    layers = {layer: delta.balanced() for layer, delta in adapter.deltas_of(source).items()}
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
     tensors = {
@@ -33,6 +34,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
         for layer, delta in layers.items()
         for part, tensor in writer.factors(source, layer, delta, writer.DTYPES[dtype]).items()
     }
+    writer.check_finite(plan, tensors)
     header = Header(
         family=source.family,
         source=source.path.name,
@@ -43,6 +45,6 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     )
     described = metadata.common(plan, source, layers, path.stem, "lorax") | header.as_metadata()
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
-    sidecars = metadata.carry_sidecars(adapter.path, path, staging, source.family, note)
+    beside = sidecars.carry(adapter.path, path, staging, source.family, note)
     writer.save(tensors, staging.add(path), described)
-    return [path, *sidecars]
+    return [path, *beside]

@@ -1,25 +1,20 @@
-"""The header of a written adapter, and the files that lie beside it."""
+"""The header of a written adapter."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
-from lorax.families import Family
 from lorax.options import Options
-from lorax.staging import Staging
 from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
 
-PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-PREVIEW_STEMS = ("", ".preview")
 # Of the source file and no longer true of the written one.
 STALE = ("sshs_", "ss_network_args", "modelspec.hash_sha256", "lora_adapter_metadata", "format", "lorax_")
 
@@ -105,33 +100,3 @@ def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def moved_note(plan: Plan) -> str:
     return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
-
-
-def carry_sidecars(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
-    """Stage the preview image and the ``.json`` of the source beside ``output``. Files that exist are left alone.
-
-    ``note`` is added to the card's description, and ``family`` becomes its version.
-    """
-    written = []
-    for stem in PREVIEW_STEMS:
-        for suffix in PREVIEWS:
-            image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
-            if image.is_file() and staging.is_free(copy):
-                shutil.copyfile(image, staging.add(copy))
-                written.append(copy)
-    card, copy = source.with_suffix(".json"), output.with_suffix(".json")
-    if card.is_file() and staging.is_free(copy) and (content := _card(card)) is not None:
-        content["description"] = "\n".join(filter(None, [str(content.get("description") or ""), note]))
-        content["sd version"] = family.card_version
-        staging.add(copy).write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
-        written.append(copy)
-    return written
-
-
-def _card(path: Path) -> dict | None:
-    """A ``.json`` sidecar that is not the WebUI's (other tools use the name too) is not carried over."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return content if isinstance(content, dict) else None

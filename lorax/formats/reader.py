@@ -92,6 +92,10 @@ class AdapterFile:
                 )
         return layers
 
+    def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
+        """Layer of ``base`` -> delta, for the layers that it has. Raises LoraxError as ``layers_of`` does."""
+        return {layer: self.delta(name) for name, layer in self.layers_of(base).items() if layer is not None}
+
     @cached_property
     def family(self) -> Family | None:
         if self.header is not None:

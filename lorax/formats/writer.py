@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,37 +10,11 @@ from safetensors.torch import save_file
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.formats import metadata
-from lorax.staging import Staging
+from lorax.formats import metadata, sidecars
+from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def output_path(plan: Plan, output: Path | None) -> Path:
-    """Where the adapter goes: beside the source's file or PEFT folder as ``<adapter>-<target>.safetensors``, unless told."""
-    name = f"{plan.adapter.title}-{plan.target.title}.safetensors"
-    if output is None:
-        return plan.adapter.given.with_name(name)
-    if output.is_dir():
-        return output / name
-    return output if output.suffix.lower() == ".safetensors" else output.with_name(output.name + ".safetensors")
-
-
-def check_free(path: Path, inputs: Iterable[Path], overwrite: bool, option: str = "--output") -> None:
-    """Raise LoraxError before any work is done when ``path``, given as ``option``, cannot or must not be written.
-
-    Never written, whatever ``overwrite`` says: the ``inputs``, what lies in one that is a folder, and folders.
-    """
-    if not path.parent.is_dir():
-        raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another {option}.")
-    places = [place for place in (path, *path.resolve().parents) if place.exists()]
-    if read := next((one for one in inputs for place in places if place.samefile(one)), None):
-        raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
-    if path.is_dir():
-        raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
-    if path.exists() and not overwrite:
-        raise LoraxError(f"{path}: exists already. Choose another {option}, or let transfer replace it with --overwrite.")
 
 
 def check_any(plan: Plan, moved: Moved) -> None:
@@ -55,24 +28,33 @@ def check_any(plan: Plan, moved: Moved) -> None:
 def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
     """Write the adapter, its preview and its card, all or none; return the files written."""
     check_any(plan, moved)
-    with Staging() as staging:
-        return stage(plan, moved, path, staging, dtype=dtype, overwrite=overwrite)
-
-
-def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str, overwrite: bool) -> list[Path]:
-    """The same for a caller who writes more at the same time. The adapter is staged last, and named first."""
+    check_folder(path)
     check_free(path, plan.inputs, overwrite)
+    with Staging() as staging:
+        return stage(plan, moved, path, staging, dtype=dtype)
+
+
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+    """The same for a caller who writes more at the same time and has checked that ``path`` is free.
+
+    The adapter is staged last, and named first.
+    """
     layers = {layer: delta.balanced() for layer, delta in with_whole_attentions(plan.target, moved.layers).items()}
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
-    if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
-        raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
+    check_finite(plan, tensors)
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
     note = metadata.moved_note(plan)
-    sidecars = metadata.carry_sidecars(plan.adapter.path, path, staging, plan.target.family, note)
+    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
     save(tensors, staging.add(path), described)
-    return [path, *sidecars]
+    return [path, *beside]
+
+
+def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise LoraxError when what is about to be written holds NaN or infinite values."""
+    if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
+        raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
 
 
 def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[str, LowRank]:

@@ -13,11 +13,11 @@ from modules import call_queue, devices, paths_internal, processing, sd_models, 
 
 from lorax.catalog import Model
 from lorax.errors import Interrupted
+from lorax.hosts.a1111_settings import stored
 from lorax.hosts.base import Shot, T
-from lorax.options import Option, Options, Saving, declared
+from lorax.hosts.turns import Job, Turns
 from lorax.transfer import Progress
 
-PREFIX = "lorax_"  # of our options among the host's
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
@@ -28,6 +28,7 @@ class A1111:
     has_prompt = True
 
     def __init__(self) -> None:
+        self._turns = Turns()
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         self.notice = (
             ""
@@ -56,8 +57,7 @@ class A1111:
             networks.list_available_networks()
 
     def defaults(self) -> Mapping[str, Any]:
-        stored = shared.opts.data
-        return {name: stored[PREFIX + name] for option in _options() if PREFIX + (name := option.name) in stored}
+        return stored()
 
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
@@ -75,14 +75,25 @@ class A1111:
                 shared.state.end()
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
-            return work(_progress, *values)
+        def handle(task: str, job: Job, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+            def progress(done: int, total: int, text: str) -> None:
+                job.check()
+                _progress(done, total, text)
+
+            self._turns.begin(job)
+            return work(progress, *values)
 
         wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
-        return wrapped
+
+        def queued(task: str, *values: Any) -> Sequence[Any]:
+            with self._turns.job() as job:
+                return wrapped(task, job, *values)
+
+        return queued
 
     def interrupt(self) -> None:
-        shared.state.interrupt()
+        if self._turns.stop():  # else what the host is at now is another's
+            shared.state.interrupt()  # a picture stops at its next step
 
     def tag(self, adapter: Path) -> str:
         known = _networks().available_networks.values() if _networks() else ()
@@ -120,16 +131,6 @@ class A1111:
         return drawn
 
 
-def add_settings() -> None:
-    """The options' defaults as a page of the WebUI's settings."""
-    section = ("lorax", "LoRA-X")
-    for option in _options():
-        component, arguments = _component(option)
-        default = "" if option.default is None else option.default
-        info = shared.OptionInfo(default, option.label, component, arguments, section=section)
-        shared.opts.add_option(PREFIX + option.name, info.info(option.described).needs_reload_ui())
-
-
 def guards(app: Any) -> list[Any] | None:
     """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
     routes = {getattr(route, "path", ""): route for route in app.routes}
@@ -141,18 +142,6 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
-
-
-def _options() -> list[Option]:
-    return declared(Options) + [option for option in declared(Saving) if option.kind is not bool]  # replacing is asked each time
-
-
-def _component(option: Option) -> tuple[Any, dict[str, Any]]:
-    if option.choices:
-        return gr.Dropdown, {"choices": list(option.choices)}
-    if option.bounds:
-        return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": 0.01}
-    return gr.Textbox, {"placeholder": option.example}
 
 
 def _networks() -> Any:

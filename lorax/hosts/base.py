@@ -56,7 +56,7 @@ class Host(Protocol):
         """
 
     def interrupt(self) -> None:
-        """Stop the job that a handler runs, after its current step."""
+        """Stop the job that a handler runs, after its current step; if none runs, those that wait in the queue."""
 
     def tag(self, adapter: Path) -> str:
         """What to write in the prompt."""

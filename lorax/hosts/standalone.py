@@ -10,9 +10,10 @@ from typing import Any
 
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
-from lorax.errors import Interrupted, LoraxError, NotAnAdapter, UnsupportedFamily
+from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
+from lorax.hosts.turns import Turns
 from lorax.transfer import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -31,7 +32,7 @@ class Standalone:
             raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
         self.folder = folder
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
-        self._alone, self._stopped = threading.Lock(), threading.Event()
+        self._alone, self._turns = threading.Lock(), Turns()
         self._found: dict[str, dict[str, Model]] = {}
         self.refresh()
 
@@ -66,19 +67,22 @@ class Standalone:
         import gradio as gr
 
         def handle(bar: Any = gr.Progress(), *values: Any) -> Sequence[Any]:  # noqa: B008  (how gradio finds it)
-            self._stopped.clear()
+            with self._turns.job() as job:
 
-            def progress(done: int, total: int, text: str) -> None:
-                if self._stopped.is_set():
-                    raise Interrupted
-                bar((done, total), desc=text)
+                def progress(done: int, total: int, text: str) -> None:
+                    job.check()
+                    bar((done, total), desc=text)
 
-            return self.run(lambda report: work(report, *values[1:]), progress)
+                def begin(report: Progress) -> Sequence[Any]:
+                    self._turns.begin(job)
+                    return work(report, *values[1:])
+
+                return self.run(begin, progress)
 
         return handle
 
     def interrupt(self) -> None:
-        self._stopped.set()
+        self._turns.stop()
 
     def tag(self, adapter: Path) -> str:
         return f"<lora:{adapter.stem}:1>"
@@ -92,6 +96,10 @@ class Standalone:
             raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
         from PIL import Image
 
+        if fitted := next((shot.adapter for shot in shots if shot.adapter and open_adapter(shot.adapter.path).header), None):
+            raise LoraxError(
+                f"{fitted.name}: a LoRA-X file is fitted when the WebUI draws with it. Compare there, or save a plain LoRA."
+            )
         drawn = []
         for done, shot in enumerate(shots):
             progress(done, len(shots), shot.title)

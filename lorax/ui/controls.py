@@ -26,7 +26,7 @@ def control(option: Option, default: Any) -> Any:
     if option.choices:
         return gr.Dropdown(list(option.choices), value=default, **shown)
     if option.bounds:
-        return gr.Slider(*option.bounds, value=default, step=0.01, **shown)
+        return gr.Slider(*option.bounds, value=default, step=option.step, **shown)
     if option.kind is bool:
         return gr.Checkbox(value=default, **shown)
     return gr.Textbox(value="" if default is None else str(default), placeholder=option.example, max_lines=1, **shown)

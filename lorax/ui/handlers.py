@@ -9,15 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, Model, facts, propose
+from lorax.catalog import Facts, Model, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host, Shot
-from lorax.options import Options, Saving
+from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Destination, Request, analyse, plans, transfer
+from lorax.workflow import Destination, Memory, Request, analyse, plans, transfer
 
 KEEP = gr.update()
 
@@ -26,7 +26,7 @@ class Handlers:
     """The first values of a job's handler are source, target, LoRAs and the controls of ``Options``."""
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host, self.memory = host, Memory()
 
     # What is there to choose
 
@@ -88,9 +88,9 @@ class Handlers:
             return ["Source and target are the same checkpoint: nothing would change."]
         found = []
         for model, fact in zip(models, (fact for _, fact in known), strict=True):
-            named = propose(model.path, bases.values())
-            if named and named.name != source:
-                found.append(f"{model.name} says that it was trained on {named.name}, but the source is {source}.")
+            says = named(model.path, bases.values())
+            if says and says.name != source:
+                found.append(f"{model.name} says that it was trained on {says.name}, but the source is {source}.")
             try:
                 if not fact.problem:
                     plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
@@ -105,6 +105,7 @@ class Handlers:
 
         def guarded(progress: Progress, *values: Any) -> list[Any]:
             try:
+                progress(0, 1, "Reading the files")  # a job that was stopped while it waited ends here
                 return work(progress, *values)
             except Interrupted:
                 text = words.message("Stopped. Nothing was written.", "warning")
@@ -115,16 +116,16 @@ class Handlers:
         return self.host.handler(guarded, outputs)
 
     def analyse(self, progress: Progress, *values: Any) -> list[Any]:
-        results = analyse(self._request(values), progress)
+        results = analyse(self._request(values), progress, self.memory)
         records = [record for result in results for record in result.report.records]
         shown = words.summary(results), heatmap(records), words.rows(results)
         return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
 
     def transfer(self, progress: Progress, *values: Any) -> list[Any]:
-        *given, name, subfolder, dtype, overwrite = values
-        request = self._request(given)
-        saving = chosen(Saving, [dtype, overwrite])
-        results = transfer(request, Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving), progress)
+        *given, name, subfolder = values[: -len(declared(Saving))]
+        request, saving = self._request(given), chosen(Saving, values[-len(declared(Saving)) :])
+        destination = Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving)
+        results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
         moved = {r.written.stem: (r.adapter.name, str(r.written)) for r in results if r.written}
         tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]

@@ -25,7 +25,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         with gr.Accordion("Options", open=False, elem_id="lorax_options"):
             options = _controls(Options, preset)
             with gr.Row():
-                name = _line("Output name", "Empty: the LoRA's name and the target's", "lorax_name")
+                name = _line("Output name", "Empty: the LoRA's name and the target's, or lorax for a LoRA-X file", "lorax_name")
                 subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
             saving = _controls(Saving, preset)
         task = gr.Textbox(visible=False)  # the browser puts the id of the host's task here

@@ -48,7 +48,7 @@ def facts_table(adapters: Iterable[tuple[str, Facts]]) -> str:
         "Rank": "Size of the LoRA: how many directions it changes in each layer",
         "Format": "How the file stores its changes",
         "Family": "The kind of Stable Diffusion that it was made for",
-        "Trained on": "The checkpoint that its metadata names",
+        "Trained on": "The checkpoint that its metadata names; where it names none, the kind that Civitai names",
         "Trigger words": "What to write in the prompt beside its tag",
     }
     head = "".join(f"<th>{explained(title, tip) if tip else title}</th>" for title, tip in heads.items())
@@ -65,6 +65,7 @@ def written(results: Sequence[Result]) -> str:
     for result in results:
         if result.written:
             parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
+            parts += [message(result.note)] if result.note else []
         elif result.report.declined:
             parts.append(message(f"{result.adapter.name}: {result.report.declined}", "warning"))
         else:

@@ -113,8 +113,18 @@ class Double:
             self.drawn.append(p.given)
             return SimpleNamespace(images=[Image.new("RGB", (8, 8))])
 
+        queue_lock, state = threading.Lock(), State()
+
         def wrap_gradio_gpu_call(func, extra_outputs=None):
-            return func
+            def f(*args, **kwargs):
+                with queue_lock:
+                    state.begin(job=args[0])
+                    try:
+                        return func(*args, **kwargs)
+                    finally:
+                        state.end()
+
+            return f
 
         def list_available_networks():
             found = {path.stem: NetworkOnDisk(path.stem, str(path)) for path in sorted(loras.rglob("*.safetensors"))}
@@ -127,9 +137,9 @@ class Double:
                 "on_ui_settings": on_ui_settings,
                 "on_app_started": on_app_started,
             },
-            "call_queue": {"queue_lock": threading.Lock(), "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
+            "call_queue": {"queue_lock": queue_lock, "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
             "devices": {"device": SimpleNamespace(type="cpu")},
-            "paths_internal": {"models_path": str(models)},
+            "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
@@ -144,7 +154,7 @@ class Double:
             "shared": {
                 "cmd_opts": SimpleNamespace(lora_dir=str(loras)),
                 "opts": Options(sd_model_checkpoint=infos[0].name),
-                "state": State(),
+                "state": state,
                 "OptionInfo": OptionInfo,
             },
             "networks": {"available_networks": {}, "list_available_networks": list_available_networks},
@@ -163,4 +173,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        monkeypatch.delitem(sys.modules, "lorax.hosts.a1111", raising=False)  # it binds them when it is imported
+        for name in ("a1111", "a1111_settings"):  # they bind them when they are imported
+            monkeypatch.delitem(sys.modules, f"lorax.hosts.{name}", raising=False)

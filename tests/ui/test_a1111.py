@@ -12,13 +12,13 @@ import pytest
 
 from lorax.catalog import Model
 from lorax.demo.bundle import BUNDLE, unpack
-from lorax.errors import Interrupted
+from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, declared
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_tab.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_webui.py"
 
 
 @pytest.fixture
@@ -37,12 +37,19 @@ def host(double: Double) -> Any:
     return A1111()
 
 
-def callbacks(double: Double) -> dict[str, Any]:
-    """Those that the script registers, as the WebUI loads it."""
-    specification = importlib.util.spec_from_file_location("lorax_tab.py", SCRIPT)
+def loaded() -> Any:
+    """The script, as the WebUI loads it."""
+    specification = importlib.util.spec_from_file_location("lorax_webui.py", SCRIPT)
     assert specification is not None
     assert specification.loader is not None
-    specification.loader.exec_module(importlib.util.module_from_spec(specification))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def callbacks(double: Double) -> dict[str, Any]:
+    """Those that the script registers."""
+    loaded()
     return double.callbacks
 
 
@@ -65,6 +72,45 @@ def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None
     ((blocks, *_),) = callbacks(double)["tabs"]()
     values = {component.elem_id: getattr(component, "value", None) for component in blocks.blocks.values()}
     assert (values["lorax_method"], values["lorax_max_rank"]) == ("copy", "8")
+
+
+def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: Path) -> None:
+    import gradio as gr
+
+    callbacks(double)["settings"]()
+    options, cache = double.modules["shared"].opts, loaded().cache
+    assert cache() is loaded().cache()  # Reload UI runs the script again
+    folder = tmp_path / "data" / "cache" / "lorax"
+    assert (cache().folder, cache().disk_limit, cache().memory_limit) == (folder, 4 << 30, 256 << 20)
+    labels = options.data_labels
+    assert labels["lorax_cache_size"].component_args == {"minimum": 0, "maximum": 64, "step": 1}
+    for name, value in (("cache_folder", "elsewhere"), ("cache_size", 2), ("cache_memory", 0.0)):
+        options.data[f"lorax_{name}"] = value
+        labels[f"lorax_{name}"].onchange()
+    assert (cache().folder, cache().disk_limit, cache().memory_limit) == (tmp_path / "data" / "elsewhere", 2 << 30, 0)
+
+    (cache().folder / "key.lorax-fit").write_bytes(b"fitted")
+    info = labels["lorax_cache_clear"]
+    with gr.Blocks() as page:
+        button = info.component(label=info.label, value=info.default, elem_id="setting_lorax_cache_clear")
+    assert info.do_not_save
+    assert (button.value, button.elem_id) == ("Clear the cache", "setting_lorax_cache_clear")
+    (click,) = page.fns.values() if isinstance(page.fns, dict) else page.fns
+    assert click.fn()["value"] == "Cleared"
+    assert list(cache().folder.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_is_refused(double: Double, host: Any, tmp_path: Path) -> None:
+    callbacks(double)["settings"]()
+    (tmp_path / "file").write_bytes(b"")
+    options = double.modules["shared"].opts
+    options.data["lorax_cache_folder"] = str(tmp_path / "file" / "inside")
+    with pytest.raises(LoraxError, match="cannot hold the cache"):
+        options.data_labels["lorax_cache_folder"].onchange()
+
+
+def test_without_network_types_the_script_has_none(double: Double) -> None:
+    assert loaded().LoraxNetworks is None
 
 
 def test_lists(double: Double, host: Any) -> None:

@@ -56,6 +56,15 @@ def test_transfer(server: str, models: Path) -> None:
     assert "exists already" in job["error"]
 
 
+def test_a_lorax_file(server: str, models: Path) -> None:
+    asked = MOVE | {"options": {"method": "copy"}, "saving": {"save_as": "lora-x"}}
+    job = finished(server, call(server, "transfer", asked))
+    assert job["results"][0]["written"] == "contrast-base-lorax.safetensors"
+    assert "fits itself" in job["results"][0]["note"]
+    found = {adapter["name"]: adapter["format"] for adapter in call(server, "adapters")}
+    assert found["Lora/contrast-base"] == "LoRA"
+
+
 def test_analyse(server: str, models: Path) -> None:
     job = finished(server, call(server, "analyse", MOVE))
     assert job["results"][0]["report"]["coverage"] == 1
@@ -81,6 +90,7 @@ def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"name": "../mine"}, 422, "without folders"),
         ({"options": {"method": "magic"}}, 422, "expected one of"),
         ({"saving": {"dtype": "fp8"}}, 422, "expected one of"),
+        ({"saving": {"save_as": "loha"}}, 422, "expected one of"),
         ({"options": {"threshold": 3}}, 422, "between 0 and 1"),
         ({"adapters": []}, 422, "No LoRA is chosen"),
     ],

@@ -197,6 +197,20 @@ def test_a_card_is_sent_to_the_tab(page: Any) -> None:
 def test_the_settings_page_holds_the_defaults(webui: Page) -> None:
     known = webui.call("sdapi/v1/options")
     assert (known["lorax_method"], known["lorax_threshold"], known["lorax_dtype"]) == ("auto", 0.8, "fp16")
+    assert (known["lorax_save_as"], known["lorax_cache_size"], known["lorax_cache_memory"]) == ("lora", 4, 256)
+
+
+def test_the_caches_button_is_on_the_settings_page(browser: Any, webui: Page) -> None:  # noqa: F811
+    kept = webui.data / "cache" / "lorax" / "key.lorax-fit"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"fitted")
+    page = opened(browser, webui)
+    page.locator("#tabs > .tab-nav button", has_text="Settings").click()
+    page.locator("#settings > .tab-nav button", has_text="LoRA-X").click()
+    page.click("#setting_lorax_cache_clear")
+    page.wait_for_function("() => document.querySelector('#setting_lorax_cache_clear').textContent.includes('Cleared')")
+    assert not kept.exists()
+    page.close()
 
 
 def test_api(webui: Page) -> None:
@@ -211,7 +225,7 @@ def test_api(webui: Page) -> None:
 
 def test_the_start_imports_nothing_heavy(webui: Page) -> None:
     records = webui.call("internal/profile-startup")["records"]
-    assert records["load scripts/lorax_tab.py"] < 0.3
+    assert records["load scripts/lorax_webui.py"] < 0.3
 
 
 def test_the_apis_own_login_is_asked_for(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Activation:
         apply_anew({net.name: net.lorax_fit for net in nets})
 
     def _fit(self, p: Any, net: Any) -> None:
-        from lorax.fitting import stamp
+        from lorax.tensors import stamp
 
         file, model = Path(net.network_on_disk.filename), shared.sd_model
         target = Path(model.sd_checkpoint_info.filename)

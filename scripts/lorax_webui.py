@@ -1,4 +1,4 @@
-"""Registers LoRA-X with the WebUI. What the tab needs is imported when the WebUI asks for it."""
+"""Registers LoRA-X with the WebUI: tab, settings, API and network type. What they need is imported when the WebUI asks for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import script_callbacks
 
-import lorax  # noqa: F401  (the WebUI has this folder on its path only now)
+from lorax.hosts import a1111_network  # the WebUI has this folder on its path only now
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -17,7 +17,7 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def settings() -> None:
-    from lorax.hosts.a1111 import add_settings
+    from lorax.hosts.a1111_settings import add_settings
 
     add_settings()
 
@@ -31,6 +31,13 @@ def routes(demo: Any, app: Any) -> None:
         app.include_router(router(A1111()), dependencies=dependencies)
 
 
+def cache() -> Any:
+    from lorax.hosts.a1111_settings import cache
+
+    return cache()
+
+
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
+LoraxNetworks = a1111_network.register(cache)  # the WebUI looks for script classes among this module's names
