@@ -144,7 +144,7 @@ def test_sentences_follow_the_figures(cells: Cells) -> None:
     best = "\n".join(prose.best_methods(cells))
     assert "base to finetune, at strength 1: the highest mean has `prolora` (0.80 [" in best
     assert "base to finetune, with each at its best strength: the highest mean has `prolora` (0.90 [" in best
-    assert "] at 0.75); every other method recovers less." in best
+    assert "] at 0.75); every other method that was measured so recovers less." in best
     assert "base to scratch, at strength 1: no method: the best, `auto`, has no measured gain (0.00 [0.00, 0.00])." in best
     arrivals = list(prose.arrivals(cells))
     assert "Between relatives, `copy`: arrives on base to finetune." in arrivals

@@ -18,8 +18,11 @@ from lorax.methods.bases import Bases
 INSIDE = 0.95
 # Median similarity of a pair of bases from which they count as relatives. Chance is 0; fine-tunes measure near 0.9.
 RELATED = 0.5
-# Share of the delta that the target has already, from which on it is left out. Below it nothing is gained (docs/findings.md).
+# Share of the delta that the target has already, from which on it is left out. Chosen on the pairs of docs/findings.md ("What the
+# target already has"): below it, a copy was as good or better.
 OVERLAP = 0.15
+# Share from which on nothing worth writing is left, as where the adapter was merged into the target.
+WHOLE = 0.95
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
@@ -48,5 +51,10 @@ def judge(similarities: Sequence[float | None]) -> str | None:
 
 
 def strength(overlap: float) -> float:
-    """At which the adapter is applied, when the target's difference from the source already holds ``overlap`` of its delta."""
-    return 1 - min(overlap, 1.0) if overlap >= OVERLAP else 1.0
+    """At which the adapter is applied, when the target's difference from the source already holds ``overlap`` of its delta.
+
+    0: not at all, since the target has it already.
+    """
+    if overlap >= WHOLE:
+        return 0.0
+    return 1 - overlap if overlap >= OVERLAP else 1.0
