@@ -1,4 +1,6 @@
-"""What a transfer will be worth, told from its report: a linear model that ``python -m lab forecast`` fitted and validated.
+"""What a transfer will be worth, told from its report, by what ``python -m lab forecast`` found among relatives and strangers.
+
+That is the range of what was measured in the group; or a linear model, where one proved nearer than the group's mean.
 
 Recovery is measured on the lab's small models: 1 is the gain of a LoRA trained on the target itself, 0 is none, below 0 is harm.
 """
@@ -26,29 +28,43 @@ Known = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of the recovery at strength 1; nine of ten transfers between bases that no forecast had seen lay within low and high."""
+    """Of the recovery at strength 1; nine of ten transfers of the group lay within low and high.
+
+    ``told``: whether it is of this very transfer; then low and high are of bases that the forecast had not seen.
+    """
 
     mean: float
     low: float
     high: float
     related: bool  # the two bases
+    told: bool
 
     @property
     def words(self) -> str:
         """For an artist."""
         who = "close relatives" if self.related else "unrelated"
-        figures = f"{_percent(self.mean)}; most lie between {_percent(self.low)} and {_percent(self.high)}"
+        if not self.told:
+            return (
+                f"Forecast: {who}. Nine of ten such transfers between the lab's small models had {self._range} of the effect of "
+                "a LoRA trained on the target; nothing known beforehand told these apart reliably. Large models can differ."
+            )
+        figures = f"{_percent(self.mean)}; most have {self._range}"
         return (
             f"Forecast: {who}, expect {_effect(self)} ({figures}, where 100 % is a LoRA trained on the target). "
             "It was measured on the lab's small models; large ones can differ."
         )
+
+    @property
+    def _range(self) -> str:
+        low, high = _percent(self.low), _percent(self.high)
+        return f"about {low}" if low == high else f"between {low} and {high}"
 
 
 @dataclass(frozen=True)
 class Model:
     """Recovery = intercept + sum of coefficient * feature, kept within ``bounds``, the recoveries that were measured.
 
-    A feature is one of ``known``, ``related`` (1 or 0), or a product of such: ``related*coverage``.
+    A feature is one of ``known``, or a product of such. Without any, the intercept is the mean of what was measured.
     """
 
     intercept: float
@@ -62,11 +78,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs of bases that are alike in being related or not: within which ranges of ``known``, and how far forecasts were off.
+    """Pairs of bases that are alike in being related or not: the model, and within which ranges of ``known`` it holds.
 
-    ``residuals``: measured less predicted, the 5 % and the 95 % quantile, on targets that were left out of the fit.
+    ``residuals``: measured less predicted, the 5 % and the 95 % quantile; of a model with features on bases left out of the fit.
     """
 
+    model: Model
     ranges: Mapping[str, tuple[float, float]]
     residuals: tuple[float, float]
 
@@ -100,40 +117,38 @@ def are_alike(known: Known) -> bool:
 
 def value(feature: str, known: Known) -> float:
     """KeyError or TypeError where it is not known."""
-    factors: list[float] = [are_alike(known) if name == "related" else float(known[name]) for name in feature.split("*")]  # type: ignore[arg-type]
+    factors: list[float] = [float(known[name]) for name in feature.split("*")]  # type: ignore[arg-type]
     return math.prod(factors)
 
 
 def forecast(report: Report) -> Forecast | None:
-    """None where nothing is moved, where no forecast proved useful for the method, and outside of what was measured.
+    """None where nothing is moved, and outside of what was measured.
 
     That is: another method than ``copy`` and ``auto``, a LoRA that ``--max-rank`` changed, or a similarity or coverage that no
     pair of the lab's bases has; more similar than the closest of them is still a close relative.
     """
-    fitted = _fitted().get(report.method)
-    if fitted is None or report.coverage == 0 or report.compression_error > MARGIN:
+    groups = _fitted().get(report.method)
+    if groups is None or report.coverage == 0 or report.compression_error > MARGIN:
         return None
-    model, groups = fitted
     facts = known(report)
     related = are_alike(facts)
     group = groups.get("related" if related else "unrelated")
     if group is None or not group.holds(facts):
         return None
-    mean = model.predict(facts)
-    return Forecast(mean, mean + group.residuals[0], mean + group.residuals[1], related)
+    mean = group.model.predict(facts)
+    return Forecast(mean, mean + group.residuals[0], mean + group.residuals[1], related, bool(group.model.coefficients))
 
 
 @cache
-def _fitted() -> dict[str, tuple[Model, dict[str, Group]]]:
-    """By method, of those whose error on targets left out is below that of always predicting the mean."""
+def _fitted() -> dict[str, dict[str, Group]]:
+    """By method, then related or unrelated."""
     stored = json.loads(FILE.read_text(encoding="utf-8"))["methods"]
     return {
-        method: (
-            Model(one["intercept"], one["coefficients"], one["bounds"]),
-            {name: Group(group["ranges"], group["residuals"]) for name, group in one["groups"].items()},
-        )
-        for method, one in stored.items()
-        if one["error"] < one["error_of_mean"]
+        method: {
+            name: Group(Model(one["intercept"], one["coefficients"], one["bounds"]), one["ranges"], one["residuals"])
+            for name, one in groups.items()
+        }
+        for method, groups in stored.items()
     }
 
 

@@ -15,7 +15,6 @@ import torch
 
 from lorax.runner import Runner
 
-PROMPTS = ("a house", "a cat", "a red apple", "a car", "a tree", "a woman smiling", "a mountain lake", "a cup of coffee")
 STEPS = 10
 TIMES = (100, 300, 500, 700, 900)  # at which pictures are noised
 
@@ -34,33 +33,31 @@ class Agreement:
     """How the target's change d_t follows the source's change d_s, of equal shape.
 
     ``r2``: 1 - ||d_t - d_s||^2 / ||d_s||^2; 1 the same change, 0 as far off as no change, below 0 further off than that.
-    ``strength``: <d_s, d_t> / ||d_t||^2, by which the target's change would have to be multiplied to follow best.
     ``cosine``: of the angle between both, whatever their sizes, which differ between bases that know more styles and fewer.
     """
 
     r2: float
-    strength: float
     cosine: float
 
 
-def on_the_way(source: Runner, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS) -> Inputs:
+def on_the_way(source: Runner, prompts: Sequence[str], *, steps: int = STEPS) -> Inputs:
     """The latents before each of ``steps`` steps on the way to one picture a prompt, without any adapter."""
     *before, _ = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
     times, latents = zip(*before, strict=True)
     return Inputs(torch.stack(latents), torch.stack(times), list(prompts))
 
 
-def drawn(source: Runner, adapter: Path, prompts: Sequence[str] = PROMPTS, *, steps: int = STEPS) -> torch.Tensor:
+def drawn(source: Runner, adapter: Path, prompts: Sequence[str], *, steps: int = STEPS) -> torch.Tensor:
     """Latents (P, 4, h, w) of a picture a prompt, drawn by the source with the adapter: what the adapter is for."""
     with source.adapted(adapter):
         *_, (_, latents) = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
     return latents
 
 
-def change(runner: Runner, adapter: Path, inputs: Inputs, strength: float = 1.0) -> torch.Tensor:
+def change(runner: Runner, adapter: Path, inputs: Inputs) -> torch.Tensor:
     """By how much the adapter changes the predicted noise, float32 (S, P, 4, h, w), on the CPU."""
     without = _predict(runner, inputs)
-    with runner.adapted(adapter, strength):
+    with runner.adapted(adapter):
         return _predict(runner, inputs) - without
 
 
@@ -69,12 +66,10 @@ def agreement(d_s: torch.Tensor, d_t: torch.Tensor) -> Agreement:
     whole, own, common = (float((a * b).double().sum()) for a, b in ((d_s, d_s), (d_t, d_t), (d_s, d_t)))
     r2 = 1 - (whole + own - 2 * common) / whole if whole > 0 else float(own == 0)
     cosine = common / math.sqrt(whole * own) if whole > 0 and own > 0 else 0.0
-    return Agreement(r2, common / own if own > 0 else 0.0, cosine)
+    return Agreement(r2, cosine)
 
 
-def loss(
-    runner: Runner, adapter: Path | None, latents: torch.Tensor, prompts: Sequence[str] = PROMPTS, strength: float = 1.0
-) -> float:
+def loss(runner: Runner, adapter: Path | None, latents: torch.Tensor, prompts: Sequence[str], strength: float = 1.0) -> float:
     """Mean denoising loss on pictures, latents (P, 4, h, w), of the prompts, at a fixed grid of times under fixed noise."""
     with runner.adapted(adapter, strength):
         conditioning = runner.encode(list(prompts))

@@ -12,71 +12,71 @@ import torch
 
 from lab.forecast import validation
 from lab.forecast.examples import Example
-from lab.forecast.validation import MEAN, RELATED, By, Features, Fit
+from lab.forecast.validation import FEWEST, MEAN, Features, Fold
 from lab.report.cells import Cells
-from lab.report.claims import Verdict, verdict
 from lab.report.tables import number
 from lab.stats import Interval, mean
 from lab.variants import STRENGTHS
 
-LEFT_OUT: dict[str, By] = {"target": validation.target, "source": validation.source}
-SIMPLE = "related or not"
-
 
 @dataclass(frozen=True)
 class Judged:
-    """A kind of forecast of one variant, with all that it is judged by; figures are of bases that are left out."""
+    """A kind of forecast of one variant in one group, with all that it is judged by; errors are on bases that are left out."""
 
     variant: str
     kind: str
+    related: bool
     candidates: tuple[Features, ...]
     examples: list[Example]
 
+    @property
+    def group(self) -> str:
+        return "relatives" if self.related else "strangers"
+
+    @property
+    def name(self) -> str:
+        return f"`{self.variant}` between {self.group}"
+
+    @property
+    def pairs(self) -> set[tuple[str, str]]:
+        return {(example.source, example.target) for example in self.examples}
+
     @cached_property
-    def predicted(self) -> np.ndarray:
-        return validation.left_out(self.examples, validation.chosen(self.candidates), validation.target)
+    def tested(self) -> list[tuple[Fold, np.ndarray]]:
+        return validation.left_out(self.examples, validation.chosen(self.candidates))
 
     @cached_property
     def features(self) -> Features:
         return validation.choose(self.examples, self.candidates)
 
     @cached_property
-    def errors(self) -> dict[str, dict[str, np.ndarray]]:
-        """By what is left out, absolute, (n,): of the forecast, of the mean, of knowing only whether the bases are related."""
-        fits: dict[str, Fit] = {
-            "forecast": validation.chosen(self.candidates),
-            "mean": validation.of(MEAN),
-            SIMPLE: validation.of(RELATED),
-        }
-        return {
-            what: {name: validation.errors(self.examples, fitted, by) for name, fitted in fits.items()}
-            for what, by in LEFT_OUT.items()
-        }
+    def errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each (folds,): of the forecast, of the group's mean."""
+        return (
+            validation.errors(self.examples, validation.chosen(self.candidates)),
+            validation.errors(self.examples, validation.of(MEAN)),
+        )
 
-    def among(self, values: np.ndarray, related: bool) -> float | None:
-        chosen = values[np.array([example.related is related for example in self.examples])]
-        return chosen.mean().item() if len(chosen) else None
+    @property
+    def less(self) -> Interval:
+        return validation.less(*self.errors)
+
+    @property
+    def is_useful(self) -> bool:
+        return bool(self.features) and validation.is_useful(*self.errors)
 
 
 def everything(judged: Sequence[Judged]) -> Iterator[str]:
     yield (
-        "An error is the mean absolute difference of predicted and measured recovery at strength 1, each style of each pair by "
-        "itself. All that the forecast is made from, the choice of its features too, comes from other targets (or sources)."
+        "An error is the mean absolute difference of predicted and measured recovery at strength 1, of each style of each pair "
+        "from or to the base left out; then the mean over these bases. All that the forecast is made from, the choice of its "
+        "features too, comes from transfers that do not touch that base, and so does the mean to which it is compared. A "
+        f"forecast is useful if the interval of the difference over at least {FEWEST} bases left out excludes 0."
     )
     for one in judged:
-        found = one.errors["target"]
-        own, of_mean, simple = (found[name] for name in ("forecast", "mean", SIMPLE))
-        useful = validation.is_useful(own, of_mean)
-        yield (
-            f"`{one.variant}`, by the {one.kind}, on targets left out: error {own.mean():.2f}; of always predicting the mean "
-            f"{of_mean.mean():.2f}; of knowing only whether the bases are related {simple.mean():.2f}. "
-            + ("It is useful." if useful else "**It is useless**, and is not shown.")
-        )
-        if useful and one.kind == "report":
-            yield f"`analyze` and `transfer` show that of `{one.variant}`; it is made from: {', '.join(one.features)}."
-        less = _against(validation.less(one.examples, own, simple))
-        yield f"`{one.variant}`, by the {one.kind}: {less} knowing whether the bases are related."
-        yield from _among_relatives(one)
+        if one.kind == "report":
+            yield _range(one)
+        yield f"{one.name}, by the {one.kind}: {_skill(one)}"
     yield from _probe_against_report(judged)
 
 
@@ -88,7 +88,7 @@ def strength(cells: Cells, examples: Sequence[Example]) -> Iterator[str]:
     if not known:
         return
     at_one, at_probed, at_best = (np.array([row[i] for _, row in known], dtype=float) for i in range(3))
-    gained = mean(torch.tensor(validation.paired([one for one, _ in known], at_probed - at_one)))
+    gained = mean(torch.tensor(_paired([one for one, _ in known], at_probed - at_one)))
     yield (
         f"The strength, `copy` between relatives: recovery is {at_one.mean():.2f} at 1, {at_probed.mean():.2f} at that which the "
         f"probe finds best, {at_best.mean():.2f} at the best of the list. The probe's less that at 1: {number(gained)}."
@@ -96,69 +96,76 @@ def strength(cells: Cells, examples: Sequence[Example]) -> Iterator[str]:
 
 
 def errors(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """A row for each forecast and each way to leave bases out."""
-    rows = []
-    for one in judged:
-        for what, found in one.errors.items():
-            rows.append(
-                {
-                    "of": f"`{one.variant}`",
-                    "by the": one.kind,
-                    "left out": what,
-                    "transfers": len(one.examples),
-                    **{f"error, {name}": _figure(values.mean()) for name, values in found.items()},
-                    **{f"{name}, relatives": _figure(one.among(values, True)) for name, values in found.items()},
-                    **{f"{name}, strangers": _figure(one.among(values, False)) for name, values in found.items()},
-                }
-            )
-    return rows
+    """A row for each forecast."""
+    return [
+        {
+            "of": one.name,
+            "by the": one.kind,
+            "transfers": len(one.examples),
+            "bases left out": len(own),
+            "error, forecast": _figure(own),
+            "error, their mean": _figure(of_mean),
+            "nearer by": number(one.less if len(own) else None),
+        }
+        for one in judged
+        for own, of_mean in (one.errors,)
+    ]
 
 
 def candidates(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """What was tried, the chosen in bold."""
     return [
         {
-            "of": f"`{one.variant}`",
-            "features": f"**{', '.join(features)}**" if features == one.features else ", ".join(features),
-            **{f"{what} left out": _figure(_error(one, features, by).mean()) for what, by in LEFT_OUT.items()},
-            "relatives, target left out": _figure(one.among(_error(one, features, validation.target), True)),
+            "of": one.name,
+            "by the": one.kind,
+            "features": f"**{_listed(features)}**" if features == one.features else _listed(features),
+            "error": _figure(validation.errors(one.examples, validation.of(features))),
         }
         for one in judged
-        for features in (RELATED, *one.candidates)
+        for features in (MEAN, *one.candidates)
     ]
 
 
-def _error(one: Judged, features: Features, by: By) -> np.ndarray:
-    return validation.errors(one.examples, validation.of(features), by)
+def _range(one: Judged) -> str:
+    """What is shown where nothing finer is useful: no forecast, but what was measured."""
+    measured = [example.measured for example in one.examples]
+    low, high = np.quantile(measured, (0.05, 0.95))
+    return (
+        f"{one.name}: recovery is {np.mean(measured):.2f} in the mean of {len(measured)} transfers of {len(one.pairs)} pairs; "
+        f"nine of ten lie between {low:.2f} and {high:.2f}."
+    )
 
 
-def _among_relatives(one: Judged) -> Iterator[str]:
-    """Whether it tells one pair of relatives from another."""
-    found = one.errors["target"]
-    own, simple = (one.among(found[name], True) for name in ("forecast", SIMPLE))
-    if own is None or simple is None:
-        return
-    told = "tells them apart to some degree" if own < simple else "does not tell them apart"
-    yield f"`{one.variant}`, by the {one.kind}, among relatives: error {own:.2f}, of their mean {simple:.2f}: it {told}."
+def _skill(one: Judged) -> str:
+    own, of_mean = one.errors
+    shows = "`analyze` and `transfer` show" if one.kind == "report" else "The lab alone knows"
+    if len(own) < FEWEST:
+        return f"only {len(own)} bases can be left out, so that nothing can be said of a forecast."
+    found = f"error {own.mean():.2f}, of always predicting their mean {of_mean.mean():.2f}; nearer by {number(one.less)}."
+    if one.is_useful:
+        return f"{found} It is useful. {shows} it; it is made from: {_listed(one.features)}."
+    shown = "`analyze` and `transfer` show the range of what was measured." if one.kind == "report" else ""
+    return f"{found} **It does not tell them apart**, and is not shown. {shown}".strip()
 
 
 def _probe_against_report(judged: Sequence[Judged]) -> Iterator[str]:
     """On the transfers that both were made for."""
     for report in (one for one in judged if one.kind == "report"):
-        probe = next((one for one in judged if one.kind != "report" and one.variant == report.variant), None)
+        probe = next((one for one in judged if one.kind != "report" and one.name == report.name), None)
         if probe is None:
             continue
-        same = Judged(report.variant, report.kind, report.candidates, probe.examples)
-        own, other = (each.errors["target"]["forecast"] for each in (probe, same))
-        less = validation.less(probe.examples, own, other)
-        better = verdict(less) is Verdict.MORE
+        same = Judged(report.variant, report.kind, report.related, report.candidates, probe.examples)
+        own, other = probe.errors[0], same.errors[0]
+        better = validation.is_useful(own, other)
         decided = "it is worth its cost" if better else "it stays in the lab, and `analyze` does not run it"
-        yield f"`{report.variant}`: the probe {_against(less)} the report alone: {decided}."
+        yield f"{report.name}: the probe is nearer than the report alone by {number(validation.less(own, other))}: {decided}."
 
 
-def _against(less: Interval) -> str:
-    words = {Verdict.MORE: "is nearer than", Verdict.LESS: "is further off than", Verdict.SAME: "is the same as"}
-    return f"{words.get(verdict(less), 'shows no measured difference to')} ({number(less)})"
+def _paired(examples: Sequence[Example], differences: np.ndarray) -> list[float]:
+    """The mean over the styles of each pair of bases, of values (n,): transfers between the same bases are alike."""
+    pairs = dict.fromkeys((example.source, example.target) for example in examples)
+    rows = [[(example.source, example.target) == pair for example in examples] for pair in pairs]
+    return [differences[np.array(row)].mean().item() for row in rows]
 
 
 def _by_strength(cells: Cells, example: Example) -> tuple[float | None, ...]:
@@ -169,5 +176,9 @@ def _by_strength(cells: Cells, example: Example) -> tuple[float | None, ...]:
     return example.measured, found[example.known["probed strength"]], best
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _listed(features: Features) -> str:
+    return ", ".join(features) or "their mean"
+
+
+def _figure(errors: np.ndarray) -> str:
+    return f"{errors.mean():.2f}" if len(errors) else "-"

@@ -1,8 +1,13 @@
-"""Fits forecasts and finds out how far off they are on bases that the fit has not seen."""
+"""Fits forecasts and finds out how far off they are on bases that the fit has not seen.
+
+All examples are of one group, relatives or strangers: telling these two apart is no skill of a forecast.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,17 +18,17 @@ from lorax.forecast import Model, value
 
 Features = tuple[str, ...]
 Fit = Callable[[Sequence[Example]], Model]
-By = Callable[[Example], str]  # the base that is left out
 MEAN: Features = ()
-RELATED: Features = ("related",)
+FEWEST = 4  # bases left out: with fewer a forecast is nearer for each of them by mere chance too often
 
 
-def target(example: Example) -> str:
-    return example.target
+@dataclass(frozen=True)
+class Fold:
+    """``bases``: what is left out, one base or several between which alone anything moves; ``seen`` touches none of them."""
 
-
-def source(example: Example) -> str:
-    return example.source
+    bases: str
+    seen: list[Example]
+    held: list[Example]
 
 
 def fit(examples: Sequence[Example], features: Features) -> Model:
@@ -34,15 +39,35 @@ def fit(examples: Sequence[Example], features: Features) -> Model:
     return Model(intercept, dict(zip(features, coefficients, strict=True)), (measured.min().item(), measured.max().item()))
 
 
-def left_out(examples: Sequence[Example], fitted: Fit, by: By) -> np.ndarray:
-    """The forecast (n,) of each example by a model that has seen no example of the same base."""
-    folds = {base: fitted([example for example in examples if by(example) != base]) for base in {by(one) for one in examples}}
-    return np.array([folds[by(example)].predict(example.known) for example in examples])
+def folds(examples: Sequence[Example]) -> list[Fold]:
+    """One for each base; a base that every example touches cannot be left out, and the same fold counts once."""
+    touching: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for base in sorted({base for one in examples for base in (one.source, one.target)}):
+        touching[tuple(i for i, one in enumerate(examples) if base in (one.source, one.target))].append(base)
+    return [
+        Fold(
+            " and ".join(bases),
+            [one for i, one in enumerate(examples) if i not in held],
+            [examples[i] for i in held],
+        )
+        for held, bases in touching.items()
+        if len(held) < len(examples)
+    ]
 
 
-def errors(examples: Sequence[Example], fitted: Fit, by: By) -> np.ndarray:
-    """Of each example left out, absolute, (n,)."""
-    return np.abs(left_out(examples, fitted, by) - [example.measured for example in examples])
+def left_out(examples: Sequence[Example], fitted: Fit) -> list[tuple[Fold, np.ndarray]]:
+    """The forecasts (held,) of each fold by a model that has seen none of its bases, neither as source nor as target."""
+    found = []
+    for fold in folds(examples):
+        model = fitted(fold.seen)
+        found.append((fold, np.array([model.predict(example.known) for example in fold.held])))
+    return found
+
+
+def errors(examples: Sequence[Example], fitted: Fit) -> np.ndarray:
+    """Mean absolute error on the transfers from and to the bases left out, (folds,)."""
+    tested = left_out(examples, fitted)
+    return np.array([np.abs(predicted - [one.measured for one in fold.held]).mean() for fold, predicted in tested])
 
 
 def of(features: Features) -> Fit:
@@ -50,25 +75,10 @@ def of(features: Features) -> Fit:
 
 
 def choose(examples: Sequence[Example], candidates: Iterable[Features]) -> Features:
-    """The candidate with the smallest error on targets left out, of those that are better than ``RELATED``, else that.
-
-    With few bases a more complicated one wins by chance. So it has to be better on sources left out too, and the interval of the
-    difference over pairs of bases has to exclude 0 for both.
-    """
-    if min(len({by(example) for example in examples}) for by in (target, source)) < 2:
-        return RELATED  # nothing can be left out
-    simple = {by: errors(examples, of(RELATED), by) for by in (target, source)}
-
-    def is_better(own: np.ndarray, by: By) -> bool:
-        return less(examples, own, simple[by]).is_above_zero
-
-    better = [
-        (own.mean(), features)
-        for features in candidates
-        if is_better(own := errors(examples, of(features), target), target)
-        and is_better(errors(examples, of(features), source), source)
-    ]
-    return min(better, default=(0.0, RELATED))[1]
+    """That with the smallest error on bases left out; ``MEAN`` where no other has a smaller one, or nothing can be left out."""
+    if not folds(examples):
+        return MEAN
+    return min((MEAN, *candidates), key=lambda features: round(errors(examples, of(features)).mean().item(), 4))
 
 
 def chosen(candidates: Sequence[Features]) -> Fit:
@@ -76,18 +86,11 @@ def chosen(candidates: Sequence[Features]) -> Fit:
     return lambda examples: fit(examples, choose(examples, candidates))
 
 
-def paired(examples: Sequence[Example], differences: np.ndarray) -> list[float]:
-    """The mean over the styles of each pair of bases, of values (n,): transfers between the same bases are alike."""
-    pairs = dict.fromkeys((example.source, example.target) for example in examples)
-    rows = [[(example.source, example.target) == pair for example in examples] for pair in pairs]
-    return [differences[np.array(row)].mean().item() for row in rows]
-
-
-def less(examples: Sequence[Example], one: np.ndarray, other: np.ndarray) -> Interval:
-    """By how much one error (n,) is smaller than another; over pairs of bases."""
-    return mean(torch.tensor(paired(examples, other - one)))
+def less(one: np.ndarray, other: np.ndarray) -> Interval:
+    """By how much one error (folds,) is smaller than another; over the bases left out. Between 0 and 0 where there are none."""
+    return mean(torch.tensor((other - one).tolist())) if len(one) else Interval(0.0, 0.0, 0.0)
 
 
 def is_useful(own: np.ndarray, of_mean: np.ndarray) -> bool:
-    """Whether errors (n,) are below those of always predicting the mean, by more than rounding."""
-    return round(own.mean().item(), 4) < round(of_mean.mean().item(), 4)
+    """Whether errors (folds,) are below those of always predicting the group's mean."""
+    return len(own) >= FEWEST and less(own, of_mean).is_above_zero

@@ -13,7 +13,7 @@ from lorax.workflow import Result
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
 GLOSSARY = {
     "squared norm": "How much a LoRA changes the picture-making weights: the sum of all its changes, squared",
-    "Forecast": "Told from how alike the checkpoints are and how much moves: what such transfers were worth before",
+    "Forecast": "What transfers between checkpoints as alike as these were worth when they were measured",
     "Similarity": ALIKE,
     "similarity": ALIKE,
     "subspace": "The directions that matter most in a checkpoint's layer",
