@@ -184,20 +184,24 @@ def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -
         records.append(record)
         if moved is not None and record.target is not None:
             layers[record.target] = moved
-    declined = _declined(plan, records)
-    if declined:
-        layers = {}
-        records = [_unmoved(record) if record.status == "transferred" else record for record in records]
-    report = Report(records, plan.options.method, declined)
+    report = Report(records, plan.options.method)
     strength = METHODS[plan.options.method].strength(report.overlap)
-    if strength != 1:
-        layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
+    declined, why = _declined(plan, records), "the bases are not related"
+    if declined is None and strength == 0:
+        declined = (
+            f"{plan.target.path} already has {report.overlap:.0%} of what {plan.adapter.path} adds. Use it without the LoRA."
+        )
+        why = "the target has it already"
+    if declined:
+        records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
+        return Moved({}, Report(records, plan.options.method, declined))
+    layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
     return Moved(layers, dataclasses.replace(report, strength=strength))
 
 
-def _unmoved(record: LayerRecord) -> LayerRecord:
+def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
     """What becomes of a moved layer when the transfer is declined as a whole."""
-    return record.ended("skipped", "the bases are not related", kept=None, subspace_rank=None, rank=None, compression_error=None)
+    return record.ended("skipped", why, kept=None, subspace_rank=None, rank=None, compression_error=None)
 
 
 def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
