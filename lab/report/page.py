@@ -36,6 +36,7 @@ def write(cells: Cells, page: Path) -> None:
         "against_copy": list(prose.against_copy(cells)),
         "arrivals": list(prose.arrivals(cells)),
         "by_pair": tables.by_pair(cells),
+        "by_overlap": tables.by_overlap(cells),
         "over_ranks": list(prose.over_ranks(cells)),
         "over_kept_rank": list(prose.over_question(cells, "rank")),
         "over_threshold": list(prose.over_question(cells, "threshold")),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lab.report.cells import HEADLINE_VARIANTS, Cell, Cells, Pair, mean_of
 from lab.stats import Interval
-from lab.variants import AUTO, COPY, LORAX
+from lab.variants import AUTO, COPY, LORAX, STRENGTHS
 from lab.zoo import ADAPTERS, HEADLINE_RANK, RATES, are_related
 
 SHOWN = (COPY, LORAX, AUTO)  # of every ordered pair
@@ -103,3 +103,24 @@ def by_pair(cells: Cells) -> str:
             ]
         )
     return markdown(("pair", "", "similarity", "kept by lorax", "coverage", "auto declines", *SHOWN), rows)
+
+
+def by_overlap(cells: Cells) -> str:
+    """Relatives, each style: what the target already has of the adapter, and what ``auto`` makes of it."""
+    rows = []
+    for pair in (pair for pair in cells.pairs() if are_related(*pair)):
+        autos = {cell.style: cell for cell in cells.single(*pair, AUTO) if cell.rank == HEADLINE_RANK and not cell.is_concept}
+        for style, cell in autos.items():
+            copied = cell.of(COPY)
+            strengths = {s: mean for s in STRENGTHS if (mean := cells.recovered(copied, s)) is not None}
+            rows.append(
+                [
+                    f"{pair[0]} to {pair[1]}",
+                    style,
+                    plain(mean_of(cells.facts(copied), "overlap")),
+                    f"{max(strengths, key=lambda s: strengths[s]):g}" if strengths else "-",
+                    number(cells.recovery(copied)),
+                    number(cells.difference(cell, COPY)),
+                ]
+            )
+    return markdown(("pair", "style", "overlap", "a copy is best at", "copy at 1", "auto less copy"), rows)
