@@ -123,16 +123,16 @@ def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:
     assert page.input_value("#lorax_target input") == "finetune.safetensors"
 
 
-def choose_much(page: Any) -> None:
-    """Enough work for the page to hear of it, and to stop in the middle of."""
+def choose_much(page: Any, method: str) -> None:
+    """Enough work for the page to hear of it, and to stop in the middle of. A method's own, as what was analysed is kept."""
     for name in ("contrast-finetune", "contrast-pruned", *MORE):
         pick(page, "#lorax_adapters", name)
     page.click("#lorax_options .label-wrap")
-    pick(page, "#lorax_method", "prolora-cross")
+    pick(page, "#lorax_method", method)
 
 
 def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
-    choose_much(page)
+    choose_much(page, "prolora-cross")
     page.click("#lorax_analyse")
     page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
     page.wait_for_selector("#lorax_summary .lorax-summary")
@@ -144,7 +144,7 @@ def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
 
 def test_interrupt_leaves_nothing_behind(page: Any, webui: Page) -> None:
     before = sorted(webui.loras.rglob("*"))
-    choose_much(page)
+    choose_much(page, "prolora")
     page.click("#lorax_transfer")
     page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
     page.click("#lorax_interrupt")
