@@ -189,6 +189,22 @@ def test_transfer_compare_and_send(page: Any, webui: Page) -> None:
     shoot(page, "card")
 
 
+def test_a_lorax_file_is_compared_as_it_acts_in_prompts(page: Any, webui: Page) -> None:
+    page.click("#lorax_options .label-wrap")
+    pick(page, "#lorax_save_as", "lora-x")
+    pick(page, "#lorax_method", "copy")  # so that it draws what the plain copy draws
+    page.click("#lorax_transfer")
+    page.wait_for_selector("#lorax_written .lorax-done")
+    assert page.input_value("#lorax_tag textarea") == f"<lora:{LORA}-lorax:1> in contrast"
+    page.fill("#lorax_prompt textarea", "cat face")
+    page.fill("#lorax_size input", "64")
+    page.click("#lorax_compare")
+    page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
+    _, alone, copied, moved = pictures(page)
+    assert abs(moved - copied).max() <= 1
+    assert abs(moved - alone).max() >= 8
+
+
 def test_a_card_is_sent_to_the_tab(page: Any) -> None:
     page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
     page.locator("#txt2img_extra_tabs .tab-nav button", has_text="Lora").click()
