@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import call_queue, devices, paths_internal, processing, sd_models, shared
+from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
 
 from lorax.catalog import Model
 from lorax.errors import Interrupted
+from lorax.hosts.a1111_network import SCRIPT
 from lorax.hosts.a1111_settings import stored
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Job, Turns
@@ -121,6 +122,7 @@ class A1111:
                     do_not_save_grid=True,
                     override_settings={"sd_model_checkpoint": shot.base.name},
                 )
+                job.scripts, job.script_args = _fitting(), ()
                 try:
                     drawn += processing.process_images(job).images[:1]
                 finally:
@@ -142,6 +144,14 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
+
+
+def _fitting() -> Any:
+    """The scripts of a picture: ours, without which the host leaves LoRA-X files out, and none of other extensions."""
+    runner = scripts.ScriptRunner()
+    known = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
+    runner.alwayson_scripts = [script for script in known if type(script).__name__ == SCRIPT]
+    return runner
 
 
 def _networks() -> Any:

@@ -72,7 +72,14 @@ class State:
         self.interrupted = True
 
 
+class ScriptRunner:
+    def __init__(self):
+        self.alwayson_scripts = []
+
+
 class StableDiffusionProcessingTxt2Img:
+    scripts, script_args = None, {}  # which has no slices, as scripts want them
+
     def __init__(self, **given):
         self.given = given
 
@@ -110,7 +117,7 @@ class Double:
             self.reloaded += 1
 
         def process_images(p):
-            self.drawn.append(p.given)
+            self.drawn.append({**p.given, "scripts": p.scripts, "script_args": p.script_args})
             return SimpleNamespace(images=[Image.new("RGB", (8, 8))])
 
         queue_lock, state = threading.Lock(), State()
@@ -144,6 +151,7 @@ class Double:
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
             },
+            "scripts": {"ScriptRunner": ScriptRunner, "scripts_txt2img": ScriptRunner()},
             "sd_models": {
                 "checkpoints_list": {info.name: info for info in infos},
                 "model_data": SimpleNamespace(sd_model=SimpleNamespace(sd_checkpoint_info=infos[0])),

@@ -164,6 +164,16 @@ def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     assert double.reloaded == 1
 
 
+def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Double, host: Any) -> None:
+    from lorax.hosts.a1111_network import SCRIPT
+
+    ours, another = type(SCRIPT, (), {})(), object()
+    double.modules["scripts"].scripts_txt2img.alwayson_scripts = [another, ours]
+    host.pictures([Shot("alone", host.bases()["base.safetensors"], None)], "cat", 7, 5, 64, lambda done, total, text: None)
+    assert double.drawn[0]["scripts"].alwayson_scripts == [ours]
+    assert double.drawn[0]["script_args"][0:0] == ()
+
+
 def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host: Any) -> None:
     def stop(done: int, total: int, text: str) -> None:
         raise Interrupted

@@ -20,6 +20,7 @@ CLASSES = {
     double.CheckpointInfo: "modules/sd_models.py",
     double.OptionInfo: "modules/options.py",
     double.Options: "modules/options.py",
+    double.ScriptRunner: "modules/scripts.py",
     double.State: "modules/shared_state.py",
     double.NetworkOnDisk: "extensions-builtin/Lora/network.py",
 }

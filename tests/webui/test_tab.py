@@ -28,6 +28,12 @@ INSTALLATION = os.environ.get("LORAX_WEBUI_DIR", "")
 pytestmark = pytest.mark.skipif(not INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run")
 
 LORA = "contrast-base"
+# Between the buttons and the status line: the host's own style would have it cover the head of the tab.
+BAR = """(() => {
+    const [above, bar, below] = ["#lorax_analyse", "#lorax .progressDiv", "#lorax_status"].map(
+        (part) => document.querySelector(part).getBoundingClientRect());
+    return above.bottom <= bar.top && bar.bottom <= below.top && bar.width >= above.width;
+})()"""
 MORE = ("more-1", "more-2", "more-3")  # copies of it
 
 
@@ -123,18 +129,18 @@ def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:
     assert page.input_value("#lorax_target input") == "finetune.safetensors"
 
 
-def choose_much(page: Any) -> None:
-    """Enough work for the page to hear of it, and to stop in the middle of."""
+def choose_much(page: Any, method: str) -> None:
+    """Enough work for the page to hear of it, and to stop in the middle of. A method's own, as what was analysed is kept."""
     for name in ("contrast-finetune", "contrast-pruned", *MORE):
         pick(page, "#lorax_adapters", name)
     page.click("#lorax_options .label-wrap")
-    pick(page, "#lorax_method", "prolora-cross")
+    pick(page, "#lorax_method", method)
 
 
 def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
-    choose_much(page)
+    choose_much(page, "prolora-cross")
     page.click("#lorax_analyse")
-    page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
+    page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes(': layer') && {BAR}")
     page.wait_for_selector("#lorax_summary .lorax-summary")
     page.wait_for_selector("#lorax_heatmap img")
     page.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
@@ -144,7 +150,7 @@ def test_analyse_has_the_webuis_progress_bar(page: Any, webui: Page) -> None:
 
 def test_interrupt_leaves_nothing_behind(page: Any, webui: Page) -> None:
     before = sorted(webui.loras.rglob("*"))
-    choose_much(page)
+    choose_much(page, "prolora")
     page.click("#lorax_transfer")
     page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
     page.click("#lorax_interrupt")
@@ -181,6 +187,22 @@ def test_transfer_compare_and_send(page: Any, webui: Page) -> None:
     page.wait_for_selector(f"#txt2img_lora_cards .card[data-name='{name}']")
     assert page.locator(f"#txt2img_lora_cards .card[data-name='{name}'] img.preview").count() == 1
     shoot(page, "card")
+
+
+def test_a_lorax_file_is_compared_as_it_acts_in_prompts(page: Any, webui: Page) -> None:
+    page.click("#lorax_options .label-wrap")
+    pick(page, "#lorax_save_as", "lora-x")
+    pick(page, "#lorax_method", "copy")  # so that it draws what the plain copy draws
+    page.click("#lorax_transfer")
+    page.wait_for_selector("#lorax_written .lorax-done")
+    assert page.input_value("#lorax_tag textarea") == f"<lora:{LORA}-lorax:1> in contrast"
+    page.fill("#lorax_prompt textarea", "cat face")
+    page.fill("#lorax_size input", "64")
+    page.click("#lorax_compare")
+    page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
+    _, alone, copied, moved = pictures(page)
+    assert abs(moved - copied).max() <= 1
+    assert abs(moved - alone).max() >= 8
 
 
 def test_a_card_is_sent_to_the_tab(page: Any) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lorax.cache import Cache
 
+SCRIPT = "LoraxNetworks"  # name of the script class
+
 
 def register(cache: Callable[[], Cache]) -> type | None:
     """Register the network type; return the script class that fits networks, or None in a host without network types.
