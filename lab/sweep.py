@@ -25,17 +25,18 @@ from lorax.report import Report
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
 
 
-def headline() -> Iterator[Task]:
+def headline(*icons: str) -> Iterator[Task]:
+    """Of every style, for which all that is needed is committed, or of the icons named."""
     for source, target in HEADLINE_PAIRS:
-        for icons in (*STYLES, CONCEPT):
+        for name in icons or STYLES:
             for variant in VARIANTS.values():
                 if variant.question == "headline":
-                    yield source, target, ADAPTERS[f"{icons}-r{HEADLINE_RANK}"], variant
+                    yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
 
 
 def full() -> Iterator[Task]:
-    """The headline, the same at other ranks, every pair; last, between relatives, the sweeps of kept rank and threshold."""
-    yield from headline()
+    """The headline and the concept, other ranks, every pair; last, between relatives, the sweeps of kept rank and threshold."""
+    yield from headline(*STYLES, CONCEPT)
     variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
     adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
     yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in adapters for variant in variants)
@@ -96,7 +97,8 @@ class _Target:
     def _transfer(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> None:
         key = Key(self.name, adapter.name, variant.name, source)
         wanted = [(Key(self.name, adapter.name, variant.name, source, s), losses) for s in variant.strengths]
-        wanted.append((Key(self.name, adapter.name, variant.name, source, on=ORDINARY), self.ordinary))
+        if variant.question == "headline":
+            wanted.append((Key(self.name, adapter.name, variant.name, source, on=ORDINARY), self.ordinary))
         wanted = [(one, where) for one, where in wanted if one not in self.results.losses]
         if not wanted and key in self.results.reports:
             return

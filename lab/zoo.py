@@ -44,7 +44,8 @@ class Adapter:
     def path(self, base: str) -> Path:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
-        return (HEADLINE / "loras" if self.rank == HEADLINE_RANK else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
+        committed = self.rank == HEADLINE_RANK and not self.is_concept
+        return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 
 CONCEPT = "eggplant"  # a subject that no base has seen
