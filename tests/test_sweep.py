@@ -101,7 +101,7 @@ def test_missing_loras_are_named(measured: list, tmp_path: Path, capsys: pytest.
 def test_the_sweep_is_the_headline_and_more() -> None:
     headline, full = list(sweep.headline()), list(sweep.full())
     assert set(headline) < set(full)
-    assert not any(adapter.is_concept for _, _, adapter, _ in headline), 'its LoRAs are not committed'
+    assert not any(adapter.is_concept for _, _, adapter, _ in headline), "its LoRAs are not committed"
     assert {(source, target) for source, target, _, _ in headline} == set(HEADLINE_PAIRS)
     assert {adapter.rank for _, _, adapter, _ in headline} == {4}
     assert {adapter.rank for _, _, adapter, _ in full} == {4, 16, 64}
