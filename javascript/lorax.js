@@ -41,18 +41,29 @@ window.lorax = (() => {
         return [];
     }
 
+    // One after the other: the host empties its list of LoRAs to read it anew, and the other tab would miss cards meanwhile.
+    function refreshCards([tab, ...others]) {
+        const button = tab && find(`#${tab}_lora_extra_refresh_internal`);
+        if (!button) {
+            return;
+        }
+        const [before, began] = [find(`#${tab}_lora_cards`), Date.now()];
+        button.dispatchEvent(new Event("click"));
+        const waiting = setInterval(() => {
+            if (find(`#${tab}_lora_cards`) !== before || Date.now() - began > 10000) { // no answer where no card has changed
+                clearInterval(waiting);
+                refreshCards(others);
+            }
+        }, 100);
+    }
+
     // After a transfer: the new card appears, and a comparison begins with the prompt that is at hand.
     function transferred() {
         const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
         if (prompt && !prompt.value && given) {
             put(prompt, given.value);
         }
-        for (const tab of ["txt2img", "img2img"]) {
-            const button = find(`#${tab}_lora_extra_refresh_internal`);
-            if (button) {
-                button.dispatchEvent(new Event("click"));
-            }
-        }
+        refreshCards(["txt2img", "img2img"]);
         return [];
     }
 
