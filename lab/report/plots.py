@@ -43,7 +43,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def against_adapter_rank(cells: Cells) -> Figure | None:
-    """On all styles of each rank, at strength 1."""
+    """On all styles of each rank, at strength 1; None as long as there is but one."""
+    ranks = [rank for rank in RATES if any(cells.pooled(*pair, COPY, rank) for pair in cells.headline_pairs())]
+    if len(ranks) < 2:
+        return None
 
     def points(pair: Pair, variant: str) -> Points:
         found = ((str(rank), cells.pooled(*pair, variant, rank)) for rank in RATES)
