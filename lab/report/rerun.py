@@ -54,10 +54,10 @@ def _best_method(committed: Cells, rerun: Cells, pair: Pair) -> Iterator[str]:
 
 
 def _headline(cells: Cells, pair: Pair) -> list[Cell]:
-    """All styles, each style and the concept, at the headline's rank."""
+    """All styles and each style, at the headline's rank."""
     pooled = cells.headline(pair)
     singles = [one for cell in pooled for one in cells.single(*pair, cell.variant) if one.rank == HEADLINE_RANK]
-    return [*pooled, *singles]
+    return [*pooled, *(one for one in singles if not one.is_concept)]
 
 
 def _within(value: float, interval: Interval) -> bool:
