@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-from lab import bundle, data, lora, probing, sweep, unet, vae, xl
+from lab import bundle, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
+from lab.classifier import train_classifier
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
@@ -68,17 +69,16 @@ def headline_bundle(options: argparse.Namespace) -> None:
 
 
 def scratch(options: argparse.Namespace) -> None:
-    torch.manual_seed(4)
-    _from_nothing(options, SCRATCH, Model(new_text_encoder(), new_unet()), seed=4)
+    _from_nothing(options, SCRATCH, lambda: Model(new_text_encoder(), new_unet()), seed=4)
 
 
 def xl_base(options: argparse.Namespace) -> None:
-    torch.manual_seed(5)
-    _from_nothing(options, XL, xl.new_xl(), seed=5)
+    _from_nothing(options, XL, xl.new_xl, seed=5)
 
 
-def _from_nothing(options: argparse.Namespace, name: str, model: Model | xl.XLModel, seed: int) -> None:
-    shared, steps = runner_of(BASE), options.steps or STEPS[name]
+def _from_nothing(options: argparse.Namespace, name: str, make: Callable[[], Model | xl.XLModel], seed: int) -> None:
+    torch.manual_seed(seed)
+    model, shared, steps = make(), runner_of(BASE), options.steps or STEPS[name]
     captioner = Captioner(shared.tokenizer)
     unet.train_from_nothing(name, RUNS, model, shared.vae, captioner, steps=steps, seed=seed).save(CACHE / name)
 
@@ -119,16 +119,12 @@ def probe(options: argparse.Namespace) -> None:
 
 def classifier(options: argparse.Namespace) -> None:
     """Train what judges pictures."""
-    from lab.classifier import train_classifier
-
     train_classifier(RUNS)
 
 
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
-    from lab.gallery import run
-
-    run(options.results, FINDINGS.with_suffix(""))
+    gallery.run(options.results, FINDINGS.with_suffix(""))
 
 
 def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:

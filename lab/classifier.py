@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lab import data
+from lab.bundle import runner_of
 from lab.loop import train
-from lab.paths import CHECKPOINTS, CLASSIFIER
+from lab.paths import CLASSIFIER
 from lab.zoo import STYLES
-from lorax.demo.bundle import BASE, unpack
-from lorax.runner import Runner
+from lorax.demo.bundle import BASE
 
 NONE = "none"  # the subject of icons whose subject is not in every set
 BATCH = 64
@@ -194,7 +194,7 @@ def _reconstructed(folder: Path, icons: Labelled) -> Labelled:
 
     The latents get noise, since what a model draws is rarely a clean icon's latent.
     """
-    runner = Runner(CHECKPOINTS / f"{BASE}.safetensors", unpack(CHECKPOINTS))
+    runner = runner_of(BASE)
     stored = folder / f"reconstructed-{runner.base.sha256[:10]}.pt"
     if not stored.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -109,6 +110,11 @@ def load_subject(subject: str, *sets: str) -> Icons:
     """What each of the sets draws for one subject."""
     icons = load(*sets)
     return icons.where([one == subject for one in icons.subjects])
+
+
+def captions_over(subjects: Sequence[str], count: int) -> list[str]:
+    """Captions of ``count`` subjects, evenly spread over the list."""
+    return [subjects[i * len(subjects) // count].replace("-", " ") for i in range(count)]
 
 
 def names(role: str) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +16,10 @@ from lab.classifier import Classifier, accuracy, labelled, through
 from lab.pictures import Judge, Measures, generate, held_out_prompts
 from lab.report.tables import number
 from lab.results import ALONE, NATIVE
-from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, move
+from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, move, written
 from lab.zoo import ADAPTERS, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.grid import draw
-from lorax.formats import writer
 from lorax.runner import Runner
 
 DRAWN = (ALONE, BY_NAME, COPY, AUTO, LORAX, NATIVE)
@@ -57,11 +56,8 @@ def _adapters(runner: Runner, source: str, target: str, name: str) -> Iterator[t
             yield variant, adapter.path(target) if variant == NATIVE else None
             continue
         planned, moved = move(VARIANTS[variant], adapter, source, open_checkpoint(checkpoint(source)), runner.base)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "moved.safetensors"
-            if moved.layers:
-                writer.write(planned, moved, path, dtype="fp32")
-            yield variant, path if moved.layers else None
+        with written(planned, moved) as path:
+            yield variant, path
 
 
 def _cells(measures: list[Measures]) -> dict[str, str]:
@@ -84,7 +80,7 @@ def _accuracies(classifier: Classifier) -> Iterator[str]:
     vae = runner_of(HEADLINE_PAIRS[0][0]).vae
     for style in STYLES:
         icons = unseen.where(unseen.styles == list(data.SETS).index(style))
-        found = accuracy(classifier, type(icons)(through(vae, icons.pictures), *list(vars(icons).values())[1:]))
+        found = accuracy(classifier, replace(icons, pictures=through(vae, icons.pictures)))
         yield (
             f"The judge on {len(icons.styles)} unseen icons of {style}, through the autoencoder: style {found.style:.2f}, "
             f"subject {found.subject:.2f}, subject among the first five {found.subject_in_five:.2f}."

@@ -82,7 +82,6 @@ def save_config(text_encoder: CLIPTextModel | CLIPTextModelWithProjection, path:
 def yaml_of(unet: UNet2DConditionModel, vae: AutoencoderKL) -> str:
     """The model's configuration in the WebUI's format. ``{tokenizer}`` is filled in when the models are unpacked."""
     channels = unet.config["block_out_channels"]
-    vae_channels = vae.config["block_out_channels"]
     base = min(channels)
     return f"""\
 model:
@@ -122,18 +121,7 @@ model:
       params:
         embed_dim: 4
         ddconfig:
-          double_z: true
-          z_channels: 4
-          resolution: {data.SIZE}
-          in_channels: 3
-          out_ch: 3
-          ch: {min(vae_channels)}
-          ch_mult: {[width // min(vae_channels) for width in vae_channels]}
-          num_res_blocks: {vae.config["layers_per_block"]}
-          attn_resolutions: []
-          dropout: 0.0
-        lossconfig:
-          target: torch.nn.Identity
+{ldm_xl.autoencoder_yaml(vae)}
     cond_stage_config:
       target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
       params:

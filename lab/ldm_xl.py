@@ -35,7 +35,6 @@ def yaml_of(model: XLModel, vae: AutoencoderKL) -> str:
     """As Stability's sd_xl_base.yaml. A pruned UNet gets its teacher's depths: the format has one a level, and hosts prune."""
     unet = model.unet
     channels = unet.config["block_out_channels"]
-    vae_channels = vae.config["block_out_channels"]
     base = min(channels)
     adm = unet.config["projection_class_embeddings_input_dim"]
     outdim = unet.config["addition_time_embed_dim"]
@@ -119,19 +118,26 @@ model:
         monitor: val/rec_loss
         ddconfig:
           attn_type: vanilla-xformers
+{autoencoder_yaml(vae)}
+"""
+
+
+def autoencoder_yaml(vae: AutoencoderKL) -> str:
+    """What ldm's format and sgm's have in common: the end of ``first_stage_config``."""
+    channels = vae.config["block_out_channels"]
+    return f"""\
           double_z: true
           z_channels: 4
           resolution: {data.SIZE}
           in_channels: 3
           out_ch: 3
-          ch: {min(vae_channels)}
-          ch_mult: {[width // min(vae_channels) for width in vae_channels]}
+          ch: {min(channels)}
+          ch_mult: {[width // min(channels) for width in channels]}
           num_res_blocks: {vae.config["layers_per_block"]}
           attn_resolutions: []
           dropout: 0.0
         lossconfig:
-          target: torch.nn.Identity
-"""
+          target: torch.nn.Identity"""
 
 
 def _depths(unet: UNet2DConditionModel) -> list[int]:

@@ -20,6 +20,7 @@ from lab.zoo import Adapter
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.formats.writer import encode
+from lorax.layers import text_path
 
 ATTENTION = r"to_[qkv]|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
 CONVOLUTION = r"conv1|conv2|conv_shortcut|time_emb_proj|(down|up)samplers\.0\.conv"
@@ -69,8 +70,7 @@ def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) 
             if not key.endswith(".lora_A.weight"):
                 continue
             name = key.removesuffix(".lora_A.weight")
-            is_unet = component.name == "unet"
-            path_in_base = base.unet_names.to_ldm(name) if is_unet else f"text_model.{name.removeprefix('text_model.')}"
+            path_in_base = base.unet_names.to_ldm(name) if component.name == "unet" else text_path(name)
             delta = LowRank(state[f"{name}.lora_B.weight"].flatten(1), state[key].flatten(1))
             tensors |= encode(base, f"{component.name}.{path_in_base}", delta, torch.float16)
     arguments = {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.rank)} if adapter.convolution else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,15 +24,15 @@ class Losses:
     often under other noise, and the mean is taken.
     """
 
-    def __init__(self, runner: Runner, icons: data.Icons, repeats: int = 1, seeds: Sequence[int] = SEEDS) -> None:
-        self.runner, self.repeats, self.seeds = runner, repeats, seeds
+    def __init__(self, runner: Runner, icons: data.Icons, repeats: int = 1) -> None:
+        self.runner, self.repeats = runner, repeats
         self.latents, self.captions = encode(runner.vae, icons.pixels()), icons.captions
 
     def of(self, adapter: Path | None, strength: float = 1.0) -> torch.Tensor:
         """Denoising loss, float32 (icons, seeds)."""
         with self.runner.adapted(adapter, strength):
             conditioning = self.runner.encode(self.captions)
-            return torch.stack([self._of_seed(seed, conditioning) for seed in self.seeds], dim=1)
+            return torch.stack([self._of_seed(seed, conditioning) for seed in SEEDS], dim=1)
 
     def _of_seed(self, seed: int, conditioning: Conditioning) -> torch.Tensor:
         total = torch.zeros(len(self.latents))

@@ -56,20 +56,22 @@ def new_unet(layers_per_block: int = 2) -> UNet2DConditionModel:
 
 
 def new_text_encoder() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=CONTEXT,
-            intermediate_size=4 * CONTEXT,
-            projection_dim=CONTEXT,
-            num_hidden_layers=3,
-            num_attention_heads=HEADS,
-            max_position_embeddings=TOKENS,
-            hidden_act="quick_gelu",
-            bos_token_id=VOCABULARY - 2,
-            eos_token_id=VOCABULARY - 1,
-            pad_token_id=VOCABULARY - 1,
-        )
+    return CLIPTextModel(text_config(CONTEXT, "quick_gelu", pad=VOCABULARY - 1))
+
+
+def text_config(width: int, activation: str, *, pad: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        max_position_embeddings=TOKENS,
+        hidden_act=activation,
+        bos_token_id=VOCABULARY - 2,
+        eos_token_id=VOCABULARY - 1,
+        pad_token_id=pad,
     )
 
 

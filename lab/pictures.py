@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 import torch
 from diffusers import AutoencoderKL
@@ -41,10 +40,6 @@ class Measures:
     def kept(self) -> list[float]:
         """1 where the content is kept, 0 where it is not. Read it next to that of real icons of the style, its ceiling."""
         return [float(rank < TOP) for rank in self.rank]
-
-    def __str__(self) -> str:
-        lists = {"style": self.style, "distance": self.distance, "kept": self.kept, "diversity": self.diversity}
-        return ", ".join(f"{name} {mean(values):.3f}" for name, values in lists.items())
 
 
 class Judge:
@@ -84,18 +79,16 @@ def energy_distance(ours: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 def held_out_prompts(classifier: Classifier, count: int = PROMPTS) -> list[str]:
     """Names of subjects that no LoRA has seen, spread over the alphabet."""
     held_out = [subject for subject in classifier.subjects if subject != NONE and data.is_held_out(subject)]
-    return [held_out[i * len(held_out) // count].replace("-", " ") for i in range(count)]
+    return data.captions_over(held_out, count)
 
 
-def generate(
-    runner: Runner, adapter: Path | None, prompts: Sequence[str], *, strength: float = 1.0, seeds: int = SEEDS
-) -> tuple[torch.Tensor, list[str]]:
-    """``seeds`` pictures of every prompt, (N, 3, SIZE, SIZE) in [0, 1], and each one's prompt: all prompts, then all again.
+def generate(runner: Runner, adapter: Path | None, prompts: Sequence[str]) -> tuple[torch.Tensor, list[str]]:
+    """``SEEDS`` pictures of every prompt, (N, 3, SIZE, SIZE) in [0, 1], and each one's prompt: all prompts, then all again.
 
     No two pictures start from the same noise, but equal prompts do so whatever the model and the adapter.
     """
-    repeated = list(prompts) * seeds
-    with runner.adapted(adapter, strength):
+    repeated = list(prompts) * SEEDS
+    with runner.adapted(adapter):
         parts = [
             runner.sample(repeated[i : i + len(prompts)], list(range(i, i + len(prompts))), steps=STEPS, guidance=GUIDANCE)
             for i in range(0, len(repeated), len(prompts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -15,11 +14,10 @@ from tqdm import tqdm
 from lab import data
 from lab.bundle import runner_of
 from lab.results import Key, Results
-from lab.variants import AUTO, COPY, STRENGTHS, VARIANTS, Variant, move
+from lab.variants import AUTO, COPY, STRENGTHS, VARIANTS, Variant, move, written
 from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
 from lorax import probe
 from lorax.checkpoint import open_checkpoint
-from lorax.formats import writer
 from lorax.runner import Runner
 
 PROMPTS = 16
@@ -28,8 +26,7 @@ PROBED = (COPY, AUTO)
 
 def prompts() -> list[str]:
     """Ordinary captions, none of which decides what an adapter is worth."""
-    known = sorted(subject for subject in data.common_subjects() if not data.is_held_out(subject))
-    return [known[i * len(known) // PROMPTS].replace("-", " ") for i in range(PROMPTS)]
+    return data.captions_over(sorted(one for one in data.common_subjects() if not data.is_held_out(one)), PROMPTS)
 
 
 def run(results: Results, pairs: Iterable[tuple[str, str]] = ALL_PAIRS) -> None:
@@ -67,11 +64,9 @@ class _OnSource:
         """The target alone, and with what the variant moves, if it moves anything."""
         found: dict[str, Any] = self.losses | {"target_alone": probe.loss(target, None, self.pictures, self.inputs.prompts)}
         planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), target.base)
-        if not moved.layers:
-            return found
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "moved.safetensors"
-            writer.write(planned, moved, written, dtype="fp32")
-            agreement = probe.agreement(self.change, probe.change(target, written, self.inputs))
-            losses = {str(s): probe.loss(target, written, self.pictures, self.inputs.prompts, s) for s in STRENGTHS}
+        with written(planned, moved) as path:
+            if path is None:
+                return found
+            agreement = probe.agreement(self.change, probe.change(target, path, self.inputs))
+            losses = {str(s): probe.loss(target, path, self.pictures, self.inputs.prompts, s) for s in STRENGTHS}
         return found | asdict(agreement) | {"target_adapted": losses}

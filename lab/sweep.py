@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +13,10 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.variants import STRENGTHS, VARIANTS, Variant, move, moving
+from lab.variants import STRENGTHS, Variant, asked, move, moving, written
 from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
 from lorax import forecast
 from lorax.checkpoint import open_checkpoint
-from lorax.formats import writer
 from lorax.report import Report
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
@@ -29,20 +26,19 @@ def headline(*icons: str) -> Iterator[Task]:
     """Of every style, for which all that is needed is committed, or of the icons named."""
     for source, target in HEADLINE_PAIRS:
         for name in icons or STYLES:
-            for variant in VARIANTS.values():
-                if variant.question == "headline":
-                    yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
+            for variant in asked("headline"):
+                yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
 
 
 def full() -> Iterator[Task]:
     """The headline and the concept, other ranks, every pair; last, between relatives, the sweeps of kept rank and threshold."""
     yield from headline(*STYLES, CONCEPT)
-    variants = [variant for variant in VARIANTS.values() if variant.question == "headline"]
-    adapters = [adapter for adapter in ADAPTERS.values() if adapter.icons in STYLES and adapter.name != adapter.icons]
+    variants = asked("headline")
+    adapters = [adapter for adapter in ADAPTERS.values() if adapter.is_style]
     yield from ((*pair, adapter, variant) for pair in HEADLINE_PAIRS for adapter in adapters for variant in variants)
     few = [adapter for adapter in adapters if adapter.rank == HEADLINE_RANK]
     yield from ((*pair, adapter, variant) for pair in ALL_PAIRS for adapter in few for variant in variants)
-    sweeps = [variant for variant in VARIANTS.values() if variant.question != "headline"]
+    sweeps = [*asked("rank"), *asked("threshold")]
     relatives = [pair for pair in HEADLINE_PAIRS if are_related(*pair)]
     yield from ((*pair, adapter, variant) for pair in relatives for adapter in few for variant in sweeps)
 
@@ -105,15 +101,12 @@ class _Target:
         began = time.monotonic()
         planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), self.runner.base)
         self.results.add_report(key, _facts(moved.report) | {"seconds": round(time.monotonic() - began, 2)})
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "moved.safetensors"
-            if moved.layers:
-                writer.write(planned, moved, path, dtype="fp32")
-            content = _digest(moved.layers)
+        content = _digest(moved.layers)
+        with written(planned, moved) as path:
             for one, where in wanted:
                 same = (content, adapter.name, one.strength, one.on)
                 if same not in self.known:
-                    self.known[same] = where.of(path if moved.layers else None, one.strength)
+                    self.known[same] = where.of(path, one.strength)
                 self.results.add_losses(one, self.known[same])
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
-from lorax.formats import open_adapter
+from lorax.formats import open_adapter, writer
 from lorax.methods import METHODS
 from lorax.options import Options
 from lorax.transfer import Moved, Plan, plan, run
@@ -18,6 +22,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
+PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
 
 @dataclass(frozen=True)
@@ -33,24 +38,28 @@ def _variants() -> list[Variant]:
         Variant(BY_NAME, Options("copy", pairing="name")),
         Variant(COPY, Options("copy")),
         Variant(AUTO, Options("auto")),
-        *(Variant(name, Options(name, threshold=0)) for name in METHODS if name not in ("copy", "auto")),
+        *(Variant(name, Options(name, threshold=0)) for name in PROJECTING),
         Variant("lorax, gated at 0.8", Options("lorax"), (1.0,)),
         Variant(RANDOM, Options("copy"), (1.0,)),
         Variant(WRONG, Options("copy"), (1.0,)),
     ]
-    projecting = [name for name in METHODS if name not in ("copy", "auto")]
     ranks = [
-        Variant(f"{name} {rank}", Options(name, rank=rank, threshold=0), (1.0,), "rank") for name in projecting for rank in RANKS
+        Variant(f"{name} {rank}", Options(name, rank=rank, threshold=0), (1.0,), "rank") for name in PROJECTING for rank in RANKS
     ]
     thresholds = [
         Variant(f"{name} above {threshold}", Options(name, threshold=threshold), (1.0,), "threshold")
-        for name in projecting
+        for name in PROJECTING
         for threshold in THRESHOLDS
     ]
     return [*headline, *ranks, *thresholds]
 
 
 VARIANTS = {variant.name: variant for variant in _variants()}
+
+
+def asked(question: str, method: str | None = None) -> list[Variant]:
+    """The variants that answer a question, of one method or of all."""
+    return [one for one in VARIANTS.values() if one.question == question and method in (None, one.options.method)]
 
 
 def moving(variant: Variant, adapter: Adapter) -> Adapter:
@@ -65,6 +74,16 @@ def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoin
         generator = torch.Generator().manual_seed(0)
         moved = Moved({layer: random_like(delta, generator) for layer, delta in moved.layers.items()}, moved.report)
     return planned, moved
+
+
+@contextmanager
+def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
+    """A file with what was moved, for the length of the block, to run a model with; None where nothing was."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "moved.safetensors"
+        if moved.layers:
+            writer.write(planned, moved, path, dtype="fp32")
+        yield path if moved.layers else None
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lab import data
-from lab.models import CONTEXT, HEADS, TOKENS, VOCABULARY, new_text_encoder
+from lab.models import CONTEXT, HEADS, VOCABULARY, new_text_encoder, text_config
 from lorax.runner.text import padded_with_zeros
 from lorax.runner.unet import TIME_IDS, time_ids
 
@@ -59,7 +59,8 @@ def new_xl() -> XLModel:
     unet = UNet2DConditionModel(**_structure(), transformer_layers_per_block=(1, 2, DEPTH))
     with torch.no_grad():
         unet.add_embedding.linear_1.weight[:, :SECOND] = 0
-    return XLModel(new_text_encoder(), _new_text_encoder_2(), unet)
+    second = CLIPTextModelWithProjection(text_config(SECOND, "gelu", pad=0))
+    return XLModel(new_text_encoder(), second, unet)
 
 
 def pruned_from(teacher: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -87,21 +88,3 @@ def _structure() -> dict:
         "addition_time_embed_dim": TIME_WIDTH,
         "projection_class_embeddings_input_dim": SECOND + TIME_IDS * TIME_WIDTH,
     }
-
-
-def _new_text_encoder_2() -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=SECOND,
-            intermediate_size=4 * SECOND,
-            projection_dim=SECOND,
-            num_hidden_layers=3,
-            num_attention_heads=HEADS,
-            max_position_embeddings=TOKENS,
-            hidden_act="gelu",
-            bos_token_id=VOCABULARY - 2,
-            eos_token_id=VOCABULARY - 1,
-            pad_token_id=0,
-        )
-    )

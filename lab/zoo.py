@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, STYLE
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 OWN_ICONS = {BASE: "twemoji", FINETUNE: "noto", PRUNED: "twemoji", SCRATCH: "twemoji", XL: "twemoji", XL_PRUNED: "twemoji"}
@@ -41,6 +41,11 @@ class Adapter:
     def is_concept(self) -> bool:
         return self.icons == CONCEPT
 
+    @property
+    def is_style(self) -> bool:
+        """One of the lab's; the demo's own is trained with another budget."""
+        return self.icons in STYLES and self.name != DEMO
+
     def path(self, base: str) -> Path:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
@@ -50,13 +55,13 @@ class Adapter:
 
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
-DEMO = "contrast"
+DEMO = STYLE
 HEADLINE_RANK = 4
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
 
 
 def _adapters() -> list[Adapter]:
-    demo = Adapter(DEMO, "contrast", 4, 3e-3, steps=500, batch=32, bases=(BASE, FINETUNE, PRUNED))
+    demo = Adapter(DEMO, DEMO, 4, 3e-3, steps=500, batch=32, bases=(BASE, FINETUNE, PRUNED))
     lab = [
         Adapter(f"{icons}-r{rank}", icons, rank, rate, convolution=icons == "openmoji")
         for rank, rate in RATES.items()
@@ -69,5 +74,5 @@ ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
 
 
 def checkpoint(base: str) -> Path:
-    """The whole checkpoint; ``lab.models.unpacked`` makes it."""
+    """The whole checkpoint; ``lab.bundle.runner_of`` makes it."""
     return CHECKPOINTS / f"{base}.safetensors"

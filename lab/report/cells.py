@@ -10,12 +10,12 @@ from typing import Any
 
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.stats import Interval, Measured, change, recovered, recovery
-from lab.variants import STRENGTHS, VARIANTS
-from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, STYLES
+from lab.variants import COPY, STRENGTHS, VARIANTS, asked
+from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STYLES
 
 Pair = tuple[str, str]
 POOLED = "all styles"
-HEADLINE_VARIANTS = [variant.name for variant in VARIANTS.values() if variant.question == "headline"]
+HEADLINE_VARIANTS = [variant.name for variant in asked("headline")]
 PAIRS = (*HEADLINE_PAIRS, *(pair for pair in ALL_PAIRS if pair not in HEADLINE_PAIRS))
 
 
@@ -68,7 +68,9 @@ class Cells:
 
     def pooled(self, source: str, target: str, variant: str, rank: int) -> Cell | None:
         """All styles of a rank; None until each was measured."""
-        names = tuple(name for name in self._of(source, target, variant) if _is_style(name) and ADAPTERS[name].rank == rank)
+        names = tuple(
+            name for name in self._of(source, target, variant) if ADAPTERS[name].is_style and ADAPTERS[name].rank == rank
+        )
         return Cell(source, target, variant, names) if len(names) == len(STYLES) else None
 
     def headline_pairs(self) -> list[Pair]:
@@ -84,7 +86,11 @@ class Cells:
         return (Cell(source, target, variant, (name,)) for name in self._of(source, target, variant))
 
     def ranks(self, source: str, target: str, variant: str) -> list[int]:
-        return sorted({ADAPTERS[name].rank for name in self._of(source, target, variant) if _is_style(name)})
+        return sorted({ADAPTERS[name].rank for name in self._of(source, target, variant) if ADAPTERS[name].is_style})
+
+    def whole_ranks(self) -> list[int]:
+        """Those at which a copy of all styles was measured on some pair of the headline."""
+        return [rank for rank in RATES if any(self.pooled(*pair, COPY, rank) for pair in self.headline_pairs())]
 
     def swept(self, source: str, target: str, variant: str) -> Cell | None:
         """All styles of the one rank on which a question was asked; of the smallest, if there are several."""
@@ -167,7 +173,3 @@ class Cells:
 def mean_of(facts: Iterable[dict[str, Any]], name: str) -> float | None:
     values = [fact[name] for fact in facts if fact.get(name) is not None]
     return sum(values) / len(values) if values else None
-
-
-def _is_style(adapter: str) -> bool:
-    return ADAPTERS[adapter].icons in STYLES and adapter != DEMO

@@ -52,7 +52,7 @@ def grouped(differences: Iterable[tuple[str, Interval | None]], *, figures: bool
 
 
 def apart(one: Interval, other: Interval) -> Verdict:
-    """Of two figures that share no icons or adapters, so that no paired difference exists: told apart if they do not overlap."""
+    """Of two figures of adapters that were trained apart, so that no difference is paired: told apart if they do not overlap."""
     if one.low > other.high:
         return Verdict.MORE
     return Verdict.LESS if one.high < other.low else Verdict.UNKNOWN

@@ -100,7 +100,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _measured(cells: Cells) -> dict[str, Any]:
-    stored = cells.results
+    stored, ranks = cells.results, cells.whole_ranks()
     return {
         "seeds": SEEDS,
         "times": TIMES,
@@ -109,8 +109,8 @@ def _measured(cells: Cells) -> dict[str, Any]:
         "styles": STYLES,
         "concept": CONCEPT,
         "rank": HEADLINE_RANK,
-        "ranks": [rank for rank in RATES if any(cells.pooled(*pair, prose.COPY, rank) for pair in cells.headline_pairs())],
-        "no_ranks": [rank for rank in RATES if not any(cells.pooled(*pair, prose.COPY, rank) for pair in cells.headline_pairs())],
+        "ranks": ranks,
+        "no_ranks": [rank for rank in RATES if rank not in ranks],
         "icons": sorted({cells.size(cell)[0] for pair in cells.headline_pairs() for cell in cells.single(*pair, prose.COPY)}),
         "losses": len(stored.losses),
         "minutes": {target: round(minutes) for target, minutes in stored.minutes.items()},

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from lab.report.cells import Cell, Cells, Pair, mean_of
 from lab.results import NATIVE
 from lab.stats import Interval
-from lab.variants import AUTO, BY_NAME, COPY, LORAX, RANKS, STRENGTHS, THRESHOLDS, VARIANTS
+from lab.variants import AUTO, BY_NAME, COPY, LORAX, PROJECTING, RANKS, STRENGTHS, THRESHOLDS, asked
 from lab.zoo import HEADLINE_RANK, RATES, are_related
-from lorax.methods import METHODS
 
 STYLE = {
     "svg.hashsalt": "lorax",  # else ids are drawn anew every time
@@ -29,7 +28,6 @@ STYLE = {
     "legend.frameon": False,
 }
 FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
-PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
 Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
@@ -44,8 +42,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def against_adapter_rank(cells: Cells) -> Figure | None:
     """On all styles of each rank, at strength 1; None as long as there is but one."""
-    ranks = [rank for rank in RATES if any(cells.pooled(*pair, COPY, rank) for pair in cells.headline_pairs())]
-    if len(ranks) < 2:
+    if len(cells.whole_ranks()) < 2:
         return None
 
     def points(pair: Pair, variant: str) -> Points:
@@ -61,7 +58,7 @@ def against_kept_rank(cells: Cells) -> Figure | None:
     def points(pair: Pair, method: str) -> Points:
         if method == COPY:
             return _level(cells, pair, "rank", RANKS)
-        names = {VARIANTS[name].options.rank: name for name in _of_question("rank", method)}
+        names = {one.options.rank: one.name for one in asked("rank", method)}
         return _measured(cells, ((rank, cells.swept(*pair, names[rank])) for rank in RANKS))
 
     return _panels(cells, (COPY, *PROJECTING), points, RANKS, "kept rank")
@@ -74,7 +71,7 @@ def against_threshold(cells: Cells) -> Figure | None:
     def points(pair: Pair, method: str) -> Points:
         if method == COPY:
             return _level(cells, pair, "threshold", shown)
-        names = {f"{VARIANTS[name].options.threshold:g}": name for name in _of_question("threshold", method)}
+        names = {f"{one.options.threshold:g}": one.name for one in asked("threshold", method)}
         swept = [(threshold, cells.swept(*pair, name)) for threshold, name in names.items()]
         ranks = {cell.rank for _, cell in swept if cell}
         open_gate = [("0", cells.pooled(*pair, method, rank)) for rank in ranks]
@@ -170,14 +167,10 @@ def _point(axes: Axes, x: float, found: Interval, marker: str, colour: str) -> N
     axes.errorbar([x], [found.mean], yerr=error, fmt=marker, color=colour, markersize=4, elinewidth=0.7)
 
 
-def _of_question(question: str, method: str) -> list[str]:
-    return [name for name, one in VARIANTS.items() if one.question == question and one.options.method == method]
-
-
 def _level(cells: Cells, pair: Pair, question: str, ticks: Sequence[str]) -> Points:
     """The copy's recovery, on the adapters of a question, as a level line: nothing that is asked changes it."""
-    for variant in (name for name, one in VARIANTS.items() if one.question == question):
-        if (cell := cells.swept(*pair, variant)) and (found := cells.recovery(cell.of(COPY))):
+    for variant in asked(question):
+        if (cell := cells.swept(*pair, variant.name)) and (found := cells.recovery(cell.of(COPY))):
             return [(tick, found) for tick in ticks]
     return []
 

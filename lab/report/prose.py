@@ -8,11 +8,11 @@ from lab.report.cells import Cell, Cells, Pair
 from lab.report.claims import Verdict, apart, effect, grouped, listed, verdict
 from lab.report.tables import number, percent
 from lab.results import NATIVE
-from lab.variants import AUTO, BY_NAME, COPY, RANDOM, VARIANTS, WRONG
+from lab.variants import AUTO, BY_NAME, COPY, RANDOM, WRONG, asked
 from lab.zoo import HEADLINE_RANK, RATES, are_related
 
 CONTROLS = (BY_NAME, RANDOM, WRONG)  # what a method is measured against, and nobody would choose
-METHODS = [name for name, one in VARIANTS.items() if one.question == "headline" and name not in CONTROLS]
+METHODS = [one.name for one in asked("headline") if one.name not in CONTROLS]
 
 
 def called(pair: Pair) -> str:
@@ -129,8 +129,7 @@ def over_question(cells: Cells, question: str) -> Iterator[str]:
     """Which of a method's swept variants differ from the method as the headline has it, on the same adapters."""
     for pair in cells.headline_pairs():
         for method in METHODS:
-            names = [name for name, one in VARIANTS.items() if one.question == question and one.options.method == method]
-            found = [cell for name in names if (cell := cells.swept(*pair, name))]
+            found = [cell for one in asked(question, method) if (cell := cells.swept(*pair, one.name))]
             shown = ((cell.variant.removeprefix(f"{method} "), cells.difference(cell, method)) for cell in found)
             if groups := grouped(shown, figures=False):
                 parts = [f"{one.value}: {listed(its)}" for one, its in groups.items()]
