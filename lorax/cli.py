@@ -1,6 +1,6 @@
 """``python -m lorax``: results on stdout, progress and errors on stderr.
 
-Exit codes: 0 done, 2 bad input, 3 ``auto`` declined because the bases are unrelated, 130 interrupted. What a command writes
+Exit codes: 0 done, 2 bad input, 3 ``auto`` declined (see ``Report.declined``), 130 interrupted. What a command writes
 appears at its end, all or nothing; only the demo writes as it goes.
 """
 

@@ -39,7 +39,8 @@ class LayerRecord:
 class Report:
     """All layers, in the adapter's order.
 
-    ``declined``: why ``auto`` refused the pair of bases, if it did. ``strength``: what all moved layers were multiplied with.
+    ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
+    ``strength``: what all moved layers were multiplied with.
     """
 
     records: list[LayerRecord]
