@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +39,13 @@ class Size:
     blocks: int = 2  # residual blocks per level on the way down; one more on the way up
 
     def unet(self) -> list[Param]:
-        return list(_unet(self.channels, self.cross, self.blocks))
+        levels = len(self.channels)
+        down = [(1,) * self.blocks] * (levels - 1) + [(0,) * self.blocks]  # attention on all levels but the deepest
+        up = [(0,) * (self.blocks + 1)] + [(1,) * (self.blocks + 1)] * (levels - 1)
+        return list(unet_params(self.channels, self.cross, down, 1, up))
 
     def text(self) -> list[Param]:
-        return list(_text(self.cross, self.text_layers, self.vocabulary))
+        return list(text_params(self.cross, self.text_layers, self.vocabulary))
 
 
 TINY = Size()
@@ -77,60 +80,79 @@ def _same(ldm: str, diffusers: str, *shape: int, bias: bool = True) -> Iterator[
         yield Param(a, b, size)
 
 
-def _attention(ldm: str, diffusers: str, c: int, cross: int) -> Iterator[Param]:
-    for name in ("norm", "proj_in", "proj_out"):
-        yield from _same(f"{ldm}.{name}", f"{diffusers}.{name}", *((c,) if name == "norm" else (c, c, 1, 1)))
-    a, b = f"{ldm}.transformer_blocks.0", f"{diffusers}.transformer_blocks.0"
-    for attn, inputs in (("attn1", c), ("attn2", cross)):
-        yield from _same(f"{a}.{attn}.to_q", f"{b}.{attn}.to_q", c, c, bias=False)
-        for name in ("to_k", "to_v"):
-            yield from _same(f"{a}.{attn}.{name}", f"{b}.{attn}.{name}", c, inputs, bias=False)
-        yield from _same(f"{a}.{attn}.to_out.0", f"{b}.{attn}.to_out.0", c, c)
-    yield from _same(f"{a}.ff.net.0.proj", f"{b}.ff.net.0.proj", 8 * c, c)
-    yield from _same(f"{a}.ff.net.2", f"{b}.ff.net.2", c, 4 * c)
-    for name in ("norm1", "norm2", "norm3"):
-        yield from _same(f"{a}.{name}", f"{b}.{name}", c)
+def _attention(ldm: str, diffusers: str, c: int, cross: int, depth: int, linear: bool) -> Iterator[Param]:
+    """A module of ``depth`` transformer blocks, none at 0; its projections are linear layers or 1x1 convolutions."""
+    if not depth:
+        return
+    square = (c, c) if linear else (c, c, 1, 1)
+    for name, shape in (("norm", (c,)), ("proj_in", square), ("proj_out", square)):
+        yield from _same(f"{ldm}.{name}", f"{diffusers}.{name}", *shape)
+    for number in range(depth):
+        a, b = f"{ldm}.transformer_blocks.{number}", f"{diffusers}.transformer_blocks.{number}"
+        for attn, inputs in (("attn1", c), ("attn2", cross)):
+            for name, width in (("to_q", c), ("to_k", inputs), ("to_v", inputs)):
+                yield from _same(f"{a}.{attn}.{name}", f"{b}.{attn}.{name}", c, width, bias=False)
+            yield from _same(f"{a}.{attn}.to_out.0", f"{b}.{attn}.to_out.0", c, c)
+        yield from _same(f"{a}.ff.net.0.proj", f"{b}.ff.net.0.proj", 8 * c, c)
+        yield from _same(f"{a}.ff.net.2", f"{b}.ff.net.2", c, 4 * c)
+        for name in ("norm1", "norm2", "norm3"):
+            yield from _same(f"{a}.{name}", f"{b}.{name}", c)
 
 
-def _unet(channels: tuple[int, ...], cross: int, blocks: int) -> Iterator[Param]:
-    """Attention on all levels but the deepest; ``blocks`` residual blocks a level down, one more up."""
+def unet_params(
+    channels: tuple[int, ...],
+    cross: int,
+    down: Sequence[Sequence[int]],
+    middle: int | None,
+    up: Sequence[Sequence[int]],
+    *,
+    linear: bool = False,
+    pooled: int | None = None,
+) -> Iterator[Param]:
+    """``down``, ``up``: transformer blocks beside each residual block of a level, in the order of the layers.
+
+    ``middle``: None for no attention, and as in the WebUI's SSD-1B no second residual block either. ``pooled``: width of what the
+    timestep embedding is given besides.
+    """
     first, time, last = channels[0], 4 * channels[0], len(channels) - 1
     yield from _same("time_embed.0", "time_embedding.linear_1", time, first)
     yield from _same("time_embed.2", "time_embedding.linear_2", time, time)
+    if pooled is not None:
+        yield from _same("label_emb.0.0", "add_embedding.linear_1", time, pooled)
+        yield from _same("label_emb.0.2", "add_embedding.linear_2", time, time)
     yield from _same("input_blocks.0.0", "conv_in", first, 4, 3, 3)
     number, c, skips = 1, first, [first]
     for level, width in enumerate(channels):
-        for index in range(blocks):
-            down = f"down_blocks.{level}"
-            yield from _resnet(f"input_blocks.{number}.0", f"{down}.resnets.{index}", c, width, time)
-            if level < last:
-                yield from _attention(f"input_blocks.{number}.1", f"{down}.attentions.{index}", width, cross)
+        name = f"down_blocks.{level}"
+        for index, depth in enumerate(down[level]):
+            yield from _resnet(f"input_blocks.{number}.0", f"{name}.resnets.{index}", c, width, time)
+            yield from _attention(f"input_blocks.{number}.1", f"{name}.attentions.{index}", width, cross, depth, linear)
             number, c = number + 1, width
             skips.append(c)
         if level < last:
-            yield from _same(f"input_blocks.{number}.0.op", f"{down}.downsamplers.0.conv", c, c, 3, 3)
+            yield from _same(f"input_blocks.{number}.0.op", f"{name}.downsamplers.0.conv", c, c, 3, 3)
             number += 1
             skips.append(c)
     yield from _resnet("middle_block.0", "mid_block.resnets.0", c, c, time)
-    yield from _attention("middle_block.1", "mid_block.attentions.0", c, cross)
-    yield from _resnet("middle_block.2", "mid_block.resnets.1", c, c, time)
+    if middle is not None:
+        yield from _attention("middle_block.1", "mid_block.attentions.0", c, cross, middle, linear)
+        yield from _resnet("middle_block.2", "mid_block.resnets.1", c, c, time)
     number = 0
     for level, width in enumerate(reversed(channels)):
-        for index in range(blocks + 1):
-            up = f"up_blocks.{level}"
-            yield from _resnet(f"output_blocks.{number}.0", f"{up}.resnets.{index}", c + skips.pop(), width, time)
-            if level > 0:
-                yield from _attention(f"output_blocks.{number}.1", f"{up}.attentions.{index}", width, cross)
+        name = f"up_blocks.{level}"
+        for index, depth in enumerate(up[level]):
+            yield from _resnet(f"output_blocks.{number}.0", f"{name}.resnets.{index}", c + skips.pop(), width, time)
+            yield from _attention(f"output_blocks.{number}.1", f"{name}.attentions.{index}", width, cross, depth, linear)
             c = width
-            if index == blocks and level < last:
-                child = 2 if level > 0 else 1
-                yield from _same(f"output_blocks.{number}.{child}.conv", f"{up}.upsamplers.0.conv", c, c, 3, 3)
+            if index == len(up[level]) - 1 and level < last:
+                child = 2 if depth else 1
+                yield from _same(f"output_blocks.{number}.{child}.conv", f"{name}.upsamplers.0.conv", c, c, 3, 3)
             number += 1
     yield from _same("out.0", "conv_norm_out", c)
     yield from _same("out.2", "conv_out", 4, c, 3, 3)
 
 
-def _text(width: int, layers: int, vocabulary: int) -> Iterator[Param]:
+def text_params(width: int, layers: int, vocabulary: int) -> Iterator[Param]:
     rows: list[tuple[str, tuple[int, ...]]] = [
         ("embeddings.token_embedding.weight", (vocabulary, width)),
         ("embeddings.position_embedding.weight", (77, width)),

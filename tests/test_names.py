@@ -1,4 +1,4 @@
-"""Whole key lists of SD 1.x and of its pruned sibling, with diffusers' own converters as the independent oracle."""
+"""Whole key lists of SD 1.x, SDXL and their pruned siblings, with diffusers' own converters as the independent oracle."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lorax import families
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.layers import UNetNames, block_of
-from tests import builders
+from tests import builders, xl
 
 SIZES = {"full": builders.FULL, "pruned": builders.FULL_PRUNED}
+ALL_SIZES: dict[str, Any] = SIZES | xl.SIZES
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -73,20 +74,21 @@ def test_builders_tell_the_truth(kind: str) -> None:
     assert {p.diffusers: p.shape for p in size.text()} == text_shapes()
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", ALL_SIZES)
 def test_ldm_to_diffusers_as_diffusers_converts(kind: str) -> None:
-    size = SIZES[kind]
+    size = ALL_SIZES[kind]
+    told = {"layers_per_block": 2, "addition_embed_type": "text_time"} if kind in xl.SIZES else {"layers_per_block": size.blocks}
     names = UNetNames.from_ldm(p.ldm for p in size.unet())
     # The converter moves values to new keys, so the LDM key itself is a value that survives the trip.
     state = {builders.UNET + p.ldm: p.ldm for p in size.unet()}
-    converted = convert_ldm_unet_checkpoint(state, {"layers_per_block": size.blocks})
+    converted = convert_ldm_unet_checkpoint(state, told)
     assert len(converted) == len(size.unet())
     assert {names.to_diffusers(ldm): ldm for ldm in converted.values()} == converted
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", ALL_SIZES)
 def test_round_trip_from_both_layouts(kind: str) -> None:
-    params = SIZES[kind].unet()
+    params = ALL_SIZES[kind].unet()
     from_ldm, from_diffusers = UNetNames.from_ldm(p.ldm for p in params), UNetNames.from_diffusers(p.diffusers for p in params)
     assert from_ldm == from_diffusers
     for p in params:

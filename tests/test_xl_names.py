@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import lora_conversion_utils as lora_keys
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
+from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorax import families
@@ -20,8 +20,6 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.layers import UNetNames
 from tests import xl
 from tests.test_names import HeaderOnly, Shapes
-
-SIZES = {"sdxl": xl.FULL, "ssd-1b": xl.FULL_SSD, "narrow": xl.XL, "narrow ssd-1b": xl.SSD, "narrow vega": xl.VEGA}
 
 
 def options(size: xl.Size) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def options(size: xl.Size) -> dict[str, Any]:
 
 @cache
 def unet(kind: str) -> UNet2DConditionModel:
-    size = SIZES[kind]
+    size = xl.SIZES[kind]
     with torch.device("meta"):
         return UNet2DConditionModel(
             block_out_channels=size.channels,
@@ -54,7 +52,7 @@ def unet(kind: str) -> UNet2DConditionModel:
 @cache
 def checkpoint(kind: str) -> Checkpoint:
     """The base, opened by its header in Stability's layout."""
-    size = SIZES[kind]
+    size = xl.SIZES[kind]
     with torch.device("meta"):
         second = xl.open_clip({param.ldm: torch.empty(param.shape) for param in size.text()[1]})
     shapes: Shapes = {xl.UNET + param.ldm: param.shape for param in size.unet()}
@@ -65,9 +63,9 @@ def checkpoint(kind: str) -> Checkpoint:
         return open_checkpoint("base.safetensors")
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", xl.SIZES)
 def test_builders_tell_the_truth(kind: str) -> None:
-    size = SIZES[kind]
+    size = xl.SIZES[kind]
     assert {p.diffusers: p.shape for p in size.unet()} == {k: tuple(v.shape) for k, v in unet(kind).state_dict().items()}
     for model, width, layers, params in zip(
         (CLIPTextModel, CLIPTextModelWithProjection), (size.first, size.second), size.text_layers, size.text(), strict=True
@@ -86,26 +84,6 @@ def test_builders_tell_the_truth(kind: str) -> None:
         assert found == {p.ldm.removeprefix("text_model."): p.shape for p in params}
 
 
-@pytest.mark.parametrize("kind", SIZES)
-def test_ldm_to_diffusers_as_diffusers_converts(kind: str) -> None:
-    size = SIZES[kind]
-    names = UNetNames.from_ldm(p.ldm for p in size.unet())
-    state = {xl.UNET + p.ldm: p.ldm for p in size.unet()}
-    converted = convert_ldm_unet_checkpoint(state, {"layers_per_block": 2, "addition_embed_type": "text_time"})
-    assert len(converted) == len(size.unet())
-    assert {names.to_diffusers(ldm): ldm for ldm in converted.values()} == converted
-
-
-@pytest.mark.parametrize("kind", SIZES)
-def test_round_trip_from_both_layouts(kind: str) -> None:
-    params = SIZES[kind].unet()
-    from_ldm, from_diffusers = UNetNames.from_ldm(p.ldm for p in params), UNetNames.from_diffusers(p.diffusers for p in params)
-    assert from_ldm == from_diffusers
-    for p in params:
-        assert from_ldm.to_diffusers(p.ldm) == p.diffusers
-        assert from_ldm.to_ldm(p.diffusers) == p.ldm
-
-
 def test_without_a_middle_block_at_all() -> None:
     """As SSD-1B is configured by ``mid_block_type=None``."""
     params = [p for p in xl.SSD.unet() if not p.ldm.startswith("middle_block")]
@@ -113,10 +91,10 @@ def test_without_a_middle_block_at_all() -> None:
     assert families.detect({p.ldm: p.shape for p in params}) is families.SDXL
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", xl.SIZES)
 def test_family_from_either_layout(kind: str) -> None:
-    assert families.detect({p.ldm: p.shape for p in SIZES[kind].unet()}) is families.SDXL
-    assert families.detect({p.diffusers: p.shape for p in SIZES[kind].unet()}) is families.SDXL
+    assert families.detect({p.ldm: p.shape for p in xl.SIZES[kind].unet()}) is families.SDXL
+    assert families.detect({p.diffusers: p.shape for p in xl.SIZES[kind].unet()}) is families.SDXL
 
 
 def test_a_refiner_is_not_sdxl() -> None:
@@ -139,20 +117,20 @@ def test_a_refiner_is_not_sdxl() -> None:
     assert families.detect({names.to_ldm(key): shape for key, shape in shapes.items()}) is families.SDXL_REFINER
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", xl.SIZES)
 @pytest.mark.parametrize("naming", xl.NAMINGS)
 def test_every_naming_finds_every_layer(kind: str, naming: str) -> None:
-    base, size = checkpoint(kind), SIZES[kind]
+    base, size = checkpoint(kind), xl.SIZES[kind]
     assert base.layers == {layer: param.shape for layer, param in xl.layers(size).items()}
     for layer in base.layers:
         assert base.names.get(xl.spelled(layer, size, naming)) == layer
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", xl.SIZES)
 def test_written_names_are_kohyas(kind: str) -> None:
     base = checkpoint(kind)
     assert {base.kohya_name(layer): layer for layer in base.layers} == {
-        xl.spelled(layer, SIZES[kind], "kohya"): layer for layer in base.layers
+        xl.spelled(layer, xl.SIZES[kind], "kohya"): layer for layer in base.layers
     }
 
 

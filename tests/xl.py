@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tests.builders import Param, State, _resnet, _same, _text
+from tests.builders import UNET, Param, State, text_params, unet_params
 
-UNET, TE1, TE2 = "model.diffusion_model.", "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
+TE1, TE2 = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class Size:
         return self.second + 6 * self.channels[0]
 
     def unet(self) -> list[Param]:
-        return list(_unet(self))
+        cross, down = self.first + self.second, [(depth, depth) for depth in self.down]
+        return list(unet_params(self.channels, cross, down, self.middle, self.up, linear=True, pooled=self.pooled))
 
     def text(self) -> tuple[list[Param], list[Param]]:
         first, second = zip((self.first, self.second), self.text_layers, strict=True)
         projection = Param("text_projection.weight", "text_projection.weight", (self.second, self.second))
-        return list(_text(*first, self.vocabulary)), [*_text(*second, self.vocabulary), projection]
+        return list(text_params(*first, self.vocabulary)), [*text_params(*second, self.vocabulary), projection]
 
     def components(self) -> dict[str, list[Param]]:
         first, second = self.text()
@@ -53,63 +54,7 @@ SSD = replace(XL, down=(0, 2, 2), middle=None, up=((2, 2, 4), (2, 1, 1), (0, 0, 
 VEGA = replace(XL, down=(0, 1, 2), middle=None, up=((2, 2, 2), (1, 1, 1), (0, 0, 0)))
 FULL = Size((0, 2, 10), 10, ((10, 10, 10), (2, 2, 2), (0, 0, 0)), (320, 640, 1280), 768, 1280, (12, 32), 49408)
 FULL_SSD = replace(FULL, down=(0, 2, 4), middle=None, up=((4, 4, 10), (2, 1, 1), (0, 0, 0)))
-
-
-def _unet(size: Size) -> Iterator[Param]:
-    channels, cross = size.channels, size.first + size.second
-    first, time, last = channels[0], 4 * channels[0], len(channels) - 1
-    yield from _same("time_embed.0", "time_embedding.linear_1", time, first)
-    yield from _same("time_embed.2", "time_embedding.linear_2", time, time)
-    yield from _same("label_emb.0.0", "add_embedding.linear_1", time, size.pooled)
-    yield from _same("label_emb.0.2", "add_embedding.linear_2", time, time)
-    yield from _same("input_blocks.0.0", "conv_in", first, 4, 3, 3)
-    number, c, skips = 1, first, [first]
-    for level, width in enumerate(channels):
-        down = f"down_blocks.{level}"
-        for index in range(2):
-            yield from _resnet(f"input_blocks.{number}.0", f"{down}.resnets.{index}", c, width, time)
-            yield from _attention(f"input_blocks.{number}.1", f"{down}.attentions.{index}", width, cross, size.down[level])
-            number, c = number + 1, width
-            skips.append(c)
-        if level < last:
-            yield from _same(f"input_blocks.{number}.0.op", f"{down}.downsamplers.0.conv", c, c, 3, 3)
-            number += 1
-            skips.append(c)
-    yield from _resnet("middle_block.0", "mid_block.resnets.0", c, c, time)
-    if size.middle is not None:
-        yield from _attention("middle_block.1", "mid_block.attentions.0", c, cross, size.middle)
-        yield from _resnet("middle_block.2", "mid_block.resnets.1", c, c, time)
-    number = 0
-    for level, width in enumerate(reversed(channels)):
-        up = f"up_blocks.{level}"
-        for index, depth in enumerate(size.up[level]):
-            yield from _resnet(f"output_blocks.{number}.0", f"{up}.resnets.{index}", c + skips.pop(), width, time)
-            yield from _attention(f"output_blocks.{number}.1", f"{up}.attentions.{index}", width, cross, depth)
-            c = width
-            if index == 2 and level < last:
-                child = 2 if depth else 1
-                yield from _same(f"output_blocks.{number}.{child}.conv", f"{up}.upsamplers.0.conv", c, c, 3, 3)
-            number += 1
-    yield from _same("out.0", "conv_norm_out", first)
-    yield from _same("out.2", "conv_out", 4, first, 3, 3)
-
-
-def _attention(ldm: str, diffusers: str, c: int, cross: int, depth: int) -> Iterator[Param]:
-    """None at depth 0. The projections are linear layers."""
-    if not depth:
-        return
-    for name, shape in (("norm", (c,)), ("proj_in", (c, c)), ("proj_out", (c, c))):
-        yield from _same(f"{ldm}.{name}", f"{diffusers}.{name}", *shape)
-    for number in range(depth):
-        a, b = f"{ldm}.transformer_blocks.{number}", f"{diffusers}.transformer_blocks.{number}"
-        for attn, inputs in (("attn1", c), ("attn2", cross)):
-            for name, width in (("to_q", c), ("to_k", inputs), ("to_v", inputs)):
-                yield from _same(f"{a}.{attn}.{name}", f"{b}.{attn}.{name}", c, width, bias=False)
-            yield from _same(f"{a}.{attn}.to_out.0", f"{b}.{attn}.to_out.0", c, c)
-        yield from _same(f"{a}.ff.net.0.proj", f"{b}.ff.net.0.proj", 8 * c, c)
-        yield from _same(f"{a}.ff.net.2", f"{b}.ff.net.2", c, 4 * c)
-        for name in ("norm1", "norm2", "norm3"):
-            yield from _same(f"{a}.{name}", f"{b}.{name}", c)
+SIZES = {"sdxl": FULL, "ssd-1b": FULL_SSD, "narrow": XL, "narrow ssd-1b": SSD, "narrow vega": VEGA}
 
 
 # --- bases -------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
+from tests.ui.double import Double
 
 SHOTS = Path(os.environ.get("LORAX_SCREENSHOTS", ".screenshots"))
 
@@ -32,6 +33,16 @@ def models(tmp_path: Path) -> Path:
     unpack(tmp_path / "models")
     shutil.copytree(BUNDLE / "loras", tmp_path / "models" / "Lora")
     return tmp_path / "models"
+
+
+@pytest.fixture
+def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """A WebUI's modules over a folder with the bundled models and their LoRAs."""
+    unpack(tmp_path / "Stable-diffusion")
+    shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
+    made = Double(tmp_path)
+    made.install(monkeypatch)
+    return made
 
 
 @pytest.fixture

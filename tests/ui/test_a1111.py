@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from lorax.catalog import Model
-from lorax.demo.bundle import BUNDLE, unpack
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, declared
@@ -19,15 +17,6 @@ from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_webui.py"
-
-
-@pytest.fixture
-def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
-    unpack(tmp_path / "Stable-diffusion")
-    shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path)
-    made.install(monkeypatch)
-    return made
 
 
 @pytest.fixture

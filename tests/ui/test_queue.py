@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lorax.demo.bundle import BUNDLE, unpack
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -22,15 +20,6 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-@pytest.fixture
-def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
-    unpack(tmp_path / "Stable-diffusion")
-    shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path)
-    made.install(monkeypatch)
-    return made
 
 
 @pytest.fixture(params=["a1111", "standalone"])

@@ -115,7 +115,12 @@ def shoot(page: Any, name: str) -> None:
     page.screenshot(path=SHOTS / f"{name}-webui.png", full_page=True)
 
 
-def pictures(page: Any) -> list[np.ndarray]:
+def compared(page: Any) -> list[np.ndarray]:
+    """The four pictures of Compare, (64, 64, 3) in grey levels."""
+    page.fill("#lorax_prompt textarea", "cat face")
+    page.fill("#lorax_size input", "64")
+    page.click("#lorax_compare")
+    page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
     shown = page.locator("#lorax_gallery .thumbnail-item img")
     urls = [shown.nth(i).get_attribute("src") for i in range(shown.count())]
     return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB"), int) for url in urls]
@@ -166,11 +171,7 @@ def test_transfer_compare_and_send(page: Any, webui: Page) -> None:
     assert webui.moved() == [f"{name}.json", f"{name}.preview.png", f"{name}.safetensors"]
     assert page.input_value("#lorax_tag textarea") == f"<lora:{name}:1> in contrast"
 
-    page.fill("#lorax_prompt textarea", "cat face")
-    page.fill("#lorax_size input", "64")
-    page.click("#lorax_compare")
-    page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
-    source, alone, copied, moved = pictures(page)
+    source, alone, copied, moved = compared(page)
     shoot(page, "compare")
     assert webui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune")
     assert [base["name"] for base in webui.call("lorax/v1/bases") if base["loaded"]] == ["finetune.safetensors"]
@@ -196,11 +197,7 @@ def test_a_lorax_file_is_compared_as_it_acts_in_prompts(page: Any, webui: Page) 
     page.click("#lorax_transfer")
     page.wait_for_selector("#lorax_written .lorax-done")
     assert page.input_value("#lorax_tag textarea") == f"<lora:{LORA}-lorax:1> in contrast"
-    page.fill("#lorax_prompt textarea", "cat face")
-    page.fill("#lorax_size input", "64")
-    page.click("#lorax_compare")
-    page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
-    _, alone, copied, moved = pictures(page)
+    _, alone, copied, moved = compared(page)
     assert abs(moved - copied).max() <= 1
     assert abs(moved - alone).max() >= 8
 
