@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,6 @@ class Results:
         """What one run took on a target; a sweep that was stopped and went on has several."""
         self.minutes[target] = self.minutes.get(target, 0.0) + minutes
         self._append(target, {"minutes": round(minutes, 2)})
-
-    def moves(self) -> Iterator[Key]:
-        """Every transfer that was measured, at each strength."""
-        return (key for key in self.losses if key.source and key.on == STYLE)
 
     def _append(self, target: str, record: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -50,18 +50,6 @@ def test_the_later_of_two_measurements_counts(tmp_path: Path) -> None:
     assert torch.allclose(Results(tmp_path).losses[MOVED], LOSSES + 1, rtol=1e-4)
 
 
-def test_moves_are_neither_yardsticks_nor_ordinary(tmp_path: Path) -> None:
-    results = Results(tmp_path)
-    for key in (
-        MOVED,
-        Key("pruned", "contrast-r4", "copy", "base", on=ORDINARY),
-        Key("pruned", "contrast-r4", ALONE),
-        Key("pruned", "contrast-r4", NATIVE),
-    ):
-        results.add_losses(key, LOSSES)
-    assert list(results.moves()) == [MOVED]
-
-
 def test_nothing_is_made_where_nothing_is_stored(tmp_path: Path) -> None:
     assert not Results(tmp_path / "absent").losses
     assert not (tmp_path / "absent").exists()
