@@ -17,8 +17,9 @@ from lorax.adapter import LowRank
 from lorax.cache import Cache, Entry
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.formats import AdapterFile, lora, open_adapter, writer
+from lorax.formats import AdapterFile, open_adapter, writer
 from lorax.formats.loraxfile import Header
+from lorax.formats.reader import split
 from lorax.options import Options
 from lorax.tensors import Stamp, hashes, stamp
 from lorax.transfer import Progress, plan, run
@@ -162,7 +163,7 @@ def _to_entry(fit: Fit) -> Entry:
 def _from_entry(entry: Entry) -> Fit:
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in entry.tensors.items():
-        found = lora.split(key)
+        found = split(key)
         assert found is not None
         layers.setdefault(found[0], {})[key[len(found[0]) + 1 :]] = tensor
     return Fit(layers, entry.notes.get("message", ""))

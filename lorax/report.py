@@ -29,7 +29,7 @@ class LayerRecord:
     kept: float | None = None  # ||dW_t||_F / ||dW_s||_F, before the strength of the whole
     subspace_rank: int | None = None  # r of the projection; None for a copy
     rank: int | None = None  # of the written factors
-    compression_error: float | None = None  # relative, of --max-rank
+    compression_error: float | None = None  # relative, of cutting to the largest rank
 
     def ended(self, status: str, reason: str, **values: float | int | None) -> LayerRecord:
         return dataclasses.replace(self, status=status, reason=reason, **values)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def compression_error(self) -> float:
-        """What --max-rank lost of the transferred delta, relative to its norm over all layers."""
+        """What the largest rank lost of the transferred delta, relative to its norm over all layers."""
         moved = [(r.norm * (r.kept or 0.0), r.compression_error or 0.0) for r in self.records if r.status == "transferred"]
         total = math.hypot(*(norm for norm, _ in moved))
         return math.hypot(*(norm * error for norm, error in moved)) / total if total > 0 else 0.0

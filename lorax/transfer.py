@@ -16,7 +16,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import METHODS, Bases
-from lorax.options import Options
+from lorax.options import DENSE_RANK, Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition
@@ -35,6 +35,10 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+
+    def limit(self, name: str) -> int | None:
+        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so."""
+        return self.options.max_rank or (None if self.adapter.is_low_rank(name) else DENSE_RANK)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -172,7 +176,7 @@ def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tupl
     if gated and bases.similarity is None:
         how += "; similarity is undefined for unequal shapes, so not gated"
     kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
-    moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
+    moved, error = moved.compressed(plan.limit(name))
     measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
     return record.ended("transferred", how, **measured), moved.to("cpu")
 

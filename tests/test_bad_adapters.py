@@ -15,6 +15,7 @@ from tests.conftest import Files
 State = builders.State
 
 
+MIDDLE = "lora_unet_mid_block_attentions_0_proj_in"
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
@@ -94,6 +95,37 @@ def loha(state: State) -> None:
     state["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"] = torch.randn(4, 4)
 
 
+def hada_of_two_ranks(state: State) -> None:
+    shapes = {"hada_w1_a": (4, 2), "hada_w1_b": (3, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)}
+    state.update({f"{MIDDLE}.{part}": torch.randn(shape) for part, shape in shapes.items()})
+
+
+def tucker_of_two_ranks(state: State) -> None:
+    shapes = {"w1_a": (2, 4), "w1_b": (2, 4), "w2_a": (2, 4), "w2_b": (2, 4), "t1": (2, 2, 3, 3), "t2": (3, 2, 3, 3)}
+    state.update({f"{MIDDLE}.hada_{part}": torch.randn(shape) for part, shape in shapes.items()})
+
+
+def half_a_kronecker_factor(state: State) -> None:
+    state[f"{MIDDLE}.lokr_w1"], state[f"{MIDDLE}.lokr_w2_a"] = torch.randn(2, 2), torch.randn(4, 2)
+
+
+def no_second_kronecker_factor(state: State) -> None:
+    state[f"{MIDDLE}.lokr_w1"] = torch.randn(2, 2)
+
+
+def kronecker_of_two_ranks(state: State) -> None:
+    half_a_kronecker_factor(state)
+    state[f"{MIDDLE}.lokr_w2_b"] = torch.randn(3, 4)
+
+
+def flat_difference(state: State) -> None:
+    state[f"{MIDDLE}.diff"] = torch.randn(4)
+
+
+def two_formats(state: State) -> None:
+    state[f"{NAME}.hada_w1_a"] = torch.randn(4, 2)
+
+
 def dora(state: State) -> None:
     state[f"{NAME}.dora_scale"] = torch.randn(1, 32)
 
@@ -148,13 +180,20 @@ def something_else(state: State) -> None:
         (mid_with_a_second_kernel, "mid"),
         (mid_of_other_rank, "ranks disagree"),
         (only_alpha, "up factor is missing"),
-        (loha, "LoHa"),
+        (loha, "lora_unet_mid_block_attentions_0_proj_in: hada_w1_b is missing"),
         (dora, "DoRA"),
         (glora, "belongs to a GLoRA adapter"),
         (norm, "belongs to a norm adapter"),
         (norm_bias, "belongs to a norm adapter"),
-        (full, "belongs to a full adapter"),
-        (full_bias, "belongs to a full adapter"),
+        (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
+        (full_bias, "belongs to a full bias adapter"),
+        (hada_of_two_ranks, "the shapes disagree: hada_w1_a (4, 2), hada_w1_b (3, 4)"),
+        (tucker_of_two_ranks, "expected w_a (m, r) and w_b (r, n) of both halves"),
+        (half_a_kronecker_factor, f"{MIDDLE}: lokr_w2_b is missing"),
+        (no_second_kronecker_factor, f"{MIDDLE}: lokr_w2 is missing"),
+        (kronecker_of_two_ranks, "lokr_w2_a (4, 2), lokr_w2_b (3, 4); expected w1 (a, b)"),
+        (flat_difference, "diff (4,); expected 2 or 4 dimensions"),
+        (two_formats, f"{NAME}: parts of LoRA and LoHa; expected those of one format"),
         (ia3, "belongs to a (IA)^3 adapter"),
         (something_else, "unexpected key emb_params"),
     ],

@@ -12,7 +12,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -79,6 +79,17 @@ def assert_read(path: Path, base: Path, expected: dict[str, torch.Tensor]) -> No
 @pytest.mark.parametrize("rslora", [False, True])
 def test_a_folder_that_peft_writes(files: Files, tmp_path: Path, rslora: bool) -> None:
     model = with_lora(use_rslora=rslora)
+    model.save_pretrained(tmp_path)
+    assert_read(tmp_path, files.base, deltas(model))
+
+
+@pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig], ids=lambda config: config.__name__)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_of_another_format_that_peft_writes(files: Files, tmp_path: Path, config: type, whole: bool) -> None:
+    """Its alpha, and the rank where LoKr's matrices are whole, are in the configuration only."""
+    r = 64 if whole else 4
+    chosen = config(r=r, alpha=3, target_modules=["q_proj", "out_proj", "fc1"], init_weights=False, alpha_pattern={"fc1": 5})
+    model = get_peft_model(text_encoder(), chosen)
     model.save_pretrained(tmp_path)
     assert_read(tmp_path, files.base, deltas(model))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,19 +14,21 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import lora, loraxfile
+from lorax.formats import full, loha, lokr, lora, loraxfile
+from lorax.formats.configuration import LARGEST, Configuration, parse
+from lorax.formats.parts import ALPHA, Format, Layer
 from lorax.tensors import TensorFile, open_tensors
 
-# Keys of formats that exist and are not read yet, so that the refusal can name them.
+FORMATS: tuple[Format, ...] = (lora, loha, lokr, full)
+SUFFIXES = {f".{ALPHA}": ALPHA} | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
+# Keys of formats that exist and are not read, so that the refusal can name them.
 UNSUPPORTED = {
-    r"\.hada_[wt][12]": "LoHa",
-    r"\.lokr_[wt][12]": "LoKr",
     r"\.b?oft_": "OFT",
     r"\.on_input$|\.ia3_l$": "(IA)^3",
     r"\.dora_scale$|\.lora_magnitude_vector": "DoRA",
     r"\.[ab][12]\.weight$": "GLoRA",
     r"\.[wb]_norm$": "norm",  # LyCORIS' norm layers, alone or beside a LoRA
-    r"\.diff(_b)?$": "full",  # whole weight differences
+    r"\.diff_b$": "full bias",
 }
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
@@ -39,18 +40,17 @@ class AdapterFile:
     ``header`` is what a LoRA-X file says of itself, and None for other adapters.
     """
 
-    def __init__(self, given: Path, file: TensorFile, settings: dict) -> None:
-        self.given, self.path, self._file, self._settings = given, file.path, file, settings
+    def __init__(self, given: Path, file: TensorFile, configuration: Configuration) -> None:
+        self.given, self.path, self._file, self._configuration = given, file.path, file, configuration
         self.metadata = file.metadata
         # Before the keys: those of a newer version are not known.
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.parts: dict[str, dict[str, str]] = {}
         for key in file.shapes:
-            if (found := loraxfile.split(key) or lora.split(key)) is None:
+            if (found := loraxfile.split(key) or split(key)) is None:
                 raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
-        for name in self.parts:
-            lora.check(f"{self.path}: {name}", self._shapes(name))
+        self._formats = {name: self._format(name) for name in self.parts}
 
     @property
     def title(self) -> str:
@@ -59,10 +59,23 @@ class AdapterFile:
 
     def delta(self, name: str) -> LowRank:
         """dW of the layer that the file spells ``name``."""
-        return lora.decode(f"{self.path}: {name}", self._file.get, self.parts[name], self._default_alpha(name))
+        tensors = {part: self._file.get(key).float() for part, key in self.parts[name].items()}
+        for part, tensor in tensors.items():
+            if not (tensor.abs() <= LARGEST).all():  # NaN is not either
+                raise LoraxError(
+                    f"{self.path}: {name}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
+                    "The file is damaged or training diverged."
+                )
+        format = self._formats[name]
+        default = self._configuration.scale(name, format.rank(self._shapes(name)))
+        return format.decode(Layer(tensors, default))
 
     def shape(self, name: str) -> tuple[int, int]:
-        return lora.shape(self._shapes(name))
+        return self._formats[name].shape(self._shapes(name))
+
+    def is_low_rank(self, name: str) -> bool:
+        """Whether the file's own factors bound the rank of the layer's delta. What other formats hold may be of any rank."""
+        return self._formats[name] is lora
 
     def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
         """Name in the file -> layer of ``base``, or None where the base lacks it.
@@ -100,45 +113,46 @@ class AdapterFile:
     def family(self) -> Family | None:
         if self.header is not None:
             return self.header.family
-        downs = {name: self._file.shapes[parts[lora.DOWN]] for name, parts in self.parts.items()}
-        return families.detect_adapter(self.parts, downs)
+        return families.detect_adapter(self.parts, self._weights)
+
+    @cached_property
+    def _weights(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of a part that has as many dimensions as the weight, for the layers that have such a part."""
+        like = (lora.DOWN, full.DIFF)
+        found = {name: next((parts[part] for part in like if part in parts), None) for name, parts in self.parts.items()}
+        return {name: self._file.shapes[key] for name, key in found.items() if key is not None}
 
     @property
     def ranks(self) -> Counter[int]:
-        """Rank -> number of layers that have it."""
-        return Counter(self._shapes(name)[lora.UP][1] for name in self.parts)
+        """Rank -> number of layers that have it. Layers of a format without ranks are not counted."""
+        ranks = (format.rank(self._shapes(name)) for name, format in self._formats.items())
+        return Counter(rank for rank in ranks if rank is not None)
+
+    @property
+    def kind(self) -> str:
+        """The format's title, or those of all formats that the layers are in, the commonest first."""
+        if self.header is not None:
+            return "LoRA-X"
+        return ", ".join(title for title, _ in Counter(format.TITLE for format in self._formats.values()).most_common())
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         return {part: self._file.shapes[key] for part, key in self.parts[name].items()}
 
-    def _default_alpha(self, name: str) -> float | None:
-        """Alpha from PEFT's configuration, which keeps it outside the tensors (and rsLoRA's scale alpha / sqrt(rank))."""
-        head = name.partition(".")[0] + "."  # diffusers keeps one configuration per component: unet.lora_alpha, ...
-        settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
-        if "lora_alpha" not in settings:
-            return None
-        alpha = self._matching(settings.get("alpha_pattern") or {}, name, settings["lora_alpha"])
-        rank = self._shapes(name)[lora.DOWN][0]
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= lora.LARGEST:
-            raise LoraxError(
-                f"{self.path}: {name}: its configuration gives the alpha {str(alpha)[:40]!r}; "
-                f"expected a number up to {lora.LARGEST:.0e}."
-            )
-        return alpha * rank**0.5 if settings.get("use_rslora") else float(alpha)
-
-    def _matching(self, patterns: object, name: str, default: object) -> object:
-        """What a PEFT pattern (regular expression of the module's name or its end -> value) gives a layer; the first counts."""
-        module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
-        try:
-            if isinstance(patterns, dict):
-                return next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
-        except re.error as error:
-            raise LoraxError(f"{self.path}: its configuration's alpha_pattern: {error}; expected regular expressions.") from error
-        raise LoraxError(f"{self.path}: its configuration's alpha_pattern is no table; expected patterns with their alphas.")
+    def _format(self, name: str) -> Format:
+        """Of which format the layer is. Raises LoraxError when its parts do not fit together, or are of two formats."""
+        where, shapes = f"{self.path}: {name}", self._shapes(name)
+        found = [format for format in FORMATS if any(part in shapes for part in format.SUFFIXES.values())]
+        if len(found) > 1:
+            raise LoraxError(f"{where}: parts of {' and '.join(format.TITLE for format in found)}; expected those of one format.")
+        if math.prod(shapes.get(ALPHA, ())) != 1:
+            raise LoraxError(f"{where}: alpha has shape {shapes[ALPHA]}; expected one number.")
+        format = found[0] if found else lora
+        format.check(where, shapes)
+        return format
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
-    """Open a LoRA, LoCon or LoRA-X file, or a PEFT folder.
+    """Open an adapter of any format in ``FORMATS``, a LoRA-X file or a PEFT folder.
 
     Raises NotAnAdapter when nothing in it looks like an adapter, LoraxError when it is of another kind or damaged.
     """
@@ -150,31 +164,28 @@ def open_adapter(path: Path | str) -> AdapterFile:
         if found is None:
             raise NotAnAdapter(f"{given}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
         config = given / "adapter_config.json"
-        settings = _json(config, config.read_bytes()) if config.is_file() else {}
+        settings = parse(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
-    if any(key.startswith(families.UNET.checkpoint) and lora.split(key) is None for key in file.shapes):
+    if any(key.startswith(families.UNET.checkpoint) and split(key) is None for key in file.shapes):
         raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
     if not file.shapes:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
-        settings = _json(path, file.metadata["lora_adapter_metadata"])
-    return AdapterFile(given, file, settings)
+        settings = parse(path, file.metadata["lora_adapter_metadata"])
+    return AdapterFile(given, file, Configuration(path, settings))
+
+
+def split(key: str) -> tuple[str, str] | None:
+    """(layer name, part) of a key that one of the formats owns, or None. An old name is given as today's."""
+    key = lora.today(key)
+    return next(((key[: -len(end)], part) for end, part in SUFFIXES.items() if key.endswith(end)), None)
 
 
 def _refusal(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
     """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
+    supported = ", ".join(format.TITLE for format in FORMATS)
     for sign, title in UNSUPPORTED.items():
         if key := next((key for key in keys if re.search(sign, key)), None):
-            return LoraxError(f"{path}: {key} belongs to a {title} adapter. Only LoRA and LoCon are supported so far.")
+            return LoraxError(f"{path}: {key} belongs to a {title} adapter. Supported are {supported}.")
     return NotAnAdapter(f"{path}: unexpected key {unknown}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight.")
-
-
-def _json(path: Path, text: str | bytes) -> dict:
-    try:
-        value = json.loads(text)
-    except ValueError as error:  # of JSON or of UTF-8
-        raise LoraxError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise LoraxError(f"{path}: expected a JSON object.")
-    return value
