@@ -20,7 +20,7 @@ class LayerRecord:
     name: str  # as the adapter spells it
     status: str
     reason: str
-    norm: float  # ||dW_s||_F
+    norm: float  # ||dW_s||_F; 0 where that depends on a layer that the source lacks
     source: str | None = None
     target: str | None = None
     pairing: str = ""  # why this target layer

@@ -139,11 +139,13 @@ def _through(
     for number, name in uses:
         step(name)
         plan, found = plans[number], plans[number].pairs[name]
-        dW = plan.adapter.delta(name).to(device)
         if found is None or found.target is None:
             reason = found.reason if found else "the source has no such layer"
-            yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
+            known = found is not None or not plan.adapter.is_on_base(name)
+            norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
+            yield number, name, (LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None)
             continue
+        dW = plan.adapter.delta(name, plan.source).to(device)
         bases = bases or _bases(plan, found.source, found.target, device)
         yield number, name, _move(plan, name, dW, found, bases)
 

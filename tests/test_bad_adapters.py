@@ -126,13 +126,38 @@ def two_formats(state: State) -> None:
     state[f"{NAME}.hada_w1_a"] = torch.randn(4, 2)
 
 
-def dora(state: State) -> None:
-    state[f"{NAME}.dora_scale"] = torch.randn(1, 32)
+def dora_of_another_width(state: State) -> None:
+    state[f"{NAME}.dora_scale"] = torch.randn(1, 31)
 
 
-def glora(state: State) -> None:
-    for part in ("a1", "a2", "b1", "b2"):
-        state[f"lora_unet_mid_block_attentions_0_proj_in.{part}.weight"] = torch.randn(4, 4)
+def half_a_glora(state: State) -> None:
+    shapes = {"a1": (4, 2), "a2": (3, 4), "b1": (4, 3)}
+    state.update({f"{MIDDLE}.{part}.weight": torch.randn(shape) for part, shape in shapes.items()})
+
+
+def glora_of_two_ranks(state: State) -> None:
+    half_a_glora(state)
+    state[f"{MIDDLE}.b2.weight"] = torch.randn(3, 4)
+
+
+def oft_that_is_not_square(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(4, 8, 7)
+
+
+def oft_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(5, 8, 8)
+
+
+def rescale_alone(state: State) -> None:
+    state[f"{MIDDLE}.rescale"] = torch.randn(96, 1)
+
+
+def rescale_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"], state[f"{MIDDLE}.rescale"] = torch.randn(12, 8, 8), torch.randn(95, 1)
+
+
+def boft_of_odd_blocks(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(2, 32, 3, 3)
 
 
 def norm(state: State) -> None:
@@ -151,9 +176,17 @@ def full_bias(state: State) -> None:
     state["lora_unet_mid_block_attentions_0_proj_in.diff_b"] = torch.randn(4)
 
 
-def ia3(state: State) -> None:
-    """Its first key, as the file has them sorted, does not tell what it is."""
-    state["a.weight"], state["a_b.on_input"] = torch.randn(4), torch.tensor(1)
+def ia3_without_its_side(state: State) -> None:
+    state[f"{MIDDLE}.weight"], state[f"{MIDDLE}_2.weight"] = torch.randn(96), torch.randn(96)
+    state[f"{MIDDLE}_2.on_input"] = torch.tensor(1)
+
+
+def ia3_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.weight"], state[f"{MIDDLE}.on_input"] = torch.randn(95), torch.tensor(1)
+
+
+def peft_ia3_of_either_side(state: State) -> None:
+    state[f"{MIDDLE}.ia3_l"] = torch.randn(1, 96, 1, 1)
 
 
 def something_else(state: State) -> None:
@@ -181,8 +214,14 @@ def something_else(state: State) -> None:
         (mid_of_other_rank, "ranks disagree"),
         (only_alpha, "up factor is missing"),
         (loha, "lora_unet_mid_block_attentions_0_proj_in: hada_w1_b is missing"),
-        (dora, "DoRA"),
-        (glora, "belongs to a GLoRA adapter"),
+        (dora_of_another_width, f"{NAME}: the lengths of DoRA have the shape (1, 31); expected (32, 1) or (1, 32)"),
+        (glora_of_two_ranks, "the shapes disagree: a1 (4, 2)"),
+        (half_a_glora, f"{MIDDLE}: b2 is missing"),
+        (oft_that_is_not_square, "oft_blocks (4, 8, 7); expected blocks (k, b, b)"),
+        (oft_of_another_width, f"{MIDDLE} changes a weight of shape (40, 96)"),
+        (rescale_alone, f"{MIDDLE}: oft_blocks is missing"),
+        (rescale_of_another_width, "rescale (95, 1); expected blocks (k, b, b)"),
+        (boft_of_odd_blocks, "oft_blocks (2, 32, 3, 3); expected blocks (k, b, b)"),
         (norm, "belongs to a norm adapter"),
         (norm_bias, "belongs to a norm adapter"),
         (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
@@ -194,7 +233,9 @@ def something_else(state: State) -> None:
         (kronecker_of_two_ranks, "lokr_w2_a (4, 2), lokr_w2_b (3, 4); expected w1 (a, b)"),
         (flat_difference, "diff (4,); expected 2 or 4 dimensions"),
         (two_formats, f"{NAME}: parts of LoRA and LoHa; expected those of one format"),
-        (ia3, "belongs to a (IA)^3 adapter"),
+        (ia3_without_its_side, f"{MIDDLE}: on_input is missing"),
+        (ia3_of_another_width, f"{MIDDLE}: 95 values for the input"),
+        (peft_ia3_of_either_side, f"{MIDDLE}: ia3_l (1, 96, 1, 1) may be of the input or of the output"),
         (something_else, "unexpected key emb_params"),
     ],
 )

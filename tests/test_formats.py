@@ -80,3 +80,15 @@ def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> No
         dW = delta.scale * delta.up.double() @ delta.down.double()
         assert (dW - expected[layer]).norm() <= 1e-5 * expected[layer].norm(), layer
         assert delta.rank <= min(dW.shape), layer
+
+
+def test_oft_of_kohya(tmp_path: Path) -> None:
+    """Its names have a prefix of their own."""
+    made, random = sdxl(tmp_path), torch.Generator().manual_seed(2)
+    name, (layer, weight) = next(item for item in made.weights.items() if "attn2" in item[0])
+    tensors, dW = RECIPES["OFT"](weight, random)
+    oft = {f"{name.replace('lora_unet_', 'oft_unet_')}.{part}": tensor for part, tensor in tensors.items()}
+    save_file(oft, tmp_path / "oft.safetensors")
+    (read,) = open_adapter(tmp_path / "oft.safetensors").deltas_of(made.base).items()
+    assert read[0] == layer
+    assert torch.allclose(read[1].scale * read[1].up @ read[1].down, dW, atol=1e-5)

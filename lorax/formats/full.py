@@ -9,6 +9,7 @@ from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
 
 TITLE = "full"
+ON_BASE = False
 DIFF = "diff"
 SUFFIXES = {".diff": DIFF}
 

@@ -11,6 +11,7 @@ from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
 
 TITLE = "LoHa"
+ON_BASE = False
 HALVES = (("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
 SUFFIXES = {f".{part}": part for half in HALVES for part in half}
 

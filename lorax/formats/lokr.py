@@ -11,6 +11,7 @@ from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
 
 TITLE = "LoKr"
+ON_BASE = False
 MID = "lokr_t2"
 SUFFIXES = {f".{part}": part for part in (*(f"lokr_w{i}{end}" for i in (1, 2) for end in ("", "_a", "_b")), MID)}
 
@@ -57,7 +58,7 @@ def rank(shapes: Shapes) -> int | None:
 def decode(layer: Layer) -> LowRank:
     """kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2), so the rank is the product of both, and never more than a side."""
     (up_1, down_1), (up_2, down_2) = (_factors(layer, name) for name in ("lokr_w1", "lokr_w2"))
-    scale = layer.scale(rank({part: tuple(tensor.shape) for part, tensor in layer.tensors.items()}))
+    scale = layer.scale(rank(layer.shapes))
     return LowRank(torch.kron(up_1, up_2), torch.kron(down_1, down_2), scale)
 
 

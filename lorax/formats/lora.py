@@ -13,6 +13,7 @@ from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
 
 TITLE = "LoRA"
+ON_BASE = False
 UP, DOWN, MID = "up", "down", "mid"
 SUFFIXES = {
     ".lora_up.weight": UP,

@@ -29,7 +29,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     layers = {}
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
-            delta = adapter.delta(name)
+            delta = adapter.delta(name, source)
             layers[layer] = (delta if adapter.is_low_rank(name) else delta.compressed(plan.limit(name))[0]).balanced()
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")

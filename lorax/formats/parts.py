@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +17,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Layer:
-    """What the file holds of one layer. ``tensors``: part -> float32; ``default_scale``: from a configuration beside them."""
+    """What the file holds of one layer, and what it is for.
 
+    ``where``: the file and the layer, for errors; ``tensors``: part -> float32; ``default_scale``: from a configuration beside
+    them; ``weight``: reads the source's weight in its own shape as float32.
+    """
+
+    where: str
     tensors: Mapping[str, torch.Tensor]
-    default_scale: float | None = None
+    default_scale: float | None
+    weight: Callable[[], torch.Tensor]
+
+    @property
+    def shapes(self) -> Shapes:
+        return {part: tuple(tensor.shape) for part, tensor in self.tensors.items()}
 
     def scale(self, rank: int | None) -> float:
         """alpha / rank; without alpha what the configuration gives, else 1; and 1 where there is no rank (A1111, network.py)."""
@@ -36,14 +46,18 @@ class Format(Protocol):
     def TITLE(self) -> str: ...
 
     @property
+    def ON_BASE(self) -> bool:
+        """Whether the delta depends on the weight that the adapter was trained on."""
+
+    @property
     def SUFFIXES(self) -> Mapping[str, str]:
         """End of a key -> part."""
 
     def check(self, where: str, shapes: Shapes) -> None:
         """Raise LoraxError unless the parts of one layer fit together. ``where`` names the file and the layer."""
 
-    def shape(self, shapes: Shapes) -> tuple[int, int]:
-        """(m, n) of the delta."""
+    def shape(self, shapes: Shapes) -> tuple[int | None, int | None]:
+        """(m, n) of the delta; None where the base's weight decides."""
 
     def rank(self, shapes: Shapes) -> int | None:
         """As a user would say it, and what alpha is divided by; None where there is none."""

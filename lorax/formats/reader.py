@@ -6,27 +6,26 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+
+import torch
 
 from lorax import families
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import full, loha, lokr, lora, loraxfile
+from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, loraxfile, oft
 from lorax.formats.configuration import LARGEST, Configuration, parse
 from lorax.formats.parts import ALPHA, Format, Layer
 from lorax.tensors import TensorFile, open_tensors
 
-FORMATS: tuple[Format, ...] = (lora, loha, lokr, full)
-SUFFIXES = {f".{ALPHA}": ALPHA} | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
+FORMATS: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)
+OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
+SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
 # Keys of formats that exist and are not read, so that the refusal can name them.
 UNSUPPORTED = {
-    r"\.b?oft_": "OFT",
-    r"\.on_input$|\.ia3_l$": "(IA)^3",
-    r"\.dora_scale$|\.lora_magnitude_vector": "DoRA",
-    r"\.[ab][12]\.weight$": "GLoRA",
     r"\.[wb]_norm$": "norm",  # LyCORIS' norm layers, alone or beside a LoRA
     r"\.diff_b$": "full bias",
 }
@@ -47,7 +46,7 @@ class AdapterFile:
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.parts: dict[str, dict[str, str]] = {}
         for key in file.shapes:
-            if (found := loraxfile.split(key) or split(key)) is None:
+            if (found := loraxfile.split(key) or _owned(key, file)) is None:
                 raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
         self._formats = {name: self._format(name) for name in self.parts}
@@ -57,8 +56,8 @@ class AdapterFile:
         """The adapter's name as a user would say it: the file's or the PEFT folder's."""
         return self.given.name if self.given.is_dir() else self.given.stem
 
-    def delta(self, name: str) -> LowRank:
-        """dW of the layer that the file spells ``name``."""
+    def delta(self, name: str, base: Checkpoint | None = None) -> LowRank:
+        """dW of the layer that the file spells ``name``, on ``base``'s weight where it depends on that (``is_on_base``)."""
         tensors = {part: self._file.get(key).float() for part, key in self.parts[name].items()}
         for part, tensor in tensors.items():
             if not (tensor.abs() <= LARGEST).all():  # NaN is not either
@@ -66,23 +65,30 @@ class AdapterFile:
                     f"{self.path}: {name}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
                     "The file is damaged or training diverged."
                 )
+
         format = self._formats[name]
         default = self._configuration.scale(name, format.rank(self._shapes(name)))
-        return format.decode(Layer(tensors, default))
+        layer = Layer(f"{self.path}: {name}", tensors, default, partial(self._weight, name, base))
+        delta = format.decode(layer)
+        return dora.decomposed(layer, delta) if self._has_lengths(name) else delta
 
-    def shape(self, name: str) -> tuple[int, int]:
+    def shape(self, name: str) -> tuple[int | None, int | None]:
         return self._formats[name].shape(self._shapes(name))
 
     def is_low_rank(self, name: str) -> bool:
         """Whether the file's own factors bound the rank of the layer's delta. What other formats hold may be of any rank."""
-        return self._formats[name] is lora
+        return self._formats[name] is lora and not self._has_lengths(name)
+
+    def is_on_base(self, name: str) -> bool:
+        """Whether the layer's delta depends on the weight that it was trained on."""
+        return self._formats[name].ON_BASE or self._has_lengths(name)
 
     def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
         """Name in the file -> layer of ``base``, or None where the base lacks it.
 
         Raises LoraxError when the adapter was made for another family or another width than the base's.
         """
-        layers = {name: base.names.get(name) for name in self.parts}
+        layers = {name: self._layer(name, base) for name in self.parts}
         family = self.family
         if (family is not None and family != base.family) or not any(layers.values()):
             made = family.title if family else "another kind of base"
@@ -98,16 +104,17 @@ class AdapterFile:
                 raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
             m, *rest = base.layers[layer]
             expected = (m, math.prod(rest))
-            if self.shape(name) != expected:
+            shape = tuple(known or size for known, size in zip(self.shape(name), expected, strict=True))
+            if shape != expected:
                 raise LoraxError(
-                    f"{self.path}: {name} changes a weight of shape {self.shape(name)}, but in {base.path} it is {expected}. "
+                    f"{self.path}: {name} changes a weight of shape {shape}, but in {base.path} it is {expected}. "
                     "Choose as source the base that the adapter was trained on."
                 )
         return layers
 
     def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
         """Layer of ``base`` -> delta, for the layers that it has. Raises LoraxError as ``layers_of`` does."""
-        return {layer: self.delta(name) for name, layer in self.layers_of(base).items() if layer is not None}
+        return {layer: self.delta(name, base) for name, layer in self.layers_of(base).items() if layer is not None}
 
     @cached_property
     def family(self) -> Family | None:
@@ -134,6 +141,19 @@ class AdapterFile:
         if self.header is not None:
             return "LoRA-X"
         return ", ".join(title for title, _ in Counter(format.TITLE for format in self._formats.values()).most_common())
+
+    def _layer(self, name: str, base: Checkpoint) -> str | None:
+        """The layer that the file spells ``name``. kohya's OFT has a prefix of its own."""
+        return base.names.get(re.sub(r"^oft_", "lora_", name))
+
+    def _weight(self, name: str, base: Checkpoint | None) -> torch.Tensor:
+        layer = self._layer(name, base) if base else None
+        assert base is not None
+        assert layer is not None
+        return base.weight(layer).reshape(base.layers[layer])
+
+    def _has_lengths(self, name: str) -> bool:
+        return any(part in self.parts[name] for part in (dora.SCALE, dora.MAGNITUDE))
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         return {part: self._file.shapes[key] for part, key in self.parts[name].items()}
@@ -167,7 +187,7 @@ def open_adapter(path: Path | str) -> AdapterFile:
         settings = parse(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
-    if any(key.startswith(families.UNET.checkpoint) and split(key) is None for key in file.shapes):
+    if any(key.startswith(families.UNET.checkpoint) and _owned(key, file) is None for key in file.shapes):
         raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
     if not file.shapes:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
@@ -182,8 +202,18 @@ def split(key: str) -> tuple[str, str] | None:
     return next(((key[: -len(end)], part) for end, part in SUFFIXES.items() if key.endswith(end)), None)
 
 
+def _owned(key: str, file: TensorFile) -> tuple[str, str] | None:
+    """The same for a key among others: ``.weight`` ends the keys of most files, and is (IA)^3's beside its ``on_input`` only."""
+    found = split(key)
+    if found and found[1] == ia3.WEIGHT and f"{found[0]}.{ia3.ON_INPUT}" not in file.shapes:
+        return None
+    return found
+
+
 def _refusal(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
     """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
+    if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
+        return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
     supported = ", ".join(format.TITLE for format in FORMATS)
     for sign, title in UNSUPPORTED.items():
         if key := next((key for key in keys if re.search(sign, key)), None):
