@@ -14,6 +14,7 @@ from lorax.cli import main
 from lorax.options import DENSE_RANK
 from tests import builders
 from tests.conftest import Files
+from tests.structure import Size
 
 LINEAR, KERNEL = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.resnets.0.conv1"
 
@@ -49,7 +50,7 @@ def test_a_high_rank_is_cut_and_what_is_lost_is_told(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], rank: int
 ) -> None:
     side = DENSE_RANK + 32
-    base = builders.save(builders.base(size=builders.Size(channels=(32, 32, 32, side))), tmp_path / "base.safetensors")
+    base = builders.save(builders.base(size=Size(channels=(32, 32, 32, side))), tmp_path / "base.safetensors")
     (dW,) = factors((side, side, 3, 3))
     save_file({f"{kohya(KERNEL)}.diff": dW}, tmp_path / "full.safetensors")
     U, S, Vt = np.linalg.svd(dW.double().flatten(1).numpy(), full_matrices=False)

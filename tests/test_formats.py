@@ -14,6 +14,7 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders, xl
 from tests.adapters import RECIPES
+from tests.structure import TINY
 
 KINDS = ("attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "skip_connection", "0.op", "q_proj", "mlp.fc2")
 
@@ -38,7 +39,7 @@ def some(layers: dict[str, str]) -> dict[str, str]:
 def sd1(folder: Path) -> Family:
     state = builders.base()
     names, weights = {}, {}
-    for prefix, short, params in ((builders.UNET, "unet", builders.TINY.unet()), (builders.TE, "te", builders.TINY.text())):
+    for prefix, short, params in ((builders.UNET, "unet", TINY.unet()), (builders.TE, "te", TINY.text())):
         for param in params:
             if param.is_layer:
                 layer = f"{short}.{param.ldm.removesuffix('.weight')}"
