@@ -20,8 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from tests import structure
-from tests import builders
+from tests import builders, structure
 from tests.conftest import Files
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
