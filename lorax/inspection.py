@@ -53,5 +53,6 @@ def _adapter(adapter: AdapterFile) -> dict[str, Any]:
         "family": adapter.family.title if adapter.family else "not told by its layers",
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
+        **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,
     }

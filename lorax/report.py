@@ -40,13 +40,14 @@ class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
-    ``strength``: what all moved layers were multiplied with.
+    ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as they are.
     """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
     strength: float = 1.0
+    embeddings: tuple[str, ...] = ()
 
     @property
     def overlap(self) -> float:
@@ -91,6 +92,8 @@ class Report:
             )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
+        if self.embeddings:
+            lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if expected := forecast(self):
             lines.append(expected.words)
         return "\n".join(lines)
@@ -112,6 +115,7 @@ class Report:
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,
+            "embeddings": self.embeddings,
             "forecast": dataclasses.asdict(expected) | {"words": expected.words} if expected else None,
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],

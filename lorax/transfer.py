@@ -202,7 +202,7 @@ def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
         return Moved({}, Report(records, plan.options.method, declined))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength))
+    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:

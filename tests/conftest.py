@@ -20,6 +20,7 @@ NEED_DIFFUSERS = (
     "demo",
     "formats",
     "host",
+    "inspect",
     "lab_lora",
     "lab_report",
     "ldm",

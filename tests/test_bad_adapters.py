@@ -222,10 +222,10 @@ def something_else(state: State) -> None:
         (rescale_alone, f"{MIDDLE}: oft_blocks is missing"),
         (rescale_of_another_width, "rescale (95, 1); expected blocks (k, b, b)"),
         (boft_of_odd_blocks, "oft_blocks (2, 32, 3, 3); expected blocks (k, b, b)"),
-        (norm, "belongs to a norm adapter"),
-        (norm_bias, "belongs to a norm adapter"),
+        (norm, "an adapter with norm layers, which is not supported"),
+        (norm_bias, "an adapter with norm layers, which is not supported"),
         (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
-        (full_bias, "belongs to a full bias adapter"),
+        (full_bias, "an adapter with whole bias differences, which is not supported"),
         (hada_of_two_ranks, "the shapes disagree: hada_w1_a (4, 2), hada_w1_b (3, 4)"),
         (tucker_of_two_ranks, "expected w_a (m, r) and w_b (r, n) of both halves"),
         (half_a_kronecker_factor, f"{MIDDLE}: lokr_w2_b is missing"),
@@ -236,7 +236,7 @@ def something_else(state: State) -> None:
         (ia3_without_its_side, f"{MIDDLE}: on_input is missing"),
         (ia3_of_another_width, f"{MIDDLE}: 95 values for the input"),
         (peft_ia3_of_either_side, f"{MIDDLE}: ia3_l (1, 96, 1, 1) may be of the input or of the output"),
-        (something_else, "unexpected key emb_params"),
+        (something_else, "a textual inversion embedding, which goes into the folder embeddings"),
     ],
 )
 def test_wrong_adapters(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorax.cli import main
+from lorax.formats import open_adapter
 from lorax.options import DENSE_RANK
 from tests import builders
 from tests.conftest import Files
@@ -64,3 +65,20 @@ def test_a_high_rank_is_cut_and_what_is_lost_is_told(
 
     written = convert(tmp_path / "full.safetensors", base, out, "--save-as", "lora-x", *more)
     assert json.loads(builders.header(written)["ss_network_args"])["conv_dim"] == str(rank)
+
+
+@pytest.mark.parametrize("save_as", ["lora", "lora-x"])
+def test_bundled_embeddings_are_carried_over(
+    files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], save_as: str
+) -> None:
+    bundled = {
+        "bundle_emb.fox.string_to_param.*": torch.randn(3, 64),
+        "bundle_emb.owl.emb_params": torch.randn(2, 64).half(),
+    }
+    save_file(load_file(files.lora) | bundled, tmp_path / "bundled.safetensors")
+    written = load_file(convert(tmp_path / "bundled.safetensors", files.base, out, "--save-as", save_as))
+    for key, tensor in bundled.items():
+        assert torch.equal(written[key], tensor)
+        assert written[key].dtype == tensor.dtype
+    assert "Carried over as they are: the embeddings fox, owl." in capsys.readouterr().out
+    assert open_adapter(out / "plain.safetensors").embeddings == ["fox", "owl"]

@@ -38,6 +38,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
         for layer, delta in layers.items()
         for part, tensor in writer.factors(source, layer, delta, writer.DTYPES[dtype]).items()
     }
+    tensors |= adapter.bundled()
     writer.check_finite(plan, tensors)
     header = Header(
         family=source.family,

@@ -30,6 +30,11 @@ def check(where: str, shapes: Shapes) -> None:
         raise parts.fail(where, shapes, "blocks (k, b, b), or (steps, k, b, b) with an even b, and a rescale of k * b values")
 
 
+def is_butterfly(shapes: Shapes) -> bool:
+    """Whether it is BOFT."""
+    return len(shapes.get(BLOCKS, ())) == 4
+
+
 def shape(shapes: Shapes) -> tuple[int, None]:
     return math.prod((shapes.get(BLOCKS) or shapes[ROTATIONS])[-3:-1]), None
 

@@ -16,7 +16,7 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, loraxfile, oft
+from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, loraxfile, oft, refusals
 from lorax.formats.configuration import LARGEST, Configuration, parse
 from lorax.formats.parts import ALPHA, Format, Layer
 from lorax.tensors import TensorFile, open_tensors
@@ -24,11 +24,7 @@ from lorax.tensors import TensorFile, open_tensors
 FORMATS: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)
 OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
 SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
-# Keys of formats that exist and are not read, so that the refusal can name them.
-UNSUPPORTED = {
-    r"\.[wb]_norm$": "norm",  # LyCORIS' norm layers, alone or beside a LoRA
-    r"\.diff_b$": "full bias",
-}
+EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
 
@@ -46,15 +42,34 @@ class AdapterFile:
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.parts: dict[str, dict[str, str]] = {}
         for key in file.shapes:
+            if key.startswith(EMBEDDING):
+                continue
             if (found := loraxfile.split(key) or _owned(key, file)) is None:
                 raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
+        if base := refusals.base(self.parts):
+            raise LoraxError(f"{self.path}: an adapter for {base}, which is not supported. {_supported()}")
+        if not self.parts:
+            raise NotAnAdapter(f"{self.path}: holds no layers, only embeddings; expected a LoRA.")
         self._formats = {name: self._format(name) for name in self.parts}
 
     @property
     def title(self) -> str:
         """The adapter's name as a user would say it: the file's or the PEFT folder's."""
         return self.given.name if self.given.is_dir() else self.given.stem
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Names of the textual inversion embeddings that the file brings along."""
+        return list(dict.fromkeys(key.removeprefix(EMBEDDING).partition(".")[0] for key in self._bundled))
+
+    def bundled(self) -> dict[str, torch.Tensor]:
+        """Their tensors under their keys, as stored."""
+        return {key: self._file.get(key) for key in self._bundled}
+
+    @property
+    def _bundled(self) -> list[str]:
+        return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
 
     def delta(self, name: str, base: Checkpoint | None = None) -> LowRank:
         """dW of the layer that the file spells ``name``, on ``base``'s weight where it depends on that (``is_on_base``)."""
@@ -140,7 +155,13 @@ class AdapterFile:
         """The format's title, or those of all formats that the layers are in, the commonest first."""
         if self.header is not None:
             return "LoRA-X"
-        return ", ".join(title for title, _ in Counter(format.TITLE for format in self._formats.values()).most_common())
+        titles = Counter(self._title(name) for name in self.parts)
+        return ", ".join(title for title, _ in titles.most_common())
+
+    def _title(self, name: str) -> str:
+        format, shapes = self._formats[name], self._shapes(name)
+        title = "BOFT" if format is oft and oft.is_butterfly(shapes) else format.TITLE
+        return f"{title} with DoRA" if self._has_lengths(name) else title
 
     def _layer(self, name: str, base: Checkpoint) -> str | None:
         """The layer that the file spells ``name``. kohya's OFT has a prefix of its own."""
@@ -214,8 +235,13 @@ def _refusal(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
     """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
     if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
         return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
-    supported = ", ".join(format.TITLE for format in FORMATS)
-    for sign, title in UNSUPPORTED.items():
-        if key := next((key for key in keys if re.search(sign, key)), None):
-            return LoraxError(f"{path}: {key} belongs to a {title} adapter. Supported are {supported}.")
+    if kind := refusals.kind(keys):
+        return LoraxError(f"{path}: {kind}, which is not supported. {_supported()}")
+    if other := refusals.other(keys):
+        return NotAnAdapter(f"{path}: {other}, and no LoRA.")
     return NotAnAdapter(f"{path}: unexpected key {unknown}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight.")
+
+
+def _supported() -> str:
+    bases = ", ".join(family.title for family in families.FAMILIES if family.components)
+    return f"Supported are {', '.join(format.TITLE for format in FORMATS)} and DoRA, for {bases}."
