@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,14 +15,12 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, loraxfile, oft, refusals
+from lorax.formats import core, dora, full, lora, loraxfile, oft, refusals
 from lorax.formats.configuration import LARGEST, Configuration, parse
-from lorax.formats.parts import ALPHA, Format, Layer
+from lorax.formats.keys import format_of, owned
+from lorax.formats.parts import Layer
 from lorax.tensors import TensorFile, open_tensors
 
-FORMATS: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)
-OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
-SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
 EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
@@ -44,14 +41,17 @@ class AdapterFile:
         for key in file.shapes:
             if key.startswith(EMBEDDING):
                 continue
-            if (found := loraxfile.split(key) or _owned(key, file)) is None:
-                raise _refusal(self.path, key, file.shapes)
+            if (found := loraxfile.split(key) or owned(key, file)) is None:
+                raise refusals.of_key(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
-        if base := refusals.base(self.parts):
-            raise LoraxError(f"{self.path}: an adapter for {base}, which is not supported. {_supported()}")
+        refusals.check_base(self.path, self.parts)
         if not self.parts:
             raise NotAnAdapter(f"{self.path}: holds no layers, only embeddings; expected a LoRA.")
-        self._formats = {name: self._format(name) for name in self.parts}
+        self._formats = {
+            name: format_of(f"{self.path}: {name}", self._shapes(name)) for name in self.parts if not self._is_small(name)
+        }
+        for name in self.parts.keys() - self._formats.keys():
+            core.check(f"{self.path}: {name}", self._shapes(name))
 
     @property
     def title(self) -> str:
@@ -71,32 +71,61 @@ class AdapterFile:
     def _bundled(self) -> list[str]:
         return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
 
-    def delta(self, name: str, base: Checkpoint | None = None) -> LowRank:
-        """dW of the layer that the file spells ``name``, on ``base``'s weight where it depends on that (``is_on_base``)."""
+    def delta(self, name: str, base: Checkpoint | None = None, device: torch.device | str = "cpu") -> LowRank:
+        """dW of the layer that the file spells ``name``, on the CPU; on ``base``'s weight where it depends on that.
+
+        A LoRA-X file in its small form needs ``base``, its source, which is decomposed on ``device``. Raises LoraxError when it
+        is not the source.
+        """
+        where = f"{self.path}: {name}"
+        if self._is_small(name):
+            assert self.header is not None  # read when a file has such parts
+            if base is None or name not in base.names:
+                raise LoraxError(
+                    f"{where}: in the small form, which is rebuilt from its source. It needs {self.header.named_source}."
+                )
+            W = base.weight(base.names[name], device)
+            return core.decode(where, self._file.get, self.parts[name], W, self.header.named_source)
         tensors = {part: self._file.get(key).float() for part, key in self.parts[name].items()}
         for part, tensor in tensors.items():
             if not (tensor.abs() <= LARGEST).all():  # NaN is not either
                 raise LoraxError(
-                    f"{self.path}: {name}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
+                    f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
                     "The file is damaged or training diverged."
                 )
-
         format = self._formats[name]
         default = self._configuration.scale(name, format.rank(self._shapes(name)))
-        layer = Layer(f"{self.path}: {name}", tensors, default, partial(self._weight, name, base))
+        layer = Layer(where, tensors, default, partial(self._weight, name, base))
         delta = format.decode(layer)
         return dora.decomposed(layer, delta) if self._has_lengths(name) else delta
 
-    def shape(self, name: str) -> tuple[int | None, int | None]:
-        return self._formats[name].shape(self._shapes(name))
+    def core(self, name: str, P: torch.Tensor) -> torch.Tensor | None:
+        """dS (r,) of a layer in the small form, for a basis with these probes; None of a layer that holds factors."""
+        if not self._is_small(name):
+            return None
+        assert self.header is not None
+        return core.read(f"{self.path}: {name}", self._file.get, self.parts[name], P, self.header.named_source)
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether there is nothing to apply without the source checkpoint, from which the factors are rebuilt."""
+        return any(self._is_small(name) for name in self.parts)
+
+    @property
+    def in_subspace(self) -> bool:
+        """Whether it was trained inside the source's leading subspaces, each layer's of the layer's rank."""
+        return self.header is not None and bool(self.header.core)
+
+    def _is_small(self, name: str) -> bool:
+        return core.CORE in self.parts[name] or core.PROBE in self.parts[name]
 
     def is_low_rank(self, name: str) -> bool:
         """Whether the file's own factors bound the rank of the layer's delta. What other formats hold may be of any rank."""
-        return self._formats[name] is lora and not self._has_lengths(name)
+        return self._is_small(name) or (self._formats[name] is lora and not self._has_lengths(name))
 
     def is_on_base(self, name: str) -> bool:
         """Whether the layer's delta depends on the weight that it was trained on."""
-        return self._formats[name].ON_BASE or self._has_lengths(name)
+        return self._is_small(name) or self._formats[name].ON_BASE or self._has_lengths(name)
 
     def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
         """Name in the file -> layer of ``base``, or None where the base lacks it.
@@ -119,13 +148,21 @@ class AdapterFile:
                 raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
             m, *rest = base.layers[layer]
             expected = (m, math.prod(rest))
-            shape = tuple(known or size for known, size in zip(self.shape(name), expected, strict=True))
-            if shape != expected:
-                raise LoraxError(
-                    f"{self.path}: {name} changes a weight of shape {shape}, but in {base.path} it is {expected}. "
-                    "Choose as source the base that the adapter was trained on."
-                )
+            self._check_fits(name, expected, base)
         return layers
+
+    def _check_fits(self, name: str, weight: tuple[int, int], base: Checkpoint) -> None:
+        shapes = self._shapes(name)
+        if self._is_small(name):
+            fits, what = core.fits(shapes, weight), f"{self.rank(name)} singular values"
+        else:
+            shape = tuple(known or size for known, size in zip(self._formats[name].shape(shapes), weight, strict=True))
+            fits, what = shape == weight, f"a weight of shape {shape}"
+        if not fits:
+            raise LoraxError(
+                f"{self.path}: {name} changes {what}, but in {base.path} it is {weight}. "
+                "Choose as source the base that the adapter was trained on."
+            )
 
     def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
         """Layer of ``base`` -> delta, for the layers that it has. Raises LoraxError as ``layers_of`` does."""
@@ -147,8 +184,12 @@ class AdapterFile:
     @property
     def ranks(self) -> Counter[int]:
         """Rank -> number of layers that have it. Layers of a format without ranks are not counted."""
-        ranks = (format.rank(self._shapes(name)) for name, format in self._formats.items())
-        return Counter(rank for rank in ranks if rank is not None)
+        return Counter(rank for rank in map(self.rank, self.parts) if rank is not None)
+
+    def rank(self, name: str) -> int | None:
+        """None of a layer of a format without ranks."""
+        shapes = self._shapes(name)
+        return shapes[core.CORE][0] if self._is_small(name) else self._formats[name].rank(shapes)
 
     @property
     def kind(self) -> str:
@@ -179,18 +220,6 @@ class AdapterFile:
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         return {part: self._file.shapes[key] for part, key in self.parts[name].items()}
 
-    def _format(self, name: str) -> Format:
-        """Of which format the layer is. Raises LoraxError when its parts do not fit together, or are of two formats."""
-        where, shapes = f"{self.path}: {name}", self._shapes(name)
-        found = [format for format in FORMATS if any(part in shapes for part in format.SUFFIXES.values())]
-        if len(found) > 1:
-            raise LoraxError(f"{where}: parts of {' and '.join(format.TITLE for format in found)}; expected those of one format.")
-        if math.prod(shapes.get(ALPHA, ())) != 1:
-            raise LoraxError(f"{where}: alpha has shape {shapes[ALPHA]}; expected one number.")
-        format = found[0] if found else lora
-        format.check(where, shapes)
-        return format
-
 
 def open_adapter(path: Path | str) -> AdapterFile:
     """Open an adapter of any format in ``FORMATS``, a LoRA-X file or a PEFT folder.
@@ -208,40 +237,10 @@ def open_adapter(path: Path | str) -> AdapterFile:
         settings = parse(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
-    if any(key.startswith(families.UNET.checkpoint) and _owned(key, file) is None for key in file.shapes):
+    if any(key.startswith(families.UNET.checkpoint) and owned(key, file) is None for key in file.shapes):
         raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
     if not file.shapes:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
         settings = parse(path, file.metadata["lora_adapter_metadata"])
     return AdapterFile(given, file, Configuration(path, settings))
-
-
-def split(key: str) -> tuple[str, str] | None:
-    """(layer name, part) of a key that one of the formats owns, or None. An old name is given as today's."""
-    key = lora.today(key)
-    return next(((key[: -len(end)], part) for end, part in SUFFIXES.items() if key.endswith(end)), None)
-
-
-def _owned(key: str, file: TensorFile) -> tuple[str, str] | None:
-    """The same for a key among others: ``.weight`` ends the keys of most files, and is (IA)^3's beside its ``on_input`` only."""
-    found = split(key)
-    if found and found[1] == ia3.WEIGHT and f"{found[0]}.{ia3.ON_INPUT}" not in file.shapes:
-        return None
-    return found
-
-
-def _refusal(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
-    """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
-    if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
-        return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
-    if kind := refusals.kind(keys):
-        return LoraxError(f"{path}: {kind}, which is not supported. {_supported()}")
-    if other := refusals.other(keys):
-        return NotAnAdapter(f"{path}: {other}, and no LoRA.")
-    return NotAnAdapter(f"{path}: unexpected key {unknown}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight.")
-
-
-def _supported() -> str:
-    bases = ", ".join(family.title for family in families.FAMILIES if family.components)
-    return f"Supported are {', '.join(format.TITLE for format in FORMATS)} and DoRA, for {bases}."

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+from lorax import families
+from lorax.errors import LoraxError, NotAnAdapter
+from lorax.formats import ia3
+from lorax.formats.keys import FORMATS
 
 # Title -> pattern of a key that tells. The first row that any key matches is the one.
 OTHERS = {  # no adapters
@@ -41,19 +47,26 @@ BASES = {
 }
 
 
-def other(keys: Iterable[str]) -> str | None:
-    """What the file with these keys is, with its article, if it is no adapter; None if none of them tells."""
-    return _first(OTHERS, keys)
+def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
+    """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
+    if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
+        return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
+    if kind := _first(KINDS, keys):
+        return LoraxError(f"{path}: {kind}, which is not supported. {_supported()}")
+    if other := _first(OTHERS, keys):
+        return NotAnAdapter(f"{path}: {other}, and no LoRA.")
+    return NotAnAdapter(f"{path}: unexpected key {unknown}; expected a LoRA with keys like lora_unet_..._to_q.lora_down.weight.")
 
 
-def kind(keys: Iterable[str]) -> str | None:
-    """What adapter the file with these keys is, with its article; None if none of them tells."""
-    return _first(KINDS, keys)
+def check_base(path: Path, names: Iterable[str]) -> None:
+    """Raise LoraxError when layers of these names are of a base that cannot be one of ours."""
+    if base := _first(BASES, names):
+        raise LoraxError(f"{path}: an adapter for {base}, which is not supported. {_supported()}")
 
 
-def base(names: Iterable[str]) -> str | None:
-    """For what base, that cannot be one of ours, an adapter with layers of these names was made."""
-    return _first(BASES, names)
+def _supported() -> str:
+    bases = ", ".join(family.title for family in families.FAMILIES if family.components)
+    return f"Supported are {', '.join(format.TITLE for format in FORMATS)} and DoRA, for {bases}."
 
 
 def _first(table: dict[str, str], found: Iterable[str]) -> str | None:
