@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests import builders
+from tests import builders, structure
 from tests.conftest import Files, raw, write
 
 
@@ -90,7 +90,7 @@ def test_bases_of_different_families(files: Files, tmp_path: Path, refused: Call
 
 
 def test_lora_of_another_width(tmp_path: Path, refused: Callable[..., str]) -> None:
-    wide = builders.save_lora(tmp_path / "wide.safetensors", builders.deltas(size=builders.WIDER))
+    wide = builders.save_lora(tmp_path / "wide.safetensors", builders.deltas(size=structure.WIDER))
     message = refused(lora=wide)
     assert "changes a weight of shape" in message
     assert "Choose as source the base that the adapter was trained on" in message

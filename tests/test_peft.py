@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from tests import builders
+from tests import structure
 from tests.conftest import Files
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -28,7 +28,7 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
 def text_encoder() -> CLIPTextModel:
     torch.manual_seed(0)
-    size = builders.TINY
+    size = structure.TINY
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=size.vocabulary,
