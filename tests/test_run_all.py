@@ -18,7 +18,7 @@ from lorax.formats import AdapterFile, open_adapter
 from lorax.options import Options
 from lorax.subspace import Decomposition
 from lorax.transfer import plan_all, run, run_all
-from tests import builders
+from tests import builders, structure
 from tests.conftest import Files
 
 
@@ -107,6 +107,6 @@ def test_progress_counts_the_layers_of_all_and_may_stop_it(files: Files, adapter
 
 
 def test_one_that_does_not_fit_stops_all_before_any_work(files: Files, adapters: list[AdapterFile], tmp_path: Path) -> None:
-    wider = builders.save_lora(tmp_path / "wider.safetensors", builders.deltas(size=builders.WIDER))
+    wider = builders.save_lora(tmp_path / "wider.safetensors", builders.deltas(size=structure.WIDER))
     with pytest.raises(LoraxError, match=r"wider\.safetensors"):
         plan_all([*adapters, open_adapter(wider)], *bases(files, "target"), Options())
