@@ -136,7 +136,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             where |= {f"{component.name}.{inside}": part for inside, part in parts.items()}
             continue
         for key, shape in file.shapes.items():
-            if key.startswith(component.checkpoint) and _is_layer(key, shape):
+            if key.startswith(component.checkpoint) and is_layer(key, shape):
                 inside = key[len(component.checkpoint) : -len(".weight")]
                 if component.name != "unet":
                     where[f"{component.name}.{text_path(inside)}"] = Part(file, key)
@@ -155,7 +155,7 @@ def _open_folder(path: Path) -> Checkpoint:
         if (file := _weights_in(path / component.folder)) is None:
             continue
         for key, shape in file.shapes.items():
-            if _is_layer(key, shape) and (component.name != "unet" or names.has_diffusers(key)):
+            if is_layer(key, shape) and (component.name != "unet" or names.has_diffusers(key)):
                 where[f"{component.name}.{_ldm_path(component, names, key)}"] = Part(file, key)
     return Checkpoint(path, family, names, where)
 
@@ -179,5 +179,6 @@ def _supported(path: Path, unet: Mapping[str, tuple[int, ...]]) -> Family:
     return family
 
 
-def _is_layer(key: str, shape: tuple[int, ...]) -> bool:
+def is_layer(key: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is the weight of a layer that adapters can touch."""
     return len(shape) in (2, 4) and key.endswith(".weight") and not re.search(r"(token|position)_embedding", key)

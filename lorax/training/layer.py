@@ -62,6 +62,11 @@ class Constrained(nn.Module):
             return F.conv2d(h, U[:, :, None, None])
         return F.linear(h * dS if dS.dim() == 1 else F.linear(h, dS), U)
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Keep the basis as the layer's weight is kept, where that is a precision to compute in."""
+        if dtype.itemsize > 1:
+            self.U, self.Vh = self.U.to(dtype), self.Vh.to(dtype)
+
     def remove(self) -> None:
         """Leave the layer as it was."""
         self._hook.remove()
