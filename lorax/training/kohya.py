@@ -126,7 +126,7 @@ class KohyaNetwork(nn.Module):
         else:
             ranks = {re.escape(layer): self.adapter.rank(name) for name, layer in self.adapter.layers_of(base).items() if layer}
             layers = "|".join(ranks)
-            settings = replace(settings, ranks={layer: RankRule(str(rank)) for layer, rank in ranks.items()})
+            settings = replace(settings, ranks={layer: RankRule(str(rank)) for layer, rank in ranks.items() if rank})
         encoders = _listed(text_encoder) if apply_text_encoder else []
         self.network = inject(base, unet if apply_unet else None, encoders, layers=layers, settings=settings, progress=_bar)
         self.set_multiplier(self.multiplier)

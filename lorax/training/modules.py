@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from lorax import families
-from lorax.checkpoint import Checkpoint, is_layer
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.families import Family
 from lorax.layers import TEXT_MODEL, UNetNames, text_path
+from lorax.layouts import is_layer
 from lorax.tensors import Part
 
 
