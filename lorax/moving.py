@@ -1,0 +1,125 @@
+"""One pass over two bases: every pair of layers that adapters touch is read once, and moved through the method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.methods import METHODS, Bases
+from lorax.report import LayerRecord
+from lorax.subspace import SMALL, Decomposition
+
+if TYPE_CHECKING:
+    from lorax.transfer import Plan
+
+Use = tuple[int, str]  # number of the plan among those of the pass, name of the layer in its adapter
+Task = tuple[Use, ...]  # all that touch the same pair of the bases' layers
+Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None where there is no pair
+End = tuple[LayerRecord, LowRank | None]
+SAMPLE = 5  # large layers that are measured, where a sample is enough
+
+
+class Pass:
+    """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.plans, self.samples = plans, [sample(plan) for plan in plans]
+        self.ended: list[dict[str, End]] = [{} for _ in plans]
+
+    def tasks(self, sampled: bool) -> list[Task]:
+        """Of the layers that are in the samples, or of the others."""
+        groups: dict[tuple, list[Use]] = {}
+        for number, plan in enumerate(self.plans):
+            for name, found in plan.pairs.items():
+                if (name in self.samples[number]) is sampled:
+                    key = (found.source, found.target) if found and found.target else (number, name, None)
+                    groups.setdefault(key, []).append((number, name))
+        return [tuple(group) for group in groups.values()]
+
+    def size(self, task: Task) -> int:
+        """Bytes: weights as stored, in float32 and at worst one in float64, and eigenvectors with what finding them takes."""
+        if (found := self._pair(task)) is None:
+            return 0
+        plan, (source, target) = self.plans[task[0][0]], found
+        shapes = plan.source.matrix(source), plan.target.matrix(target)
+        return sum(8 * m * n + 32 * min(m, n) ** 2 for m, n in shapes)
+
+    def load(self, task: Task, device: torch.device) -> Weights:
+        if (found := self._pair(task)) is None:
+            return None
+        plan, (source, target) = self.plans[task[0][0]], found
+        W_s = _on(plan.source.weight(source), device)
+        return W_s, W_s if plan.source is plan.target else _on(plan.target.weight(target), device)
+
+    def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
+        bases = None
+        if weights is not None:
+            of_source = Decomposition(weights[0])
+            of_target = of_source if weights[1] is weights[0] else Decomposition(weights[1])
+            bases = Bases(of_source, of_target, self.plans[task[0][0]].options.rule)
+        return [(use, self._move(use, bases)) for use in task]
+
+    def _pair(self, task: Task) -> tuple[str, str] | None:
+        number, name = task[0]
+        found = self.plans[number].pairs[name]
+        return (found.source, found.target) if found and found.target else None
+
+    def _move(self, use: Use, bases: Bases | None) -> End:
+        number, name = use
+        plan, measured = self.plans[number], name in self.samples[number]
+        dW, found = plan.adapter.delta(name), plan.pairs[name]
+        if found is None or bases is None:
+            reason = found.reason if found else "the source has no such layer"
+            return LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None
+        method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
+        dW = dW.to(bases.target.stored.device)
+        gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
+        similarity = bases.similarity if gated or measured else None
+        record = LayerRecord(
+            name,
+            "skipped",
+            "",
+            norm,
+            source=found.source,
+            target=found.target,
+            pairing=found.reason,
+            similarity=similarity,
+            overlap=bases.overlap(dW),
+        )
+        if gated and similarity is not None and similarity < options.threshold:
+            return record.ended("skipped", f"similarity {similarity:.2f} is below the threshold {options.threshold:g}"), None
+        move = method.settled if method.settled and not measured and self._settled(number) else method.move
+        moved, how = move(dW, bases)
+        if moved is None:
+            return record.ended("skipped", how), None
+        if gated and similarity is None:
+            how += "; similarity is undefined for unequal shapes, so not gated"
+        kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+        moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
+        known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
+        return record.ended("transferred", how, **known), moved.to("cpu")
+
+    def _settled(self, number: int) -> bool:
+        """Whether none of the layers that were measured was projected."""
+        known = [self.ended[number].get(name) for name in self.samples[number]]
+        return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
+
+
+def sample(plan: Plan) -> frozenset[str]:
+    """Layers of which similarity and, by ``auto``, the kept share are measured whether or not the method needs them of each.
+
+    All small ones; and some of the large ones that cost least, of the component by which bases are judged.
+    """
+    shapes = {name: plan.target.matrix(found.target) for name, found in plan.pairs.items() if found and found.target}
+    small = {name for name, shape in shapes.items() if min(shape) <= SMALL}
+    sizes = {name: math.prod(shapes[name]) for name in shapes if name not in small and plan.is_judged(name)}
+    cheap = [name for name, size in sizes.items() if size == min(sizes.values())]
+    return frozenset(small.union(cheap[:: max(1, -(-len(cheap) // SAMPLE))]))
+
+
+def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return weight.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else weight
