@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorax.adapter import LowRank
-from lorax.methods import METHODS, Bases
+from lorax.cache import Cache
+from lorax.methods import METHODS, Bases, kept
 from lorax.report import LayerRecord
-from lorax.subspace import SMALL, Decomposition
+from lorax.subspace import SMALL, Decomposition, RankRule
 
 if TYPE_CHECKING:
     from lorax.transfer import Plan
@@ -26,8 +27,10 @@ SAMPLE = 5  # large layers that are measured, where a sample is enough
 class Pass:
     """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
+    def __init__(self, plans: Sequence[Plan], cache: Cache | None) -> None:
         self.plans, self.samples = plans, [sample(plan) for plan in plans]
+        self._cache = cache if METHODS[plans[0].options.method].gated else None  # the others measure too little to look it up
+        self._kept = 0  # bytes
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def tasks(self, sampled: bool) -> list[Task]:
@@ -56,12 +59,29 @@ class Pass:
         return W_s, W_s if plan.source is plan.target else _on(plan.target.weight(target), device)
 
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
-        bases = None
-        if weights is not None:
-            of_source = Decomposition(weights[0])
-            of_target = of_source if weights[1] is weights[0] else Decomposition(weights[1])
-            bases = Bases(of_source, of_target, self.plans[task[0][0]].options.rule)
-        return [(use, self._move(use, bases)) for use in task]
+        if weights is None:
+            return [(use, self._move(use, None)) for use in task]
+        rule = self.plans[task[0][0]].options.rule
+        if self._cache is None or min(weights[1].shape) <= SMALL:
+            bases = _bases(weights, rule)
+            return [(use, self._move(use, bases)) for use in task]
+        key = kept.key(*weights, rule)
+        bases = self._found(key, weights, rule)
+        ends = [(use, self._move(use, bases)) for use in task]
+        entry = kept.to_entry(bases)
+        if entry is not None and self._kept + entry.size <= self._cache.disk_limit:  # else the last would push out the first
+            self._kept += entry.size
+            self._cache.put(key, entry)
+        return ends
+
+    def _found(self, key: str, weights: tuple[torch.Tensor, torch.Tensor], rule: RankRule) -> Bases:
+        assert self._cache is not None
+        try:
+            if (entry := self._cache.get(key)) is not None:
+                return kept.from_entry(entry, *weights, rule)
+        except (ValueError, KeyError, TypeError):  # damaged, or something else's
+            pass
+        return _bases(weights, rule)
 
     def _pair(self, task: Task) -> tuple[str, str] | None:
         number, name = task[0]
@@ -119,6 +139,11 @@ def sample(plan: Plan) -> frozenset[str]:
     sizes = {name: math.prod(shapes[name]) for name in shapes if name not in small and plan.is_judged(name)}
     cheap = [name for name, size in sizes.items() if size == min(sizes.values())]
     return frozenset(small.union(cheap[:: max(1, -(-len(cheap) // SAMPLE))]))
+
+
+def _bases(weights: tuple[torch.Tensor, torch.Tensor], rule: RankRule) -> Bases:
+    source = Decomposition(weights[0])
+    return Bases(source, source if weights[1] is weights[0] else Decomposition(weights[1]), rule)
 
 
 def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lorax.adapter import LowRank
+from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
@@ -91,21 +92,25 @@ def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkp
     ]
 
 
-def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Moved:
+def run(plan: Plan, progress: Progress = lambda done, total, name: None, cache: Cache | None = None) -> Moved:
     """Stream every layer through the method. ``progress(done, total, name)`` may raise to cancel; nothing is left behind.
 
     When the method judges that source and target are not relatives, ``report.declined`` says so and no layer is moved.
     """
-    return run_all([plan], progress)[0]
+    return run_all([plan], progress, cache)[0]
 
 
-def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name: None) -> list[Moved]:
+def run_all(
+    plans: Sequence[Plan], progress: Progress = lambda done, total, name: None, cache: Cache | None = None
+) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
+
+    What is found of large layers is kept in ``cache``, and is taken from there.
 
     ``done`` and ``total`` count the layers of all adapters.
     """
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
-    moving = Pass(plans)
+    moving = Pass(plans, cache)
     stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)
     for sampled in (True, False):
         for (number, name), end in itertools.chain.from_iterable(stream(moving.tasks(sampled))):

@@ -24,16 +24,6 @@ LAYERS = [
 
 
 @pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every layer is large; the list has an entry for each eigendecomposition."""
-    eigh, calls = torch.linalg.eigh, []
-    for module in (moving, spectral):
-        monkeypatch.setattr(module, "SMALL", 1)
-    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(len(matrix)) or eigh(matrix))
-    return calls
-
-
-@pytest.fixture
 def lora(tmp_path: Path) -> Path:
     return builders.save_lora(tmp_path / "wide.safetensors", builders.deltas(LAYERS))
 

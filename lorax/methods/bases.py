@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -13,15 +14,28 @@ from lorax.subspace import Decomposition, RankRule, similarity
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
 
 
+class Known(NamedTuple):
+    """Of a pair of weights, so far as it is known."""
+
+    r: int | None = None
+    similarity: float | None = None
+
+
+NOTHING = Known()
+
+
 @dataclass(frozen=True)
 class Bases:
     source: Decomposition
     target: Decomposition
     rule: RankRule
+    known: Known = NOTHING
 
     @cached_property
     def r(self) -> int:
         """The kept rank: the larger of what the rule says for either base, and no more than both have."""
+        if self.known.r is not None:
+            return self.known.r
         return min(max(self._rank(self.source), self._rank(self.target)), self.source.p, self.target.p)
 
     def _rank(self, of: Decomposition) -> int:
@@ -44,7 +58,11 @@ class Bases:
 
     @cached_property
     def similarity(self) -> float | None:
-        return similarity(self.source, self.target)
+        return similarity(self.source, self.target) if self.known.similarity is None else self.known.similarity
+
+    def computed(self) -> Known:
+        """What was asked for so far, or known before."""
+        return Known(*(vars(self).get(name, getattr(self.known, name)) for name in Known._fields))
 
     def overlap(self, dW: LowRank) -> float | None:
         """<W_t - W_s, dW> / ||dW||_F^2: the share of the delta that the target has already; None for unequal shapes.

@@ -28,6 +28,12 @@ class Basis:
     tall: torch.Tensor
     far: torch.Tensor | None = None
 
+    @classmethod
+    def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> Basis:
+        """The same found again for W (m, n), as stored."""
+        tall = (W.mT if W.shape[0] <= W.shape[1] else W).to(near.dtype)
+        return cls(near.to(W.device), S.to(W.device), tall, None if far is None else far.to(W.device))
+
     def project_near(self, X: torch.Tensor) -> torch.Tensor:
         X = X.to(self.near)
         return self.near @ (self.near.mT @ X)
@@ -48,13 +54,14 @@ class Decomposition:
     """W = U diag(S) V^T for W (m, n), with p = min(m, n) singular values. Nothing is computed before it is asked for.
 
     Three ways, of which the first that is exact enough is taken: eigenvectors of the Gram matrix in float32 (of larger weights),
-    the same in float64, and ``torch.linalg.svd`` in float64 where directions near the floor are asked for.
+    the same in float64, and ``torch.linalg.svd`` in float64 where directions near the floor are asked for. ``basis``: one that
+    was found before.
     """
 
-    def __init__(self, W: torch.Tensor) -> None:
+    def __init__(self, W: torch.Tensor, basis: Basis | None = None) -> None:
         self.stored, self.shape, self.p = W, W.shape, min(W.shape)
         self._wide = W.shape[0] <= W.shape[1]
-        self._bases: dict[int, Basis] = {}
+        self._last = basis
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,16 +77,24 @@ class Decomposition:
         return self._first if self.dtype is torch.float64 else Gram(self.stored.double())
 
     @property
+    def has_worked(self) -> bool:
+        """Whether anything was decomposed."""
+        return not {"_first", "_double"}.isdisjoint(vars(self))
+
+    @property
     def S(self) -> torch.Tensor:
         """All p singular values, largest first."""
         return self._first.S
 
     def project(self, X: torch.Tensor, r: int, side: int) -> torch.Tensor:
         """U~ U~^T X for X (m, k) and side 0, V~ V~^T X for X (n, k) and side 1; r the kept rank."""
-        if r not in self._bases:
-            self._bases = {r: self._basis(r)}  # one transfer asks for one rank
-        basis = self._bases[r]
+        if (basis := self.basis_of(r)) is None:
+            basis = self._last = self._find(r)
         return basis.project_near(X) if (side == 0) == self._wide else basis.project_far(X)
+
+    def basis_of(self, r: int) -> Basis | None:
+        """The basis that was projected on last, if it is of this rank: one transfer asks for one."""
+        return self._last if self._last is not None and len(self._last.S) == r else None
 
     def leading(self, r: int) -> tuple[torch.Tensor, torch.Tensor]:
         """U~ (m, r) and V~ (n, r), float64: the r leading singular vectors, each of them and not their span alone."""
@@ -91,7 +106,7 @@ class Decomposition:
             return self._sides(Basis(self._first.near[:, :r], self.S[:r], self._first.tall))
         return self.leading(r)
 
-    def _basis(self, r: int) -> Basis:
+    def _find(self, r: int) -> Basis:
         if self.dtype is torch.float32 and r < self.p and self._above_floor(self._first, r):
             near, error = self._first.refined(r)
             if error <= TOLERANCE:
