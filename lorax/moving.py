@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +31,7 @@ class Pass:
     def __init__(self, plans: Sequence[Plan], cache: Cache | None) -> None:
         self.plans, self.samples = plans, [sample(plan) for plan in plans]
         self._cache = cache if METHODS[plans[0].options.method].gated else None  # the others measure too little to look it up
-        self._kept = 0  # bytes
+        self._written = 0  # bytes, into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def tasks(self, sampled: bool) -> list[Task]:
@@ -55,48 +56,65 @@ class Pass:
         if (found := self._pair(task)) is None:
             return None
         plan, (source, target) = self.plans[task[0][0]], found
-        W_s = _on(plan.source.weight(source), device)
-        return W_s, W_s if plan.source is plan.target else _on(plan.target.weight(target), device)
+        W_s = _on(plan.source.unconverted(source), device)
+        return W_s, W_s if plan.source is plan.target else _on(plan.target.unconverted(target), device)
 
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
         if weights is None:
-            return [(use, self._move(use, None)) for use in task]
-        rule = self.plans[task[0][0]].options.rule
-        if self._cache is None or min(weights[1].shape) <= SMALL:
-            bases = _bases(weights, rule)
-            return [(use, self._move(use, bases)) for use in task]
-        key = kept.key(*weights, rule)
-        bases = self._found(key, weights, rule)
-        ends = [(use, self._move(use, bases)) for use in task]
-        entry = kept.to_entry(bases)
-        if entry is not None and self._kept + entry.size <= self._cache.disk_limit:  # else the last would push out the first
-            self._kept += entry.size
-            self._cache.put(key, entry)
+            return [(use, self._unmatched(use)) for use in task]
+        device = weights[1].device
+        deltas = {use: self._delta(use, device).to(device) for use in task}
+        rules = {use: _rule(self.plans[use[0]], dW) for use, dW in deltas.items()}
+        source = Decomposition(weights[0])
+        target = source if weights[1] is weights[0] else Decomposition(weights[1])
+        ends = []
+        for rule in dict.fromkeys(rules.values()):
+            of_rule = [use for use in task if rules[use] == rule]
+            with self._kept(Bases(source, target, rule)) as bases:
+                ends += [(use, self._move(use, deltas[use], bases)) for use in of_rule]
         return ends
 
-    def _found(self, key: str, weights: tuple[torch.Tensor, torch.Tensor], rule: RankRule) -> Bases:
-        assert self._cache is not None
+    @contextmanager
+    def _kept(self, bases: Bases) -> Iterator[Bases]:
+        """With what was kept of them; what is found of them is kept."""
+        if self._cache is None or bases.target.p <= SMALL:
+            yield bases
+            return
+        key = kept.key(bases)
         try:
             if (entry := self._cache.get(key)) is not None:
-                return kept.from_entry(entry, *weights, rule)
-        except (ValueError, KeyError, TypeError):  # damaged, or something else's
+                bases = kept.from_entry(entry, bases)
+        except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
             pass
-        return _bases(weights, rule)
+        yield bases
+        found = kept.to_entry(bases)
+        if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
+            self._written += found.size
+            self._cache.put(key, found)
+
+    def _delta(self, use: Use, device: torch.device | str) -> LowRank:
+        number, name = use
+        return self.plans[number].adapter.delta(name, self.plans[number].source, device)
 
     def _pair(self, task: Task) -> tuple[str, str] | None:
         number, name = task[0]
         found = self.plans[number].pairs[name]
         return (found.source, found.target) if found and found.target else None
 
-    def _move(self, use: Use, bases: Bases | None) -> End:
+    def _unmatched(self, use: Use) -> End:
+        number, name = use
+        plan, found = self.plans[number], self.plans[number].pairs[name]
+        reason = found.reason if found else "the source has no such layer"
+        known = found is not None or not plan.adapter.is_on_base(name)
+        norm = self._delta(use, "cpu").norm() if known else 0.0
+        return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None
+
+    def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
         number, name = use
         plan, measured = self.plans[number], name in self.samples[number]
-        dW, found = plan.adapter.delta(name), plan.pairs[name]
-        if found is None or bases is None:
-            reason = found.reason if found else "the source has no such layer"
-            return LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None
+        found = plan.pairs[name]
+        assert found is not None
         method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
-        dW = dW.to(bases.target.stored.device)
         gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
         similarity = bases.similarity if gated or measured else None
         record = LayerRecord(
@@ -119,7 +137,7 @@ class Pass:
         if gated and similarity is None:
             how += "; similarity is undefined for unequal shapes, so not gated"
         kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
-        moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
+        moved, error = moved.compressed(plan.limit(name))
         known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
         return record.ended("transferred", how, **known), moved.to("cpu")
 
@@ -141,9 +159,10 @@ def sample(plan: Plan) -> frozenset[str]:
     return frozenset(small.union(cheap[:: max(1, -(-len(cheap) // SAMPLE))]))
 
 
-def _bases(weights: tuple[torch.Tensor, torch.Tensor], rule: RankRule) -> Bases:
-    source = Decomposition(weights[0])
-    return Bases(source, source if weights[1] is weights[0] else Decomposition(weights[1]), rule)
+def _rule(plan: Plan, dW: LowRank) -> RankRule:
+    """The kept rank. An adapter that was trained in the source's leading subspace would lose something where less is kept."""
+    own = plan.options.rank == "auto" and plan.adapter.in_subspace
+    return RankRule(str(dW.rank)) if own else plan.options.rule
 
 
 def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:

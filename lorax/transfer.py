@@ -19,7 +19,7 @@ from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import METHODS
 from lorax.moving import End, Pass
-from lorax.options import Options
+from lorax.options import DENSE_RANK, Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.streaming import Stream
@@ -37,6 +37,10 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+
+    def limit(self, name: str) -> int | None:
+        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so."""
+        return self.options.max_rank or (None if self.adapter.is_low_rank(name) else DENSE_RANK)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -160,7 +164,7 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
         return Moved({}, Report(records, plan.options.method, declined))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength))
+    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:

@@ -17,12 +17,16 @@ from lorax.subspace import spectral
 from tests import builders
 
 torch.set_num_threads(1)
-# The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
+# The WebUI's own environment has neither diffusers nor PEFT nor LyCORIS; what needs them is left out there.
 NEED_DIFFUSERS = (
     "demo",
+    "foreign",
+    "formats",
     "host",
+    "inspect",
     "lab_lora",
     "lab_report",
+    "layouts",
     "ldm",
     "measure",
     "names",

@@ -14,13 +14,14 @@ import torch
 from lorax import __version__
 from lorax.cache import Entry
 from lorax.methods.bases import Bases, Known
-from lorax.subspace import Basis, Decomposition, RankRule
+from lorax.subspace import Basis, Decomposition
 
 
-def key(W_s: torch.Tensor, W_t: torch.Tensor, rule: RankRule) -> str:
-    """Of the weights as stored; of one that is on a graphics card the bytes are fetched."""
-    content = [[str(W.dtype), *W.shape, hashlib.sha256(_bytes(W)).hexdigest()] for W in (W_s, W_t)]
-    return hashlib.sha256(json.dumps([__version__, rule.text, content]).encode()).hexdigest()
+def key(bases: Bases) -> str:
+    """Of the weights as stored, and the rule; of weights on a graphics card the bytes are fetched."""
+    weights = bases.source.stored, bases.target.stored
+    content = [[str(W.dtype), *W.shape, hashlib.sha256(_bytes(W)).hexdigest()] for W in weights]
+    return hashlib.sha256(json.dumps([__version__, bases.rule.text, content]).encode()).hexdigest()
 
 
 def to_entry(bases: Bases) -> Entry | None:
@@ -36,21 +37,21 @@ def to_entry(bases: Bases) -> Entry | None:
     return Entry(tensors, {"known": json.dumps([known.r, known.similarity])})
 
 
-def from_entry(entry: Entry, W_s: torch.Tensor, W_t: torch.Tensor, rule: RankRule) -> Bases:
-    """Raises ValueError, KeyError or TypeError where the entry is not one of ``to_entry`` for such weights."""
+def from_entry(entry: Entry, bases: Bases) -> Bases:
+    """The bases with what was kept of them. Raises ValueError, KeyError or TypeError where the entry is not one of theirs."""
     r, similarity = json.loads(entry.notes["known"])
-    if not 0 < int(r) <= min(*W_s.shape, *W_t.shape):
+    if not 0 < int(r) <= min(bases.source.p, bases.target.p):
         raise ValueError(r)
     sides = []
-    for side, W in (("source", W_s), ("target", W_t)):
-        parts = {part: entry.tensors.get(f"{side}.{part}") for part in ("near", "S", "far")}
-        basis = None
-        if (near := parts["near"]) is not None and (S := parts["S"]) is not None:
-            if near.shape != (min(W.shape), r) or S.shape != (r,):
-                raise ValueError(near.shape)
-            basis = Basis.of(W, near, S, parts["far"])
-        sides.append(Decomposition(W, basis))
-    return Bases(sides[0], sides[1], rule, Known(int(r), None if similarity is None else float(similarity)))
+    for side, of in (("source", bases.source), ("target", bases.target)):
+        near, S, far = (entry.tensors.get(f"{side}.{part}") for part in ("near", "S", "far"))
+        if near is None or S is None:
+            sides.append(of)
+            continue
+        if near.shape != (of.p, r) or S.shape != (r,):
+            raise ValueError(near.shape)
+        sides.append(Decomposition(of.stored, Basis.of(of.stored, near, S, far)))
+    return Bases(sides[0], sides[1], bases.rule, Known(int(r), None if similarity is None else float(similarity)))
 
 
 def _bytes(W: torch.Tensor) -> memoryview:

@@ -40,3 +40,6 @@ class RankRule:
         energy = S.double().square().cumsum(0)
         reached = energy >= float(found[1]) * energy[-1] * (1 - 1e-12)
         return p - int(reached.sum().item()) + 1
+
+
+QUARTER = RankRule("25%")

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 
 from lorax.subspace.gram import Gram
+from lorax.subspace.rank import QUARTER
 
 SMALL = 256  # up to so many singular values, float64 costs next to nothing
-QUARTER = 0.25  # of the directions: at which similarity is measured
 TOLERANCE = 5e-4  # error of a projection in float32, from which on it is done in float64
 # Below this share of the largest singular value, the Gram matrix (whose condition is squared) no longer gives directions.
 FLOORS = {torch.float32: 1e-3, torch.float64: 1e-4}
@@ -140,7 +140,8 @@ def similarity(source: Decomposition, target: Decomposition) -> float | None:
     """
     if source.shape != target.shape:
         return None
-    r = max(1, round(QUARTER * source.p))
+    r = QUARTER.of_size(source.p)
+    assert r is not None
     sides = []
     for s, t in zip(source.spanning(r), target.spanning(r), strict=True):
         n = s.shape[0]
