@@ -18,9 +18,11 @@ torch.set_num_threads(1)
 # The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
 NEED_DIFFUSERS = (
     "demo",
+    "foreign",
     "host",
     "lab_lora",
     "lab_report",
+    "layouts",
     "ldm",
     "measure",
     "names",
