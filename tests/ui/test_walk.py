@@ -93,7 +93,7 @@ def compare(page: Any) -> None:
     page.fill("#lorax_prompt textarea", "guitar")
     page.click("#lorax_compare")
     if find_spec("diffusers"):
-        page.wait_for_selector("#lorax_gallery img", timeout=120_000)
+        page.wait_for_selector("#lorax_gallery img")
 
 
 def test_compare_draws_four_pictures(chosen: Any) -> None:
