@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,11 @@ class Checkpoint:
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
         return self._where[layer].get()
+
+    def matrix(self, layer: str) -> tuple[int, int]:
+        """The shape (out, in) of the weight as a matrix; of a convolution (out, in * kh * kw)."""
+        out, *rest = self.layers[layer]
+        return out, math.prod(rest)
 
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""

@@ -16,6 +16,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import METHODS, Bases
+from lorax.methods.auto import judge
 from lorax.options import DENSE_RANK, Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
@@ -64,11 +65,6 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
 
 def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options) -> list[Plan]:
     """The same for several adapters, for which the bases' layers are paired once."""
-    if source.family != target.family:
-        raise LoraxError(
-            f"{target.path} is {target.family.title}, but {source.path} is {source.family.title}. "
-            "Moves between families are not supported yet."
-        )
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
     return [
@@ -148,7 +144,7 @@ def _through(
         dW = plan.adapter.delta(name, plan.source, device).to(device)
         rule = _rule(plan, dW)
         if bases is None or rule != bases.rule:
-            bases = dataclasses.replace(bases, rule=rule) if bases else _bases(plan, found.source, found.target, device, rule)
+            bases = dataclasses.replace(bases, rule=rule) if bases else _bases(plan, found, device, rule)
         yield number, name, _move(plan, name, dW, found, bases)
 
 
@@ -158,14 +154,19 @@ def _rule(plan: Plan, dW: LowRank) -> RankRule:
     return RankRule(str(dW.rank)) if own else plan.options.rule
 
 
-def _bases(plan: Plan, source: str, target: str, device: torch.device, rule: RankRule) -> Bases:
-    of_source = Decomposition(plan.source.weight(source, device))
-    of_target = of_source if plan.source is plan.target else Decomposition(plan.target.weight(target, device))
-    return Bases(of_source, of_target, rule)
+def _bases(plan: Plan, found: Pair, device: torch.device, rule: RankRule) -> Bases:
+    assert found.target is not None
+    W_s = plan.source.weight(found.source, device)
+    W_t = W_s if plan.source is plan.target else plan.target.weight(found.target, device)
+    if found.columns is not None:
+        W_s, W_t = W_s[:, found.columns.source], W_t[:, found.columns.target]
+    of_source = Decomposition(W_s)
+    return Bases(of_source, of_source if W_t is W_s else Decomposition(W_t), rule)
 
 
 def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tuple[LayerRecord, LowRank | None]:
     method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
+    dW = found.columns.narrowed(dW) if found.columns else dW
     record = LayerRecord(
         name,
         "skipped",
@@ -186,6 +187,8 @@ def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tupl
     if gated and bases.similarity is None:
         how += "; similarity is undefined for unequal shapes, so not gated"
     kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+    if found.columns and found.target:
+        moved = found.columns.widened(moved, plan.target.matrix(found.target)[1])
     moved, error = moved.compressed(plan.limit(name))
     measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
     return record.ended("transferred", how, **measured), moved.to("cpu")
@@ -200,17 +203,23 @@ def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -
             layers[record.target] = moved
     report = Report(records, plan.options.method)
     strength = METHODS[plan.options.method].strength(report.overlap)
-    declined, why = _declined(plan, records), "the bases are not related"
-    if declined is None and strength == 0:
+    unrelated, declined, why = _unrelated(plan, records), None, "the bases are not related"
+    if unrelated and METHODS[plan.options.method].declines:
+        declined = (
+            f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. To try all the same, "
+            "name a method."
+        )
+    elif strength == 0:
         declined = (
             f"{plan.target.path} already has {report.overlap:.0%} of what {plan.adapter.path} adds. Use it without the LoRA."
         )
         why = "the target has it already"
     if declined:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
-        return Moved({}, Report(records, plan.options.method, declined))
+        return Moved({}, Report(records, plan.options.method, declined, unrelated))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
+    report = dataclasses.replace(report, unrelated=unrelated, strength=strength)
+    return Moved(layers, dataclasses.replace(report, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
@@ -218,8 +227,8 @@ def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
     return record.ended("skipped", why, kept=None, subspace_rank=None, rank=None, compression_error=None)
 
 
-def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
-    """Why the method moves nothing between these bases, or None when it does, or when no layer has a pair to judge by.
+def _unrelated(plan: Plan, records: list[LayerRecord]) -> str | None:
+    """Why source and target are no relatives, or None when they are, or when no layer has a pair to judge by.
 
     The first component of the family of which the adapter has layers decides: many unrelated UNets share a text encoder.
     """
@@ -227,10 +236,7 @@ def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
         return None
     touched = {record.source.partition(".")[0] for record in records if record.source}
     component = next(component.name for component in plan.source.family.components if component.name in touched)
-    paired = [record for record in records if record.target and record.target.startswith(f"{component}.")]
-    if (judgement := METHODS[plan.options.method].judge([record.similarity for record in paired])) is None:
+    paired = [r.similarity for r in records if r.target and r.source and r.source.startswith(f"{component}.")]
+    if (judgement := judge(paired)) is None:
         return None
-    return (
-        f"{plan.source.path} and {plan.target.path} are not related: in the {component}, {judgement}. Weights alone transfer "
-        "nothing between such bases, and a copy would do harm. To try all the same, name a method."
-    )
+    return f"{plan.source.path} and {plan.target.path} are not related: in the {component}, {judgement}."

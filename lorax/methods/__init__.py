@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorax.adapter import LowRank
@@ -17,9 +17,8 @@ PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
 class Method:
     """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done.
 
-    A copy returns dW_s itself. ``judge(similarities of the paired layers, None where shapes differ)`` returns why such a pair of
-    bases is declined, or None. ``strength(overlap)`` is what the whole moved adapter is multiplied with, when the target has that
-    share of it already.
+    A copy returns dW_s itself. ``declines``: moves nothing between bases that are not related. ``strength(overlap)`` is what the
+    whole moved adapter is multiplied with, when the target has that share of it already.
     """
 
     name: str
@@ -27,7 +26,7 @@ class Method:
     paper: str
     move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
     gated: bool  # whether --threshold skips dissimilar layers
-    judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
+    declines: bool = False
     strength: Callable[[float], float] = lambda overlap: 1.0
 
 
@@ -40,7 +39,7 @@ METHODS = {
             "",
             auto.move,
             gated=False,
-            judge=auto.judge,
+            declines=True,
             strength=auto.strength,
         ),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),

@@ -30,6 +30,8 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
         return None, f"{bases.difference}; name lorax to try the least-squares map"
     if bases.whole:
         return lorax.move(dW, bases)
+    if bases.agree:
+        return dW, "copied, since the weights are the same"
     projected, how = lorax.move(dW, bases)
     norm = dW.norm()
     survives = projected.norm() / norm if projected is not None and norm > 0 else 0.0

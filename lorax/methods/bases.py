@@ -10,6 +10,8 @@ import torch
 from lorax.adapter import LowRank
 from lorax.subspace import Decomposition, RankRule, similarity
 
+ROUNDING = 2**-8  # of bfloat16, relative
+
 
 @dataclass(frozen=True)
 class Bases:
@@ -36,6 +38,14 @@ class Bases:
     def whole(self) -> bool:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == len(self.source.S)
+
+    @cached_property
+    def agree(self) -> bool:
+        """Whether the weights are the same but for rounding to half precision, as where two bases share a text encoder."""
+        if not self.same_shape:
+            return False
+        W_s, W_t = self.source.W, self.target.W
+        return W_s is W_t or bool((W_t - W_s).norm() <= ROUNDING * W_s.norm())
 
     @cached_property
     def similarity(self) -> float | None:
