@@ -45,7 +45,7 @@ def shared_inputs(source: Checkpoint, s: str, target: Checkpoint, t: str) -> Col
     if re.search(r"\.attn2\.to_[kv]$", s):
         of_s, of_t = source.family.context, target.family.context
         common, width = [encoder for encoder in of_s if encoder in of_t], min(n_s, n_t)
-        if len(common) != 1 or (len(of_s) > 1 and len(of_t) > 1):
+        if len(common) != 1 or len(of_s) == len(of_t):
             return None
         (encoder,) = common
         return Columns(_run(of_s, encoder, n_s, width), _run(of_t, encoder, n_t, width), f"the {width} inputs of {encoder}")
