@@ -24,8 +24,7 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
 
 def _carried(X: torch.Tensor, bases: Bases, side: int) -> torch.Tensor:
     """The factor X of the delta's outputs (side 0) or inputs (side 1)."""
-    Q_t = bases.target.leading(bases.r)[side]
     if bases.source.shape[side] == bases.target.shape[side]:
-        return Q_t @ (Q_t.mT @ X.double())
+        return bases.target.project(X, bases.r, side)
     Q_s, Q_t = (aligned(*base.leading(bases.r))[side] for base in (bases.source, bases.target))
     return Q_t @ (Q_s.mT @ X.double())
