@@ -24,12 +24,16 @@ OVERLAP = 0.15
 # Share from which on nothing worth writing is left, as where the adapter was merged into the target.
 WHOLE = 0.95
 
+DIFFERENT = "{}; name lorax to try the least-squares map"
+
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
     if not bases.same_shape:
-        return None, f"{bases.difference}; name lorax to try the least-squares map"
+        return None, DIFFERENT.format(bases.difference)
     if bases.whole:
         return lorax.move(dW, bases)
+    if bases.agree:
+        return dW, "copied, since the weights are the same"
     projected, how = lorax.move(dW, bases)
     norm = dW.norm()
     survives = projected.norm() / norm if projected is not None and norm > 0 else 0.0
@@ -37,6 +41,13 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
         return projected, f"{how}: {survives:.0%} of the delta lies in the target's subspace"
     moved, _ = copy.move(dW, bases)
     return moved, f"copied: a projection would keep only {survives:.0%} of the delta"
+
+
+def copied(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
+    """The same where none of the layers that were measured was projected: an adapter is of one kind throughout."""
+    if not bases.same_shape:
+        return None, DIFFERENT.format(bases.difference)
+    return dW, "copied, as the layers that were measured"
 
 
 def judge(similarities: Sequence[float | None]) -> str | None:
