@@ -1,1 +1,1 @@
-"""Speed and memory, measured by commands that anyone can run."""
+"""Speed, memory and error of transfers, measured side by side."""
