@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders, xl
-from tests.adapters import RECIPES
+from tests.adapters import RECIPES, SIGNS
 from tests.structure import TINY, Param, unet_params
 
 KINDS = ("attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "skip_connection", "0.op", "q_proj", "mlp.fc2")
@@ -93,6 +93,7 @@ def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> No
         tensors, dW = RECIPES[recipe](weight, random)
         state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items()}
         expected[layer] = dW.double().flatten(1)
+    assert any(key.endswith(SIGNS.get(recipe, "")) for key in state)
     save_file(state, tmp_path / "a.safetensors")
     adapter = open_adapter(tmp_path / "a.safetensors")
     read = adapter.deltas_of(family.base)
