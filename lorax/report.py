@@ -13,6 +13,8 @@ from typing import Any
 from lorax.forecast import forecast
 from lorax.vectors import Vector
 
+EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -41,13 +43,15 @@ class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
-    ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as they are.
-    ``vectors``: the norms and biases, which go along as they are or are left out.
+    ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``strength``: what all moved layers were
+    multiplied with. ``embeddings``: bundled ones that go along as they are. ``vectors``: the norms and biases, which go along as
+    they are or are left out.
     """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
+    unrelated: str | None = None
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
     vectors: tuple[Vector, ...] = ()
@@ -104,6 +108,8 @@ class Report:
             lines += [f"  {count} left out: {reason}." for reason, count in left.most_common()]
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
+        if self.unrelated and not self.declined:
+            lines.append(f"{self.unrelated} {EXPECT}")
         if expected := forecast(self):
             lines.append(expected.words)
         return "\n".join(lines)
@@ -122,6 +128,7 @@ class Report:
         return {
             "method": self.method,
             "declined": self.declined,
+            "unrelated": self.unrelated,
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,

@@ -35,7 +35,9 @@ def pair_vectors(
             where = source.names.get(layer) or source.norms.get(layer)
             counterpart = _counterpart(where, pairs, blocks) if where else None
             wanted = f"{counterpart}.{parameter}"
-            if where is None:
+            if source.family != target.family:
+                reason = "the target is of another family"
+            elif where is None:
                 reason = "the source has no such layer"
             elif where in pairs and not adapter.is_whole(layer):
                 reason = "a bias is read beside a whole difference only"

@@ -46,7 +46,8 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
     for layer, delta in layers.items():
         tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, delta, DTYPES[dtype])
     tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
-    tensors |= plan.adapter.bundled()
+    if plan.within_family:
+        tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
     factored = {layer: delta for layer, delta in layers.items() if layer not in whole}
     described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
