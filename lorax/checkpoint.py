@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -22,11 +22,16 @@ class Checkpoint:
     """A base: its family, its layers (name -> shape, as stored) and, on demand, their weights.
 
     Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoders.
+    ``vectors`` are the parameters of one dimension, norms and biases: ``unet.out.0.weight`` -> size. Those of an encoder that is
+    stored as OpenCLIP names it are not listed.
     """
 
-    def __init__(self, path: Path, family: Family, names: UNetNames, where: Mapping[str, Part]) -> None:
+    def __init__(
+        self, path: Path, family: Family, names: UNetNames, where: Mapping[str, Part], vectors: Mapping[str, int] | None = None
+    ) -> None:
         self.path, self.family, self.unet_names, self._where = path, family, names, where
         self.layers = {layer: part.shape for layer, part in where.items()}
+        self.vectors = vectors or {}
 
     @property
     def title(self) -> str:
@@ -87,9 +92,17 @@ class Checkpoint:
     @cached_property
     def names(self) -> dict[str, str]:
         """Every name that any adapter format gives to a layer of this base -> the layer."""
+        return self._spelled(self.layers)
+
+    @cached_property
+    def norms(self) -> dict[str, str]:
+        """The same for the layers that have no weight of two dimensions or more, but vectors."""
+        return self._spelled({layer for parameter in self.vectors if (layer := parameter.rpartition(".")[0]) not in self.layers})
+
+    def _spelled(self, layers: Collection[str]) -> dict[str, str]:
         found: dict[str, str] = {}
         for component in self.family.components:
-            for layer in self.layers:
+            for layer in layers:
                 head, _, path = layer.partition(".")
                 if head != component.name:
                     continue
@@ -129,16 +142,16 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     is_ldm = layout.naming == "ldm"
     names = (UNetNames.from_ldm if is_ldm else UNetNames.from_diffusers)(layout.unet)
     known = names.has_ldm if is_ldm else names.has_diffusers
+    unet = {key if is_ldm else names.to_ldm(key): part for key, part in layout.unet.items() if known(key)}
     where: dict[str, Part] = {}
+    vectors: dict[str, int] = {}
     for component in family.components:
-        if component.name != "unet":
-            where |= {f"{component.name}.{inside}": part for inside, part in layout.text(component).items()}
-            continue
-        for key, part in layout.unet.items():
-            if is_layer(key, part.shape) and known(key):
-                inside = key.removesuffix(".weight")
-                where[f"unet.{inside if is_ldm else names.to_ldm(inside)}"] = part
-    return Checkpoint(path, family, names, where)
+        for parameter, part in (unet if component.name == "unet" else layout.text(component)).items():
+            if is_layer(parameter, part.shape):
+                where[f"{component.name}.{parameter.removesuffix('.weight')}"] = part
+            elif len(part.shape) == 1:
+                vectors[f"{component.name}.{parameter}"] = part.shape[0]
+    return Checkpoint(path, family, names, where, vectors)
 
 
 def _supported(path: Path, layout: Layout) -> Family:

@@ -23,7 +23,7 @@ LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # what e
 
 @dataclass(frozen=True)
 class Layout:
-    """``unet``: parameter's path -> where it is. ``text(component)``: a text encoder's layer -> where its weight is.
+    """``unet``: parameter's path -> where it is. ``text(component)`` is the same for a text encoder.
 
     ``naming`` is the UNet's, None where these are no UNet's names, as with other architectures.
     """
@@ -54,7 +54,7 @@ def _of_file(path: Path) -> Layout:
 
 def _of_folder(path: Path) -> Layout:
     if (unet := _weights_in(path / families.UNET.folder)) is not None:
-        return Layout(unet, "diffusers", lambda component: _text_layers(_weights_in(path / component.folder) or {}))
+        return Layout(unet, "diffusers", lambda component: _text_parts(_weights_in(path / component.folder) or {}))
     if (unet := _weights_in(path)) is not None:
         return Layout(unet, "diffusers" if DIFFUSERS_SIGN in unet else None)
     for name in FOREIGN_FOLDERS:
@@ -70,17 +70,17 @@ def _parts(file: TensorFile) -> dict[str, Part]:
 def _text_in(file: TensorFile, component: Component) -> Mapping[str, Part]:
     for prefix in component.prefixes:
         if component.open_clip:
-            found = openclip.layers(file, prefix, component.pooled)
+            found = {f"{layer}.weight": part for layer, part in openclip.layers(file, prefix, component.pooled).items()}
         else:
             inside = {key.removeprefix(prefix): Part(file, key) for key in file.shapes if key.startswith(prefix)}
-            found = _text_layers(inside)
+            found = _text_parts(inside)
         if found:
             return found
     return {}
 
 
-def _text_layers(parts: Mapping[str, Part]) -> dict[str, Part]:
-    return {text_path(key.removesuffix(".weight")): part for key, part in parts.items() if is_layer(key, part.shape)}
+def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {text_path(key): part for key, part in parts.items()}
 
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:

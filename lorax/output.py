@@ -41,7 +41,8 @@ def note(plan: Plan, moved: Moved, saving: Saving) -> str:
     """What is to be known of a LoRA-X file: it is written whatever becomes of it on the target. Empty for a plain LoRA."""
     if saving.save_as != LORAX:
         return ""
-    fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded."
+    left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""
+    fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded.{left}"
     if moved.layers:
         return f"{fits} The summary says what it does on {plan.target.title}."
     why = moved.report.declined or "no layer can be moved."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax.forecast import forecast
+from lorax.vectors import Vector
 
 EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -43,7 +44,8 @@ class Report:
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
     ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``strength``: what all moved layers were
-    multiplied with. ``embeddings``: bundled ones that go along as they are.
+    multiplied with. ``embeddings``: bundled ones that go along as they are. ``vectors``: the norms and biases, which go along as
+    they are or are left out.
     """
 
     records: list[LayerRecord]
@@ -52,6 +54,7 @@ class Report:
     unrelated: str | None = None
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
+    vectors: tuple[Vector, ...] = ()
 
     @property
     def overlap(self) -> float:
@@ -96,6 +99,13 @@ class Report:
             )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
+        if self.vectors:
+            lines.append(
+                f"{sum(vector.target is not None for vector in self.vectors)} of {len(self.vectors)} norms and biases carried "
+                "over as they are."
+            )
+            left = Counter(vector.reason for vector in self.vectors if vector.target is None)
+            lines += [f"  {count} left out: {reason}." for reason, count in left.most_common()]
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if self.unrelated and not self.declined:
@@ -123,6 +133,7 @@ class Report:
             "strength": self.strength,
             "coverage": self.coverage,
             "embeddings": self.embeddings,
+            "vectors": [dataclasses.asdict(vector) for vector in self.vectors],
             "forecast": dataclasses.asdict(expected) | {"words": expected.words} if expected else None,
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],

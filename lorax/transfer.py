@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from lorax.options import DENSE_RANK, Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.streaming import Stream
+from lorax.vectors import Vector, pair_vectors
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 log = logging.getLogger(__name__)
@@ -38,10 +39,20 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+    vectors: list[Vector]
 
     def limit(self, name: str) -> int | None:
-        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so."""
-        return self.options.max_rank or (None if self.adapter.is_low_rank(name) else DENSE_RANK)
+        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so.
+
+        That is, unless its bias goes along, for which it is written whole.
+        """
+        free = self.adapter.is_low_rank(name) or any(vector.layer == name and vector.target for vector in self.vectors)
+        return self.options.max_rank or (None if free else DENSE_RANK)
+
+    @property
+    def within_family(self) -> bool:
+        """Otherwise embeddings, norms and biases mean nothing to the target."""
+        return self.source.family == self.target.family
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -69,10 +80,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Moved:
-    """The transferred adapter: target layer -> delta, and what happened to every layer."""
+    """The transferred adapter: target layer -> delta, and what happened to every layer.
+
+    ``vectors``: target parameter, as ``unet.out.0.bias`` -> float32, what is added to norms and biases.
+    """
 
     layers: dict[str, LowRank] = field(repr=False)
     report: Report
+    vectors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
 def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options) -> Plan:
@@ -88,7 +103,14 @@ def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkp
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
     return [
-        Plan(adapter, source, target, options, {name: pairs[layer] if layer else None for name, layer in layers.items()})
+        Plan(
+            adapter,
+            source,
+            target,
+            options,
+            {name: pairs[layer] if layer else None for name, layer in layers.items()},
+            pair_vectors(adapter, source, target, pairs, cut=options.max_rank is not None),
+        )
         for adapter, layers in resolved
     ]
 
@@ -166,8 +188,19 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
         return Moved({}, Report(records, plan.options.method, declined, unrelated))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    report = dataclasses.replace(report, unrelated=unrelated, strength=strength)
-    return Moved(layers, dataclasses.replace(report, embeddings=tuple(plan.adapter.embeddings)))
+    vectors = [_ended(vector, layers) for vector in plan.vectors]
+    embeddings = tuple(plan.adapter.embeddings) if plan.within_family else ()
+    report = dataclasses.replace(report, unrelated=unrelated, strength=strength, embeddings=embeddings, vectors=tuple(vectors))
+    added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
+    return Moved(layers, report, added)
+
+
+def _ended(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
+    """What becomes of a norm or a bias when these layers were moved: a bias stays behind with its layer."""
+    layer, _, parameter = (vector.target or "").rpartition(".")
+    if parameter == "bias" and vector.key.endswith(".diff_b") and layer not in layers:
+        return dataclasses.replace(vector, target=None, reason="its layer was not transferred")
+    return vector
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:

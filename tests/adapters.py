@@ -95,10 +95,10 @@ RECIPES: dict[str, Recipe] = {
     "LoHa": lycoris(loha.LohaModule),
     "LoHa of a rank above the root of a side": lycoris(loha.LohaModule, lora_dim=12),
     "LoHa, Tucker": lycoris(loha.LohaModule, use_tucker=True),
-    "LoKr": lycoris(lokr.LokrModule, factor=4),
+    "LoKr": lycoris(lokr.LokrModule, lora_dim=2, factor=4),
     "LoKr, both in factors": lycoris(lokr.LokrModule, lora_dim=1, factor=8, decompose_both=True),
     "LoKr, whole matrices": lycoris(lokr.LokrModule, full_matrix=True),
-    "LoKr, Tucker": lycoris(lokr.LokrModule, factor=4, use_tucker=True),
+    "LoKr, Tucker": lycoris(lokr.LokrModule, lora_dim=2, factor=4, use_tucker=True),
     "full": full_difference,
     "(IA)^3": lycoris(ia3.IA3Module),
     "(IA)^3 on the input": lycoris(ia3.IA3Module, train_on_input=True),
@@ -113,4 +113,18 @@ RECIPES: dict[str, Recipe] = {
     "DoRA of LoHa": dora(loha.LohaModule),
     "DoRA of LoKr": dora(lokr.LokrModule, factor=4),
     "DoRA on the output": dora_on_the_output,
+}
+# What a file of the recipe must have, since LyCORIS chooses another form where a layer is small.
+SIGNS = {
+    "LoCon, Tucker": "lora_mid.weight",
+    "LoHa, Tucker": "hada_t2",
+    "LoKr": "lokr_w2_a",
+    "LoKr, both in factors": "lokr_w1_a",
+    "LoKr, whole matrices": "lokr_w2",
+    "LoKr, Tucker": "lokr_t2",
+    "OFT with a constraint and a rescale": "rescale",
+    "BOFT with a constraint and a rescale": "rescale",
+    "DoRA of LoCon": "dora_scale",
+    "DoRA of LoHa": "dora_scale",
+    "DoRA of LoKr": "dora_scale",
 }

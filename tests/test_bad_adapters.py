@@ -160,20 +160,16 @@ def boft_of_odd_blocks(state: State) -> None:
     state[f"{MIDDLE}.oft_blocks"] = torch.randn(2, 32, 3, 3)
 
 
-def norm(state: State) -> None:
-    state["lora_unet_mid_block_resnets_0_norm1.w_norm"] = torch.randn(32)
+def norm_of_two_dimensions(state: State) -> None:
+    state["lora_unet_mid_block_resnets_0_norm1.w_norm"] = torch.randn(96, 1)
 
 
-def norm_bias(state: State) -> None:
-    state["lora_unet_mid_block_resnets_0_norm1.b_norm"] = torch.randn(32)
+def nan_in_a_bias(state: State) -> None:
+    state[f"{MIDDLE}.diff"], state[f"{MIDDLE}.diff_b"] = torch.randn(96, 96, 1, 1), torch.full((96,), float("nan"))
 
 
 def full(state: State) -> None:
     state["lora_unet_mid_block_attentions_0_proj_in.diff"] = torch.randn(4, 4)
-
-
-def full_bias(state: State) -> None:
-    state["lora_unet_mid_block_attentions_0_proj_in.diff_b"] = torch.randn(4)
 
 
 def ia3_without_its_side(state: State) -> None:
@@ -222,10 +218,9 @@ def something_else(state: State) -> None:
         (rescale_alone, f"{MIDDLE}: oft_blocks is missing"),
         (rescale_of_another_width, "rescale (95, 1); expected blocks (k, b, b)"),
         (boft_of_odd_blocks, "oft_blocks (2, 32, 3, 3); expected blocks (k, b, b)"),
-        (norm, "an adapter with norm layers, which is not supported"),
-        (norm_bias, "an adapter with norm layers, which is not supported"),
+        (norm_of_two_dimensions, "norm1.w_norm has shape (96, 1); expected one dimension"),
+        (nan_in_a_bias, f"{MIDDLE}.diff_b would be infinite"),
         (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
-        (full_bias, "an adapter with whole bias differences, which is not supported"),
         (hada_of_two_ranks, "the shapes disagree: hada_w1_a (4, 2), hada_w1_b (3, 4)"),
         (tucker_of_two_ranks, "expected w_a (m, r) and w_b (r, n) of both halves"),
         (half_a_kronecker_factor, f"{MIDDLE}: lokr_w2_b is missing"),

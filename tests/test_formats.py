@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders, xl
-from tests.adapters import RECIPES
-from tests.structure import TINY
+from tests.adapters import RECIPES, SIGNS
+from tests.structure import TINY, Param, unet_params
 
 KINDS = ("attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "skip_connection", "0.op", "q_proj", "mlp.fc2")
 
@@ -56,13 +56,33 @@ def sdxl(folder: Path) -> Family:
     return Family(open_checkpoint(path), {name: (layer, state[f"{layer}.weight"]) for layer, name in some(names).items()})
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"SD 1.x": sd1, "SDXL": sdxl}
+def sd2(folder: Path) -> Family:
+    """SD 1.x's blocks with linear projections, and OpenCLIP, whose last layer is not used."""
+    down, up = [(1, 1)] * 3 + [(0, 0)], [(0, 0, 0)] + [(1, 1, 1)] * 3
+    unet = list(unet_params(TINY.channels, TINY.cross, down, 1, up, linear=True))
+    projection = Param("text_projection.weight", "text_projection.weight", (TINY.cross, TINY.cross))
+    made, names, weights, tensors = torch.Generator().manual_seed(0), {}, {}, {}
+    for component, params in (("unet", unet), ("te", [*TINY.text(), projection])):
+        for param in params:
+            layer = f"{component}.{param.ldm.removesuffix('.weight')}"
+            weights[layer] = torch.randn(param.shape, generator=made) / param.shape[-1] ** 0.5
+            tensors[f"{component}.{param.ldm}"] = weights[layer]
+            if param.is_layer:
+                names[layer] = f"lora_{component}_" + param.diffusers.removesuffix(".weight").replace(".", "_")
+    text = {f"cond_stage_model.model.{key}": value.contiguous() for key, value in xl.open_clip(xl.text(tensors, "te")).items()}
+    save_file({builders.UNET + key: value for key, value in xl.text(tensors, "unet").items()} | text, folder / "sd2.safetensors")
+    base = open_checkpoint(folder / "sd2.safetensors")
+    return Family(base, {name: (layer, weights[layer]) for layer, name in some(names).items()})
+
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     made = FAMILIES[request.param](tmp_path_factory.mktemp("family"))
-    assert len(made.weights) >= len(KINDS)
+    assert made.base.family.name == request.param
+    assert {kind for kind in KINDS if any(layer.endswith(kind) for layer, _ in made.weights.values())} == set(KINDS)
     return made
 
 
@@ -73,6 +93,7 @@ def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> No
         tensors, dW = RECIPES[recipe](weight, random)
         state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items()}
         expected[layer] = dW.double().flatten(1)
+    assert any(key.endswith(SIGNS.get(recipe, "")) for key in state)
     save_file(state, tmp_path / "a.safetensors")
     adapter = open_adapter(tmp_path / "a.safetensors")
     read = adapter.deltas_of(family.base)

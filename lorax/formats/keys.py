@@ -12,6 +12,13 @@ from lorax.tensors import TensorFile
 FORMATS: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)
 OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
 SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
+# What is added to parameters of one dimension: of norms (LyCORIS), and of the bias beside a whole difference.
+VECTORS = {".w_norm": "weight", ".b_norm": "bias", ".diff_b": "bias"}
+
+
+def vector(key: str) -> tuple[str, str] | None:
+    """(layer name, parameter) of a key that changes a norm or a bias, or None."""
+    return next(((key[: -len(end)], parameter) for end, parameter in VECTORS.items() if key.endswith(end)), None)
 
 
 def split(key: str) -> tuple[str, str] | None:

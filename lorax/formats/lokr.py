@@ -67,4 +67,6 @@ def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         whole = LowRank.of(layer.tensors[name].flatten(1))
         return whole.up, whole.down
     up, down = layer.tensors[f"{name}_a"], layer.tensors[f"{name}_b"]
-    return parts.fold(up.mT, layer.tensors[MID], down) if name == "lokr_w2" and MID in layer.tensors else (up, down)
+    if name == "lokr_w2" and MID in layer.tensors:
+        return parts.fold(up.mT.contiguous(), layer.tensors[MID], down)  # torch.kron takes no transposed view
+    return up, down

@@ -7,6 +7,7 @@ from pathlib import Path
 from lorax.errors import LoraxError
 from lorax.formats import metadata, sidecars, writer
 from lorax.formats.loraxfile import Header
+from lorax.options import DENSE_RANK
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Plan
 
@@ -30,7 +31,9 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
             delta = adapter.delta(name, source)
-            layers[layer] = (delta if adapter.is_low_rank(name) else delta.compressed(plan.limit(name))[0]).balanced()
+            layers[layer] = (
+                delta if adapter.is_low_rank(name) else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
+            ).balanced()
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
     tensors = {

@@ -15,9 +15,8 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import core, dora, full, lora, loraxfile, oft, refusals
+from lorax.formats import core, dora, full, keys, lora, loraxfile, oft, refusals
 from lorax.formats.configuration import LARGEST, Configuration, parse
-from lorax.formats.keys import format_of, owned
 from lorax.formats.parts import Layer
 from lorax.tensors import TensorFile, open_tensors
 
@@ -29,7 +28,8 @@ class AdapterFile:
     """An adapter on disk. ``parts``: layer name as spelled in the file -> part -> key. Nothing is read before ``delta``.
 
     ``path`` is the file with the tensors; ``given`` is what the user named, the same file or the PEFT folder around it.
-    ``header`` is what a LoRA-X file says of itself, and None for other adapters.
+    ``header`` is what a LoRA-X file says of itself, and None for other adapters. ``vectors``: layer name -> ``weight`` or
+    ``bias`` -> key, of what is added to norms and biases.
     """
 
     def __init__(self, given: Path, file: TensorFile, configuration: Configuration) -> None:
@@ -38,17 +38,22 @@ class AdapterFile:
         # Before the keys: those of a newer version are not known.
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.parts: dict[str, dict[str, str]] = {}
+        self.vectors: dict[str, dict[str, str]] = {}
         for key in file.shapes:
             if key.startswith(EMBEDDING):
                 continue
-            if (found := loraxfile.split(key) or owned(key, file)) is None:
+            if vector := keys.vector(key):
+                self._check_vector(key)
+                self.vectors.setdefault(vector[0], {})[vector[1]] = key
+                continue
+            if (found := loraxfile.split(key) or keys.owned(key, file)) is None:
                 raise refusals.of_key(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
         refusals.check_base(self.path, self.parts)
         if not self.parts:
-            raise NotAnAdapter(f"{self.path}: holds no layers, only embeddings; expected a LoRA.")
+            raise NotAnAdapter(f"{self.path}: holds no layers, only embeddings, norms or biases; expected a LoRA.")
         self._formats = {
-            name: format_of(f"{self.path}: {name}", self._shapes(name)) for name in self.parts if not self._is_small(name)
+            name: keys.format_of(f"{self.path}: {name}", self._shapes(name)) for name in self.parts if not self._is_small(name)
         }
         for name in self.parts.keys() - self._formats.keys():
             core.check(f"{self.path}: {name}", self._shapes(name))
@@ -118,6 +123,21 @@ class AdapterFile:
 
     def _is_small(self, name: str) -> bool:
         return core.CORE in self.parts[name] or core.PROBE in self.parts[name]
+
+    def vector(self, key: str) -> torch.Tensor:
+        """What is added to a norm or a bias, float32."""
+        return self._file.get(key).float()
+
+    def length(self, key: str) -> int:
+        return self._file.shapes[key][0]
+
+    def _check_vector(self, key: str) -> None:
+        if len(self._file.shapes[key]) != 1:
+            raise LoraxError(f"{self.path}: {key} has shape {self._file.shapes[key]}; expected one dimension.")
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the file holds the layer's difference itself."""
+        return self._formats.get(name) is full
 
     def is_low_rank(self, name: str) -> bool:
         """Whether the file's own factors bound the rank of the layer's delta. What other formats hold may be of any rank."""
@@ -238,7 +258,7 @@ def open_adapter(path: Path | str) -> AdapterFile:
         settings = parse(config, config.read_bytes()) if config.is_file() else {}
         path = found
     file = open_tensors(path)
-    if any(key.startswith(families.UNET.checkpoint) and owned(key, file) is None for key in file.shapes):
+    if any(key.startswith(families.UNET.checkpoint) and keys.owned(key, file) is None for key in file.shapes):
         raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
     if not file.shapes:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")

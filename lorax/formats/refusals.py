@@ -33,8 +33,6 @@ KINDS = {
     "a T-LoRA": r"\.lambda_layer\b",
     "a GLoRA with a Tucker decomposition": r"\.bm\.weight$",
     "a LyCORIS adapter with a sparse bias": r"\.bias_(indices|values|size)$",
-    "an adapter with norm layers": r"\.[wb]_norm$",
-    "an adapter with whole bias differences": r"\.diff_b$",
 }
 # Base -> pattern of the name of a layer that tells. In the order of specificity.
 BASES = {

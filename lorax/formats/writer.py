@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -39,13 +40,17 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
 
     The adapter is staged last, and named first.
     """
+    whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
     layers = {layer: delta.balanced() for layer, delta in with_whole_attentions(plan.target, moved.layers).items()}
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
-        tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
-    tensors |= plan.adapter.bundled()
+        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, delta, DTYPES[dtype])
+    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
+    if plan.within_family:
+        tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
+    factored = {layer: delta for layer, delta in layers.items() if layer not in whole}
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
     note = metadata.moved_note(plan)
     beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
     save(tensors, staging.add(path), described)
@@ -96,3 +101,26 @@ def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) ->
         "lora_down.weight": down.to(dtype).contiguous(),
         "alpha": torch.tensor(delta.scale * delta.rank, dtype=torch.float32),
     }
+
+
+def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The layer's difference itself, beside which a bias is read."""
+    dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
+    return {f"{target.kohya_name(layer)}.diff": dW.to(dtype).contiguous()}
+
+
+def encode_vectors(
+    target: Checkpoint, whole: Collection[str], vectors: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Biases of the ``whole`` layers, and norms, of which A1111 wants weight and bias."""
+    tensors = {}
+    for parameter, vector in vectors.items():
+        layer, _, kind = parameter.rpartition(".")
+        name = target.kohya_name(layer)
+        if layer in whole:
+            tensors[f"{name}.diff_b"] = vector.to(dtype)
+            continue
+        zero = torch.zeros_like(vector, dtype=dtype)
+        tensors = {f"{name}.w_norm": zero, f"{name}.b_norm": zero} | tensors
+        tensors[f"{name}.{'w' if kind == 'weight' else 'b'}_norm"] = vector.to(dtype)
+    return tensors

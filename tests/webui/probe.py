@@ -12,6 +12,7 @@ import open_clip
 import torch
 from modules import devices, script_callbacks, scripts, sd_models_config, shared
 from modules.paths_internal import data_path
+from safetensors.torch import save_file
 
 sd_models_config.config_default = str(Path(data_path) / "v1-inference.yaml")
 sd_models_config.config_sdxl = str(Path(data_path) / "sd_xl_base.yaml")
@@ -39,6 +40,20 @@ def add_routes(demo, app):
         import networks
 
         return [type(kind).__name__ for kind in networks.module_types]
+
+    @app.post("/probe/decode")
+    def decode(asked: dict):
+        """What the network adds to each layer's weight, in a file whose path is returned."""
+        import networks
+
+        name = asked["network"]
+        networks.list_available_networks()
+        network = networks.load_network(name, networks.available_networks[name])
+        with torch.no_grad():
+            deltas = {key: module.calc_updown(module.sd_module.weight)[0] for key, module in network.modules.items()}
+        path = Path(data_path) / f"{name}-decoded.safetensors"
+        save_file({key: delta.contiguous() for key, delta in deltas.items()}, path)
+        return str(path)
 
 
 script_callbacks.on_app_started(add_routes)

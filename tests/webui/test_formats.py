@@ -1,0 +1,235 @@
+"""Adapters of every format that the real WebUI reads: its decoders give our deltas, and its pictures are those of our plain LoRA.
+
+The adapters hold random values. What the WebUI cannot apply is left out: (IA)^3 on the output of a convolution and GLoRA on any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.demo import bundle
+from lorax.formats import open_adapter, writer
+from lorax.options import Options
+from lorax.transfer import plan, run
+from tests.builders import State
+from tests.webui import narrow_xl
+from tests.webui.drawing import OTHER, SAME
+from tests.webui.server import Drawn, WebUI, needs_webui
+
+pytestmark = needs_webui
+RANK, ALPHA = 4, 2.0
+RANDOM = torch.Generator().manual_seed(5)
+KINDS = ("attn1.to_q", "attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "0.op", "encoder.layers.0.mlp.fc1")
+Recipe = Callable[[torch.Tensor], State]
+
+
+def locon(W: torch.Tensor) -> State:
+    m, n, *kernel = W.shape
+    one = [1] * len(kernel)
+    return {"lora_up.weight": noise(0.25, m, RANK, *one), "lora_down.weight": noise(0.25, RANK, n, *kernel)}
+
+
+def locon_tucker(W: torch.Tensor) -> State:
+    m, n, *kernel = W.shape
+    if not kernel:
+        return locon(W)
+    up, down = noise(0.31, m, RANK, 1, 1), noise(0.31, RANK, n, 1, 1)
+    return {"lora_up.weight": up, "lora_down.weight": down, "lora_mid.weight": noise(0.31, RANK, RANK, *kernel)}
+
+
+def loha(W: torch.Tensor) -> State:
+    m, n = W.flatten(1).shape
+    return {f"hada_w{i}_{x}": noise(0.42, *shape) for i in (1, 2) for x, shape in (("a", (m, RANK)), ("b", (RANK, n)))}
+
+
+def loha_tucker(W: torch.Tensor) -> State:
+    m, n, *kernel = W.shape
+    if not kernel:
+        return loha(W)
+    shapes = {"w{}_a": (RANK, m), "w{}_b": (RANK, n), "t{}": (RANK, RANK, *kernel)}
+    return {f"hada_{part.format(i)}": noise(0.44, *shape) for i in (1, 2) for part, shape in shapes.items()}
+
+
+def lokr(W: torch.Tensor) -> State:
+    m, n = len(W) // 4, W.flatten(1).shape[1] // 4
+    return {"lokr_w1": noise(0.39, 4, 4), "lokr_w2_a": noise(0.39, m, RANK), "lokr_w2_b": noise(0.39, RANK, n)}
+
+
+def lokr_in_factors(W: torch.Tensor) -> State:
+    m, n = len(W) // 8, W.flatten(1).shape[1] // 8
+    shapes = {"w1_a": (8, RANK), "w1_b": (RANK, 8), "w2_a": (m, RANK), "w2_b": (RANK, n)}
+    return {f"lokr_{part}": noise(0.42, *shape) for part, shape in shapes.items()}
+
+
+def lokr_whole(W: torch.Tensor) -> State:
+    m, n, *kernel = W.shape
+    return {"lokr_w1": noise(0.25, 4, 4), "lokr_w2": noise(0.25, m // 4, n // 4, *kernel)}
+
+
+def lokr_tucker(W: torch.Tensor) -> State:
+    m, n, *kernel = W.shape
+    if not kernel:
+        return lokr(W)
+    shapes = {"w1": (4, 4), "w2_a": (RANK, m // 4), "w2_b": (RANK, n // 4), "t2": (RANK, RANK, *kernel)}
+    return {f"lokr_{part}": noise(0.42, *shape) for part, shape in shapes.items()}
+
+
+def full(W: torch.Tensor) -> State:
+    return {"diff": noise(0.06, *W.shape)}
+
+
+def ia3(W: torch.Tensor) -> State:
+    return {"weight": noise(0.3, len(W)), "on_input": torch.tensor(0)} if W.dim() == 2 else ia3_on_input(W)
+
+
+def ia3_on_input(W: torch.Tensor) -> State:
+    return {"weight": noise(0.3, W.shape[1], *(1 for _ in W.shape[2:])), "on_input": torch.tensor(1)}
+
+
+def glora(W: torch.Tensor) -> State:
+    m, n = W.shape[:2]
+    if W.dim() == 4:
+        return locon(W)
+    shapes = {"a1": (RANK, n), "a2": (n, RANK), "b1": (RANK, n), "b2": (m, RANK)}
+    return {f"{part}.weight": noise(0.17, *shape) for part, shape in shapes.items()}
+
+
+def oft(W: torch.Tensor) -> State:
+    return {"oft_blocks": noise(0.15, len(W) // 8, 8, 8), "alpha": torch.tensor(0.0)}
+
+
+def oft_with_constraint(W: torch.Tensor) -> State:
+    rescale = 1 + noise(0.1, len(W), *(1 for _ in W.shape[1:]))
+    return oft(W) | {"rescale": rescale, "alpha": torch.tensor(0.02)}
+
+
+def oft_of_old(W: torch.Tensor) -> State:
+    return {"oft_diag": torch.linalg.qr(torch.eye(8) + noise(0.15, len(W) // 8, 8, 8)).Q.contiguous()}
+
+
+def boft(W: torch.Tensor) -> State:
+    return {"oft_blocks": noise(0.1, 2, len(W) // 8, 8, 8), "alpha": torch.tensor(0.0)}
+
+
+def dora(W: torch.Tensor) -> State:
+    norms = W.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *(1 for _ in W.shape[2:]))
+    return locon(W) | {"dora_scale": norms * (1 + noise(0.2, *norms.shape))}
+
+
+def dora_on_the_output(W: torch.Tensor) -> State:
+    norms = W.flatten(1).norm(dim=1).reshape(-1, *(1 for _ in W.shape[1:]))
+    return loha(W) | {"dora_scale": norms * (1 + noise(0.2, *norms.shape))}
+
+
+RECIPES = (
+    locon,
+    locon_tucker,
+    loha,
+    loha_tucker,
+    lokr,
+    lokr_in_factors,
+    lokr_whole,
+    lokr_tucker,
+    full,
+    ia3,
+    ia3_on_input,
+    glora,
+    oft,
+    oft_with_constraint,
+    oft_of_old,
+    boft,
+    dora,
+    dora_on_the_output,
+)
+
+
+def noise(size: float, *shape: int) -> torch.Tensor:
+    return size * torch.randn(shape, generator=RANDOM)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint that the WebUI has loaded, some of its layers, and its picture without an adapter."""
+
+    webui: WebUI
+    base: Checkpoint
+    layers: list[str]
+    plain: Drawn
+
+    def key(self, layer: str) -> str:
+        """The WebUI's name for a layer, under which it applies a network."""
+        component, _, path = layer.partition(".")
+        if component == "te2":
+            block = path.removeprefix("text_model.encoder.layers.").removesuffix(".mlp.fc1")
+            return f"1_model_transformer_resblocks_{block}_mlp_c_fc"
+        return {"unet": "diffusion_model_", "te": "transformer_", "te1": "0_transformer_"}[component] + path.replace(".", "_")
+
+
+@pytest.fixture(scope="module", params=[bundle.BASE, narrow_xl.XL])
+def family(started: WebUI, request: pytest.FixtureRequest) -> Family:
+    base = open_checkpoint(started.checkpoints / f"{request.param}.safetensors")
+    found: dict[tuple[str, str], str] = {}
+    for layer in base.layers:
+        if kind := next((kind for kind in KINDS if layer.endswith(kind)), None):
+            found.setdefault((layer.partition(".")[0], kind), layer)
+    started.load(request.param)
+    return Family(started, base, list(found.values()), started.draw())
+
+
+def save(family: Family, state: State, name: str) -> tuple[Path, Path]:
+    """The adapter and the plain LoRA of it, in the WebUI's folder."""
+    adapter, converted = (family.webui.loras / f"{stem}.safetensors" for stem in (name, f"{name}-plain"))
+    save_file(state, adapter)
+    planned = plan(open_adapter(adapter), family.base, family.base, Options("copy"))
+    writer.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
+    return adapter, converted
+
+
+def assert_same_pictures(family: Family, name: str) -> None:
+    drawn, converted = (family.webui.draw(f"<lora:{stem}:1>") for stem in (name, f"{name}-plain"))
+    assert drawn.distance(converted) <= SAME
+    assert drawn.distance(family.plain) >= OTHER
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_decoded_and_drawn_as_the_webui_does(family: Family, recipe: Recipe) -> None:
+    name, state = f"{family.base.title}-{recipe.__name__}".replace("_", "-"), {}
+    for layer in family.layers:
+        W = family.base.weight(layer).reshape(family.base.layers[layer])
+        parts = {"alpha": torch.tensor(ALPHA)} | recipe(W)
+        state |= {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}
+    adapter, _ = save(family, state, name)
+    family.webui.draw(steps=1)  # the decoders are given the weights as they are without a network
+    decoded = load_file(family.webui.call("probe/decode", {"network": name}))
+    ours = open_adapter(adapter).deltas_of(family.base)
+    assert set(decoded) == {family.key(layer) for layer in ours}
+    for layer, delta in ours.items():
+        dW, theirs = delta.scale * delta.up @ delta.down, decoded[family.key(layer)].flatten(1)
+        assert (dW - theirs).norm() <= 1e-5 * theirs.norm(), layer
+    assert_same_pictures(family, name)
+
+
+def test_norms_and_biases_are_drawn_as_they_were(family: Family) -> None:
+    state = {}
+    for layer in family.layers:
+        if f"{layer}.bias" in family.base.vectors and layer.startswith("unet."):
+            name = family.base.kohya_name(layer)
+            state |= {
+                f"{name}.diff": noise(0.03, *family.base.layers[layer]),
+                f"{name}.diff_b": noise(0.2, family.base.layers[layer][0]),
+            }
+    for parameter, size in family.base.vectors.items():
+        layer, _, kind = parameter.rpartition(".")
+        if layer in family.base.norms.values() and layer.startswith("unet."):
+            state[f"{family.base.kohya_name(layer)}.{kind[0]}_norm"] = noise(0.1, size)
+    name = f"{family.base.title}-vectors"
+    _, converted = save(family, state, name)
+    assert load_file(converted).keys() == state.keys()
+    assert_same_pictures(family, name)
