@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from lab import bundle, data, gallery, lora, probing, sweep, unet, vae, xl
+from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
 from lab.forecast import forecast
@@ -117,6 +117,11 @@ def probe(options: argparse.Namespace) -> None:
     probing.run(Results(options.results))
 
 
+def adapters(options: argparse.Namespace) -> None:
+    """Train LoRA-X adapters on the base, and measure them there and moved to its relatives."""
+    constrained.measure_all(Results(constrained.folder(options.results)), RUNS)
+
+
 def classifier(options: argparse.Namespace) -> None:
     """Train what judges pictures."""
     train_classifier(RUNS)
@@ -149,6 +154,7 @@ COMMANDS = {
     "loras": loras,
     "sweep": full_sweep,
     "headline": headline,
+    "adapters": adapters,
     "classifier": classifier,
     "pictures": pictures,
     "probe": probe,
@@ -157,7 +163,7 @@ COMMANDS = {
     "report": report,
     "compare": compare,
 }
-MEASURING = ("sweep", "probe", "forecast", "pictures", "summary", "report")
+MEASURING = ("sweep", "probe", "adapters", "forecast", "pictures", "summary", "report")
 STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 

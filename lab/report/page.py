@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lab.measure import SEEDS, TIMES
-from lab.report import checks, plots, prose, tables
+from lab.report import checks, plots, prose, tables, trained
 from lab.report.cells import Cells
 from lab.stats import DRAWS
 from lab.zoo import CONCEPT, HEADLINE_RANK, RATES, STYLES, are_related
@@ -44,6 +44,7 @@ def write(cells: Cells, page: Path) -> None:
         "checks": checks.everything(cells),
         "plots": {name: file for name, draw in QUESTIONS.items() if (file := _drawn(draw(cells), pictures / f"{name}.svg"))},
         "forecast": _forecast(cells.results.folder, pictures),
+        "trained": trained.section(cells.results, cells.results.folder),
         "pictures": _pictures(cells.results.folder, pictures),
         "measured": _measured(cells),
         "floor": f"{plots.FLOOR:g}",
