@@ -23,6 +23,7 @@ from lorax.subspace import Decomposition
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 Use = tuple[int, str]  # number of the plan among those of one run, name of the layer in its adapter
+NOT_THERE = "the source has no such layer"
 log = logging.getLogger(__name__)
 
 
@@ -84,8 +85,12 @@ def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Move
 def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name: None) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
 
-    ``done`` and ``total`` count the layers of all adapters.
+    ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
+    if METHODS[plans[0].options.method].runs_models:
+        from lorax import behaviour
+
+        return [behaviour.run(plan, progress) for plan in plans]
     device = pick_device(plans[0].options.device)
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     ended: list[dict[str, tuple[LayerRecord, LowRank | None]]] = [{} for _ in plans]
@@ -137,7 +142,7 @@ def _through(
         plan, found = plans[number], plans[number].pairs[name]
         dW = plan.adapter.delta(name).to(device)
         if found is None or found.target is None:
-            reason = found.reason if found else "the source has no such layer"
+            reason = found.reason if found else NOT_THERE
             yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
             continue
         bases = bases or _bases(plan, found.source, found.target, device)

@@ -26,7 +26,7 @@ class Method:
     title: str
     paper: str
     move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
-    gated: bool  # whether --threshold skips dissimilar layers
+    gated: bool = False  # whether --threshold skips dissimilar layers
     judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
     strength: Callable[[float], float] = lambda overlap: 1.0
 

@@ -64,7 +64,7 @@ class Runner:
         self.tokenizer = _tokenizer(path, folder)
         self._file = open_tensors(path)
         self._settings = settings_of(self._file, self.base.family.name)
-        self.size = self._settings.size
+        self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
         encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
             component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
@@ -100,7 +100,7 @@ class Runner:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
-                        weight, dW = self._weight(layer), opened.delta(name)
+                        weight, dW = self.module(layer).weight.data, opened.delta(name)
                         changed.append((layer, weight))
                         product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
                         weight += product.reshape(weight.shape).to(self.dtype)
@@ -109,7 +109,6 @@ class Runner:
             for layer, weight in changed:
                 weight.copy_(self.base.stored(layer).reshape(weight.shape))
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> Conditioning:
         """Of N prompts."""
         tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
@@ -120,7 +119,6 @@ class Runner:
         second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
-    @torch.no_grad()
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32.
 
@@ -168,20 +166,22 @@ class Runner:
             latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
         yield torch.zeros_like(t), latents
 
+    @torch.no_grad()
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
 
-    def _weight(self, layer: str) -> torch.Tensor:
+    def module(self, layer: str) -> torch.nn.Module:
+        """What computes a layer of the base."""
         component, _, path = layer.partition(".")
         if component == "unet":
-            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path)).weight.data
+            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path))
         encoder = self.text_encoders[component]
         try:
-            return encoder.get_submodule(path).weight.data
+            return encoder.get_submodule(path)
         except AttributeError:  # transformers 5 has no text_model between
-            return encoder.get_submodule(path.removeprefix(TEXT_MODEL)).weight.data
+            return encoder.get_submodule(path.removeprefix(TEXT_MODEL))
 
 
 def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:
