@@ -22,12 +22,12 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
-from lorax.options import Options, Saving, declared
+from lorax.options import Options, Running, Saving, declared
 from lorax.report import Report
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan, Progress, plan, run
 
-Declaration = TypeVar("Declaration", Options, Saving)
+Declaration = TypeVar("Declaration", Options, Running, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapter was trained on")
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move it to")
     _add_options(moving, Options)
+    _add_options(moving, Running)
     moving.add_argument("--json", action="store_true", help="print the report as JSON")
     moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the report there")
 
@@ -195,7 +196,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.report:
         check_folder(options.report, "--report")
         check_free(options.report, (adapter.path, source.path, target.path), options.overwrite, "--report")
-    return plan(adapter, source, target, chosen)
+    return dataclasses.replace(plan(adapter, source, target, chosen), running=_chosen(options, Running))
 
 
 def _run(planned: Plan) -> Moved:

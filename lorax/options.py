@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax.errors import LoraxError
-from lorax.methods import METHODS
+from lorax.methods import titles
 from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
 
@@ -77,7 +77,7 @@ class Options:
         "auto",
         "Method",
         "How each layer is carried over",
-        offered=lambda: {method.name: method.title for method in METHODS.values()},
+        offered=titles,
     )
     rank: str = _option(
         "auto",
@@ -108,8 +108,8 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        if self.method not in (known := titles()):
+            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(known)}.")
         _ = self.rule  # refuses what is no rank
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
@@ -119,6 +119,23 @@ class Options:
     @property
     def rule(self) -> RankRule:
         return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What bridge and refine have the models do."""
+
+    captions: str = _option(
+        "",
+        "Captions",
+        "What the models draw for bridge and refine: a text file with a caption a line; empty: plain captions of our own",
+        example="FILE",
+    )
+    steps: int = _option(100, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise LoraxError(f"steps {self.steps}: expected a whole number of at least 1.")
 
 
 @dataclass(frozen=True)

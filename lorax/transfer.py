@@ -15,8 +15,8 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.methods import METHODS, Bases
-from lorax.options import Options
+from lorax.methods import BEHAVIOURAL, METHODS, Bases
+from lorax.options import Options, Running
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition
@@ -36,6 +36,7 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+    running: Running = field(default_factory=Running)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -87,7 +88,7 @@ def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name
 
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
-    if METHODS[plans[0].options.method].runs_models:
+    if plans[0].options.method in BEHAVIOURAL:
         from lorax import behaviour
 
         return [behaviour.run(plan, progress) for plan in plans]

@@ -45,7 +45,6 @@ class Seen:
     change: torch.Tensor | None  # by the adapter, of the predictions on ``many``
 
 
-
 def run(plan: Plan, progress: Progress) -> Moved:
     """``bridge``, or ``refine``, which starts from what ``auto`` moves between relatives, and from a bridge between strangers.
 
@@ -67,7 +66,9 @@ def run(plan: Plan, progress: Progress) -> Moved:
     layers: Mapping[str, LowRank] = bridge.fit(target, seen.outputs, feeds, seen.calm, meter) if seen.outputs else auto.layers
     if seen.change is not None:
         lesson = Lesson(seen.many, content.predictions(target, seen.many, meter), seen.change)
-        layers = refine(target, layers, lesson, steps=options.steps, rate=RATE_UNRELATED if feeds else RATE_RELATED, tick=meter)
+        layers = refine(
+            target, layers, lesson, steps=plan.running.steps, rate=RATE_UNRELATED if feeds else RATE_RELATED, tick=meter
+        )
     return Moved(dict(layers), Report([_record(plan, name, layers) for name in plan.pairs], options.method))
 
 
@@ -85,8 +86,8 @@ def _see(plan: Plan, feeds: Feeds, meter: _Meter) -> Seen:
     noisy = max(count, content.fitting(NOISY, source.size))
     meter.expect(content.batches(count, source.size))
     meter.expect(2 + len(feeds) if feeds else 0)
-    meter.expect(3 * content.batches(noisy, source.size) + plan.options.steps if refining else 0)
-    file = Path(plan.options.captions) if plan.options.captions else None
+    meter.expect(3 * content.batches(noisy, source.size) + plan.running.steps if refining else 0)
+    file = Path(plan.running.captions) if plan.running.captions else None
     prompts = with_triggers(captions(count, file), plan.adapter)
     drawn = content.pictures(source, prompts, meter)
     calm, many = (content.noised(source, drawn, prompts, one, seed) for seed, one in enumerate((count, noisy)))
@@ -105,7 +106,11 @@ def _record(plan: Plan, name: str, layers: Mapping[str, LowRank]) -> LayerRecord
     record = LayerRecord(name, "skipped", ELSEWHERE, norm, pair.source, pair.target, pair.reason)
     if (dW := layers.get(pair.target)) is None:
         return record
-    how = "fitted to what the source's layer does" if plan.options.method == BRIDGE else "trained to change what the target predicts"
+    how = (
+        "fitted to what the source's layer does"
+        if plan.options.method == BRIDGE
+        else "trained to change what the target predicts"
+    )
     return record.ended("transferred", how, kept=dW.norm() / norm if norm > 0 else 1.0, rank=dW.rank)
 
 

@@ -1,9 +1,9 @@
 """The closed form: each target layer is given what makes its output change as the source's does.
 
 Layer by layer, in the order in which the target runs them, dW_t x' = R (y_s' - y_s) - (y' - y_t) is solved for dW_t by ridge
-regression. x' and y' are what the layer sees and gives once all layers before it are adapted; y_s' and y_s what the source's layer
-gives with the adapter and without, on the same pictures and captions; R carries the source layer's output to the target layer's
-and is fitted on y_s and y_t.
+regression. x' and y' are what the layer sees and gives once all layers before it are adapted; y_s' and y_s what the source's
+layer gives with the adapter and without, on the same pictures and captions; R carries the source layer's output to the target
+layer's and is fitted on y_s and y_t.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fit(
         def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
             tick(layer)
             half = len(x) // 2
-            y_t, y_1 = (rows_out(module, part) for part in y.split(half))
+            y_t, y_1 = (rows_out(module, part) for part in torch.split(y, half))
             if len(rows := _drawn(len(y_t))) != len(y_s):
                 return None
             y_t, y_1, x_1 = y_t[rows].cpu(), y_1[rows].cpu(), rows_in(module, x[half:])[rows].cpu()

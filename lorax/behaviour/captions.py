@@ -11,21 +11,24 @@ from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 
 SUBJECTS = """
-a woman, a man, a girl, a boy, an old man, an old woman, a baby, two friends, a family, a crowd, a chef, a fisherman, a dancer, a knight,
-a wizard, an astronaut, a musician, a farmer, a nurse, a cyclist, a soldier, a queen, a monk, a robot, a dragon, a mermaid, a ghost, a cat,
-a kitten, a dog, a puppy, a horse, a cow, a sheep, a pig, a rabbit, a fox, a wolf, a bear, a deer, a lion, a tiger, an elephant, a monkey,
-an owl, an eagle, a parrot, a swan, a penguin, a chicken, a fish, a whale, a shark, an octopus, a turtle, a frog, a snake, a butterfly, a bee,
-a spider, a tree, a pine, a rose, a sunflower, a cactus, a mushroom, an apple, a lemon, a strawberry, a pumpkin, a loaf of bread, a cake,
-a cup of coffee, a glass of wine, a bowl of soup, a pizza, a castle, a cottage, a skyscraper, a church, a lighthouse, a windmill, a bridge,
-a tent, a car, a bus, a truck, a train, a bicycle, a motorcycle, a sailing ship, a rowing boat, an aeroplane, a hot air balloon, a rocket,
-a chair, a table, a lamp, a clock, a book, a guitar, a piano, a sword, a crown, a hat, a pair of shoes, an umbrella, a key, a candle, a vase,
-a teapot, a camera, a mountain, a waterfall, an island, a volcano
+a woman, a man, a girl, a boy, an old man, an old woman, a baby, two friends, a family, a crowd, a chef, a fisherman,
+a dancer, a knight, a wizard, an astronaut, a musician, a farmer, a nurse, a cyclist, a soldier, a queen, a monk, a
+robot, a dragon, a mermaid, a ghost, a cat, a kitten, a dog, a puppy, a horse, a cow, a sheep, a pig, a rabbit, a fox,
+a wolf, a bear, a deer, a lion, a tiger, an elephant, a monkey, an owl, an eagle, a parrot, a swan, a penguin, a
+chicken, a fish, a whale, a shark, an octopus, a turtle, a frog, a snake, a butterfly, a bee, a spider, a tree, a
+pine, a rose, a sunflower, a cactus, a mushroom, an apple, a lemon, a strawberry, a pumpkin, a loaf of bread, a cake,
+a cup of coffee, a glass of wine, a bowl of soup, a pizza, a castle, a cottage, a skyscraper, a church, a lighthouse,
+a windmill, a bridge, a tent, a car, a bus, a truck, a train, a bicycle, a motorcycle, a sailing ship, a rowing boat,
+an aeroplane, a hot air balloon, a rocket, a chair, a table, a lamp, a clock, a book, a guitar, a piano, a sword, a
+crown, a hat, a pair of shoes, an umbrella, a key, a candle, a vase, a teapot, a camera, a mountain, a waterfall, an
+island, a volcano
 """
 SETTINGS = """
-, in a forest, on a beach, in the desert, in the snow, in a city street, in a village, in a garden, in a field of flowers, by a lake,
-by a river, under water, on a hill, in the mountains, in a kitchen, in a bedroom, in a library, in an old workshop, on a stage, at night,
-at sunrise, at sunset, in the rain, in fog, on a cloudy day, under the stars, in front of a plain wall, on a white background,
-on a black background, seen from above, seen from the side, close up, far away, in black and white
+, in a forest, on a beach, in the desert, in the snow, in a city street, in a village, in a garden, in a field of
+flowers, by a lake, by a river, under water, on a hill, in the mountains, in a kitchen, in a bedroom, in a library, in
+an old workshop, on a stage, at night, at sunrise, at sunset, in the rain, in fog, on a cloudy day, under the stars,
+in front of a plain wall, on a white background, on a black background, seen from above, seen from the side, close up,
+far away, in black and white
 """
 
 

@@ -37,7 +37,7 @@ def fitting(count: int, size: int) -> int:
 
 def chunks(count: int, size: int) -> Iterator[torch.Tensor]:
     """Rows (n,) of ``count``, as many at a time as a small graphics card runs."""
-    yield from torch.arange(count).split(fitting(64, size))
+    yield from torch.split(torch.arange(count), fitting(64, size))
 
 
 def batches(count: int, size: int) -> int:
@@ -49,15 +49,14 @@ def pictures(source: Runner, prompts: Sequence[str], tick: Tick) -> torch.Tensor
     """Latents (P, 4, h, w) of a picture a prompt."""
     parts = []
     for rows in chunks(len(prompts), source.size):
-        for _, latents in source.trajectory([prompts[i] for i in rows.tolist()], rows.tolist(), steps=STEPS):
-            pass
+        *_, (_, latents) = source.trajectory([prompts[i] for i in rows.tolist()], rows.tolist(), steps=STEPS)
         parts.append(latents.cpu())
         tick("drawing generic pictures")
     return torch.cat(parts)
 
 
 def noised(source: Runner, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
-    """``count`` noisy copies of pictures (P, 4, h, w) in turn, at times spread evenly over the schedule, each with its own noise."""
+    """``count`` noisy copies of pictures (P, 4, h, w) in turn, each with its own noise, at times spread evenly."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.arange(count) % len(latents)
     times = (20 + 960 * (torch.randperm(count, generator=generator) + 0.5) / count).long()

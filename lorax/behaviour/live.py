@@ -29,7 +29,7 @@ def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
     """dW x, as the module would compute it: x (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
     up, down = dW.up.to(x), dW.down.to(x)
     if isinstance(module, nn.Conv2d):
-        inner = F.conv2d(x, down.unflatten(1, (module.in_channels, *module.kernel_size)), None, module.stride, module.padding)
+        inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)
         return dW.scale * F.conv2d(inner, up[:, :, None, None])
     return dW.scale * F.linear(F.linear(x, down), up)
 
@@ -37,7 +37,8 @@ def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
 def rows_in(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The module's input at every position, (positions, n); a convolution's n is in * kh * kw."""
     if isinstance(module, nn.Conv2d):
-        x = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT
+        assert not isinstance(module.padding, str)  # 'same' and 'valid' are in no model of ours
+        x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).mT
     return x.flatten(0, -2)
 
 

@@ -5,13 +5,11 @@ No picture of the adapter's training data is needed: both models look at generic
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lorax.adapter import LowRank
 from lorax.behaviour.content import Content, Tick, fitting
@@ -47,51 +45,47 @@ def refine(
     watch: Watch = lambda step, loss, layers: None,
 ) -> dict[str, LowRank]:
     """AdamW from ``start``, for ``steps`` steps or until PATIENCE looks found no gain: the averaged factors of the best look."""
-    factors = _Factors(start).to(target.device)
-    average = AveragedModel(factors, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
-    optimizer = torch.optim.AdamW(factors.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
+    factors = _Factors(start, target.device)
+    average = [factor.detach().clone() for factor in factors.all]
+    optimizer = torch.optim.AdamW(factors.all, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(0)
     is_held = torch.arange(len(lesson.content)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
-    best, chosen, since = _held_loss(target, factors, lesson, held), factors.layers(), 0
+    best, chosen, since = _held_loss(target, factors.layers(average), lesson, held), factors.layers(average), 0
     watch(0, best, chosen)
     for step in range(1, steps + 1):
         tick("refining")
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, step / WARMUP)
         optimizer.zero_grad(set_to_none=True)
-        _accumulate(target, factors, lesson, shown[torch.randint(len(shown), (BATCH,), generator=generator)])
-        nn.utils.clip_grad_norm_(factors.parameters(), 1.0)
+        rows = shown[torch.randint(len(shown), (BATCH,), generator=generator)]
+        for part in torch.split(rows, fitting(BATCH, target.size)):  # the gradient of a batch, as much at a time as fits
+            torch.autograd.backward(_loss(target, factors.layers(factors.all), lesson, part) * len(part) / BATCH)
+        nn.utils.clip_grad_norm_(factors.all, 1.0)
         optimizer.step()
-        average.update_parameters(factors)
+        for mean, factor in zip(average, factors.all, strict=True):
+            mean.lerp_(factor.detach(), 1 - DECAY)
         if step % EVERY == 0 or step == steps:
-            loss, since = _held_loss(target, average.module, lesson, held), since + 1
-            watch(step, loss, layers := average.module.layers())
+            layers = factors.layers([mean.clone() for mean in average])
+            loss, since = _held_loss(target, layers, lesson, held), since + 1
+            watch(step, loss, layers)
             if loss < best:
                 best, chosen, since = loss, layers, 0
             if since == PATIENCE:
                 break
-    return chosen
+    return {layer: dW.to("cpu") for layer, dW in chosen.items()}
 
 
-class _Factors(nn.Module):
-    """The up and down of every layer, with the scale inside and of like size, so that one rate suits both."""
+class _Factors:
+    """Every layer's up and down, with the scale inside and of like size, so that one rate suits both."""
 
-    def __init__(self, layers: Mapping[str, LowRank]) -> None:
-        super().__init__()
-        self.names = list(layers)
-        pairs = [_even(dW) for dW in layers.values()]
-        self.up = nn.ParameterList([up for up, _ in pairs])
-        self.down = nn.ParameterList([down for _, down in pairs])
+    def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
+        self._names = list(layers)
+        self.all = [nn.Parameter(factor.to(device)) for dW in layers.values() for factor in _even(dW)]
 
-    def live(self) -> dict[str, LowRank]:
-        return {name: LowRank(up, down) for name, up, down in zip(self.names, self.up, self.down, strict=True)}
-
-    def layers(self) -> dict[str, LowRank]:
-        """As they are now, on the CPU."""
-        return {
-            name: LowRank(dW.up.detach().cpu().clone(), dW.down.detach().cpu().clone()) for name, dW in self.live().items()
-        }
+    def layers(self, factors: Sequence[torch.Tensor]) -> dict[str, LowRank]:
+        """With these values in the place of ``all``."""
+        return {name: LowRank(factors[2 * i], factors[2 * i + 1]) for i, name in enumerate(self._names)}
 
 
 def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,20 +96,14 @@ def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
     return up * ratio, dW.down / ratio[:, None]
 
 
-def _accumulate(target: Runner, factors: _Factors, lesson: Lesson, rows: torch.Tensor) -> None:
-    """The gradient of a batch, as many pictures at a time as fit."""
-    for part in rows.split(fitting(BATCH, target.size)):
-        (_loss(target, factors, lesson, part) * len(part) / len(rows)).backward()
-
-
 @torch.no_grad()
-def _held_loss(target: Runner, factors: _Factors, lesson: Lesson, rows: torch.Tensor) -> float:
-    parts = rows.split(fitting(64, target.size))
-    return sum(_loss(target, factors, lesson, part).item() * len(part) for part in parts) / len(rows)
+def _held_loss(target: Runner, layers: Mapping[str, LowRank], lesson: Lesson, rows: torch.Tensor) -> float:
+    parts = torch.split(rows, fitting(64, target.size))
+    return sum(_loss(target, layers, lesson, part).item() * len(part) for part in parts) / len(rows)
 
 
-def _loss(target: Runner, factors: _Factors, lesson: Lesson, rows: torch.Tensor) -> torch.Tensor:
-    layers, content = factors.live(), lesson.content.rows(rows)
+def _loss(target: Runner, layers: Mapping[str, LowRank], lesson: Lesson, rows: torch.Tensor) -> torch.Tensor:
+    content = lesson.content.rows(rows)
 
     def adapting(layer: str) -> Hook:
         return lambda module, x, y: y + effect(module, x, layers[layer])

@@ -100,7 +100,7 @@ class Runner:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
-                        weight, dW = self.module(layer).weight.data, opened.delta(name)
+                        weight, dW = self.weight(layer), opened.delta(name)
                         changed.append((layer, weight))
                         product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
                         weight += product.reshape(weight.shape).to(self.dtype)
@@ -171,6 +171,12 @@ class Runner:
         """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
+
+    def weight(self, layer: str) -> torch.Tensor:
+        """Of a layer of the base: the running model's own, not a copy."""
+        weight = self.module(layer).weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.data
 
     def module(self, layer: str) -> torch.nn.Module:
         """What computes a layer of the base."""
