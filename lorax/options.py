@@ -128,14 +128,21 @@ class Running:
     captions: str = _option(
         "",
         "Captions",
-        "What the models draw for bridge and refine: a text file with a caption a line; empty: plain captions of our own",
+        "What the source draws for bridge and refine: a text file with a caption a line; empty: plain captions of our own",
         example="FILE",
+    )
+    pictures: int = _option(
+        384,
+        "Pictures",
+        "How many pictures the source draws; bridge looks at fewer where they are larger than 64 pixels a side, but 16",
+        bounds=(16, 4096),
     )
     steps: int = _option(100, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise LoraxError(f"steps {self.steps}: expected a whole number of at least 1.")
+        for name, least in (("pictures", 16), ("steps", 1)):
+            if (given := getattr(self, name)) < least:
+                raise LoraxError(f"{name} {given}: expected a whole number of at least {least}.")
 
 
 @dataclass(frozen=True)

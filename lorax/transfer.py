@@ -89,8 +89,13 @@ def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
     if plans[0].options.method in BEHAVIOURAL:
-        from lorax import behaviour
-
+        try:
+            from lorax import behaviour
+        except ModuleNotFoundError as error:
+            raise LoraxError(
+                f"method {plans[0].options.method} runs the models and needs {error.name}, which is not installed here. Use "
+                "it on the command line, where it is, or choose a method that needs the weights alone."
+            ) from error
         return [behaviour.run(plan, progress) for plan in plans]
     device = pick_device(plans[0].options.device)
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()

@@ -17,6 +17,7 @@ from tests import builders
 torch.set_num_threads(1)
 # The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
 NEED_DIFFUSERS = (
+    "behaviour",
     "demo",
     "host",
     "lab_lora",

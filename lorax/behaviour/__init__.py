@@ -1,4 +1,4 @@
-"""Methods that run both models: what weights cannot tell of unrelated bases is measured on what the models do.
+"""Methods that run both models: what weights cannot tell of unrelated bases is told by what the models draw and compute.
 
 They need diffusers and transformers (the demo extra). One model is in memory at a time; what the other needs of it is kept.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,101 +15,99 @@ import torch
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content
 from lorax.behaviour.captions import captions, with_triggers
-from lorax.behaviour.content import Content
-from lorax.behaviour.refine import Lesson, refine
+from lorax.behaviour.refine import blank, refine
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.forecast import are_alike, known
-from lorax.methods import AUTO, BRIDGE, REFINE
+from lorax.methods import AUTO, BRIDGE
 from lorax.report import LayerRecord, Report
-from lorax.runner import Runner
+from lorax.runner import PIXELS, Runner
 from lorax.transfer import NOT_THERE, Moved, Plan, Progress, pick_device, run_all
 
-PICTURES = 384
-NOISY = 1024  # of them, for refining
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
-ELSEWHERE = "it computes at other positions than the source's layer"
-Feeds = Mapping[str, tuple[str, int]]  # target layer -> source layer, rank
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was seen of the source."""
-
-    latent_scale: float
-    size: int  # of latents, a side
-    calm: Content
-    outputs: bridge.Outputs | None  # on ``calm``
-    many: Content
-    change: torch.Tensor | None  # by the adapter, of the predictions on ``many``
+LEFT_OUT = "it computes at other positions than the source's layer"
 
 
 def run(plan: Plan, progress: Progress) -> Moved:
-    """``bridge``, or ``refine``, which starts from what ``auto`` moves between relatives, and from a bridge between strangers.
+    """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
-    Raises LoraxError if a model cannot be run, or if the two do not draw in the same latent space.
+    Raises LoraxError if a model cannot be run, or if a bridge is asked for between models that draw in different latent spaces.
     """
-    options, refining = plan.options, plan.options.method == REFINE
-    [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(options, method=AUTO))])
-    if refining and auto.report.declined and are_alike(known(auto.report)):
-        return auto  # the target has the adapter already
-    feeds = {} if refining and auto.layers else _feeds(plan)
-    meter = _Meter(progress)
-    seen = _see(plan, feeds, meter)
-    target = Runner(plan.target.path, device=pick_device(options.device))
-    if (target.latent_scale, target.size) != (seen.latent_scale, seen.size):
+    return (_bridge if plan.options.method == BRIDGE else _refine)(plan, _Meter(progress))
+
+
+def _bridge(plan: Plan, meter: _Meter) -> Moved:
+    source, ranks = _open(plan, plan.source), _ranks(plan)
+    feeds = {pair.target: (pair.source, ranks[pair.target]) for pair in plan.pairs.values() if pair and pair.target}
+    count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
+    meter.expect(content.batches(count, source.size) + 2 + len(feeds))
+    prompts, latents = _drawn(plan, source, count, meter)
+    seen = content.noised(source, latents, prompts, count, seed=0)
+    outputs = bridge.record(source, plan.adapter.path, list({layer: None for layer, _ in feeds.values()}), seen, meter)
+    space = source.latent_scale, source.size
+    del source
+    target = _open(plan, plan.target)
+    if (target.latent_scale, target.size) != space:
         raise LoraxError(
-            f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what they do cannot be compared "
-            "picture by picture. Name a method that needs the weights alone."
+            f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what their layers do cannot be "
+            "compared. Use method refine."
         )
-    layers: Mapping[str, LowRank] = bridge.fit(target, seen.outputs, feeds, seen.calm, meter) if seen.outputs else auto.layers
-    if seen.change is not None:
-        lesson = Lesson(seen.many, content.predictions(target, seen.many, meter), seen.change)
-        layers = refine(
-            target, layers, lesson, steps=plan.running.steps, rate=RATE_UNRELATED if feeds else RATE_RELATED, tick=meter
-        )
-    return Moved(dict(layers), Report([_record(plan, name, layers) for name in plan.pairs], options.method))
+    return _concluded(plan, bridge.fit(target, outputs, feeds, seen, meter), "fitted to what the source's layer does")
 
 
-def _feeds(plan: Plan) -> Feeds:
+def _refine(plan: Plan, meter: _Meter) -> Moved:
+    [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
+    if auto.report.declined and are_alike(known(auto.report)):
+        return auto  # the target has the adapter already
+    source = _open(plan, plan.source)
+    meter.expect(content.batches(plan.running.pictures, source.size) + plan.running.steps)
+    prompts, latents = _drawn(plan, source, plan.running.pictures, meter)
+    pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
+    del source
+    target = _open(plan, plan.target)
+    latents = target.encode_pictures(_resized(pictures, target)).cpu()
+    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (blank(target, _ranks(plan)), RATE_UNRELATED)
+    layers = refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
+    return _concluded(plan, layers, "trained on what the source draws with the adapter")
+
+
+def _open(plan: Plan, base: Checkpoint) -> Runner:
+    return Runner(base.path, device=pick_device(plan.options.device))
+
+
+def _ranks(plan: Plan) -> dict[str, int]:
+    """Target layer -> rank: the adapter's, but no more than is asked for."""
     most = plan.options.max_rank or sys.maxsize
-    ranks = {name: min(plan.adapter.delta(name).rank, most) for name in plan.pairs}
-    return {pair.target: (pair.source, ranks[name]) for name, pair in plan.pairs.items() if pair and pair.target}
+    pairs = [(name, pair.target) for name, pair in plan.pairs.items() if pair and pair.target]
+    return {target: min(plan.adapter.delta(name).rank, most) for name, target in pairs}
 
 
-def _see(plan: Plan, feeds: Feeds, meter: _Meter) -> Seen:
-    """Run the source, which is gone afterwards."""
-    source, adapter = Runner(plan.source.path, device=pick_device(plan.options.device)), plan.adapter.path
-    change, refining = None, plan.options.method == REFINE
-    count = max(content.FEWEST, content.fitting(PICTURES, source.size))
-    noisy = max(count, content.fitting(NOISY, source.size))
-    meter.expect(content.batches(count, source.size))
-    meter.expect(2 + len(feeds) if feeds else 0)
-    meter.expect(3 * content.batches(noisy, source.size) + plan.running.steps if refining else 0)
+def _drawn(plan: Plan, source: Runner, count: int, meter: _Meter) -> tuple[list[str], torch.Tensor]:
+    """Prompts, and latents (P, 4, h, w) of what the source draws for them with the adapter."""
     file = Path(plan.running.captions) if plan.running.captions else None
     prompts = with_triggers(captions(count, file), plan.adapter)
-    drawn = content.pictures(source, prompts, meter)
-    calm, many = (content.noised(source, drawn, prompts, one, seed) for seed, one in enumerate((count, noisy)))
-    outputs = bridge.record(source, adapter, list({layer: None for layer, _ in feeds.values()}), calm, meter) if feeds else None
-    if refining:
-        alone = content.predictions(source, many, meter)
-        with source.adapted(adapter):
-            change = content.predictions(source, many, meter) - alone
-    return Seen(source.latent_scale, source.size, calm, outputs, many, change)
+    with source.adapted(plan.adapter.path):
+        return prompts, content.pictures(source, prompts, meter)
 
 
-def _record(plan: Plan, name: str, layers: Mapping[str, LowRank]) -> LayerRecord:
+def _resized(pictures: torch.Tensor, target: Runner) -> torch.Tensor:
+    """To the size at home in the target, 8 pixels a latent."""
+    side = PIXELS * target.size
+    return torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _concluded(plan: Plan, layers: Mapping[str, LowRank], how: str) -> Moved:
+    return Moved(dict(layers), Report([_record(plan, name, layers, how) for name in plan.pairs], plan.options.method))
+
+
+def _record(plan: Plan, name: str, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
     norm, pair = plan.adapter.delta(name).norm(), plan.pairs[name]
     if pair is None or pair.target is None:
         return LayerRecord(name, "unmatched", pair.reason if pair else NOT_THERE, norm, source=pair.source if pair else None)
-    record = LayerRecord(name, "skipped", ELSEWHERE, norm, pair.source, pair.target, pair.reason)
+    record = LayerRecord(name, "skipped", LEFT_OUT, norm, pair.source, pair.target, pair.reason)
     if (dW := layers.get(pair.target)) is None:
         return record
-    how = (
-        "fitted to what the source's layer does"
-        if plan.options.method == BRIDGE
-        else "trained to change what the target predicts"
-    )
     return record.ended("transferred", how, kept=dW.norm() / norm if norm > 0 else 1.0, rank=dW.rank)
 
 

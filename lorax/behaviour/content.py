@@ -1,4 +1,4 @@
-"""Generic pictures, which the source draws itself, noised; and what a model predicts on them."""
+"""Pictures that a model draws, and noise in them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Tick = Callable[[str], None]  # what is being worked on; raises to stop
 
 @dataclass(frozen=True)
 class Content:
-    """Noisy latents (N, 4, h, w) at integer times (N,), a prompt each; on the CPU."""
+    """Noisy latents (N, 4, h, w), the noise in them, integer times (N,) and prompts; on the CPU."""
 
     latents: torch.Tensor
+    noise: torch.Tensor
     times: torch.Tensor
     prompts: list[str]
 
@@ -27,7 +28,7 @@ class Content:
         return len(self.times)
 
     def rows(self, chosen: torch.Tensor) -> Content:
-        return Content(self.latents[chosen], self.times[chosen], [self.prompts[i] for i in chosen.tolist()])
+        return Content(self.latents[chosen], self.noise[chosen], self.times[chosen], [self.prompts[i] for i in chosen.tolist()])
 
 
 def fitting(count: int, size: int) -> int:
@@ -51,26 +52,15 @@ def pictures(source: Runner, prompts: Sequence[str], tick: Tick) -> torch.Tensor
     for rows in chunks(len(prompts), source.size):
         *_, (_, latents) = source.trajectory([prompts[i] for i in rows.tolist()], rows.tolist(), steps=STEPS)
         parts.append(latents.cpu())
-        tick("drawing generic pictures")
+        tick("drawing pictures")
     return torch.cat(parts)
 
 
-def noised(source: Runner, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
+def noised(runner: Runner, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
     """``count`` noisy copies of pictures (P, 4, h, w) in turn, each with its own noise, at times spread evenly."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.arange(count) % len(latents)
     times = (20 + 960 * (torch.randperm(count, generator=generator) + 0.5) / count).long()
     noise = torch.randn((count, *latents.shape[1:]), generator=generator)
-    noisy = source.scheduler.add_noise(latents[chosen], noise, times)
-    return Content(noisy, times, [prompts[i] for i in chosen.tolist()])
-
-
-@torch.no_grad()
-def predictions(runner: Runner, content: Content, tick: Tick) -> torch.Tensor:
-    """The predicted noise, float32 (N, 4, h, w), on the CPU."""
-    parts = []
-    for rows in chunks(len(content), runner.size):
-        part = content.rows(rows)
-        parts.append(runner.predict(part.latents, part.times, runner.encode(part.prompts)).cpu())
-        tick(f"running {runner.base.path.name}")
-    return torch.cat(parts)
+    noisy = runner.scheduler.add_noise(latents[chosen], noise, times)
+    return Content(noisy, noise, times, [prompts[i] for i in chosen.tolist()])

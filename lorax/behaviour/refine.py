@@ -1,79 +1,82 @@
-"""Self-distillation: train the target's factors until the target changes its predictions as the source does with the adapter.
-
-No picture of the adapter's training data is needed: both models look at generic pictures that one of them drew.
-"""
+"""Retraining without the training data: the target learns the adapter from pictures that the source draws with it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lorax.adapter import LowRank
-from lorax.behaviour.content import Content, Tick, fitting
+from lorax.behaviour.content import Content, Tick, fitting, noised
 from lorax.behaviour.live import Hook, effect, hooked
 from lorax.runner import Runner
 
 BATCH = 16  # a step
-DECAY = 0.97  # of the averaged weights, a step
+DECAY = 0.97  # of the averaged factors, a step
 WARMUP = 10  # steps
 HELD_OUT = 8  # one picture in so many tells when to stop
+REPEATS = 4  # under so many noises
 EVERY = 25  # steps between looks at it
 PATIENCE = 3  # looks without a gain
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on what is held out, the averaged factors
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What the target predicts alone, and by how much it shall change that: both float32 (N, 4, h, w)."""
-
-    content: Content
-    alone: torch.Tensor
-    change: torch.Tensor
-
-
 def refine(
     target: Runner,
     start: Mapping[str, LowRank],
-    lesson: Lesson,
+    latents: torch.Tensor,
+    prompts: Sequence[str],
     *,
     steps: int,
     rate: float,
     tick: Tick,
     watch: Watch = lambda step, loss, layers: None,
 ) -> dict[str, LowRank]:
-    """AdamW from ``start``, for ``steps`` steps or until PATIENCE looks found no gain: the averaged factors of the best look."""
+    """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with their prompts over every layer's factors.
+
+    AdamW from ``start`` for ``steps`` steps, or until PATIENCE looks found no gain. Returns the averaged factors of the best look.
+    """
     factors = _Factors(start, target.device)
     average = [factor.detach().clone() for factor in factors.all]
     optimizer = torch.optim.AdamW(factors.all, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
-    generator = torch.Generator().manual_seed(0)
-    is_held = torch.arange(len(lesson.content)) % HELD_OUT == 0
+    is_held = torch.arange(len(prompts)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
-    best, chosen, since = _held_loss(target, factors.layers(average), lesson, held), factors.layers(average), 0
+    judged = noised(target, latents[held], [prompts[i] for i in held], REPEATS * len(held), seed=0)
+    best, chosen, since = _judge(target, factors.layers(average), judged), factors.layers(average), 0
     watch(0, best, chosen)
     for step in range(1, steps + 1):
-        tick("refining")
+        tick("training")
+        rows = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(step))[:BATCH]]
+        batch = noised(target, latents[rows], [prompts[i] for i in rows], len(rows), seed=step)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, step / WARMUP)
         optimizer.zero_grad(set_to_none=True)
-        rows = shown[torch.randint(len(shown), (BATCH,), generator=generator)]
-        for part in torch.split(rows, fitting(BATCH, target.size)):  # the gradient of a batch, as much at a time as fits
-            torch.autograd.backward(_loss(target, factors.layers(factors.all), lesson, part) * len(part) / BATCH)
+        for part in _parts(batch, fitting(BATCH, target.size)):  # the gradient of a batch, as much at a time as fits
+            torch.autograd.backward(_loss(target, factors.layers(factors.all), part) / len(batch))
         nn.utils.clip_grad_norm_(factors.all, 1.0)
         optimizer.step()
         for mean, factor in zip(average, factors.all, strict=True):
             mean.lerp_(factor.detach(), 1 - DECAY)
         if step % EVERY == 0 or step == steps:
             layers = factors.layers([mean.clone() for mean in average])
-            loss, since = _held_loss(target, layers, lesson, held), since + 1
+            loss, since = _judge(target, layers, judged), since + 1
             watch(step, loss, layers)
             if loss < best:
                 best, chosen, since = loss, layers, 0
             if since == PATIENCE:
                 break
     return {layer: dW.to("cpu") for layer, dW in chosen.items()}
+
+
+def blank(target: Runner, ranks: Mapping[str, int]) -> dict[str, LowRank]:
+    """A delta of zero for every layer, from which training can start: up is zero, down drawn at random."""
+    generator, layers = torch.Generator().manual_seed(0), {}
+    for layer, rank in ranks.items():
+        m, n = target.weight(layer).flatten(1).shape
+        layers[layer] = LowRank(torch.zeros(m, rank), torch.randn(rank, n, generator=generator) / math.sqrt(n))
+    return layers
 
 
 class _Factors:
@@ -96,19 +99,22 @@ def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
     return up * ratio, dW.down / ratio[:, None]
 
 
+def _parts(content: Content, size: int) -> list[Content]:
+    return [content.rows(rows) for rows in torch.split(torch.arange(len(content)), size)]
+
+
 @torch.no_grad()
-def _held_loss(target: Runner, layers: Mapping[str, LowRank], lesson: Lesson, rows: torch.Tensor) -> float:
-    parts = torch.split(rows, fitting(64, target.size))
-    return sum(_loss(target, layers, lesson, part).item() * len(part) for part in parts) / len(rows)
+def _judge(target: Runner, layers: Mapping[str, LowRank], content: Content) -> float:
+    parts = _parts(content, fitting(64, target.size))
+    return sum(_loss(target, layers, part).item() for part in parts) / len(content)
 
 
-def _loss(target: Runner, layers: Mapping[str, LowRank], lesson: Lesson, rows: torch.Tensor) -> torch.Tensor:
-    content = lesson.content.rows(rows)
+def _loss(target: Runner, layers: Mapping[str, LowRank], content: Content) -> torch.Tensor:
+    """The sum over the pictures."""
 
     def adapting(layer: str) -> Hook:
         return lambda module, x, y: y + effect(module, x, layers[layer])
 
     with hooked({layer: target.module(layer) for layer in layers}, adapting):
         predicted = target.predict(content.latents, content.times, target.encode(content.prompts))
-    goal = lesson.alone[rows] + lesson.change[rows]
-    return (predicted - goal.to(predicted)).square().mean()
+    return (predicted - content.noise.to(predicted)).square().mean((1, 2, 3)).sum()
