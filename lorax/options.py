@@ -137,7 +137,7 @@ class Running:
         "How many pictures the source draws; bridge looks at fewer where they are larger than 64 pixels a side, but 16",
         bounds=(16, 4096),
     )
-    steps: int = _option(100, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
+    steps: int = _option(150, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
 
     def __post_init__(self) -> None:
         for name, least in (("pictures", 16), ("steps", 1)):

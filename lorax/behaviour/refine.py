@@ -34,9 +34,9 @@ def refine(
     tick: Tick,
     watch: Watch = lambda step, loss, layers: None,
 ) -> dict[str, LowRank]:
-    """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with their prompts over every layer's factors.
+    """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over every layer's factors.
 
-    AdamW from ``start`` for ``steps`` steps, or until PATIENCE looks found no gain. Returns the averaged factors of the best look.
+    AdamW from ``start``, for ``steps`` steps or until PATIENCE looks found no gain; returns the averaged factors of the best look.
     """
     factors = _Factors(start, target.device)
     average = [factor.detach().clone() for factor in factors.all]
