@@ -229,6 +229,6 @@ def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
         return None
     return (
         f"{plan.source.path} and {plan.target.path} are not related: in the {component}, {judgement}. Weights alone transfer "
-        "nothing between such bases, and a copy would do harm. Method refine can move it: it trains, for minutes, on pictures that "
+        "nothing between such bases, and a copy would do harm. Method refine can: it trains, for minutes, on pictures that "
         "the source draws with the adapter. To try weights all the same, name another method."
     )

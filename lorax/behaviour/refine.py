@@ -36,7 +36,7 @@ def refine(
 ) -> dict[str, LowRank]:
     """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over every layer's factors.
 
-    AdamW from ``start``, for ``steps`` steps or until PATIENCE looks found no gain; returns the averaged factors of the best look.
+    AdamW from ``start``, for ``steps`` steps or until PATIENCE looks found no gain; returns the averaged factors of the best.
     """
     factors = _Factors(start, target.device)
     average = [factor.detach().clone() for factor in factors.all]
