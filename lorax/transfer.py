@@ -19,7 +19,7 @@ from lorax.methods import BEHAVIOURAL, METHODS, Bases
 from lorax.options import Options, Running
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
-from lorax.subspace import Decomposition
+from lorax.subspace import Decomposition, RankRule
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 Use = tuple[int, str]  # number of the plan among those of one run, name of the layer in its adapter
@@ -142,23 +142,31 @@ def _through(
     plans: Sequence[Plan], uses: Iterable[Use], device: torch.device, step: Callable[[str], None]
 ) -> Iterator[tuple[int, str, tuple[LayerRecord, LowRank | None]]]:
     """Move the layers of one pair, whose weights are read and decomposed once, and are gone when this ends."""
-    bases = None
+    bases: Bases | None = None
     for number, name in uses:
         step(name)
         plan, found = plans[number], plans[number].pairs[name]
-        dW = plan.adapter.delta(name).to(device)
+        dW = plan.adapter.delta(name, plan.source, device).to(device)
         if found is None or found.target is None:
             reason = found.reason if found else NOT_THERE
             yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
             continue
-        bases = bases or _bases(plan, found.source, found.target, device)
+        rule = _rule(plan, dW)
+        if bases is None or rule != bases.rule:
+            bases = dataclasses.replace(bases, rule=rule) if bases else _bases(plan, found.source, found.target, device, rule)
         yield number, name, _move(plan, name, dW, found, bases)
 
 
-def _bases(plan: Plan, source: str, target: str, device: torch.device) -> Bases:
+def _rule(plan: Plan, dW: LowRank) -> RankRule:
+    """The kept rank. An adapter that was trained in the source's leading subspace would lose something where less is kept."""
+    own = plan.options.rank == "auto" and plan.adapter.in_subspace
+    return RankRule(str(dW.rank)) if own else plan.options.rule
+
+
+def _bases(plan: Plan, source: str, target: str, device: torch.device, rule: RankRule) -> Bases:
     of_source = Decomposition(plan.source.weight(source, device))
     of_target = of_source if plan.source is plan.target else Decomposition(plan.target.weight(target, device))
-    return Bases(of_source, of_target, plan.options.rule)
+    return Bases(of_source, of_target, rule)
 
 
 def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tuple[LayerRecord, LowRank | None]:

@@ -80,7 +80,7 @@ def _ranks(plan: Plan) -> dict[str, int]:
     """Target layer -> rank: the adapter's, but no more than is asked for."""
     most = plan.options.max_rank or sys.maxsize
     pairs = [(name, pair.target) for name, pair in plan.pairs.items() if pair and pair.target]
-    return {target: min(plan.adapter.delta(name).rank, most) for name, target in pairs}
+    return {target: min(plan.adapter.delta(name, plan.source).rank, most) for name, target in pairs}
 
 
 def _drawn(plan: Plan, source: Runner, count: int, meter: _Meter) -> tuple[list[str], torch.Tensor]:
@@ -102,7 +102,7 @@ def _concluded(plan: Plan, layers: Mapping[str, LowRank], how: str) -> Moved:
 
 
 def _record(plan: Plan, name: str, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
-    norm, pair = plan.adapter.delta(name).norm(), plan.pairs[name]
+    norm, pair = plan.adapter.delta(name, plan.source).norm(), plan.pairs[name]
     if pair is None or pair.target is None:
         return LayerRecord(name, "unmatched", pair.reason if pair else NOT_THERE, norm, source=pair.source if pair else None)
     record = LayerRecord(name, "skipped", LEFT_OUT, norm, pair.source, pair.target, pair.reason)

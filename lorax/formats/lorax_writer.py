@@ -42,6 +42,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
         fingerprint=source.fingerprint(layers),
         method=plan.options.method,
         settings=metadata.settings(plan.options, dtype),
+        core=adapter.header.core if adapter.header else "",
     )
     described = metadata.common(plan, source, layers, path.stem, "lorax") | header.as_metadata()
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from lorax import families
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.families import Family
-from lorax.formats import lora, loraxfile
+from lorax.formats import core, lora, loraxfile
 from lorax.tensors import TensorFile, open_tensors
 
 # Keys of formats that exist and are not read yet, so that the refusal can name them.
@@ -50,19 +52,49 @@ class AdapterFile:
                 raise _refusal(self.path, key, file.shapes)
             self.parts.setdefault(found[0], {})[found[1]] = key
         for name in self.parts:
-            lora.check(f"{self.path}: {name}", self._shapes(name))
+            (core if self._is_small(name) else lora).check(f"{self.path}: {name}", self._shapes(name))
 
     @property
     def title(self) -> str:
         """The adapter's name as a user would say it: the file's or the PEFT folder's."""
         return self.given.name if self.given.is_dir() else self.given.stem
 
-    def delta(self, name: str) -> LowRank:
-        """dW of the layer that the file spells ``name``."""
-        return lora.decode(f"{self.path}: {name}", self._file.get, self.parts[name], self._default_alpha(name))
+    def delta(self, name: str, base: Checkpoint | None = None, device: torch.device | str = "cpu") -> LowRank:
+        """dW of the layer that the file spells ``name``, on the CPU.
 
-    def shape(self, name: str) -> tuple[int, int]:
-        return lora.shape(self._shapes(name))
+        A LoRA-X file in its small form needs ``base``, its source, which is decomposed on ``device``. Raises LoraxError when it
+        is not the source.
+        """
+        where, parts = f"{self.path}: {name}", self.parts[name]
+        if not self._is_small(name):
+            return lora.decode(where, self._file.get, parts, self._default_alpha(name))
+        assert self.header is not None  # read when a file has such parts
+        if base is None or name not in base.names:
+            raise LoraxError(
+                f"{where}: in the small form, which is rebuilt from its source. It needs {self.header.named_source}."
+            )
+        W = base.weight(base.names[name], device)
+        return core.decode(where, self._file.get, parts, W, self.header.named_source)
+
+    def core(self, name: str, P: torch.Tensor) -> torch.Tensor | None:
+        """dS (r,) of a layer in the small form, for a basis with these probes; None of a layer that holds factors."""
+        if not self._is_small(name):
+            return None
+        assert self.header is not None
+        return core.read(f"{self.path}: {name}", self._file.get, self.parts[name], P, self.header.named_source)
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether there is nothing to apply without the source checkpoint, from which the factors are rebuilt."""
+        return any(self._is_small(name) for name in self.parts)
+
+    @property
+    def in_subspace(self) -> bool:
+        """Whether it was trained inside the source's leading subspaces, each layer's of the layer's rank."""
+        return self.header is not None and bool(self.header.core)
+
+    def _is_small(self, name: str) -> bool:
+        return core.CORE in self.parts[name] or core.PROBE in self.parts[name]
 
     def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
         """Name in the file -> layer of ``base``, or None where the base lacks it.
@@ -85,16 +117,22 @@ class AdapterFile:
                 raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
             m, *rest = base.layers[layer]
             expected = (m, math.prod(rest))
-            if self.shape(name) != expected:
-                raise LoraxError(
-                    f"{self.path}: {name} changes a weight of shape {self.shape(name)}, but in {base.path} it is {expected}. "
-                    "Choose as source the base that the adapter was trained on."
-                )
+            self._check_fits(name, expected, base)
         return layers
+
+    def _check_fits(self, name: str, weight: tuple[int, int], base: Checkpoint) -> None:
+        shapes = self._shapes(name)
+        if core.fits(shapes, weight) if self._is_small(name) else lora.shape(shapes) == weight:
+            return
+        what = f"{self.rank(name)} singular values" if self._is_small(name) else f"a weight of shape {lora.shape(shapes)}"
+        raise LoraxError(
+            f"{self.path}: {name} changes {what}, but in {base.path} it is {weight}. "
+            "Choose as source the base that the adapter was trained on."
+        )
 
     def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
         """Layer of ``base`` -> delta, for the layers that it has. Raises LoraxError as ``layers_of`` does."""
-        return {layer: self.delta(name) for name, layer in self.layers_of(base).items() if layer is not None}
+        return {layer: self.delta(name, base) for name, layer in self.layers_of(base).items() if layer is not None}
 
     @cached_property
     def family(self) -> Family | None:
@@ -106,7 +144,11 @@ class AdapterFile:
     @property
     def ranks(self) -> Counter[int]:
         """Rank -> number of layers that have it."""
-        return Counter(self._shapes(name)[lora.UP][1] for name in self.parts)
+        return Counter(self.rank(name) for name in self.parts)
+
+    def rank(self, name: str) -> int:
+        shapes = self._shapes(name)
+        return shapes[core.CORE][0] if self._is_small(name) else shapes[lora.UP][1]
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         return {part: self._file.shapes[key] for part, key in self.parts[name].items()}
