@@ -21,7 +21,8 @@ from lorax.formats import open_adapter, writer
 from lorax.options import Options, Running
 from lorax.runner import Runner
 from lorax.transfer import Plan, plan, run
-from tests.conftest import Files
+from tests import builders
+from tests.conftest import SOURCE_METADATA, Files
 
 HEADLINE = BUNDLE.parent / "headline"
 STRANGER = "scratch"
@@ -130,7 +131,7 @@ def test_the_best_look_is_kept(models: Path) -> None:
 
 
 def test_the_largest_rank_is_kept_to(models: Path) -> None:
-    made = planned(models, STRANGER, "bridge")
+    made = planned(models, STRANGER, "bridge", pictures=16)
     moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)))
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
@@ -203,8 +204,8 @@ def test_bad_captions_name_the_file(tmp_path: Path) -> None:
         captions(4, tmp_path / "none.txt")
 
 
-def test_the_trigger_word_leads_every_second_caption(files: Files) -> None:
-    adapter = open_adapter(files.lora)
+def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:
+    adapter = open_adapter(builders.save_lora(tmp_path / "style.safetensors", files.deltas, metadata=SOURCE_METADATA))
     assert trigger(adapter) == "paper"
     assert with_triggers(["a", "b"], adapter) == ["a", "paper, b"]
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 
 from lorax.adapter import LowRank
-from lorax.behaviour import bridge, content
+from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.captions import captions, with_triggers
-from lorax.behaviour.refine import blank, refine
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.forecast import are_alike, known
@@ -67,8 +66,8 @@ def _refine(plan: Plan, meter: _Meter) -> Moved:
     del source
     target = _open(plan, plan.target)
     latents = target.encode_pictures(_resized(pictures, target)).cpu()
-    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (blank(target, _ranks(plan)), RATE_UNRELATED)
-    layers = refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
+    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, _ranks(plan)), RATE_UNRELATED)
+    layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
     return _concluded(plan, layers, "trained on what the source draws with the adapter")
 
 
