@@ -19,9 +19,11 @@ torch.set_num_threads(1)
 NEED_DIFFUSERS = (
     "behaviour",
     "demo",
+    "foreign",
     "host",
     "lab_lora",
     "lab_report",
+    "layouts",
     "ldm",
     "measure",
     "names",

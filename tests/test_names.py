@@ -62,7 +62,7 @@ def checkpoint(kind: str) -> Checkpoint:
     size = SIZES[kind]
     shapes = {builders.UNET + p.ldm: p.shape for p in size.unet()} | {builders.TE + p.ldm: p.shape for p in size.text()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorax.checkpoint.open_tensors", lambda path: HeaderOnly(shapes))
+        patch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
         return open_checkpoint("base.safetensors")
 
 
