@@ -44,7 +44,7 @@ def refine(
     is_held = torch.arange(len(prompts)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
     judged = noised(target, latents[held], [prompts[i] for i in held], REPEATS * len(held), seed=0)
-    best, chosen, since = _judge(target, factors.layers(average), judged), factors.layers(average), 0
+    best, chosen, since = _judge(target, factors.layers(average), judged), factors.copied(average), 0
     watch(0, best, chosen)
     for step in range(1, steps + 1):
         tick("training")
@@ -60,7 +60,7 @@ def refine(
         for mean, factor in zip(average, factors.all, strict=True):
             mean.lerp_(factor.detach(), 1 - DECAY)
         if step % EVERY == 0 or step == steps:
-            layers = factors.layers([mean.clone() for mean in average])
+            layers = factors.copied(average)
             loss, since = _judge(target, layers, judged), since + 1
             watch(step, loss, layers)
             if loss < best:
@@ -89,6 +89,10 @@ class _Factors:
     def layers(self, factors: Sequence[torch.Tensor]) -> dict[str, LowRank]:
         """With these values in the place of ``all``."""
         return {name: LowRank(factors[2 * i], factors[2 * i + 1]) for i, name in enumerate(self._names)}
+
+    def copied(self, factors: Sequence[torch.Tensor]) -> dict[str, LowRank]:
+        """The same, which stays as it is when the values go on changing."""
+        return self.layers([factor.clone() for factor in factors])
 
 
 def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
