@@ -17,7 +17,8 @@ from lorax.adapter import LowRank
 from lorax.cache import Cache, Entry
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.formats import AdapterFile, lora, open_adapter, writer
+from lorax.formats import AdapterFile, open_adapter, writer
+from lorax.formats.keys import split
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
 from lorax.tensors import Stamp, hashes, stamp
@@ -177,7 +178,7 @@ def _to_entry(fit: Fit) -> Entry:
 def _from_entry(entry: Entry) -> Fit:
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in entry.tensors.items():
-        found = lora.split(key)
+        found = split(key)
         assert found is not None
         layers.setdefault(found[0], {})[key[len(found[0]) + 1 :]] = tensor
     return Fit(layers, entry.notes.get("message", ""))

@@ -49,9 +49,10 @@ def _is_standard(base: Checkpoint) -> bool:
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
-        "kind": "LoRA-X" if adapter.header else "LoRA",
+        "kind": adapter.kind,
         "family": adapter.family.title if adapter.family else "not told by its layers",
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
+        **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,
     }

@@ -16,14 +16,13 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.methods import BEHAVIOURAL, METHODS, Bases
-from lorax.options import Options, Running
+from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.subspace import Decomposition, RankRule
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 Use = tuple[int, str]  # number of the plan among those of one run, name of the layer in its adapter
-NOT_THERE = "the source has no such layer"
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +36,10 @@ class Plan:
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
     running: Running = field(default_factory=Running)
+
+    def limit(self, name: str) -> int | None:
+        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so."""
+        return self.options.max_rank or (None if self.adapter.is_low_rank(name) else DENSE_RANK)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -146,11 +149,10 @@ def _through(
     for number, name in uses:
         step(name)
         plan, found = plans[number], plans[number].pairs[name]
-        dW = plan.adapter.delta(name, plan.source, device).to(device)
         if found is None or found.target is None:
-            reason = found.reason if found else NOT_THERE
-            yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
+            yield number, name, (unmatched(plan, name, device), None)
             continue
+        dW = plan.adapter.delta(name, plan.source, device).to(device)
         rule = _rule(plan, dW)
         if bases is None or rule != bases.rule:
             bases = dataclasses.replace(bases, rule=rule) if bases else _bases(plan, found.source, found.target, device, rule)
@@ -161,6 +163,15 @@ def _rule(plan: Plan, dW: LowRank) -> RankRule:
     """The kept rank. An adapter that was trained in the source's leading subspace would lose something where less is kept."""
     own = plan.options.rank == "auto" and plan.adapter.in_subspace
     return RankRule(str(dW.rank)) if own else plan.options.rule
+
+
+def unmatched(plan: Plan, name: str, device: torch.device) -> LayerRecord:
+    """Of a layer of the adapter that has no pair."""
+    found = plan.pairs[name]
+    reason = found.reason if found else "the source has no such layer"
+    known = found is not None or not plan.adapter.is_on_base(name)
+    norm = plan.adapter.delta(name, plan.source, device).norm() if known else 0.0
+    return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None)
 
 
 def _bases(plan: Plan, source: str, target: str, device: torch.device, rule: RankRule) -> Bases:
@@ -191,7 +202,7 @@ def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tupl
     if gated and bases.similarity is None:
         how += "; similarity is undefined for unequal shapes, so not gated"
     kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
-    moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
+    moved, error = moved.compressed(plan.limit(name))
     measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
     return record.ended("transferred", how, **measured), moved.to("cpu")
 
@@ -215,7 +226,7 @@ def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
         return Moved({}, Report(records, plan.options.method, declined))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength))
+    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:

@@ -15,12 +15,14 @@ from lorax.cli import main
 from tests import builders
 
 torch.set_num_threads(1)
-# The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
+# The WebUI's own environment has neither diffusers nor PEFT nor LyCORIS; what needs them is left out there.
 NEED_DIFFUSERS = (
     "behaviour",
     "demo",
     "foreign",
+    "formats",
     "host",
+    "inspect",
     "lab_lora",
     "lab_report",
     "layouts",

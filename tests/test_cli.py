@@ -82,7 +82,7 @@ def test_inspect_says_once_what_is_wrong(files: Files, tmp_path: Path, capsys: p
     for path, words in (
         (tmp_path / "gone.safetensors", "no such file"),
         (tmp_path / "cut.safetensors", "truncated"),
-        (loha, "LoHa"),
+        (loha, "lora_unet_x: hada_w1_b is missing"),
     ):
         assert main(["inspect", str(path)]) == 2
         message = capsys.readouterr().err

@@ -6,7 +6,6 @@ They need diffusers and transformers (the demo extra). One model is in memory at
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from lorax.forecast import are_alike, known
 from lorax.methods import AUTO, BRIDGE
 from lorax.report import LayerRecord, Report
 from lorax.runner import PIXELS, Runner
-from lorax.transfer import NOT_THERE, Moved, Plan, Progress, pick_device, run_all
+from lorax.transfer import Moved, Plan, Progress, pick_device, run_all, unmatched
 
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
@@ -77,9 +76,9 @@ def _open(plan: Plan, base: Checkpoint) -> Runner:
 
 def _ranks(plan: Plan) -> dict[str, int]:
     """Target layer -> rank: the adapter's, but no more than is asked for."""
-    most = plan.options.max_rank or sys.maxsize
     pairs = [(name, pair.target) for name, pair in plan.pairs.items() if pair and pair.target]
-    return {target: min(plan.adapter.delta(name, plan.source).rank, most) for name, target in pairs}
+    ranks = {target: plan.adapter.delta(name, plan.source).rank for name, target in pairs}
+    return {target: min(ranks[target], plan.limit(name) or ranks[target]) for name, target in pairs}
 
 
 def _drawn(plan: Plan, source: Runner, count: int, meter: _Meter) -> tuple[list[str], torch.Tensor]:
@@ -101,9 +100,10 @@ def _concluded(plan: Plan, layers: Mapping[str, LowRank], how: str) -> Moved:
 
 
 def _record(plan: Plan, name: str, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
-    norm, pair = plan.adapter.delta(name, plan.source).norm(), plan.pairs[name]
+    pair = plan.pairs[name]
     if pair is None or pair.target is None:
-        return LayerRecord(name, "unmatched", pair.reason if pair else NOT_THERE, norm, source=pair.source if pair else None)
+        return unmatched(plan, name, torch.device("cpu"))
+    norm = plan.adapter.delta(name, plan.source).norm()
     record = LayerRecord(name, "skipped", LEFT_OUT, norm, pair.source, pair.target, pair.reason)
     if (dW := layers.get(pair.target)) is None:
         return record
