@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -36,15 +37,25 @@ class Checkpoint:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
         return self._where[layer].get()
 
+    def matrix(self, layer: str) -> tuple[int, int]:
+        """The shape (out, in) of the weight as a matrix; of a convolution (out, in * kh * kw)."""
+        out, *rest = self.layers[layer]
+        return out, math.prod(rest)
+
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
-        """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
-        weight = self.stored(layer).to(device=device).float().flatten(1)
+        """W as a float32 matrix on ``device``. Raises LoraxError if it is not finite."""
+        return self.unconverted(layer).to(device).float()
+
+    def unconverted(self, layer: str) -> torch.Tensor:
+        """W as a matrix in the dtype in which it is stored. Raises LoraxError if it is not finite."""
+        weight = self.stored(layer).flatten(1)
         self.check_finite(layer, weight)
         return weight
 
     def check_finite(self, layer: str, values: torch.Tensor) -> None:
         """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
-        if not torch.isfinite(values).all():
+        values = values if values.element_size() > 1 else values.float()
+        if values.numel() and not all(torch.isfinite(end) for end in torch.aminmax(values)):  # NaN counts as either end
             part = self._where[layer]
             raise LoraxError(
                 f"{part.file.path}: {part.key} holds NaN or infinite values. The checkpoint is damaged; use another copy."

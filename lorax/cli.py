@@ -18,6 +18,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lorax import __version__, demo, output
+from lorax.cache import Cache
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move them to")
     _add_options(moving, Options)
     _add_options(moving, Running)
+    moving.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
+    moving.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
     moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
     moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the JSON there")
 
@@ -120,7 +123,7 @@ def _transfer(options: argparse.Namespace) -> int:
     with Staging() as staging:
         planned = _plan(options)
         paths = _paths(planned, options.output, saving)
-        moved = _run(planned)
+        moved = _run(planned, options)
         _stage_report(options, planned, moved, staging)
         for one, made, path in zip(planned, moved, paths, strict=True):
             written.append(output.stage(one, made, path, staging, saving))
@@ -164,7 +167,7 @@ def _head(one: Plan, planned: list[Plan]) -> str:
 def _analyze(options: argparse.Namespace) -> int:
     with Staging() as staging:
         planned = _plan(options)
-        moved = _run(planned)
+        moved = _run(planned, options)
         _stage_report(options, planned, moved, staging)
     if options.json:
         _print_json(_alone(_reports(planned, moved)))
@@ -220,9 +223,10 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
     return [dataclasses.replace(one, running=running) for one in plan_all(adapters, source, target, chosen)]
 
 
-def _run(planned: list[Plan]) -> list[Moved]:
+def _run(planned: list[Plan], options: argparse.Namespace) -> list[Moved]:
+    cache = Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run_all(planned, _progress(bar))
+        return run_all(planned, _progress(bar), cache)
 
 
 def _progress(bar: tqdm) -> Progress:

@@ -18,9 +18,10 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.forecast import are_alike, known
 from lorax.methods import AUTO, BRIDGE
+from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
 from lorax.runner import PIXELS, Runner
-from lorax.transfer import Moved, Plan, Progress, pick_device, run_all, unmatched
+from lorax.transfer import Moved, Plan, Progress, pick_device, run_all
 
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
@@ -102,7 +103,7 @@ def _concluded(plan: Plan, layers: Mapping[str, LowRank], how: str) -> Moved:
 def _record(plan: Plan, name: str, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
     pair = plan.pairs[name]
     if pair is None or pair.target is None:
-        return unmatched(plan, name, torch.device("cpu"))
+        return unmatched(plan, name)
     norm = plan.adapter.delta(name, plan.source).norm()
     record = LayerRecord(name, "skipped", LEFT_OUT, norm, pair.source, pair.target, pair.reason)
     if (dW := layers.get(pair.target)) is None:
