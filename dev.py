@@ -1,7 +1,7 @@
 """Sets this repository up and runs it. Needs Python 3.10 or newer and nothing else.
 
     python dev.py demo [...]    move a LoRA between the bundled models; what follows goes to ``python -m lorax demo``
-    python dev.py test [...]    lint, check types and test; what follows goes to pytest
+    python dev.py test [...]    lint, check types, test, and do what ui does; or lint, check types and give what follows to pytest
     python dev.py ui [...]      test the tab in a headless Chromium with gradio 3 and with gradio 4; what follows goes to pytest
     python dev.py webui [...]   test inside the real WebUI that LORAX_WEBUI_DIR names; what follows goes to pytest
 
@@ -44,6 +44,8 @@ def test(arguments: list[str]) -> None:
     step("format", python, "-m", "ruff", "format", "--check")
     step("types", python, "-m", "mypy", "lorax")
     step("tests", python, "-m", "pytest", *arguments)
+    if not arguments:
+        ui([])
 
 
 def ui(arguments: list[str]) -> None:

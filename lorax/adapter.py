@@ -19,6 +19,12 @@ class LowRank:
     down: torch.Tensor
     scale: float = 1.0
 
+    @classmethod
+    def of(cls, dW: torch.Tensor, scale: float = 1.0) -> LowRank:
+        """A dense float32 (m, n) delta, as its product with the identity of the shorter side."""
+        one = torch.eye(min(dW.shape))
+        return cls(dW, one, scale) if dW.shape[1] <= dW.shape[0] else cls(one, dW, scale)
+
     @property
     def rank(self) -> int:
         return self.down.shape[0]
@@ -35,12 +41,13 @@ class LowRank:
         up, down = self.up.double(), self.down.double()
         return abs(self.scale) * math.sqrt(max(0.0, ((up.mT @ up) * (down @ down.mT)).sum().item()))
 
-    def compressed(self, rank: int) -> tuple[LowRank, float]:
+    def compressed(self, rank: int | None) -> tuple[LowRank, float]:
         """The best approximation of at most ``rank``, and its error relative to ||dW||_F.
 
-        Two thin QRs and the SVD of a k by k core (Eckart-Young on the core). An adapter that is no larger is returned as it is.
+        Two thin QRs and the SVD of a k by k core (Eckart-Young on the core). An adapter that is no larger is returned as it is,
+        as is any where ``rank`` is None.
         """
-        if self.rank <= rank:
+        if rank is None or self.rank <= rank:
             return self, 0.0
         q_up, r_up = torch.linalg.qr(self.up.double())
         q_down, r_down = torch.linalg.qr(self.down.double().mT)

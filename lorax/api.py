@@ -17,7 +17,7 @@ from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
-from lorax.workflow import Destination, Memory, Request, Result, analyse, plans, transfer
+from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 
 PREFIX = "/lorax/v1"
 KEPT = 50  # finished jobs that can still be asked for
@@ -138,11 +138,15 @@ def router(host: Host) -> APIRouter:
         request = _request(host, asked)
         try:
             destination = Destination(host.adapter_folder, asked.subfolder, asked.name, Saving(**vars(asked.saving)))
-            for one in plans(request):
-                destination.path(one)
         except LoraxError as error:
             raise HTTPException(422, str(error)) from error
-        return begin(lambda progress: transfer(request, destination, progress, memory))
+
+        def work(progress: Progress) -> list[Result]:
+            results = transfer(request, destination, progress, memory)
+            host.refresh()  # so that what was written is listed
+            return results
+
+        return begin(work)
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:

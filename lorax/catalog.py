@@ -94,8 +94,8 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
     ranks, hints = sorted(adapter.ranks), sidecars.read(path)
     family = adapter.family or hints.family
     return Facts(
-        rank=f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
-        format="LoRA-X" if adapter.header else "LoRA",
+        rank=" to ".join(str(rank) for rank in dict.fromkeys((*ranks[:1], *ranks[-1:]))),
+        format=adapter.kind,
         family=family.title if family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
         trigger_words=hints.trigger_words or adapter.metadata.get("modelspec.trigger_phrase", ""),

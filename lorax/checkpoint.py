@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from lorax import families, openclip
+from lorax import families, foreign
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.families import Component, Family
-from lorax.layers import TEXT_MODEL, UNetNames, text_path
-from lorax.tensors import Hashes, Part, TensorFile, hashes, open_tensors
-
-WEIGHT_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-    "model.safetensors",
-    "model.fp16.safetensors",
-    "pytorch_model.bin",
-)
+from lorax.families import Family
+from lorax.layers import TEXT_MODEL, UNetNames
+from lorax.layouts import LDM_SIGN, Layout, is_layer, layout_of
+from lorax.tensors import Hashes, Part, hashes
 
 
 class Checkpoint:
@@ -45,15 +37,25 @@ class Checkpoint:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
         return self._where[layer].get()
 
+    def matrix(self, layer: str) -> tuple[int, int]:
+        """The shape (out, in) of the weight as a matrix; of a convolution (out, in * kh * kw)."""
+        out, *rest = self.layers[layer]
+        return out, math.prod(rest)
+
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
-        """W as float32 (out, in) on ``device``; a convolution as (out, in * kh * kw). Raises LoraxError if it is not finite."""
-        weight = self.stored(layer).to(device=device).float().flatten(1)
+        """W as a float32 matrix on ``device``. Raises LoraxError if it is not finite."""
+        return self.unconverted(layer).to(device).float()
+
+    def unconverted(self, layer: str) -> torch.Tensor:
+        """W as a matrix in the dtype in which it is stored. Raises LoraxError if it is not finite."""
+        weight = self.stored(layer).flatten(1)
         self.check_finite(layer, weight)
         return weight
 
     def check_finite(self, layer: str, values: torch.Tensor) -> None:
         """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
-        if not torch.isfinite(values).all():
+        values = values if values.element_size() > 1 else values.float()
+        if values.numel() and not all(torch.isfinite(end) for end in torch.aminmax(values)):  # NaN counts as either end
             part = self._where[layer]
             raise LoraxError(
                 f"{part.file.path}: {part.key} holds NaN or infinite values. The checkpoint is damaged; use another copy."
@@ -94,7 +96,7 @@ class Checkpoint:
                 other = self.unet_names.to_diffusers(path) if head == "unet" else path.removeprefix(TEXT_MODEL)
                 for one in (path, other):
                     spelled = [prefix + one.replace(".", "_") for prefix in component.kohya]
-                    spelled += [prefix + one for prefix in (*component.peft, component.checkpoint, "")]
+                    spelled += [prefix + one for prefix in (*component.peft, *component.prefixes, "")]
                     for name in spelled:
                         found.setdefault(name, layer)
         return found
@@ -113,71 +115,45 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a base by its header: a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, or a diffusers folder.
+    """Open a base by its header.
 
-    Raises LoraxError when it is not a base, UnsupportedFamily when it is a base of a family that is not supported.
+    That is a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, a UNet alone in such a file in either layout, or a folder
+    that diffusers wrote. Raises LoraxError when it is not a base, UnsupportedFamily when it is one that is not supported.
     """
     path = Path(path)
-    if path.is_dir():
-        return _open_folder(path.absolute())  # ``.`` has no name
-    file = open_tensors(path)
-    prefix = families.UNET.checkpoint
-    unet = {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}
-    if not unet:
-        what = (
-            "an adapter" if any("lora" in key or ".alpha" in key for key in file.shapes) else "not a Stable Diffusion checkpoint"
-        )
-        raise LoraxError(f"{path}: {what}; expected a base checkpoint with keys like {prefix}input_blocks.0.0.weight.")
-    family, names = _supported(path, unet), UNetNames.from_ldm(unet)
+    if path.suffix.lower() == ".gguf":
+        raise _unsupported(path, "a GGUF file", "Its weights are quantized: use the original fp16 or fp32 checkpoint.")
+    path = path.absolute() if path.is_dir() else path  # ``.`` has no name
+    layout = layout_of(path)
+    family = _supported(path, layout)
+    is_ldm = layout.naming == "ldm"
+    names = (UNetNames.from_ldm if is_ldm else UNetNames.from_diffusers)(layout.unet)
+    known = names.has_ldm if is_ldm else names.has_diffusers
     where: dict[str, Part] = {}
     for component in family.components:
-        if component.open_clip:
-            parts = openclip.layers(file, component.checkpoint)
-            where |= {f"{component.name}.{inside}": part for inside, part in parts.items()}
+        if component.name != "unet":
+            where |= {f"{component.name}.{inside}": part for inside, part in layout.text(component).items()}
             continue
-        for key, shape in file.shapes.items():
-            if key.startswith(component.checkpoint) and _is_layer(key, shape):
-                inside = key[len(component.checkpoint) : -len(".weight")]
-                if component.name != "unet":
-                    where[f"{component.name}.{text_path(inside)}"] = Part(file, key)
-                elif names.has_ldm(inside):
-                    where[f"{component.name}.{inside}"] = Part(file, key)
+        for key, part in layout.unet.items():
+            if is_layer(key, part.shape) and known(key):
+                inside = key.removesuffix(".weight")
+                where[f"unet.{inside if is_ldm else names.to_ldm(inside)}"] = part
     return Checkpoint(path, family, names, where)
 
 
-def _open_folder(path: Path) -> Checkpoint:
-    unet_file = _weights_in(path / families.UNET.folder)
-    if unet_file is None:
-        raise LoraxError(f"{path}: not a diffusers folder; expected {families.UNET.folder}/{WEIGHT_FILES[0]} in it.")
-    family, names = _supported(path, unet_file.shapes), UNetNames.from_diffusers(unet_file.shapes)
-    where = {}
-    for component in family.components:
-        if (file := _weights_in(path / component.folder)) is None:
-            continue
-        for key, shape in file.shapes.items():
-            if _is_layer(key, shape) and (component.name != "unet" or names.has_diffusers(key)):
-                where[f"{component.name}.{_ldm_path(component, names, key)}"] = Part(file, key)
-    return Checkpoint(path, family, names, where)
-
-
-def _ldm_path(component: Component, names: UNetNames, key: str) -> str:
-    path = key.removesuffix(".weight")
-    return names.to_ldm(path) if component.name == "unet" else text_path(path)
-
-
-def _weights_in(folder: Path) -> TensorFile | None:
-    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    return open_tensors(found) if found else None
-
-
-def _supported(path: Path, unet: Mapping[str, tuple[int, ...]]) -> Family:
-    family = families.detect(unet)
-    if family is None or not family.components:
-        title = family.title if family else "an unknown kind of UNet"
-        known = ", ".join(f.title for f in families.FAMILIES if f.components)
-        raise UnsupportedFamily(f"{path}: {title}, which is not supported yet. Supported: {known}.", title)
+def _supported(path: Path, layout: Layout) -> Family:
+    if how := foreign.quantization(layout.unet):
+        raise _unsupported(path, f"a base quantized to {how}", "Use the original fp16 or fp32 checkpoint.")
+    if title := foreign.architecture(layout.unet):
+        raise _unsupported(path, title)
+    family = families.detect({key: part.shape for key, part in layout.unet.items()})
+    if layout.naming is None:
+        raise LoraxError(f"{path}: not a Stable Diffusion checkpoint; expected keys like {families.UNET.checkpoint}{LDM_SIGN}.")
+    if family is None:
+        raise _unsupported(path, "an unknown kind of UNet")
     return family
 
 
-def _is_layer(key: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) in (2, 4) and key.endswith(".weight") and not re.search(r"(token|position)_embedding", key)
+def _unsupported(path: Path, title: str, advice: str = "") -> UnsupportedFamily:
+    known = ", ".join(family.title for family in families.FAMILIES)
+    return UnsupportedFamily(f"{path}: {title}, which is not supported. {advice or f'Supported: {known}.'}", title)

@@ -1,6 +1,6 @@
 """``python -m lorax``: results on stdout, progress and errors on stderr.
 
-Exit codes: 0 done, 2 bad input, 3 ``auto`` declined (see ``Report.declined``), 130 interrupted. What a command writes
+Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.declined``), 130 interrupted. What a command writes
 appears at its end, all or nothing; only the demo writes as it goes.
 """
 
@@ -18,14 +18,14 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lorax import __version__, demo, output
+from lorax.cache import Cache
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
 from lorax.options import Options, Saving, declared
-from lorax.report import Report
 from lorax.staging import Staging, check_folder, check_free
-from lorax.transfer import Moved, Plan, Progress, plan, run
+from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
 
 Declaration = TypeVar("Declaration", Options, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
@@ -49,19 +49,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     moving = argparse.ArgumentParser(add_help=False)
-    moving.add_argument("lora", type=Path, help="the adapter: a .safetensors file or a PEFT folder")
-    moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapter was trained on")
-    moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move it to")
+    moving.add_argument("loras", type=Path, nargs="+", metavar="LORA", help="an adapter: a .safetensors file or a PEFT folder")
+    moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapters were trained on")
+    moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move them to")
     _add_options(moving, Options)
-    moving.add_argument("--json", action="store_true", help="print the report as JSON")
-    moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the report there")
+    moving.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
+    moving.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
+    moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
+    moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the JSON there")
 
-    command = commands.add_parser("transfer", parents=[moving], help="move an adapter and write it")
+    command = commands.add_parser("transfer", parents=[moving], help="move adapters, in one pass over the bases, and write them")
     command.add_argument(
         "--output",
         type=_file_or_folder,
         metavar="FILE_OR_DIR",
-        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file",
+        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file. "
+        "For several adapters, a folder",
     )
     _add_options(command, Saving)
     command.set_defaults(command=_transfer)
@@ -115,45 +118,64 @@ def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Decl
 
 
 def _transfer(options: argparse.Namespace) -> int:
-    saving = _chosen(options, Saving)
+    saving, written = _chosen(options, Saving), []
     with Staging() as staging:
         planned = _plan(options)
-        path = output.path_of(planned, options.output, saving)
+        paths = _paths(planned, options.output, saving)
+        moved = _run(planned, options)
+        _stage_report(options, planned, moved, staging)
+        for one, made, path in zip(planned, moved, paths, strict=True):
+            written.append(output.stage(one, made, path, staging, saving))
+    notes = [output.note(one, made, saving) for one, made in zip(planned, moved, strict=True)]
+    if options.json and any(made.report.declined or files for made, files in zip(moved, written, strict=True)):
+        more = [{"written": [str(file) for file in files], "note": note} for files, note in zip(written, notes, strict=True)]
+        _print_json(_alone([report | one for report, one in zip(_reports(planned, moved), more, strict=True)]))
+    code = 0
+    for one, made, files, note in zip(planned, moved, written, notes, strict=True):
+        if made.report.declined and not files:
+            code = EXIT_DECLINED
+            print(f"{_head(one, planned)}declined, no adapter was written: {made.report.declined}", file=sys.stderr)
+        elif files and not options.json:
+            print(_head(one, planned) + made.report.summary())
+            print("\n".join([*(f"wrote {file}" for file in files), *filter(None, [note])]))
+    for one, made, files in zip(planned, moved, written, strict=True):
+        if not files and not made.report.declined:
+            writer.check_any(one, made)
+    return code
+
+
+def _paths(planned: list[Plan], chosen: Path | None, saving: Saving) -> list[Path]:
+    """Where the adapters go, all of it free. Raises LoraxError where it is not."""
+    if len(planned) > 1 and chosen is not None and not chosen.is_dir():
+        raise LoraxError(f"{chosen}: not a folder, which --output must be for {len(planned)} adapters. Create it first.")
+    paths = [output.path_of(one, chosen, saving) for one in planned]
+    if twice := next((path for number, path in enumerate(paths) if path in paths[:number]), None):
+        raise LoraxError(f"{twice}: the name that two of the adapters get. Rename one of them, or move them one at a time.")
+    inputs = [path for one in planned for path in one.inputs]
+    for path in paths:
         check_folder(path)
-        check_free(path, planned.inputs, saving.overwrite)
-        moved = _run(planned)
-        _stage_report(options, moved.report, staging)
-        written = output.stage(planned, moved, path, staging, saving)
-    if moved.report.declined and not written:
-        if options.json:
-            _print_json(moved.report.as_json())
-        print(f"declined, no adapter was written: {moved.report.declined}", file=sys.stderr)
-        return EXIT_DECLINED
-    if not written:
-        writer.check_any(planned, moved)
-    note = output.note(planned, moved, saving)
-    if options.json:
-        _print_json(moved.report.as_json() | {"written": [str(file) for file in written], "note": note})
-    else:
-        print(moved.report.summary())
-        print("\n".join([*(f"wrote {file}" for file in written), *filter(None, [note])]))
-    return 0
+        check_free(path, inputs, saving.overwrite)
+    return paths
+
+
+def _head(one: Plan, planned: list[Plan]) -> str:
+    """What a text about one adapter begins with, where there are several."""
+    return f"{one.adapter.path}: " if len(planned) > 1 else ""
 
 
 def _analyze(options: argparse.Namespace) -> int:
     with Staging() as staging:
-        moved = _run(_plan(options))
-        _stage_report(options, moved.report, staging)
+        planned = _plan(options)
+        moved = _run(planned, options)
+        _stage_report(options, planned, moved, staging)
     if options.json:
-        _print_json(moved.report.as_json())
-    else:
-        print(moved.report.table())
-        print()
-        print(moved.report.summary())
-    if moved.report.declined:
-        print(f"a transfer would be declined: {moved.report.declined}", file=sys.stderr)
-        return EXIT_DECLINED
-    return 0
+        _print_json(_alone(_reports(planned, moved)))
+    for one, made in zip(planned, moved, strict=True):
+        if not options.json:
+            print("\n".join([*filter(None, [_head(one, planned)]), made.report.table(), "", made.report.summary()]))
+        if made.report.declined:
+            print(f"{_head(one, planned)}a transfer would be declined: {made.report.declined}", file=sys.stderr)
+    return EXIT_DECLINED if any(made.report.declined for made in moved) else 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -187,20 +209,22 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace) -> list[Plan]:
     chosen = _chosen(options, Options)
-    adapter, source = open_adapter(options.lora), open_checkpoint(options.source)
+    adapters, source = [open_adapter(lora) for lora in options.loras], open_checkpoint(options.source)
     same = options.source.resolve() == options.target.resolve()
     target = source if same else open_checkpoint(options.target)
     if options.report:
         check_folder(options.report, "--report")
-        check_free(options.report, (adapter.path, source.path, target.path), options.overwrite, "--report")
-    return plan(adapter, source, target, chosen)
+        inputs = (source.path, target.path, *(adapter.path for adapter in adapters))
+        check_free(options.report, inputs, options.overwrite, "--report")
+    return plan_all(adapters, source, target, chosen)
 
 
-def _run(planned: Plan) -> Moved:
+def _run(planned: list[Plan], options: argparse.Namespace) -> list[Moved]:
+    cache = Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run(planned, _progress(bar))
+        return run_all(planned, _progress(bar), cache)
 
 
 def _progress(bar: tqdm) -> Progress:
@@ -211,10 +235,20 @@ def _progress(bar: tqdm) -> Progress:
     return show
 
 
-def _stage_report(options: argparse.Namespace, report: Report, staging: Staging) -> None:
+def _stage_report(options: argparse.Namespace, planned: list[Plan], moved: list[Moved], staging: Staging) -> None:
     if options.report:
-        staging.add(options.report).write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
+        text = json.dumps(_alone(_reports(planned, moved)), indent=2)
+        staging.add(options.report).write_text(text, encoding="utf-8")
 
 
-def _print_json(value: dict) -> None:
+def _reports(planned: list[Plan], moved: list[Moved]) -> list[dict]:
+    return [{"adapter": str(one.adapter.given)} | made.report.as_json() for one, made in zip(planned, moved, strict=True)]
+
+
+def _alone(reports: list[dict]) -> dict | list[dict]:
+    """One report as it is, several as a list."""
+    return reports[0] if len(reports) == 1 else reports
+
+
+def _print_json(value: dict | list[dict]) -> None:
     print(json.dumps(value, indent=2))

@@ -6,6 +6,7 @@ folder and in an adapter.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ class Component:
     folder: str  # subfolder of a diffusers pipeline
     kohya: tuple[str, ...]  # prefixes in kohya adapters; the first one is written
     peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters; where two components share one, the first has it
+    also: tuple[str, ...] = ()  # further prefixes in checkpoints, of other tools
     open_clip: bool = False  # an LDM checkpoint holds it as OpenCLIP names it; diffusers folders and adapters never do
+    pooled: bool = True  # the pooled text is used. Where it is not, what leads to it (the last layer, the projection) is no layer
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """In checkpoints, the usual one first."""
+        return self.checkpoint, *self.also
 
 
 UNET = Component(
@@ -28,6 +36,16 @@ UNET = Component(
 )
 CLIP_L = Component(
     "te", "cond_stage_model.transformer.", "text_encoder", ("lora_te_", "lora_te1_"), ("text_encoder.", "base_model.model.")
+)
+OPEN_CLIP_H = Component(
+    "te",
+    "cond_stage_model.model.",
+    "text_encoder",
+    ("lora_te_", "lora_te1_"),
+    ("text_encoder.", "base_model.model."),
+    also=("conditioner.embedders.0.model.",),  # SD-Turbo
+    open_clip=True,
+    pooled=False,
 )
 XL_CLIP_L = Component(
     "te1",
@@ -43,6 +61,11 @@ XL_BIG_G = Component(
     ("lora_te2_",),
     ("text_encoder_2.", "base_model.model."),
     open_clip=True,
+)
+
+
+REFINER_BIG_G = dataclasses.replace(
+    XL_BIG_G, checkpoint="conditioner.embedders.0.model.", peft=("text_encoder_2.", "text_encoder.", "base_model.model.")
 )
 
 
@@ -62,7 +85,7 @@ class Family:
     name: str
     title: str
     signs: Signs
-    components: tuple[Component, ...]  # empty: recognised, not supported yet
+    components: tuple[Component, ...]
     base_version: str  # kohya's ss_base_model_version
     v2: bool  # kohya's ss_v2
     architecture: str  # modelspec.architecture of its LoRAs
@@ -86,7 +109,7 @@ SD2 = Family(
     name="sd2",
     title="Stable Diffusion 2.x",
     signs=Signs(linear_projection=True, deep=False),
-    components=(),
+    components=(UNET, OPEN_CLIP_H),
     base_version="sd_v2",
     v2=True,
     architecture="stable-diffusion-v2-512/lora",
@@ -108,12 +131,13 @@ SDXL_REFINER = Family(
     name="sdxl_refiner",
     title="Stable Diffusion XL refiner",
     signs=Signs(linear_projection=True, deep=True, refiner=True),
-    components=(),
+    components=(UNET, REFINER_BIG_G),
     base_version="sdxl_refiner_v1-0",
     v2=False,
     architecture="stable-diffusion-xl-v1-refiner/lora",
     card_version="SDXL",
     has_adapters=False,
+    ldm_names=True,
 )
 FAMILIES = (SD1, SD2, SDXL, SDXL_REFINER)
 # What precedes the module's own path in diffusers and PEFT adapters, the longest first.

@@ -17,11 +17,12 @@ from lorax.adapter import LowRank
 from lorax.cache import Cache, Entry
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.formats import AdapterFile, lora, open_adapter, writer
+from lorax.formats import AdapterFile, open_adapter, writer
+from lorax.formats.keys import split
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
 from lorax.tensors import Stamp, hashes, stamp
-from lorax.transfer import Progress, plan, run
+from lorax.transfer import Progress, pick_device, plan, run
 
 
 class Library(Protocol):
@@ -68,11 +69,16 @@ class Fitter:
             return _from_entry(entry)
         base = _open_target(adapter, target)
         if self._is_source(adapter, base):
-            fit = Fit(_encoded(base, adapter.deltas_of(base), dtype))
+            fit = Fit(_encoded(base, _rebuilt(adapter, base, device, progress), dtype))
         elif (source := self._source(adapter)) is not None:
             moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress)
             message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
+        elif adapter.needs_source:
+            raise LoraxError(
+                f"not applied. It is rebuilt from {adapter.header.named_source}, which is not here. Put that checkpoint beside "
+                f"{base.path.name}, or use the adapter's form with factors."
+            )
         else:
             return Fit(_encoded(base, adapter.deltas_of(base), dtype), _missing(adapter, base), final=False)
         self.cache.put(key, _to_entry(fit))
@@ -141,6 +147,16 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
     return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
 
 
+def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:
+    """The adapter's deltas on its source, which in the small form take a decomposition each."""
+    layers = [(name, layer) for name, layer in adapter.layers_of(base).items() if layer is not None]
+    deltas = {}
+    for done, (name, layer) in enumerate(layers):
+        progress(done, len(layers), name)
+        deltas[layer] = adapter.delta(name, base, pick_device(device))
+    return deltas
+
+
 def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
     whole = writer.with_whole_attentions(base, layers)
     return {layer: writer.factors(base, layer, delta.balanced(), dtype) for layer, delta in whole.items()}
@@ -149,8 +165,8 @@ def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -
 def _missing(adapter: AdapterFile, base: Checkpoint) -> str:
     assert adapter.header is not None
     return (
-        f"applied by name, since {adapter.header.source} (sha256 {adapter.header.source_sha256[:10]}), for which it "
-        f"was made, is not here. Put that checkpoint beside {base.path.name} to have the file fitted."
+        f"applied by name, since {adapter.header.named_source}, for which it was made, is not here. "
+        f"Put that checkpoint beside {base.path.name} to have the file fitted."
     )
 
 
@@ -162,7 +178,7 @@ def _to_entry(fit: Fit) -> Entry:
 def _from_entry(entry: Entry) -> Fit:
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in entry.tensors.items():
-        found = lora.split(key)
+        found = split(key)
         assert found is not None
         layers.setdefault(found[0], {})[key[len(found[0]) + 1 :]] = tensor
     return Fit(layers, entry.notes.get("message", ""))

@@ -17,7 +17,7 @@ def inspect(path: Path) -> dict[str, Any]:
     try:
         return _base(open_checkpoint(path))
     except UnsupportedFamily as base:
-        return {"kind": "base", "family": base.title, "status": "not supported yet"}
+        return {"kind": "base", "family": base.title, "status": "not supported"}
     except LoraxError as not_a_base:
         try:
             return _adapter(open_adapter(path))
@@ -40,18 +40,19 @@ def _is_standard(base: Checkpoint) -> bool:
     for module, depth in Counter(block.partition(".transformer_blocks.")[0] for block in blocks).items():
         depths[base.unet_names.to_diffusers(module).partition(".attentions.")[0]].append(depth)
     down = {int(level.rpartition(".")[2]): of[0] for level, of in depths.items() if level.startswith("down_blocks.")}
-    deepest = max(down, default=0)
-    expected = {"mid_block": [down.get(deepest, 0)]}
+    last = max(int(name.split(".")[1]) for name in base.unet_names.blocks.values() if name.startswith("down_blocks."))
+    expected = {"mid_block": [down[max(down)] if down else 0]}
     for level, depth in down.items():
-        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{deepest - level}": [depth] * 3}
+        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{last - level}": [depth] * 3}
     return depths == expected
 
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
-        "kind": "LoRA-X" if adapter.header else "LoRA",
+        "kind": adapter.kind,
         "family": adapter.family.title if adapter.family else "not told by its layers",
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
+        **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,
     }

@@ -54,13 +54,14 @@ def part(file: TensorFile, prefix: str, name: str) -> Part:
     return Part(file, key, slice(third * rows, (third + 1) * rows))
 
 
-def layers(file: TensorFile, prefix: str) -> Mapping[str, Part]:
+def layers(file: TensorFile, prefix: str, pooled: bool = True) -> Mapping[str, Part]:
     """Path as in transformers -> where the weight is, for all linear layers of the encoder whose keys begin with ``prefix``.
 
-    Raises LoraxError as ``part`` does.
+    Where the pooled text is not used, its projection and the last layer are left out, as diffusers does for SD 2.x, which takes
+    the text from the layer before. Raises LoraxError as ``part`` does.
     """
     block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
-    blocks = dict.fromkeys(found[1] for key in file.shapes if (found := block.match(key)))
-    names = [f"{TEXT_MODEL}encoder.layers.{number}.{layer}" for number in blocks for layer in LAYERS]
-    parts = {name: part(file, prefix, f"{name}.weight") for name in (*names, PROJECTION)}
+    blocks = sorted({int(found[1]) for key in file.shapes if (found := block.match(key))})
+    names = [f"{TEXT_MODEL}encoder.layers.{number}.{layer}" for number in (blocks if pooled else blocks[:-1]) for layer in LAYERS]
+    parts = {name: part(file, prefix, f"{name}.weight") for name in (*names, *([PROJECTION] if pooled else []))}
     return {name: found for name, found in parts.items() if len(file.shapes.get(found.key, ())) == 2}

@@ -13,6 +13,7 @@ from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
+DENSE_RANK = 128  # what a delta that is not low-rank is cut to, unless a largest rank is given
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
 LORA, LORAX = "lora", "lora-x"
 KINDS = {
@@ -104,7 +105,11 @@ class Options:
         example="auto|cpu|cuda|mps",
     )
     max_rank: int | None = _option(
-        None, "Largest rank", "Rank of the written LoRA at most, for a smaller file; empty: as the method gives", example="N"
+        None,
+        "Largest rank",
+        f"Rank of the written LoRA at most, for a smaller file; empty: as the method gives, and {DENSE_RANK} for formats other "
+        "than LoRA, whose layers can be of any rank",
+        example="N",
     )
 
     def __post_init__(self) -> None:

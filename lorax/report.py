@@ -20,7 +20,7 @@ class LayerRecord:
     name: str  # as the adapter spells it
     status: str
     reason: str
-    norm: float  # ||dW_s||_F
+    norm: float  # ||dW_s||_F; 0 where that depends on a layer that the source lacks
     source: str | None = None
     target: str | None = None
     pairing: str = ""  # why this target layer
@@ -29,7 +29,7 @@ class LayerRecord:
     kept: float | None = None  # ||dW_t||_F / ||dW_s||_F, before the strength of the whole
     subspace_rank: int | None = None  # r of the projection; None for a copy
     rank: int | None = None  # of the written factors
-    compression_error: float | None = None  # relative, of --max-rank
+    compression_error: float | None = None  # relative, of cutting to the largest rank
 
     def ended(self, status: str, reason: str, **values: float | int | None) -> LayerRecord:
         return dataclasses.replace(self, status=status, reason=reason, **values)  # type: ignore[arg-type]
@@ -40,13 +40,14 @@ class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
-    ``strength``: what all moved layers were multiplied with.
+    ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as they are.
     """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
     strength: float = 1.0
+    embeddings: tuple[str, ...] = ()
 
     @property
     def overlap(self) -> float:
@@ -62,7 +63,7 @@ class Report:
 
     @property
     def compression_error(self) -> float:
-        """What --max-rank lost of the transferred delta, relative to its norm over all layers."""
+        """What the largest rank lost of the transferred delta, relative to its norm over all layers."""
         moved = [(r.norm * (r.kept or 0.0), r.compression_error or 0.0) for r in self.records if r.status == "transferred"]
         total = math.hypot(*(norm for norm, _ in moved))
         return math.hypot(*(norm * error for norm, error in moved)) / total if total > 0 else 0.0
@@ -91,6 +92,8 @@ class Report:
             )
         if lost := self.compression_error:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
+        if self.embeddings:
+            lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if expected := forecast(self):
             lines.append(expected.words)
         return "\n".join(lines)
@@ -112,6 +115,7 @@ class Report:
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,
+            "embeddings": self.embeddings,
             "forecast": dataclasses.asdict(expected) | {"words": expected.words} if expected else None,
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],

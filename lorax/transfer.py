@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from lorax.adapter import LowRank
+from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.methods import METHODS, Bases
-from lorax.options import Options
+from lorax.methods import METHODS
+from lorax.moving import End, Pass
+from lorax.options import DENSE_RANK, Options
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
-from lorax.subspace import Decomposition
+from lorax.streaming import Stream
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
-Use = tuple[int, str]  # number of the plan among those of one run, name of the layer in its adapter
 log = logging.getLogger(__name__)
 
 
@@ -36,10 +38,31 @@ class Plan:
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
 
+    def limit(self, name: str) -> int | None:
+        """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so."""
+        return self.options.max_rank or (None if self.adapter.is_low_rank(name) else DENSE_RANK)
+
     @property
     def inputs(self) -> tuple[Path, ...]:
         """What is read, and so must not be written: the adapter's file, and the bases' files or folders."""
         return self.adapter.path, self.source.path, self.target.path
+
+    @cached_property
+    def component(self) -> str:
+        """By which the bases are judged: the family's first that the adapter has. Many unrelated UNets share a text encoder."""
+        touched = {found.source.partition(".")[0] for found in self.pairs.values() if found}
+        return next((component.name for component in self.source.family.components if component.name in touched), "")
+
+    def is_judged(self, name: str) -> bool:
+        """Whether the layer is of that component."""
+        found = self.pairs[name]
+        return found is not None and found.source.startswith(f"{self.component}.")
+
+    def same_shape(self, name: str) -> bool:
+        """Of both weights of a layer that has a pair."""
+        if (found := self.pairs[name]) is None or found.target is None:
+            return False
+        return self.source.matrix(found.source) == self.target.matrix(found.target)
 
 
 @dataclass(frozen=True)
@@ -73,27 +96,32 @@ def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkp
     ]
 
 
-def run(plan: Plan, progress: Progress = lambda done, total, name: None) -> Moved:
+def run(plan: Plan, progress: Progress = lambda done, total, name: None, cache: Cache | None = None) -> Moved:
     """Stream every layer through the method. ``progress(done, total, name)`` may raise to cancel; nothing is left behind.
 
     When the method judges that source and target are not relatives, ``report.declined`` says so and no layer is moved.
     """
-    return run_all([plan], progress)[0]
+    return run_all([plan], progress, cache)[0]
 
 
-def run_all(plans: Sequence[Plan], progress: Progress = lambda done, total, name: None) -> list[Moved]:
+def run_all(
+    plans: Sequence[Plan], progress: Progress = lambda done, total, name: None, cache: Cache | None = None
+) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
+
+    What is found of large layers is kept in ``cache``, and is taken from there.
 
     ``done`` and ``total`` count the layers of all adapters.
     """
-    device = pick_device(plans[0].options.device)
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
-    ended: list[dict[str, tuple[LayerRecord, LowRank | None]]] = [{} for _ in plans]
-    for uses in _by_pair(plans):
-        for number, name, end in _through(plans, uses, device, lambda name: progress(next(done), total, name)):
-            ended[number][name] = end
+    moving = Pass(plans, cache)
+    stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)
+    for sampled in (True, False):
+        for (number, name), end in itertools.chain.from_iterable(stream(moving.tasks(sampled))):
+            progress(next(done), total, name)
+            moving.ended[number][name] = end
     progress(total, total, "")
-    return [_concluded(plan, [ends[name] for name in plan.pairs]) for plan, ends in zip(plans, ended, strict=True)]
+    return [_concluded(plan, [ends[name] for name in plan.pairs]) for plan, ends in zip(plans, moving.ended, strict=True)]
 
 
 def pick_device(name: str) -> torch.device:
@@ -117,67 +145,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _by_pair(plans: Sequence[Plan]) -> list[list[Use]]:
-    """The layers of all adapters, those together that touch the same pair of the bases' layers."""
-    groups: dict[tuple, list[Use]] = {}
-    for number, plan in enumerate(plans):
-        for name, found in plan.pairs.items():
-            key = (found.source, found.target) if found and found.target else (number, name, None)
-            groups.setdefault(key, []).append((number, name))
-    return list(groups.values())
-
-
-def _through(
-    plans: Sequence[Plan], uses: Iterable[Use], device: torch.device, step: Callable[[str], None]
-) -> Iterator[tuple[int, str, tuple[LayerRecord, LowRank | None]]]:
-    """Move the layers of one pair, whose weights are read and decomposed once, and are gone when this ends."""
-    bases = None
-    for number, name in uses:
-        step(name)
-        plan, found = plans[number], plans[number].pairs[name]
-        dW = plan.adapter.delta(name).to(device)
-        if found is None or found.target is None:
-            reason = found.reason if found else "the source has no such layer"
-            yield number, name, (LayerRecord(name, "unmatched", reason, dW.norm(), source=found.source if found else None), None)
-            continue
-        bases = bases or _bases(plan, found.source, found.target, device)
-        yield number, name, _move(plan, name, dW, found, bases)
-
-
-def _bases(plan: Plan, source: str, target: str, device: torch.device) -> Bases:
-    of_source = Decomposition(plan.source.weight(source, device))
-    of_target = of_source if plan.source is plan.target else Decomposition(plan.target.weight(target, device))
-    return Bases(of_source, of_target, plan.options.rule)
-
-
-def _move(plan: Plan, name: str, dW: LowRank, found: Pair, bases: Bases) -> tuple[LayerRecord, LowRank | None]:
-    method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
-    record = LayerRecord(
-        name,
-        "skipped",
-        "",
-        norm,
-        source=found.source,
-        target=found.target,
-        pairing=found.reason,
-        similarity=bases.similarity,
-        overlap=bases.overlap(dW),
-    )
-    gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
-    if gated and bases.similarity is not None and bases.similarity < options.threshold:
-        return record.ended("skipped", f"similarity {bases.similarity:.2f} is below the threshold {options.threshold:g}"), None
-    moved, how = method.move(dW, bases)
-    if moved is None:
-        return record.ended("skipped", how), None
-    if gated and bases.similarity is None:
-        how += "; similarity is undefined for unequal shapes, so not gated"
-    kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
-    moved, error = moved.compressed(options.max_rank) if options.max_rank is not None else (moved, None)
-    measured = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
-    return record.ended("transferred", how, **measured), moved.to("cpu")
-
-
-def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -> Moved:
+def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
     """What is said and done of an adapter as a whole, once the end of each of its layers is known."""
     records, layers = [], {}
     for record, moved in ends:
@@ -196,7 +164,7 @@ def _concluded(plan: Plan, ends: Iterable[tuple[LayerRecord, LowRank | None]]) -
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
         return Moved({}, Report(records, plan.options.method, declined))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength))
+    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
@@ -205,18 +173,14 @@ def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
 
 
 def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
-    """Why the method moves nothing between these bases, or None when it does, or when no layer has a pair to judge by.
-
-    The first component of the family of which the adapter has layers decides: many unrelated UNets share a text encoder.
-    """
+    """Why the method moves nothing between these bases, or None when it does, or when no layer has a pair to judge by."""
     if not any(record.target for record in records):
         return None
-    touched = {record.source.partition(".")[0] for record in records if record.source}
-    component = next(component.name for component in plan.source.family.components if component.name in touched)
-    paired = [record for record in records if record.target and record.target.startswith(f"{component}.")]
-    if (judgement := METHODS[plan.options.method].judge([record.similarity for record in paired])) is None:
+    judged = [record for record in records if record.target and plan.is_judged(record.name)]
+    similarities = [r.similarity for r in judged if r.similarity is not None or not plan.same_shape(r.name)]  # others: unmeasured
+    if (judgement := METHODS[plan.options.method].judge(similarities)) is None:
         return None
     return (
-        f"{plan.source.path} and {plan.target.path} are not related: in the {component}, {judgement}. Weights alone transfer "
-        "nothing between such bases, and a copy would do harm. To try all the same, name a method."
+        f"{plan.source.path} and {plan.target.path} are not related: in the {plan.component}, {judgement}. Weights alone "
+        "transfer nothing between such bases, and a copy would do harm. To try all the same, name a method."
     )

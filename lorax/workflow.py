@@ -20,34 +20,39 @@ from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
 
 @dataclass(frozen=True)
 class Request:
-    """Which adapters are moved from where to where, and how."""
+    """Which adapters are moved from where to where, and how. Raises LoraxError where no adapter is named."""
 
     source: Model
     target: Model
     adapters: Sequence[Model]
     options: Options = field(default_factory=Options)
 
+    def __post_init__(self) -> None:
+        if not self.adapters:
+            raise LoraxError("No LoRA is chosen. Choose at least one.")
+
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the moved adapters go: always somewhere inside ``root``."""
+    """Where the moved adapters go: always somewhere inside ``root``. Raises LoraxError for names that lead elsewhere."""
 
     root: Path
     subfolder: str = ""  # empty: beside the adapter
     name: str = ""  # empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file
     saving: Saving = field(default_factory=Saving)
 
-    def path(self, plan: Plan) -> Path:
-        path = output.path_of(plan, None, self.saving)
-        name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
-        if PurePath(name).name != name or "\\" in name:
+    def __post_init__(self) -> None:
+        if PurePath(self.name).name != self.name or "\\" in self.name:
             raise LoraxError(f"name {self.name!r}: expected a file name without folders. Name the folder as the subfolder.")
         subfolder = PurePath(self.subfolder)
         if subfolder.anchor or ".." in subfolder.parts:
             raise LoraxError(f"subfolder {self.subfolder!r}: outside of {self.root}. Choose one inside it.")
+
+    def path(self, plan: Plan) -> Path:
+        path = output.path_of(plan, None, self.saving)
+        name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
         beside = path.parent if path.parent.is_relative_to(self.root) else self.root
-        folder = self.root / subfolder if self.subfolder else beside
-        return folder / name
+        return (self.root / self.subfolder if self.subfolder else beside) / name
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,6 @@ class Memory:
 
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
-    if not request.adapters:
-        raise LoraxError("No LoRA is chosen. Choose at least one.")
     source = open_checkpoint(request.source.path)
     target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
     return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)

@@ -11,16 +11,22 @@ from typing import Any
 import pytest
 import torch
 
+from lorax import moving
 from lorax.cli import main
+from lorax.subspace import spectral
 from tests import builders
 
 torch.set_num_threads(1)
-# The WebUI's own environment has neither diffusers nor PEFT; what needs them is left out there.
+# The WebUI's own environment has neither diffusers nor PEFT nor LyCORIS; what needs them is left out there.
 NEED_DIFFUSERS = (
     "demo",
+    "foreign",
+    "formats",
     "host",
+    "inspect",
     "lab_lora",
     "lab_report",
+    "layouts",
     "ldm",
     "measure",
     "names",
@@ -133,3 +139,13 @@ def write(path: Path, content: bytes) -> Path:
 def raw(header: dict[str, Any] | bytes, body: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every layer counts as large; the list has an entry for each eigendecomposition."""
+    eigh, calls = torch.linalg.eigh, []
+    for module in (moving, spectral):
+        monkeypatch.setattr(module, "SMALL", 1)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(len(matrix)) or eigh(matrix))
+    return calls

@@ -12,7 +12,7 @@ import torch
 
 from lorax.cli import main
 from lorax.methods import METHODS
-from tests import builders
+from tests import builders, structure
 from tests.conftest import Files, arguments
 
 
@@ -62,7 +62,7 @@ def test_a_shared_text_encoder_makes_no_relatives(
     """Most LoRAs have more layers in the text encoder than a median over everything can bear."""
     text = {key: value for key, value in files.base_state.items() if key.startswith(builders.TE)}
     target = builders.save(builders.base(seed=77) | text, tmp_path / "stranger.safetensors")
-    layers = [path.removesuffix(".weight") for path in (p.diffusers for p in builders.TINY.text() if p.is_layer)]
+    layers = [path.removesuffix(".weight") for path in (p.diffusers for p in structure.TINY.text() if p.is_layer)]
     lora = builders.save_lora(tmp_path / "texts.safetensors", builders.deltas([*builders.SOME, *layers]))
     assert main(["transfer", *arguments(files, lora, target), "--output", str(out)]) == 3
     assert "are not related: in the unet, the median similarity of their layers is" in capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_a_shared_text_encoder_makes_no_relatives(
 def test_unequal_shapes_speak_against_relatedness(
     files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wide = builders.base(3, builders.Size(channels=builders.WIDER.channels))  # the same text encoder's width
+    wide = builders.base(3, structure.Size(channels=structure.WIDER.channels))  # the same text encoder's width
     text = {key: value for key, value in files.base_state.items() if key.startswith(builders.TE)}
     report = out / "report.json"
     target = builders.save(wide | text, tmp_path / "wide.safetensors")

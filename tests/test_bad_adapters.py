@@ -15,6 +15,7 @@ from tests.conftest import Files
 State = builders.State
 
 
+MIDDLE = "lora_unet_mid_block_attentions_0_proj_in"
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
@@ -94,13 +95,69 @@ def loha(state: State) -> None:
     state["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"] = torch.randn(4, 4)
 
 
-def dora(state: State) -> None:
-    state[f"{NAME}.dora_scale"] = torch.randn(1, 32)
+def hada_of_two_ranks(state: State) -> None:
+    shapes = {"hada_w1_a": (4, 2), "hada_w1_b": (3, 4), "hada_w2_a": (4, 2), "hada_w2_b": (2, 4)}
+    state.update({f"{MIDDLE}.{part}": torch.randn(shape) for part, shape in shapes.items()})
 
 
-def glora(state: State) -> None:
-    for part in ("a1", "a2", "b1", "b2"):
-        state[f"lora_unet_mid_block_attentions_0_proj_in.{part}.weight"] = torch.randn(4, 4)
+def tucker_of_two_ranks(state: State) -> None:
+    shapes = {"w1_a": (2, 4), "w1_b": (2, 4), "w2_a": (2, 4), "w2_b": (2, 4), "t1": (2, 2, 3, 3), "t2": (3, 2, 3, 3)}
+    state.update({f"{MIDDLE}.hada_{part}": torch.randn(shape) for part, shape in shapes.items()})
+
+
+def half_a_kronecker_factor(state: State) -> None:
+    state[f"{MIDDLE}.lokr_w1"], state[f"{MIDDLE}.lokr_w2_a"] = torch.randn(2, 2), torch.randn(4, 2)
+
+
+def no_second_kronecker_factor(state: State) -> None:
+    state[f"{MIDDLE}.lokr_w1"] = torch.randn(2, 2)
+
+
+def kronecker_of_two_ranks(state: State) -> None:
+    half_a_kronecker_factor(state)
+    state[f"{MIDDLE}.lokr_w2_b"] = torch.randn(3, 4)
+
+
+def flat_difference(state: State) -> None:
+    state[f"{MIDDLE}.diff"] = torch.randn(4)
+
+
+def two_formats(state: State) -> None:
+    state[f"{NAME}.hada_w1_a"] = torch.randn(4, 2)
+
+
+def dora_of_another_width(state: State) -> None:
+    state[f"{NAME}.dora_scale"] = torch.randn(1, 31)
+
+
+def half_a_glora(state: State) -> None:
+    shapes = {"a1": (4, 2), "a2": (3, 4), "b1": (4, 3)}
+    state.update({f"{MIDDLE}.{part}.weight": torch.randn(shape) for part, shape in shapes.items()})
+
+
+def glora_of_two_ranks(state: State) -> None:
+    half_a_glora(state)
+    state[f"{MIDDLE}.b2.weight"] = torch.randn(3, 4)
+
+
+def oft_that_is_not_square(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(4, 8, 7)
+
+
+def oft_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(5, 8, 8)
+
+
+def rescale_alone(state: State) -> None:
+    state[f"{MIDDLE}.rescale"] = torch.randn(96, 1)
+
+
+def rescale_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"], state[f"{MIDDLE}.rescale"] = torch.randn(12, 8, 8), torch.randn(95, 1)
+
+
+def boft_of_odd_blocks(state: State) -> None:
+    state[f"{MIDDLE}.oft_blocks"] = torch.randn(2, 32, 3, 3)
 
 
 def norm(state: State) -> None:
@@ -119,9 +176,17 @@ def full_bias(state: State) -> None:
     state["lora_unet_mid_block_attentions_0_proj_in.diff_b"] = torch.randn(4)
 
 
-def ia3(state: State) -> None:
-    """Its first key, as the file has them sorted, does not tell what it is."""
-    state["a.weight"], state["a_b.on_input"] = torch.randn(4), torch.tensor(1)
+def ia3_without_its_side(state: State) -> None:
+    state[f"{MIDDLE}.weight"], state[f"{MIDDLE}_2.weight"] = torch.randn(96), torch.randn(96)
+    state[f"{MIDDLE}_2.on_input"] = torch.tensor(1)
+
+
+def ia3_of_another_width(state: State) -> None:
+    state[f"{MIDDLE}.weight"], state[f"{MIDDLE}.on_input"] = torch.randn(95), torch.tensor(1)
+
+
+def peft_ia3_of_either_side(state: State) -> None:
+    state[f"{MIDDLE}.ia3_l"] = torch.randn(1, 96, 1, 1)
 
 
 def something_else(state: State) -> None:
@@ -148,15 +213,30 @@ def something_else(state: State) -> None:
         (mid_with_a_second_kernel, "mid"),
         (mid_of_other_rank, "ranks disagree"),
         (only_alpha, "up factor is missing"),
-        (loha, "LoHa"),
-        (dora, "DoRA"),
-        (glora, "belongs to a GLoRA adapter"),
-        (norm, "belongs to a norm adapter"),
-        (norm_bias, "belongs to a norm adapter"),
-        (full, "belongs to a full adapter"),
-        (full_bias, "belongs to a full adapter"),
-        (ia3, "belongs to a (IA)^3 adapter"),
-        (something_else, "unexpected key emb_params"),
+        (loha, "lora_unet_mid_block_attentions_0_proj_in: hada_w1_b is missing"),
+        (dora_of_another_width, f"{NAME}: the lengths of DoRA have the shape (1, 31); expected (32, 1) or (1, 32)"),
+        (glora_of_two_ranks, "the shapes disagree: a1 (4, 2)"),
+        (half_a_glora, f"{MIDDLE}: b2 is missing"),
+        (oft_that_is_not_square, "oft_blocks (4, 8, 7); expected blocks (k, b, b)"),
+        (oft_of_another_width, f"{MIDDLE} changes a weight of shape (40, 96)"),
+        (rescale_alone, f"{MIDDLE}: oft_blocks is missing"),
+        (rescale_of_another_width, "rescale (95, 1); expected blocks (k, b, b)"),
+        (boft_of_odd_blocks, "oft_blocks (2, 32, 3, 3); expected blocks (k, b, b)"),
+        (norm, "an adapter with norm layers, which is not supported"),
+        (norm_bias, "an adapter with norm layers, which is not supported"),
+        (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
+        (full_bias, "an adapter with whole bias differences, which is not supported"),
+        (hada_of_two_ranks, "the shapes disagree: hada_w1_a (4, 2), hada_w1_b (3, 4)"),
+        (tucker_of_two_ranks, "expected w_a (m, r) and w_b (r, n) of both halves"),
+        (half_a_kronecker_factor, f"{MIDDLE}: lokr_w2_b is missing"),
+        (no_second_kronecker_factor, f"{MIDDLE}: lokr_w2 is missing"),
+        (kronecker_of_two_ranks, "lokr_w2_a (4, 2), lokr_w2_b (3, 4); expected w1 (a, b)"),
+        (flat_difference, "diff (4,); expected 2 or 4 dimensions"),
+        (two_formats, f"{NAME}: parts of LoRA and LoHa; expected those of one format"),
+        (ia3_without_its_side, f"{MIDDLE}: on_input is missing"),
+        (ia3_of_another_width, f"{MIDDLE}: 95 values for the input"),
+        (peft_ia3_of_either_side, f"{MIDDLE}: ia3_l (1, 96, 1, 1) may be of the input or of the output"),
+        (something_else, "a textual inversion embedding, which goes into the folder embeddings"),
     ],
 )
 def test_wrong_adapters(

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from lorax.cli import main
-from tests import builders
 from tests.conftest import SOURCE_METADATA, Files, arguments
 
 
@@ -68,12 +67,10 @@ def test_inspect(files: Files, styled: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_inspect_names_bases_that_are_not_supported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    attention = f"{builders.UNET}input_blocks.4.1"
-    keys = (f"{attention}.proj_in.weight", f"{attention}.transformer_blocks.0.attn1.to_q.weight")
-    save_file({key: torch.ones(8, 8) for key in keys}, tmp_path / "base.safetensors")
+    save_file({"joint_blocks.0.x_block.attn.qkv.weight": torch.ones(8, 8)}, tmp_path / "base.safetensors")
     assert main(["inspect", str(tmp_path / "base.safetensors")]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed == ["kind: base", "family: Stable Diffusion 2.x", "status: not supported yet"]
+    assert printed == ["kind: base", "family: Stable Diffusion 3", "status: not supported"]
 
 
 def test_inspect_says_once_what_is_wrong(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +82,7 @@ def test_inspect_says_once_what_is_wrong(files: Files, tmp_path: Path, capsys: p
     for path, words in (
         (tmp_path / "gone.safetensors", "no such file"),
         (tmp_path / "cut.safetensors", "truncated"),
-        (loha, "LoHa"),
+        (loha, "lora_unet_x: hada_w1_b is missing"),
     ):
         assert main(["inspect", str(path)]) == 2
         message = capsys.readouterr().err

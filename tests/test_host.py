@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from safetensors.torch import load_file
 
-from tests import builders
+from tests import builders, structure
 from tests.builders import State
 from tests.conftest import Files
 from tests.test_methods import distance
@@ -21,7 +21,7 @@ from tests.test_transfer import HALF, transfer
 @pytest.mark.parametrize("kind", ["target", "pruned"])
 def test_diffusers_applies_the_written_file(files: Files, out: Path, kind: str) -> None:
     """Loaded and fused by diffusers and PEFT, the UNet's weights change by exactly the intended deltas."""
-    size = builders.TINY if kind == "target" else builders.TINY_PRUNED
+    size = structure.TINY if kind == "target" else structure.TINY_PRUNED
     state: State = getattr(files, f"{kind}_state")
     unet = UNet2DConditionModel(
         block_out_channels=size.channels, cross_attention_dim=size.cross, layers_per_block=size.blocks, attention_head_dim=4

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import builders
+from tests import builders, structure
 
 LIMIT = 1.5e9
 LAYERS = (
@@ -47,7 +47,9 @@ def write(first: Path, second: Path) -> None:
 
     The values are slices of one pool of random numbers that holds the largest layer, which takes seconds instead of minutes.
     """
-    params = [(builders.UNET, param) for param in builders.FULL.unet()] + [(builders.TE, param) for param in builders.FULL.text()]
+    params = [(builders.UNET, param) for param in structure.FULL.unet()] + [
+        (builders.TE, param) for param in structure.FULL.text()
+    ]
     header, end = {}, 0
     for prefix, param in params:
         size = 2 * math.prod(param.shape)
@@ -69,7 +71,7 @@ def write(first: Path, second: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
 @pytest.mark.parametrize("method", ["prolora"])
 def test_a_full_size_transfer_stays_small(bases: tuple[Path, Path], tmp_path: Path, method: str) -> None:
-    lora = builders.save_lora(tmp_path / "lora.safetensors", builders.deltas(LAYERS, rank=8, size=builders.FULL))
+    lora = builders.save_lora(tmp_path / "lora.safetensors", builders.deltas(LAYERS, rank=8, size=structure.FULL))
     command = [sys.executable, "-m", "lorax", "transfer", str(lora), "--source", str(bases[0]), "--target", str(bases[1])]
     command += ["--method", method, "--output", str(tmp_path / "moved.safetensors"), "--json"]
     peak = 0

@@ -17,9 +17,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lorax import families
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.layers import UNetNames, block_of
-from tests import builders, xl
+from tests import builders, structure, xl
 
-SIZES = {"full": builders.FULL, "pruned": builders.FULL_PRUNED}
+SIZES = {"full": structure.FULL, "pruned": structure.FULL_PRUNED}
 ALL_SIZES: dict[str, Any] = SIZES | xl.SIZES
 Shapes = dict[str, tuple[int, ...]]
 
@@ -62,7 +62,7 @@ def checkpoint(kind: str) -> Checkpoint:
     size = SIZES[kind]
     shapes = {builders.UNET + p.ldm: p.shape for p in size.unet()} | {builders.TE + p.ldm: p.shape for p in size.text()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorax.checkpoint.open_tensors", lambda path: HeaderOnly(shapes))
+        patch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
         return open_checkpoint("base.safetensors")
 
 
@@ -103,7 +103,7 @@ def test_standard_and_pruned_are_told_apart() -> None:
 
 def test_samplers_are_looked_at_too() -> None:
     """Without its attention, or its last residual block, only the sampler's own name tells that a level is not standard."""
-    full = {p.ldm for p in builders.FULL.unet()}
+    full = {p.ldm for p in structure.FULL.unet()}
     rest = {path for path in full if not path.startswith("output_blocks.5.1.")}
     no_attention = {path.replace("output_blocks.5.2.", "output_blocks.5.1.") for path in rest}
     assert UNetNames.from_ldm(full).is_standard()
@@ -125,7 +125,7 @@ def test_every_naming_finds_every_layer(kind: str, naming: str) -> None:
 
 def test_the_layers_that_kohya_trains() -> None:
     base = checkpoint("full")
-    blocks = [p for p in builders.FULL.unet() if p.is_layer and ".attentions." in p.diffusers]
+    blocks = [p for p in structure.FULL.unet() if p.is_layer and ".attentions." in p.diffusers]
     text = [layer for layer in base.layers if layer.startswith("te.")]
     assert len(blocks) == 192
     assert len(text) == 72
@@ -182,7 +182,7 @@ def test_family_from_either_layout(kind: str) -> None:
     assert families.detect(diffusers_shapes(SIZES[kind].blocks)) is families.SD1
 
 
-def _delta(param: builders.Param) -> builders.Delta:
+def _delta(param: structure.Param) -> builders.Delta:
     """For its names only."""
     ldm, diffusers, empty = param.ldm.removesuffix(".weight"), param.diffusers.removesuffix(".weight"), torch.empty(0)
     return builders.Delta(ldm, diffusers, empty, empty, None, None, empty.numpy())

@@ -12,7 +12,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from tests import builders
+from tests import builders, structure
 from tests.conftest import Files
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -28,7 +28,7 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
 def text_encoder() -> CLIPTextModel:
     torch.manual_seed(0)
-    size = builders.TINY
+    size = structure.TINY
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=size.vocabulary,
@@ -79,6 +79,17 @@ def assert_read(path: Path, base: Path, expected: dict[str, torch.Tensor]) -> No
 @pytest.mark.parametrize("rslora", [False, True])
 def test_a_folder_that_peft_writes(files: Files, tmp_path: Path, rslora: bool) -> None:
     model = with_lora(use_rslora=rslora)
+    model.save_pretrained(tmp_path)
+    assert_read(tmp_path, files.base, deltas(model))
+
+
+@pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig], ids=lambda config: config.__name__)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_of_another_format_that_peft_writes(files: Files, tmp_path: Path, config: type, whole: bool) -> None:
+    """Its alpha, and the rank where LoKr's matrices are whole, are in the configuration only."""
+    r = 64 if whole else 4
+    chosen = config(r=r, alpha=3, target_modules=["q_proj", "out_proj", "fc1"], init_weights=False, alpha_pattern={"fc1": 5})
+    model = get_peft_model(text_encoder(), chosen)
     model.save_pretrained(tmp_path)
     assert_read(tmp_path, files.base, deltas(model))
 
@@ -164,8 +175,36 @@ def test_alpha_patterns_that_are_none(tmp_path: Path, patterns: object, words: s
         open_adapter(tmp_path / "a.safetensors").delta(name)
 
 
-def test_ia3_is_refused_by_name(tmp_path: Path) -> None:
-    config = IA3Config(target_modules=["k_proj", "fc2"], feedforward_modules=["fc2"])
-    get_peft_model(text_encoder(), config).save_pretrained(tmp_path)
-    with pytest.raises(LoraxError, match=re.escape("belongs to a (IA)^3 adapter")):
-        open_adapter(tmp_path)
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "fc1"], use_dora=True, init_lora_weights=False),
+        IA3Config(target_modules=["k_proj", "fc2"], feedforward_modules=["fc2"], init_ia3_weights=False),
+    ],
+    ids=["DoRA", "IA3"],
+)
+def test_what_depends_on_the_base(tmp_path: Path, config: PeftConfig) -> None:
+    """The delta is what PEFT's merging changes."""
+    plain, model = text_encoder(), get_peft_model(text_encoder(), config)
+    for name, parameter in model.named_parameters():
+        if "magnitude" in name:
+            parameter.data *= 1 + 0.1 * torch.rand(parameter.shape)
+    model.save_pretrained(tmp_path / "adapter")
+    before = {name.removeprefix("text_model."): weight for name, weight in plain.state_dict().items()}
+    after = {name.removeprefix("text_model."): weight for name, weight in model.merge_and_unload().state_dict().items()}
+    state = builders.base() | {f"{builders.TE}text_model.{name}": weight for name, weight in before.items()}
+    base = open_checkpoint(builders.save(state, tmp_path / "base.safetensors"))
+    read = open_adapter(tmp_path / "adapter").deltas_of(base)
+    assert len(read) == 4
+    for layer, delta in read.items():
+        name = layer.removeprefix("te.text_model.") + ".weight"
+        expected = after[name] - before[name]
+        assert (delta.scale * delta.up @ delta.down - expected).norm() < 1e-5 * expected.norm(), layer
+
+
+def test_magnitudes_of_another_width(files: Files, tmp_path: Path) -> None:
+    name = "unet.mid_block.attentions.0.proj_in"
+    state = {f"{name}.lora_A.weight": torch.ones(1, 96, 1, 1), f"{name}.lora_B.weight": torch.ones(96, 1, 1, 1)}
+    save_file(state | {f"{name}.lora_magnitude_vector": torch.ones(95)}, tmp_path / "a.safetensors")
+    with pytest.raises(LoraxError, match=re.escape("a.safetensors: unet.mid_block.attentions.0.proj_in: the lengths of DoRA")):
+        open_adapter(tmp_path / "a.safetensors").deltas_of(open_checkpoint(files.base))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import builders, reference
+from tests import builders, reference, structure
 from tests.conftest import Files
 from tests.test_methods import GAP, distance, gap
 from tests.test_transfer import assert_same, transfer, weight
@@ -27,13 +27,13 @@ def kept(path: str) -> str | None:
 @pytest.mark.parametrize("source", ["base", "target"])
 def test_pruned_targets_are_fed_by_the_blocks_that_they_kept(files: Files, out: Path, source: str) -> None:
     """up_blocks.*.attentions.1 of the pruned base is the base's attentions.2, whatever its name says."""
-    attentions = [p.diffusers for p in builders.TINY.unet() if p.is_layer and ".attentions." in p.diffusers]
+    attentions = [p.diffusers for p in structure.TINY.unet() if p.is_layer and ".attentions." in p.diffusers]
     everything = [path.removesuffix(".weight") for path in attentions]
     deltas = builders.deltas([*everything, *builders.CONVOLUTIONS, *builders.TEXT], rank=2)
     lora = builders.save_lora(out / "whole.safetensors", deltas)
     report = out / "report.json"
     moved = transfer(lora, getattr(files, source), files.pruned, out, "--method", "copy", "--report", str(report))
-    ldm = {p.diffusers.removesuffix(".weight"): p.ldm.removesuffix(".weight") for p in builders.TINY_PRUNED.unet()}
+    ldm = {p.diffusers.removesuffix(".weight"): p.ldm.removesuffix(".weight") for p in structure.TINY_PRUNED.unet()}
     expected = {}
     for delta in deltas:
         if delta.component == "te":
@@ -49,7 +49,7 @@ def test_pruned_targets_are_fed_by_the_blocks_that_they_kept(files: Files, out: 
 
 def test_from_a_pruned_base_to_the_whole_one(files: Files, tmp_path: Path, out: Path) -> None:
     path = "up_blocks.2.attentions.1.transformer_blocks.0.attn1.to_v"
-    deltas = builders.deltas([path], size=builders.TINY_PRUNED)
+    deltas = builders.deltas([path], size=structure.TINY_PRUNED)
     lora = builders.save_lora(tmp_path / "small.safetensors", deltas, "compvis")
     found = builders.dense(transfer(lora, files.pruned, files.target, out, "--method", "copy"))
     assert_same(found, {"lora_unet_" + path.replace("attentions.1", "attentions.2").replace(".", "_"): deltas[0].dense})
@@ -77,7 +77,7 @@ def test_a_target_without_a_text_encoder(files: Files, tmp_path: Path, out: Path
 
 def test_a_target_of_another_width(files: Files, tmp_path: Path, out: Path) -> None:
     """The least-squares map carries the source's side; a plain copy is impossible and says so."""
-    target_state = builders.base(3, builders.WIDER)
+    target_state = builders.base(3, structure.WIDER)
     target = builders.save(target_state, tmp_path / "wide.safetensors")
     more = ("--pairing", "name", "--rank", "4", "--dtype", "fp32")
     found = builders.dense(transfer(files.lora, files.base, target, out, "--method", "lorax", *more))
@@ -91,7 +91,7 @@ def test_a_target_of_another_width(files: Files, tmp_path: Path, out: Path) -> N
 
 
 def test_unequal_shapes_are_not_gated_and_say_so(files: Files, tmp_path: Path, out: Path) -> None:
-    target = builders.save(builders.base(3, builders.WIDER), tmp_path / "wide.safetensors")
+    target = builders.save(builders.base(3, structure.WIDER), tmp_path / "wide.safetensors")
     report = out / "report.json"
     for method, threshold, says in (("lorax", "0.8", True), ("prolora", "0.8", True), ("lorax", "0", False)):
         more = ("--method", method, "--threshold", threshold, "--pairing", "name", "--overwrite", "--report", str(report))

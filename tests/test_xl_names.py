@@ -59,7 +59,7 @@ def checkpoint(kind: str) -> Checkpoint:
     shapes |= {xl.TE1 + param.ldm: param.shape for param in size.text()[0]}
     shapes |= {xl.TE2 + key: tuple(value.shape) for key, value in second.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorax.checkpoint.open_tensors", lambda path: HeaderOnly(shapes))
+        patch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
         return open_checkpoint("base.safetensors")
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tests.builders import UNET, Param, State, text_params, unet_params
+from tests.builders import UNET, State
+from tests.structure import Param, text_params, unet_params
 
 TE1, TE2 = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 

@@ -26,7 +26,11 @@ def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool =
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
     """The same for a caller who writes more at the same time and has checked that ``path`` is free."""
     adapter, source = plan.adapter, plan.source
-    layers = {layer: delta.balanced() for layer, delta in adapter.deltas_of(source).items()}
+    layers = {}
+    for name, layer in adapter.layers_of(source).items():
+        if layer is not None:
+            delta = adapter.delta(name, source)
+            layers[layer] = (delta if adapter.is_low_rank(name) else delta.compressed(plan.limit(name))[0]).balanced()
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
     tensors = {
@@ -34,6 +38,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
         for layer, delta in layers.items()
         for part, tensor in writer.factors(source, layer, delta, writer.DTYPES[dtype]).items()
     }
+    tensors |= adapter.bundled()
     writer.check_finite(plan, tensors)
     header = Header(
         family=source.family,
@@ -42,6 +47,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
         fingerprint=source.fingerprint(layers),
         method=plan.options.method,
         settings=metadata.settings(plan.options, dtype),
+        core=adapter.header.core if adapter.header else "",
     )
     described = metadata.common(plan, source, layers, path.stem, "lorax") | header.as_metadata()
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."

@@ -1,7 +1,8 @@
 """The LoRA-X file: one adapter that fits itself to whatever checkpoint of its family is loaded.
 
 It holds the factors for the checkpoint that the adapter was trained on, named as in a plain LoRA but with parts of its own, so
-that no reader of plain LoRAs applies them by mistake. Its metadata says what is needed to fit them to another checkpoint.
+that no reader of plain LoRAs applies them by mistake; or, in its small form (``lorax/formats/core.py``), what they are rebuilt
+from. Its metadata says what is needed to fit them to another checkpoint.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from typing import Any
 from lorax import families
 from lorax.errors import LoraxError
 from lorax.families import Family
-from lorax.formats import lora
+from lorax.formats import core, lora
 from lorax.tensors import TensorFile
 
 FORMAT = 1
 PREFIX = "lorax_"  # of the parts of every version, so that an older reader knows a newer file
-SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN}
+SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN, **core.SUFFIXES}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the metadata says. ``fingerprint``: of the source's layers that the adapter changes."""
+    """What the metadata says. ``fingerprint``: of the source's layers that the adapter changes.
+
+    ``core``: "diagonal" or "full" where it was trained inside the source's leading subspaces, each layer's of the layer's rank.
+    """
 
     family: Family
     source: str  # file name
@@ -33,6 +37,11 @@ class Header:
     fingerprint: str
     method: str
     settings: Mapping[str, Any]
+    core: str = ""
+
+    @property
+    def named_source(self) -> str:
+        return f"{self.source} (sha256 {self.source_sha256[:10]})"
 
     def as_metadata(self) -> dict[str, str]:
         return {
@@ -43,6 +52,7 @@ class Header:
             "lorax_source_fingerprint": self.fingerprint,
             "lorax_method": self.method,
             "lorax_settings": json.dumps(self.settings),
+            **({"lorax_core": self.core} if self.core else {}),
         }
 
 
@@ -76,4 +86,4 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
             raise ValueError("lorax_settings is not a JSON object")
     except (KeyError, ValueError) as error:
         raise LoraxError(f"{path}: the header of this LoRA-X file is damaged ({error}). Save it again.") from error
-    return Header(family, source, sha256, fingerprint, method, settings)
+    return Header(family, source, sha256, fingerprint, method, settings, metadata.get("lorax_core", ""))

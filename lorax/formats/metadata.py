@@ -34,11 +34,7 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
     """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     return kept | {
-        "ss_base_model_version": base.family.base_version,
-        "ss_v2": str(base.family.v2),
-        "ss_sd_model_name": base.path.name,
-        "ss_sd_model_hash": base.legacy_hash,
-        "ss_new_sd_model_hash": base.sha256,
+        **of_base(base),
         "ss_network_module": module,
         **_network(base, layers),
         "ss_output_name": name,
@@ -53,6 +49,17 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
         "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.sha256,
+    }
+
+
+def of_base(base: Checkpoint) -> dict[str, str]:
+    """What kohya says of the base that an adapter is for."""
+    return {
+        "ss_base_model_version": base.family.base_version,
+        "ss_v2": str(base.family.v2),
+        "ss_sd_model_name": base.path.name,
+        "ss_sd_model_hash": base.legacy_hash,
+        "ss_new_sd_model_hash": base.sha256,
     }
 
 

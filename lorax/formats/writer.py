@@ -43,6 +43,7 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
     tensors: dict[str, torch.Tensor] = {}
     for layer, delta in layers.items():
         tensors |= encode(plan.target, layer, delta, DTYPES[dtype])
+    tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
     described = metadata.describe(plan, Moved(layers, moved.report), path.stem, dtype)
     note = metadata.moved_note(plan)

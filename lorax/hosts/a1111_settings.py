@@ -50,7 +50,9 @@ def apply() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LoraxError(f"{folder}: cannot hold the cache ({error}). Choose another folder.") from error
+            reason = f"{folder}: cannot hold the cache ({error}). Choose another folder."
+            gr.Warning(reason)  # the WebUI itself says on its console only why it takes a change back
+            raise LoraxError(reason) from error
     cache().change(folder, disk, memory)
 
 

@@ -11,6 +11,7 @@ from lorax.methods.bases import Bases
 
 LORAX_PAPER = "https://arxiv.org/abs/2501.16559"
 PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
+Move = Callable[[LowRank, Bases], tuple[LowRank | None, str]]
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,18 @@ class Method:
 
     A copy returns dW_s itself. ``judge(similarities of the paired layers, None where shapes differ)`` returns why such a pair of
     bases is declined, or None. ``strength(overlap)`` is what the whole moved adapter is multiplied with, when the target has that
-    share of it already.
+    share of it already. ``settled`` moves a large layer that was not measured, where those that were (``lorax.moving.sample``)
+    leave nothing to decide; without it each layer is measured by itself.
     """
 
     name: str
     title: str
     paper: str
-    move: Callable[[LowRank, Bases], tuple[LowRank | None, str]]
+    move: Move
     gated: bool  # whether --threshold skips dissimilar layers
     judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
     strength: Callable[[float], float] = lambda overlap: 1.0
+    settled: Move | None = None
 
 
 METHODS = {
@@ -42,6 +45,7 @@ METHODS = {
             gated=False,
             judge=auto.judge,
             strength=auto.strength,
+            settled=auto.copied,
         ),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),

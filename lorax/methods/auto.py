@@ -24,10 +24,12 @@ OVERLAP = 0.15
 # Share from which on nothing worth writing is left, as where the adapter was merged into the target.
 WHOLE = 0.95
 
+DIFFERENT = "{}; name lorax to try the least-squares map"
+
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
     if not bases.same_shape:
-        return None, f"{bases.difference}; name lorax to try the least-squares map"
+        return None, DIFFERENT.format(bases.difference)
     if bases.whole:
         return lorax.move(dW, bases)
     projected, how = lorax.move(dW, bases)
@@ -37,6 +39,13 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
         return projected, f"{how}: {survives:.0%} of the delta lies in the target's subspace"
     moved, _ = copy.move(dW, bases)
     return moved, f"copied: a projection would keep only {survives:.0%} of the delta"
+
+
+def copied(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
+    """The same where none of the layers that were measured was projected: an adapter is of one kind throughout."""
+    if not bases.same_shape:
+        return None, DIFFERENT.format(bases.difference)
+    return dW, "copied, as the layers that were measured"
 
 
 def judge(similarities: Sequence[float | None]) -> str | None:

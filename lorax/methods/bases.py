@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
 from lorax.adapter import LowRank
 from lorax.subspace import Decomposition, RankRule, similarity
+
+CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
+
+
+class Known(NamedTuple):
+    """Of a pair of weights, so far as it is known."""
+
+    r: int | None = None
+    similarity: float | None = None
+
+
+NOTHING = Known()
 
 
 @dataclass(frozen=True)
@@ -16,12 +29,18 @@ class Bases:
     source: Decomposition
     target: Decomposition
     rule: RankRule
+    known: Known = NOTHING
 
     @cached_property
     def r(self) -> int:
         """The kept rank: the larger of what the rule says for either base, and no more than both have."""
-        S_s, S_t = self.source.S, self.target.S
-        return min(max(self.rule.of(S_s), self.rule.of(S_t)), len(S_s), len(S_t))
+        if self.known.r is not None:
+            return self.known.r
+        return min(max(self._rank(self.source), self._rank(self.target)), self.source.p, self.target.p)
+
+    def _rank(self, of: Decomposition) -> int:
+        fixed = self.rule.of_size(of.p)
+        return self.rule.of(of.S) if fixed is None else fixed
 
     @property
     def same_shape(self) -> bool:
@@ -35,21 +54,31 @@ class Bases:
     @property
     def whole(self) -> bool:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
-        return self.same_shape and self.r == len(self.source.S)
+        return self.same_shape and self.r == self.source.p
 
     @cached_property
     def similarity(self) -> float | None:
-        return similarity(self.source, self.target)
+        return similarity(self.source, self.target) if self.known.similarity is None else self.known.similarity
+
+    def computed(self) -> Known:
+        """What was asked for so far, or known before."""
+        return Known(*(vars(self).get(name, getattr(self.known, name)) for name in Known._fields))
 
     def overlap(self, dW: LowRank) -> float | None:
-        """<W_t - W_s, dW> / ||dW||_F^2: the share of the delta that the target has already; None for unequal shapes."""
+        """<W_t - W_s, dW> / ||dW||_F^2: the share of the delta that the target has already; None for unequal shapes.
+
+        Not finite where one of the weights is not.
+        """
         if not self.same_shape or not (norm := dW.norm()):
             return None
-        D = self.target.W - self.source.W
-        common = dW.scale * ((dW.up.to(D).mT @ D) * dW.down.to(D)).sum()
-        return common.item() / norm**2
+        W_s, W_t, dtype = self.source.stored, self.target.stored, self.target.dtype
+        up, rows = dW.up.to(dtype), max(1, CHUNK[W_t.device.type] // W_t.shape[1])
+        projected = up.new_zeros(dW.rank, W_t.shape[1])  # up^T (W_t - W_s)
+        for B, t, s in zip(*(torch.split(one, rows) for one in (up, W_t, W_s)), strict=True):
+            projected.addmm_(B.mT, t.to(dtype) - s.to(dtype))
+        return dW.scale * (projected.double() * dW.down).sum().item() / norm**2
 
 
 def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:
-    """float64 factors back to an adapter's float32 ones, with the scale of ``like``."""
+    """Factors in whatever precision as an adapter's float32 ones, with the scale of ``like``."""
     return LowRank(up.float(), down.float(), like.scale)

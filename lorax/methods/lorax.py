@@ -15,10 +15,10 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
     """
     if bases.whole:
         return dW, "copied, since the kept rank is the whole side"
-    B, A = dW.up.double(), dW.down.double()
-    U_t, V_t = bases.target.leading(bases.r)
     if bases.same_shape:
-        return from_factors(dW, U_t @ (U_t.mT @ B), (A @ V_t) @ V_t.mT), f"projected at rank {bases.r}"
+        up, down = bases.target.project(dW.up, bases.r, 0), bases.target.project(dW.down.mT, bases.r, 1)
+        return from_factors(dW, up, down.mT), f"projected at rank {bases.r}"
     U_s, V_s = aligned(*bases.source.leading(bases.r))
-    U_t, V_t = aligned(U_t, V_t)
-    return from_factors(dW, U_t @ (U_s.mT @ B), (A @ V_s) @ V_t.mT), f"carried by the least-squares map at rank {bases.r}"
+    U_t, V_t = aligned(*bases.target.leading(bases.r))
+    up, down = U_t @ (U_s.mT @ dW.up.double()), (dW.down.double() @ V_s) @ V_t.mT
+    return from_factors(dW, up, down), f"carried by the least-squares map at rank {bases.r}"

@@ -30,13 +30,12 @@ def move_with_cross_terms(dW: LowRank, bases: Bases) -> tuple[LowRank | None, st
 
 def _split(dW: LowRank, bases: Bases) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """B and A carried within the subspaces, and within the null spaces."""
-    (U_s, V_s), (U_t, V_t) = bases.source.leading(bases.r), bases.target.leading(bases.r)
-    B_p, B_0 = _carried(dW.up.double(), U_s, U_t)
-    A_p, A_0 = _carried(dW.down.double().mT, V_s, V_t)
+    B_p, B_0 = _carried(dW.up, bases, 0)
+    A_p, A_0 = _carried(dW.down.mT, bases, 1)
     return (B_p, B_0), (A_p.mT, A_0.mT)
 
 
-def _carried(X: torch.Tensor, Q_s: torch.Tensor, Q_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    inside = Q_s @ (Q_s.mT @ X)
+def _carried(X: torch.Tensor, bases: Bases, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    inside = bases.source.project(X, bases.r, side)
     outside = X - inside
-    return Q_t @ (Q_t.mT @ inside), outside - Q_t @ (Q_t.mT @ outside)
+    return bases.target.project(inside, bases.r, side), outside - bases.target.project(outside, bases.r, side)

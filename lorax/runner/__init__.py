@@ -100,7 +100,7 @@ class Runner:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
-                        weight, dW = self._weight(layer), opened.delta(name)
+                        weight, dW = self._weight(layer), opened.delta(name, self.base)
                         changed.append((layer, weight))
                         product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
                         weight += product.reshape(weight.shape).to(self.dtype)

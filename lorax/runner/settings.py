@@ -42,8 +42,11 @@ def settings_of(file: TensorFile, family: str) -> Settings:
     """Of a checkpoint of the family with this name.
 
     Reads ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` from the ``.yaml``, in ldm's or
-    sgm's format. Raises LoraxError if that is damaged, or if it or the checkpoint says that the model does not predict noise.
+    sgm's format. Raises LoraxError if that is damaged, or if it or the checkpoint says that the model does not predict noise,
+    or if the family is not drawn here.
     """
+    if family not in DEFAULTS:
+        raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
     settings, path = DEFAULTS[family], file.path.with_suffix(".yaml")
     if any(key == "v_pred" or key.startswith("edm_") for key in file.shapes):  # marks that trainers of such models leave
         raise LoraxError(f"{file.path}: {PREDICTS_VELOCITY}")

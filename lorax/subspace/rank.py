@@ -19,21 +19,27 @@ class RankRule:
     def __post_init__(self) -> None:
         self.of(torch.ones(4))
 
-    def of(self, S: torch.Tensor) -> int:
-        """The rank for singular values S (p,), sorted from large to small; between 1 and p."""
-        p = len(S)
+    def of_size(self, p: int) -> int | None:
+        """The rank among p singular values, between 1 and p; None where it depends on them."""
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", self.text):
             share = float(found[1]) / 100
             if 0 < share <= 1:
                 return max(1, min(p, round(share * p)))
-        elif found := re.fullmatch(r"energy:(0?\.\d+|1(?:\.0*)?)", self.text):
-            energy = S.double().square().cumsum(0)
-            if float(found[1]) > 0:
-                reached = energy >= float(found[1]) * energy[-1] * (1 - 1e-12)
-                return p - int(reached.sum().item()) + 1
         elif re.fullmatch(r"\d+", self.text) and int(self.text) > 0:
             return min(p, int(self.text))
-        raise LoraxError(f"rank {self.text!r}: expected a number such as 64, a share such as 25%, or energy:0.95.")
+        return None
+
+    def of(self, S: torch.Tensor) -> int:
+        """The rank for singular values S (p,), sorted from large to small; between 1 and p."""
+        p = len(S)
+        if (rank := self.of_size(p)) is not None:
+            return rank
+        found = re.fullmatch(r"energy:(0?\.\d+|1(?:\.0*)?)", self.text)
+        if found is None or float(found[1]) == 0:
+            raise LoraxError(f"rank {self.text!r}: expected a number such as 64, a share such as 25%, or energy:0.95.")
+        energy = S.double().square().cumsum(0)
+        reached = energy >= float(found[1]) * energy[-1] * (1 - 1e-12)
+        return p - int(reached.sum().item()) + 1
 
 
 QUARTER = RankRule("25%")

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from lorax.subspace.spectral import Decomposition
+
 
 def aligned(U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Flip pairs (u_i, v_i) such that the entry of u_i that is largest in magnitude is positive."""
     rows = U.abs().argmax(0, keepdim=True)
     sign = torch.where(U.gather(0, rows) < 0, -1.0, 1.0).to(U)
     return U * sign, V * sign
+
+
+def basis(of: Decomposition, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """U~ (m, r) and V~ (n, r) that a LoRA-X adapter is trained in: float64, such that they can be computed again elsewhere."""
+    return aligned(*of.leading(r))

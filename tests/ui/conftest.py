@@ -21,7 +21,9 @@ SHOTS = Path(os.environ.get("LORAX_SCREENSHOTS", ".screenshots"))
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: python dev.py ui")
     with playwright.sync_playwright() as driver:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")  # else the one that playwright has installed
+        chromium = shutil.which("chromium") or shutil.which("google-chrome") or driver.chromium.executable_path
+        if not Path(chromium).exists():
+            pytest.skip("needs the system's Chromium, or playwright's: playwright install chromium")
         opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened
         opened.close()

@@ -94,7 +94,7 @@ def test_a_cache_folder_that_cannot_be_is_refused(double: Double, host: Any, tmp
     (tmp_path / "file").write_bytes(b"")
     options = double.modules["shared"].opts
     options.data["lorax_cache_folder"] = str(tmp_path / "file" / "inside")
-    with pytest.raises(LoraxError, match="cannot hold the cache"):
+    with pytest.warns(UserWarning, match="Choose another folder"), pytest.raises(LoraxError, match="cannot hold the cache"):
         options.data_labels["lorax_cache_folder"].onchange()
 
 

@@ -62,7 +62,7 @@ def test_a_lorax_file(server: str, models: Path) -> None:
     assert job["results"][0]["written"] == "contrast-base-lorax.safetensors"
     assert "fits itself" in job["results"][0]["note"]
     found = {adapter["name"]: adapter["format"] for adapter in call(server, "adapters")}
-    assert found["Lora/contrast-base"] == "LoRA"
+    assert (found["Lora/contrast-base"], found["Lora/contrast-base-lorax"]) == ("LoRA", "LoRA-X")
 
 
 def test_analyse(server: str, models: Path) -> None:
@@ -99,6 +99,13 @@ def test_refusals(server: str, change: dict, code: int, words: str) -> None:
     found = refused(server, "transfer", MOVE | change)
     assert found[0] == code
     assert words in found[1]
+
+
+def test_files_that_cannot_be_used_end_the_job_with_the_reason(server: str, models: Path) -> None:
+    (models / "Lora" / "contrast-base.safetensors").write_bytes(b"no tensors")
+    job = finished(server, call(server, "transfer", MOVE))
+    assert job["state"] == "failed"
+    assert "not a whole safetensors file" in job["error"]
 
 
 def test_unknown_job(server: str) -> None:

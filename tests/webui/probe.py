@@ -1,14 +1,21 @@
 """Runs inside the WebUI, whose API does not carry the messages in a picture's output and cannot reload the UI.
 
-It also has the host take the bundled models' configuration for SD 1.x's, so that checkpoints without their own share it.
+It also has the host take the small models' configurations for those of SD 1.x and SDXL, so that checkpoints without their own
+share them. If weights are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU
+computes in single precision only.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from modules import script_callbacks, scripts, sd_models_config, shared
+import open_clip
+import torch
+from modules import devices, script_callbacks, scripts, sd_models_config, shared
 from modules.paths_internal import data_path
 
 sd_models_config.config_default = str(Path(data_path) / "v1-inference.yaml")
+sd_models_config.config_sdxl = str(Path(data_path) / "sd_xl_base.yaml")
+open_clip.add_model_config(Path(data_path) / "open_clip")
 
 
 class Probe(scripts.Script):
@@ -35,3 +42,18 @@ def add_routes(demo, app):
 
 
 script_callbacks.on_app_started(add_routes)
+
+
+def keep_single(model):
+    """What the host does not cast, of OpenCLIP."""
+    for embedder in getattr(getattr(model, "conditioner", None), "embedders", ()):
+        for module in embedder.modules() if "OpenCLIP" in type(embedder).__name__ else ():
+            if not isinstance(module, (torch.nn.Linear, torch.nn.MultiheadAttention)):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.float()
+
+
+if not shared.cmd_opts.no_half:
+    devices.dtype = torch.float32  # of a LoRA's factors
+    devices.autocast = lambda disable=False: nullcontext() if disable else devices.manual_cast(torch.float32)
+    script_callbacks.on_model_loaded(keep_single)

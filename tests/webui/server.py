@@ -17,14 +17,19 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lorax.demo import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
+INSTALLATION = Path(os.environ.get("LORAX_WEBUI_DIR", ""))
+needs_webui = pytest.mark.skipif(
+    Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run"
+)
 STARTED, PATIENCE = "Startup time", 600
 FLAGS = (
-    "--skip-torch-cuda-test --skip-prepare-environment --use-cpu all --no-half --no-half-vae --no-download-sd-model --api "
+    "--skip-torch-cuda-test --skip-prepare-environment --use-cpu all --no-half-vae --no-download-sd-model --api "
     "--disable-console-progressbars --server-name 127.0.0.1"
 )
 PICTURE = {"prompt": "cat face", "seed": 7, "steps": 3, "width": 64, "height": 64, "cfg_scale": 3.0, "sampler_name": "DDIM"}
@@ -36,7 +41,7 @@ class WebUI:
     ``base`` and ``finetune`` share a configuration, as checkpoints of a family do: the host switches between them in place.
     """
 
-    def __init__(self, installation: Path, data: Path, *flags: str) -> None:
+    def __init__(self, installation: Path, data: Path, *flags: str, half: bool = False) -> None:
         self.data, self.checkpoints, self.loras = data, data / "models" / "Stable-diffusion", data / "models" / "Lora"
         self.log = data / "log.txt"
         bundle.unpack(self.checkpoints)
@@ -47,15 +52,16 @@ class WebUI:
         (data / "extensions" / "lorax").symlink_to(ROOT)
         (data / "extensions" / "probe" / "scripts").mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("probe.py"), data / "extensions" / "probe" / "scripts")
-        (data / "config.json").write_text(
-            json.dumps({"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False})
-        )
+        preview = {"show_progress_type": "Approx cheap"}  # the other kinds have a model downloaded
+        known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False}
+        (data / "config.json").write_text(json.dumps(known | preview))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         python = installation / "venv" / "bin" / "python"
         self._command = [python, "launch.py", *FLAGS.split(), "--port", str(self._port)]
-        self._command += ["--data-dir", data, *flags]
+        # A CPU computes in single precision only; ``probe.py`` has it do so with weights in half precision.
+        self._command += ["--data-dir", data, *(["--precision", "full"] if half else ["--no-half"]), *flags]
         self._installation = installation
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 

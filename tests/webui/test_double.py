@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 
 from lorax.demo.bundle import unpack
 from tests.ui import double
+from tests.webui.server import INSTALLATION, needs_webui
 
-INSTALLATION = Path(os.environ.get("LORAX_WEBUI_DIR", ""))
-pytestmark = pytest.mark.skipif(Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: no WebUI to compare with")
+pytestmark = needs_webui
 
 CLASSES = {
     double.CheckpointInfo: "modules/sd_models.py",

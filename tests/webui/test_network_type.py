@@ -7,86 +7,19 @@ with the plain LoRAs ``x-base``, ``x-finetune`` and ``x-pruned``, which are save
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
-from lorax.demo import bundle
-from lorax.formats import open_adapter, writer
-from lorax.formats.lorax_writer import save_lorax
-from lorax.options import Options
-from lorax.transfer import plan, run
 from tests import builders
-from tests.webui.server import Drawn, WebUI
+from tests.webui.drawing import OTHER, SAME, SD1, STYLE, make, same
+from tests.webui.server import INSTALLATION, WebUI, needs_webui
 
-INSTALLATION = os.environ.get("LORAX_WEBUI_DIR", "")
-pytestmark = pytest.mark.skipif(not INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run")
-
-CHECKPOINTS = (bundle.BASE, bundle.FINETUNE, bundle.PRUNED)
-STYLE = bundle.BUNDLE / "loras" / f"{bundle.STYLE}-base.safetensors"
-# A method whose result is far from the plain copy by name, so that the two are told apart.
-OPTIONS = Options("lorax", rank="30%", threshold=0.0)
-SAME, OTHER = 1, 8  # grey levels: the same picture, and another one
+pytestmark = needs_webui
 
 
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    webui = WebUI(Path(INSTALLATION), tmp_path_factory.mktemp("webui"), "--nowebui")
-    make(webui, STYLE, "x", OPTIONS)
-    make(webui, noise(webui.data / "noise.safetensors"), "y", OPTIONS)
-    with webui:
-        yield webui
-
-
-@pytest.fixture(autouse=True)
-def as_it_was(request: pytest.FixtureRequest) -> None:
-    """Each test begins with the base loaded and no network applied."""
-    if "webui" in request.fixturenames:
-        webui = request.getfixturevalue("webui")
-        webui.load("base")
-        webui.draw(steps=1)
-
-
-def make(webui: WebUI, lora: Path, name: str, options: Options) -> None:
-    """The LoRA-X file, and the plain LoRAs that a transfer from it writes. On its own source it is the LoRA itself."""
-    bases = {checkpoint: open_checkpoint(webui.checkpoints / f"{checkpoint}.safetensors") for checkpoint in CHECKPOINTS}
-    base, file = bases[bundle.BASE], webui.loras / f"{name}.safetensors"
-    save_lorax(plan(open_adapter(lora), base, base, options), file)
-    shutil.copy(lora, webui.loras / f"{name}-base.safetensors")
-    for checkpoint in CHECKPOINTS[1:]:
-        planned = plan(open_adapter(file), base, bases[checkpoint], options)
-        writer.write(planned, run(planned), webui.loras / f"{name}-{checkpoint}.safetensors")
-
-
-def noise(path: Path) -> Path:
-    """Another LoRA: that of the style with random factors of the same sizes."""
-    made = torch.Generator().manual_seed(3)
-    tensors = load_file(STYLE)
-    for key, value in tensors.items():
-        if not key.endswith("alpha"):
-            tensors[key] = torch.randn(value.shape, generator=made).to(value) * value.float().std()
-    save_file(tensors, path, {"ss_output_name": "y-base"})
-    return path
-
-
-def same(webui: WebUI, checkpoint: str, tags: str, **more: object) -> Drawn:
-    """Draw with LoRA-X files and with plain LoRAs, in that order; ``{}`` in ``tags`` is where their names differ."""
-    fitted = webui.draw(tags.replace("{}", ""), **more)
-    plain = webui.draw(tags.replace("{}", f"-{checkpoint}"), **more)
-    assert not fitted.messages
-    assert fitted.distance(plain) <= SAME
-    assert fitted.distance(webui.draw(**more)) >= OTHER
-    return fitted
-
-
-@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+@pytest.mark.parametrize("checkpoint", SD1)
 def test_one_network(webui: WebUI, checkpoint: str) -> None:
     webui.load(checkpoint)
     same(webui, checkpoint, "<lora:x{}:1>")
@@ -190,98 +123,6 @@ def test_batch(webui: WebUI) -> None:
     assert len(same(webui, "pruned", "<lora:x{}:1>", batch_size=2, n_iter=2).pictures) >= 4
 
 
-def message(webui: WebUI, tags: str) -> str:
-    """Of a network that is not applied: the picture is the one without it, and the output says why."""
-    drawn = webui.draw(tags)
-    assert drawn.distance(webui.draw()) == 0
-    return drawn.messages
-
-
-@pytest.mark.parametrize(
-    ("metadata", "words"),
-    [
-        ({"lorax_format": "9"}, "a LoRA-X file of format 9; this version reads up to format 1. Update the extension."),
-        ({"lorax_family": "sdxl"}, "made for Stable Diffusion XL, but"),
-        ({"lorax_format": None}, "the header of this LoRA-X file is damaged"),
-        ({"lorax_settings": None}, "the header of this LoRA-X file is damaged"),
-    ],
-    ids=["newer", "family", "no format", "no settings"],
-)
-def test_a_file_that_cannot_be_applied_says_why(webui: WebUI, metadata: dict[str, str | None], words: str) -> None:
-    header = {
-        key: value for key, value in (builders.header(webui.loras / "x.safetensors") | metadata).items() if value is not None
-    }
-    save_file(load_file(webui.loras / "x.safetensors"), webui.loras / "odd.safetensors", header)
-    for _ in range(2):  # also when the host has it in memory
-        assert words in message(webui, "<lora:odd:1>")
-    both = webui.draw("<lora:odd:1><lora:y:1>")  # the other networks are applied
-    assert words in both.messages
-    assert both.distance(webui.draw("<lora:y-base:1>")) <= SAME
-
-
-@pytest.mark.parametrize("limit", [0, 4])
-def test_switching_to_another_family_and_back(webui: WebUI, limit: int) -> None:
-    """What tells the other family from SD 1.x here is a linear projection. Its layers have the same names."""
-    state = load_file(webui.checkpoints / "base.safetensors")
-    for key in state:
-        if re.fullmatch(r"model\.diffusion_model\..*\.proj_(in|out)\.weight", key):
-            state[key] = state[key].flatten(1)
-    save_file(state, webui.checkpoints / "other.safetensors")
-    config = (webui.data / "v1-inference.yaml").read_text().replace("legacy:", "use_linear_in_transformer: true\n        legacy:")
-    (webui.checkpoints / "other.yaml").write_text(config)
-    webui.call("sdapi/v1/refresh-checkpoints", {})
-    webui.options(lora_in_memory_limit=limit)
-    try:
-        for _ in range(2):
-            webui.load("other")
-            assert "made for Stable Diffusion 1.x, but" in message(webui, "<lora:x:1>")
-            webui.load("finetune")
-            same(webui, "finetune", "<lora:x{}:1>")
-    finally:
-        webui.options(lora_in_memory_limit=0)
-
-
-def test_interrupting_the_fit(webui: WebUI) -> None:
-    """Progress is shown, Interrupt ends it, and the next prompt fits the file from the start."""
-    webui.load("finetune")
-    file = webui.loras / "slow.safetensors"
-    with ThreadPoolExecutor() as pool:
-        for attempt in range(20):  # the bundled models are small: the fit may be over before the request arrives
-            save_file(load_file(webui.loras / "x.safetensors"), file, builders.header(file.with_stem("x")) | {"n": str(attempt)})
-            drawn = pool.submit(webui.draw, "<lora:slow:1>")
-            while not drawn.done():
-                if "LoRA-X: fitting slow, layer " in (webui.call("sdapi/v1/progress")["textinfo"] or ""):
-                    webui.call("sdapi/v1/interrupt", {})
-                    break
-            if "not applied: interrupted" in drawn.result().messages:
-                break
-        else:
-            pytest.fail("no fit was interrupted")
-    fitted = webui.draw("<lora:slow:1>")
-    assert not fitted.messages
-    assert fitted.distance(webui.draw("<lora:x-finetune:1>")) <= SAME
-
-
-def test_a_missing_source_is_named_and_used_as_soon_as_it_is_there(webui: WebUI) -> None:
-    file = webui.loras / "orphan.safetensors"
-    shutil.copy(webui.loras / "x.safetensors", file)
-    save_file(load_file(file), file, builders.header(file) | {"lorax_version": "another"})  # not in the cache
-    webui.load("finetune")
-    source = webui.checkpoints / "base.safetensors"
-    source.rename(webui.data / "base.safetensors")
-    webui.call("sdapi/v1/refresh-checkpoints", {})
-    try:
-        by_name = webui.draw("<lora:orphan:1>")
-        assert "applied by name, since base.safetensors" in by_name.messages
-    finally:
-        (webui.data / "base.safetensors").rename(source)
-        webui.call("sdapi/v1/refresh-checkpoints", {})
-    fitted = webui.draw("<lora:orphan:1>")
-    assert not fitted.messages
-    assert by_name.distance(webui.draw("<lora:x-base:1>")) <= SAME
-    assert fitted.distance(webui.draw("<lora:x-finetune:1>")) <= SAME
-
-
 def test_infotext_round_trip(webui: WebUI) -> None:
     webui.load("finetune")
     drawn = webui.draw("<lora:x:0.8>")
@@ -294,8 +135,8 @@ def test_infotext_round_trip(webui: WebUI) -> None:
 
 def test_reload_ui(tmp_path: Path) -> None:
     """Scripts are loaded again, while networks and what they are applied to stay."""
-    webui = WebUI(Path(INSTALLATION), tmp_path)
-    make(webui, STYLE, "x", OPTIONS)
+    webui = WebUI(INSTALLATION, tmp_path)
+    make(webui, STYLE, "x", SD1)
     with webui:
         webui.load("finetune")
         before = webui.draw("<lora:x:1>")

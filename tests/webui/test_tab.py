@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -22,10 +21,9 @@ from PIL import Image
 
 from lorax.demo import bundle
 from tests.ui.conftest import SHOTS, browser, pick  # noqa: F401  (browser is a fixture)
-from tests.webui.server import WebUI
+from tests.webui.server import INSTALLATION, WebUI, needs_webui
 
-INSTALLATION = os.environ.get("LORAX_WEBUI_DIR", "")
-pytestmark = pytest.mark.skipif(not INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run")
+pytestmark = needs_webui
 
 LORA = "contrast-base"
 # Between the buttons and the status line: the host's own style would have it cover the head of the tab.
@@ -41,7 +39,7 @@ class Page(WebUI):
     """A WebUI with its page, which may ask for a password."""
 
     def __init__(self, data: Path, *flags: str, api: bool = True, **config: Any) -> None:
-        super().__init__(Path(INSTALLATION), data, *flags)
+        super().__init__(INSTALLATION, data, *flags)
         if not api:
             self._command.remove("--api")
         shutil.copytree(bundle.BUNDLE / "loras", self.loras, dirs_exist_ok=True)

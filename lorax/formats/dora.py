@@ -1,0 +1,36 @@
+"""DoRA (arXiv 2402.09353): beside an adapter of another format, the length of each of the changed weight's rows or columns.
+
+Kohya's and LyCORIS' ``dora_scale`` is read as A1111 reads it, and PEFT's ``lora_magnitude_vector`` as PEFT does.
+"""
+
+from __future__ import annotations
+
+from lorax.adapter import LowRank
+from lorax.errors import LoraxError
+from lorax.formats.parts import Layer
+
+SCALE, MAGNITUDE = "dora_scale", "lora_magnitude_vector"
+SUFFIXES = {".dora_scale": SCALE, ".lora_magnitude_vector": MAGNITUDE, ".lora_magnitude_vector.weight": MAGNITUDE}
+
+
+def decomposed(layer: Layer, delta: LowRank) -> LowRank:
+    """m (W + dW) / ||W + dW|| - W, of any rank, where ``delta`` is dW.
+
+    The norm is that of each input, over outputs and kernel, whatever the shape of ``dora_scale`` (A1111, network.py); of PEFT's
+    magnitudes it is that of each output (PEFT, lora/dora.py).
+    """
+    W = layer.weight().double()
+    changed = W + (delta.scale * (delta.up.double() @ delta.down.double())).reshape(W.shape)
+    if MAGNITUDE in layer.tensors:
+        m, sides = layer.tensors[MAGNITUDE].reshape(-1, *(1 for _ in W.shape[1:])), [0]
+    else:
+        m, sides = layer.tensors[SCALE], [0, 1]
+    allowed = [tuple(W.shape[side] if axis == side else 1 for axis in range(W.dim())) for side in sides]
+    if tuple(m.shape) not in allowed:
+        raise LoraxError(
+            f"{layer.where}: the lengths of DoRA have the shape {tuple(m.shape)}; expected {' or '.join(map(str, allowed))} for "
+            f"the base's weight of shape {tuple(W.shape)}. Choose as source the base that the adapter was trained on."
+        )
+    norm = changed.flatten(1).norm(dim=1) if MAGNITUDE in layer.tensors else changed.transpose(0, 1).flatten(1).norm(dim=1)
+    shape = (-1, *(1 for _ in W.shape[1:])) if MAGNITUDE in layer.tensors else (1, -1, *(1 for _ in W.shape[2:]))
+    return LowRank.of((changed * (m.double() / norm.reshape(shape)) - W).float().flatten(1))

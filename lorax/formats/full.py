@@ -1,0 +1,31 @@
+"""Full: the difference of the weights itself, as LyCORIS' ``full`` and extractors without a rank write it."""
+
+from __future__ import annotations
+
+import math
+
+from lorax.adapter import LowRank
+from lorax.formats import parts
+from lorax.formats.parts import Layer, Shapes
+
+TITLE = "full"
+ON_BASE = False
+DIFF = "diff"
+SUFFIXES = {".diff": DIFF}
+
+
+def check(where: str, shapes: Shapes) -> None:
+    if len(shapes[DIFF]) not in (2, 4) or 0 in shapes[DIFF]:
+        raise parts.fail(where, shapes, "2 or 4 dimensions")
+
+
+def shape(shapes: Shapes) -> tuple[int, int]:
+    return shapes[DIFF][0], math.prod(shapes[DIFF][1:])
+
+
+def rank(shapes: Shapes) -> None:
+    return None
+
+
+def decode(layer: Layer) -> LowRank:
+    return LowRank.of(layer.tensors[DIFF].flatten(1), layer.scale(None))

@@ -1,0 +1,67 @@
+"""GLoRA (arXiv 2306.07967) as LyCORIS has it: a low-rank matrix, and another one applied to the base's weight.
+
+LyCORIS swapped the roles of the factors once. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.formats import parts
+from lorax.formats.parts import Layer, Shapes
+
+TITLE = "GLoRA"
+ON_BASE = True
+PARTS = ("a1", "a2", "b1", "b2")
+SUFFIXES = {f".{part}.weight": part for part in PARTS}
+
+
+def check(where: str, shapes: Shapes) -> None:
+    parts.require(where, shapes, *PARTS)
+    if any(len(shapes[part]) not in (2, 4) or 0 in shapes[part] for part in PARTS) or not _fits(shapes):
+        expected = (
+            "a1 (n, r), a2 (r, n), b1 (m, r) and b2 (r, n[, kh, kw]), or the old a1 (r, n), a2 (n, r), b1 (r, n) and b2 (m, r)"
+        )
+        raise parts.fail(where, shapes, expected)
+
+
+def _fits(shapes: Shapes) -> bool:
+    a_up, a_down, b_up, b_down = (shapes[part] for part in _factors(shapes))
+    flat = all(size == 1 for shape in (a_up, a_down, b_up) for size in shape[2:])
+    return flat and a_up[1] == a_down[0] == b_up[1] == b_down[0] and a_up[0] == a_down[1] == b_down[1]
+
+
+def _is_old(shapes: Shapes) -> bool:
+    """A rank is no larger than a side; where it is as large, hosts take the old layout."""
+    return shapes["a1"][0] <= shapes["a1"][1]
+
+
+def _factors(shapes: Shapes) -> tuple[str, str, str, str]:
+    """Which part is a's up, a's down, b's up and b's down."""
+    return ("a2", "a1", "b2", "b1") if _is_old(shapes) else ("a1", "a2", "b1", "b2")
+
+
+def shape(shapes: Shapes) -> tuple[int, int]:
+    *_, up, down = _factors(shapes)
+    return shapes[up][0], torch.Size(shapes[down][1:]).numel()
+
+
+def rank(shapes: Shapes) -> int:
+    return shapes[_factors(shapes)[1]][0]
+
+
+def decode(layer: Layer) -> LowRank:
+    """[b_up, W a_up] [b_down; a_down], the second pair for each place in the kernel by itself.
+
+    A1111 reads the old layout only, and takes no notice of its alpha.
+    """
+    shapes = layer.shapes
+    a_up, a_down, b_up, b_down = (layer.tensors[part].flatten(1) for part in _factors(shapes))
+    W = layer.weight()
+    W = W.reshape(*W.shape[:2], -1)
+    places = torch.eye(W.shape[2])
+    up = torch.cat([b_up, torch.einsum("oix,ij->ojx", W, a_up).flatten(1)], 1)
+    down = torch.cat([b_down, torch.einsum("ji,xy->jxiy", a_down, places).flatten(2).flatten(0, 1)])
+    scale = 1.0 if _is_old(shapes) else layer.scale(len(a_down))
+    return LowRank(up, down, scale) if up.shape[1] < min(len(up), down.shape[1]) else LowRank.of(up @ down, scale)

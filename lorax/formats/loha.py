@@ -1,0 +1,61 @@
+"""LoHa (FedPara, arXiv 2108.06098): the elementwise product of two low-rank matrices, each perhaps a Tucker decomposition."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.formats import parts
+from lorax.formats.parts import Layer, Shapes
+
+TITLE = "LoHa"
+ON_BASE = False
+HALVES = (("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
+SUFFIXES = {f".{part}": part for half in HALVES for part in half}
+
+
+def check(where: str, shapes: Shapes) -> None:
+    parts.require(where, shapes, *(part for a, b, _ in HALVES for part in (a, b)))
+    expected = "w_a (m, r) and w_b (r, n) of both halves, or with t (r, r, kh, kw) w_a (r, m) and w_b (r, n)"
+    for a, b, t in HALVES:
+        up, down, mid = shapes[a], shapes[b], shapes.get(t)
+        fits = len(up) == len(down) == 2 and 0 not in up + down
+        fits = fits and (mid[:2] == (up[0], down[0]) if mid and len(mid) == 4 else mid is None and up[1] == down[0])
+        if not fits:
+            raise parts.fail(where, shapes, expected)
+    if _shape(shapes, 0) != _shape(shapes, 1):
+        raise parts.fail(where, shapes, expected)
+
+
+def shape(shapes: Shapes) -> tuple[int, int]:
+    return _shape(shapes, 0)
+
+
+def rank(shapes: Shapes) -> int:
+    return shapes["hada_w1_b"][0]
+
+
+def decode(layer: Layer) -> LowRank:
+    """(B1 A1) * (B2 A2) is of rank r^2: its factors are the products of each pair of columns, and of each pair of rows.
+
+    That is the Khatri-Rao product of the factors. Where it is no smaller than the matrix, the matrix is formed.
+    """
+    (up_1, down_1), (up_2, down_2) = (_factors(layer, *half) for half in HALVES)
+    scale = layer.scale(len(layer.tensors["hada_w1_b"]))
+    if len(down_1) * len(down_2) >= min(len(up_1), down_1.shape[1]):
+        return LowRank.of((up_1 @ down_1) * (up_2 @ down_2), scale)
+    up = (up_1[:, :, None] * up_2[:, None]).flatten(1)
+    return LowRank(up, (down_1[:, None] * down_2[None]).flatten(0, 1), scale)
+
+
+def _factors(layer: Layer, a: str, b: str, t: str) -> tuple[torch.Tensor, torch.Tensor]:
+    up, down = layer.tensors[a], layer.tensors[b]
+    return parts.fold(up.mT, layer.tensors[t], down) if t in layer.tensors else (up, down)
+
+
+def _shape(shapes: Shapes, half: int) -> tuple[int, int]:
+    a, b, t = HALVES[half]
+    kernel = shapes.get(t, ())[2:]
+    return shapes[a][1 if kernel else 0], shapes[b][1] * math.prod(kernel)

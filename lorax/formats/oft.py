@@ -1,0 +1,76 @@
+"""OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243) of kohya and LyCORIS: the base's weight, its outputs rotated in blocks.
+
+``oft_blocks`` of three dimensions (blocks, b, b) are OFT's, of four (steps, blocks, b, b) BOFT's; both hold what Cayley's
+transform makes a rotation R of. LyCORIS' old ``oft_diag`` holds R itself. ``alpha`` is not a scale here but the constraint.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.formats import parts
+from lorax.formats.parts import ALPHA, Layer, Shapes
+
+TITLE = "OFT"
+ON_BASE = True
+BLOCKS, ROTATIONS, RESCALE = "oft_blocks", "oft_diag", "rescale"
+SUFFIXES = {f".{part}": part for part in (BLOCKS, ROTATIONS, RESCALE)}
+TINY = 1e-8
+
+
+def check(where: str, shapes: Shapes) -> None:
+    if ROTATIONS not in shapes:
+        parts.require(where, shapes, BLOCKS)
+    blocks = shapes.get(BLOCKS) or shapes[ROTATIONS]
+    fits = len(blocks) == 3 or (len(blocks) == 4 and BLOCKS in shapes and blocks[2] % 2 == 0)
+    if not fits or blocks[-1] != blocks[-2] or 0 in blocks or math.prod(shapes.get(RESCALE, blocks[-3:-1])) != shape(shapes)[0]:
+        raise parts.fail(where, shapes, "blocks (k, b, b), or (steps, k, b, b) with an even b, and a rescale of k * b values")
+
+
+def is_butterfly(shapes: Shapes) -> bool:
+    """Whether it is BOFT."""
+    return len(shapes.get(BLOCKS, ())) == 4
+
+
+def shape(shapes: Shapes) -> tuple[int, None]:
+    return math.prod((shapes.get(BLOCKS) or shapes[ROTATIONS])[-3:-1]), None
+
+
+def rank(shapes: Shapes) -> None:
+    return None
+
+
+def decode(layer: Layer) -> LowRank:
+    """dW = (R^T - 1) W, of any rank, as A1111 computes it (network_oft.py), with its constraint of alpha times the outputs."""
+    W = layer.weight().double().flatten(1)
+    R = _rotations(layer, len(W))
+    rotated = _butterfly(R, W) if R.dim() == 4 else torch.einsum("knm,kni->kmi", R, W.reshape(*R.shape[:2], -1)).flatten(0, 1)
+    if RESCALE in layer.tensors:
+        rotated = rotated * layer.tensors[RESCALE].double().reshape(-1, 1)
+    return LowRank.of((rotated - W).float())
+
+
+def _rotations(layer: Layer, outputs: int) -> torch.Tensor:
+    """R = (1 + Q) (1 - Q)^-1 of the skew-symmetric Q, whose norm over all blocks the constraint bounds; 0 bounds nothing."""
+    if ROTATIONS in layer.tensors:
+        return layer.tensors[ROTATIONS].double()
+    Q = layer.tensors[BLOCKS].double()
+    Q = Q - Q.mT
+    if constraint := outputs * (layer.tensors[ALPHA].item() if ALPHA in layer.tensors else 0.0):
+        Q = Q * ((Q.norm().clamp(max=constraint) + TINY) / (Q.norm() + TINY))
+    one = torch.eye(Q.shape[-1], dtype=Q.dtype)
+    return (one + Q) @ torch.linalg.inv(one - Q)  # 1 - Q has an inverse, as a skew-symmetric Q has no real eigenvalues but 0
+
+
+def _butterfly(R: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """Step i rotates blocks whose members are 2^i * b / 2 apart (BOFT, equation 5)."""
+    steps, _, b, _ = R.shape
+    for i in range(steps):
+        k = 2**i * b // 2
+        W = W.reshape(-1, 2, k, W.shape[-1]).transpose(1, 2).reshape(-1, b, W.shape[-1])
+        W = torch.einsum("kij,kjx->kix", R[i], W)
+        W = W.reshape(-1, k, 2, W.shape[-1]).transpose(1, 2).flatten(0, 2)
+    return W

@@ -1,0 +1,169 @@
+"""One pass over two bases: every pair of layers that adapters touch is read once, and moved through the method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorax.adapter import LowRank
+from lorax.cache import Cache
+from lorax.methods import METHODS, Bases, kept
+from lorax.report import LayerRecord
+from lorax.subspace import SMALL, Decomposition, RankRule
+
+if TYPE_CHECKING:
+    from lorax.transfer import Plan
+
+Use = tuple[int, str]  # number of the plan among those of the pass, name of the layer in its adapter
+Task = tuple[Use, ...]  # all that touch the same pair of the bases' layers
+Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None where there is no pair
+End = tuple[LayerRecord, LowRank | None]
+SAMPLE = 5  # large layers that are measured, where a sample is enough
+
+
+class Pass:
+    """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need."""
+
+    def __init__(self, plans: Sequence[Plan], cache: Cache | None) -> None:
+        self.plans, self.samples = plans, [sample(plan) for plan in plans]
+        self._cache = cache if METHODS[plans[0].options.method].gated else None  # the others measure too little to look it up
+        self._written = 0  # bytes, into the cache
+        self.ended: list[dict[str, End]] = [{} for _ in plans]
+
+    def tasks(self, sampled: bool) -> list[Task]:
+        """Of the layers that are in the samples, or of the others."""
+        groups: dict[tuple, list[Use]] = {}
+        for number, plan in enumerate(self.plans):
+            for name, found in plan.pairs.items():
+                if (name in self.samples[number]) is sampled:
+                    key = (found.source, found.target) if found and found.target else (number, name, None)
+                    groups.setdefault(key, []).append((number, name))
+        return [tuple(group) for group in groups.values()]
+
+    def size(self, task: Task) -> int:
+        """Bytes: weights as stored, in float32 and at worst one in float64, and eigenvectors with what finding them takes."""
+        if (found := self._pair(task)) is None:
+            return 0
+        plan, (source, target) = self.plans[task[0][0]], found
+        shapes = plan.source.matrix(source), plan.target.matrix(target)
+        return sum(8 * m * n + 32 * min(m, n) ** 2 for m, n in shapes)
+
+    def load(self, task: Task, device: torch.device) -> Weights:
+        if (found := self._pair(task)) is None:
+            return None
+        plan, (source, target) = self.plans[task[0][0]], found
+        W_s = _on(plan.source.unconverted(source), device)
+        return W_s, W_s if plan.source is plan.target else _on(plan.target.unconverted(target), device)
+
+    def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
+        if weights is None:
+            return [(use, self._unmatched(use)) for use in task]
+        device = weights[1].device
+        deltas = {use: self._delta(use, device).to(device) for use in task}
+        rules = {use: _rule(self.plans[use[0]], dW) for use, dW in deltas.items()}
+        source = Decomposition(weights[0])
+        target = source if weights[1] is weights[0] else Decomposition(weights[1])
+        ends = []
+        for rule in dict.fromkeys(rules.values()):
+            of_rule = [use for use in task if rules[use] == rule]
+            with self._kept(Bases(source, target, rule)) as bases:
+                ends += [(use, self._move(use, deltas[use], bases)) for use in of_rule]
+        return ends
+
+    @contextmanager
+    def _kept(self, bases: Bases) -> Iterator[Bases]:
+        """With what was kept of them; what is found of them is kept."""
+        if self._cache is None or bases.target.p <= SMALL:
+            yield bases
+            return
+        key = kept.key(bases)
+        try:
+            if (entry := self._cache.get(key)) is not None:
+                bases = kept.from_entry(entry, bases)
+        except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
+            pass
+        yield bases
+        found = kept.to_entry(bases)
+        if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
+            self._written += found.size
+            self._cache.put(key, found)
+
+    def _delta(self, use: Use, device: torch.device | str) -> LowRank:
+        number, name = use
+        return self.plans[number].adapter.delta(name, self.plans[number].source, device)
+
+    def _pair(self, task: Task) -> tuple[str, str] | None:
+        number, name = task[0]
+        found = self.plans[number].pairs[name]
+        return (found.source, found.target) if found and found.target else None
+
+    def _unmatched(self, use: Use) -> End:
+        number, name = use
+        plan, found = self.plans[number], self.plans[number].pairs[name]
+        reason = found.reason if found else "the source has no such layer"
+        known = found is not None or not plan.adapter.is_on_base(name)
+        norm = self._delta(use, "cpu").norm() if known else 0.0
+        return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None
+
+    def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
+        number, name = use
+        plan, measured = self.plans[number], name in self.samples[number]
+        found = plan.pairs[name]
+        assert found is not None
+        method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
+        gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
+        similarity = bases.similarity if gated or measured else None
+        record = LayerRecord(
+            name,
+            "skipped",
+            "",
+            norm,
+            source=found.source,
+            target=found.target,
+            pairing=found.reason,
+            similarity=similarity,
+            overlap=bases.overlap(dW),
+        )
+        if gated and similarity is not None and similarity < options.threshold:
+            return record.ended("skipped", f"similarity {similarity:.2f} is below the threshold {options.threshold:g}"), None
+        move = method.settled if method.settled and not measured and self._settled(number) else method.move
+        moved, how = move(dW, bases)
+        if moved is None:
+            return record.ended("skipped", how), None
+        if gated and similarity is None:
+            how += "; similarity is undefined for unequal shapes, so not gated"
+        kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+        moved, error = moved.compressed(plan.limit(name))
+        known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
+        return record.ended("transferred", how, **known), moved.to("cpu")
+
+    def _settled(self, number: int) -> bool:
+        """Whether none of the layers that were measured was projected."""
+        known = [self.ended[number].get(name) for name in self.samples[number]]
+        return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
+
+
+def sample(plan: Plan) -> frozenset[str]:
+    """Layers of which similarity and, by ``auto``, the kept share are measured whether or not the method needs them of each.
+
+    All small ones; and some of the large ones that cost least, of the component by which bases are judged.
+    """
+    shapes = {name: plan.target.matrix(found.target) for name, found in plan.pairs.items() if found and found.target}
+    small = {name for name, shape in shapes.items() if min(shape) <= SMALL}
+    sizes = {name: math.prod(shapes[name]) for name in shapes if name not in small and plan.is_judged(name)}
+    cheap = [name for name, size in sizes.items() if size == min(sizes.values())]
+    return frozenset(small.union(cheap[:: max(1, -(-len(cheap) // SAMPLE))]))
+
+
+def _rule(plan: Plan, dW: LowRank) -> RankRule:
+    """The kept rank. An adapter that was trained in the source's leading subspace would lose something where less is kept."""
+    own = plan.options.rank == "auto" and plan.adapter.in_subspace
+    return RankRule(str(dW.rank)) if own else plan.options.rule
+
+
+def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return weight.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else weight

@@ -1,0 +1,110 @@
+"""Read, compute and hand on at the same time, with no more in memory than one bounded working set."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+from lorax.errors import LoraxError
+
+Task = TypeVar("Task")
+Loaded = TypeVar("Loaded")
+Done = TypeVar("Done")
+# Bytes that may be worked on at a time, where half of what is free is not less.
+LIMITS = {"cpu": 800 << 20, "cuda": 1500 << 20}
+AHEAD = 2  # tasks that are read before a worker is free for them
+log = logging.getLogger(__name__)
+
+
+class Stream(Generic[Task, Loaded, Done]):
+    """``load(task, device)`` in one thread, which reads ahead, and ``work(task, loaded)`` in others; results in the tasks' order.
+
+    On a CPU there are as many workers as torch has threads, each with one of them: many decompositions side by side are faster
+    than each by many threads. On CUDA there is one. ``size(task)``: bytes that a task takes.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        size: Callable[[Task], int],
+        load: Callable[[Task, torch.device], Loaded],
+        work: Callable[[Task, Loaded], Done],
+    ) -> None:
+        self.device, self._size, self._load, self._work = device, size, load, work
+        self.budget = min(LIMITS[device.type], _free(device) // 2)
+        self._workers = torch.get_num_threads() if device.type == "cpu" else 1
+
+    def __call__(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Raises what load and work raise; LoraxError where a task does not fit into memory by itself."""
+        waiting, running = deque(tasks), deque[tuple[Task, Future[Done]]]()
+        reader = ThreadPoolExecutor(1, "lorax-reader", _one_thread)
+        workers = ThreadPoolExecutor(self._workers, "lorax-worker", _one_thread)
+
+        def begin(task: Task) -> Future[Done]:
+            loaded = reader.submit(self._load, task, self.device)
+            return workers.submit(lambda: self._work(task, loaded.result()))
+
+        try:
+            while waiting or running:
+                while waiting and (not running or self._has_room(running, waiting[0])):
+                    task = waiting.popleft()
+                    running.append((task, begin(task)))
+                task, future = running.popleft()
+                while True:
+                    try:
+                        done = future.result()
+                        break
+                    except Exception as error:
+                        if not _is_out_of_memory(error):
+                            raise
+                    wait([other for _, other in running])
+                    self._shrink(task)
+                    future = begin(task)
+                yield done
+        finally:
+            for pool in (reader, workers):
+                pool.shutdown(cancel_futures=True)
+
+    def _has_room(self, running: Iterable[tuple[Task, Future[Done]]], task: Task) -> bool:
+        sizes = [self._size(other) for other, _ in running]
+        return len(sizes) < self._workers + AHEAD and sum(sizes) + self._size(task) <= self.budget
+
+    def _shrink(self, task: Task) -> None:
+        """Halve the working set, or go on on the CPU where one task is more than it. Raises LoraxError where both is done."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.budget > self._size(task):
+            self.budget //= 2
+            log.warning("Out of memory on %s: going on with a working set of %d MB.", self.device, self.budget >> 20)
+        elif self.device.type == "cuda":
+            self.device = torch.device("cpu")
+            self.budget = min(LIMITS["cpu"], _free(self.device) // 2)
+            log.warning("Out of memory on the graphics card: going on on the CPU, which takes longer.")
+        else:
+            raise LoraxError(f"Not enough memory: a layer needs about {self._size(task) >> 20} MB. Close other programs.")
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # of this thread only
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that are free on the device; of a system that does not tell, more than enough."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 1 << 40
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 1 << 40)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; the CPU's allocator says it in words."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "not enough memory" in str(error)

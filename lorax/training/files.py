@@ -1,0 +1,84 @@
+"""Writes a trained LoRA-X adapter in one of its three forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from lorax.errors import LoraxError
+from lorax.formats import core, metadata, writer
+from lorax.formats.loraxfile import Header
+from lorax.options import Options
+from lorax.staging import Staging, check_folder, check_free
+from lorax.training.layer import DIAGONAL
+from lorax.training.network import Network
+
+SMALL, FACTORS, PLAIN = "small", "factors", "lora"
+FORMS = {
+    SMALL: "a LoRA-X file with dS alone, rebuilt on the source; of a diagonal core",
+    FACTORS: "a LoRA-X file with factors, which can do without its source",
+    PLAIN: "a plain LoRA for the source, which works everywhere",
+}
+
+
+def check_form(form: str, of_core: str) -> None:
+    """Raise LoraxError when an adapter with this kind of core has no such form."""
+    if form not in FORMS:
+        raise LoraxError(f"form {form!r}: expected one of {', '.join(FORMS)}.")
+    if form == SMALL and of_core != DIAGONAL:
+        raise LoraxError(f"form {form}: only a diagonal core is small. Choose form={FACTORS}, or core={DIAGONAL}.")
+
+
+def save(
+    network: Network,
+    path: Path,
+    form: str = SMALL,
+    *,
+    dtype: str = "fp16",
+    described: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the adapter, whole or not at all. ``described`` goes into its header, beside what the form needs there.
+
+    Raises LoraxError when ``path`` cannot be written, or training diverged.
+    """
+    check_form(form, network.core)
+    check_folder(path)
+    check_free(path, (network.base.path,), overwrite)
+    tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
+    if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
+        raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
+    header = {} if form == PLAIN else _header(network, dtype).as_metadata()
+    with Staging() as staging:
+        writer.save(tensors, staging.add(path), metadata.of_base(network.base) | dict(described or {}) | _rank(network) | header)
+
+
+def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:
+    constrained, name, kind = network.constrained()[layer], network.base.kohya_name(layer), writer.DTYPES[dtype]
+    if form == SMALL:
+        parts = core.encode(constrained.core.detach().cpu(), constrained.probes, kind)
+    else:
+        parts = writer.factors(network.base, layer, constrained.delta().balanced(), kind)
+    return {f"{name}.{part.replace('lora_', 'lorax_') if form == FACTORS else part}": tensor for part, tensor in parts.items()}
+
+
+def _rank(network: Network) -> dict[str, str]:
+    """In kohya's words; the scale is 1."""
+    ranks = {str(len(constrained.core)) for constrained in network.constrained().values()}
+    rank = ranks.pop() if len(ranks) == 1 else "Dynamic"
+    return {"ss_network_dim": rank, "ss_network_alpha": rank}
+
+
+def _header(network: Network, dtype: str) -> Header:
+    base = network.base
+    return Header(
+        family=base.family,
+        source=base.path.name,
+        source_sha256=base.sha256,
+        fingerprint=base.fingerprint(network.constrained()),
+        method=Options().method,
+        settings=metadata.settings(Options(), dtype),
+        core=network.core,
+    )

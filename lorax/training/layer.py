@@ -1,0 +1,79 @@
+"""The constrained layer of LoRA-X (arXiv 2501.16559, equation 3): y = W x + U~ dS V~^T x, in which dS alone is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lorax.adapter import LowRank
+from lorax.errors import LoraxError
+from lorax.formats.core import probes_of
+
+DIAGONAL, FULL = "diagonal", "full"
+CORES = (DIAGONAL, FULL)
+
+
+class Constrained(nn.Module):
+    """The update of one linear layer or convolution, added to what the layer gives by a forward hook.
+
+    ``U`` (m, r) and ``Vh`` (r, n) are the leading singular vectors of the layer's weight (m, n), a convolution's n being
+    in * kh * kw. They are frozen, in the weight's dtype and on its device, and in no state dict. ``core`` is dS: float32 (r,) or
+    (r, r), zero at first, so that the first step's output is the base's. ``dropout`` drops entries of V~^T x while training.
+    ``probes`` are those of the basis as it was given (``lorax/formats/core.py``).
+    """
+
+    U: torch.Tensor
+    Vh: torch.Tensor
+
+    def __init__(
+        self, module: nn.Linear | nn.Conv2d, U: torch.Tensor, V: torch.Tensor, core: str = DIAGONAL, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        r, weight = U.shape[1], module.weight
+        self.multiplier, self.dropout = 1.0, dropout
+        self.core = nn.Parameter(torch.zeros(r if core == DIAGONAL else (r, r), device=weight.device))
+        self.probes = probes_of(U, V)
+        self.register_buffer("U", U.to(weight), persistent=False)
+        self.register_buffer("Vh", V.mT.to(weight).contiguous(), persistent=False)
+        self._kernel: tuple[int, ...] = ()  # of a convolution
+        self._how: dict[str, Any] = {}
+        if isinstance(module, nn.Conv2d):
+            if module.groups != 1 or module.padding_mode != "zeros":
+                raise LoraxError(f"{module}: expected a convolution without groups that pads with zeros.")
+            self._kernel = (module.in_channels, *module.kernel_size)
+            self._how = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+        self._hook = module.register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + self(inputs[0]).to(output.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """U~ dS V~^T x, times the multiplier, for x (..., n) of a linear layer or (N, in, h, w) of a convolution."""
+        U, Vh = self.U.to(x.dtype), self.Vh.to(x.dtype)
+        h = F.conv2d(x, Vh.view(-1, *self._kernel), **self._how) if self._kernel else F.linear(x, Vh)
+        h = F.dropout(h, self.dropout, self.training)
+        dS = (self.multiplier * self.core).to(h.dtype)
+        if self._kernel:
+            h = h * dS[:, None, None] if dS.dim() == 1 else F.conv2d(h, dS[:, :, None, None])
+            return F.conv2d(h, U[:, :, None, None])
+        return F.linear(h * dS if dS.dim() == 1 else F.linear(h, dS), U)
+
+    def remove(self) -> None:
+        """Leave the layer as it was."""
+        self._hook.remove()
+
+    def delta(self) -> LowRank:
+        """dW, with dS in the first factor."""
+        U, Vh, dS = (tensor.detach().float().cpu() for tensor in (self.U, self.Vh, self.core))
+        return LowRank(U * dS if dS.dim() == 1 else U @ dS, Vh)
+
+    def core_of(self, dW: LowRank) -> tuple[torch.Tensor, float]:
+        """The core that comes nearest to ``dW``, and the share of ||dW||_F that it leaves out."""
+        dS = dW.scale * (self.U.double().mT.cpu() @ dW.up.double()) @ (dW.down.double() @ self.Vh.double().mT.cpu())
+        kept = dS.diag() if self.core.dim() == 1 else dS
+        outside = max(0.0, dW.norm() ** 2 - kept.square().sum().item())
+        return kept, math.sqrt(outside) / dW.norm() if outside else 0.0

@@ -1,0 +1,173 @@
+"""``python -m lorax inspect`` says what a file is: a table of files of every kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lorax.cli import main
+from tests import builders, xl
+from tests.adapters import RECIPES
+from tests.builders import State
+from tests.structure import TINY_PRUNED
+
+SD1, SDXL = "Stable Diffusion 1.x", "Stable Diffusion XL"
+UNTOLD = "not told by its layers"
+Maker = Callable[[Path], Path]
+
+
+def saved(**shapes: tuple[int, ...]) -> Maker:
+    """A file with tensors of these keys, in which a dot is spelled as two underscores."""
+    return stored({key.replace("__", "."): torch.ones(shape) for key, shape in shapes.items()})
+
+
+def stored(state: State, suffix: str = ".safetensors", metadata: dict[str, str] | None = None) -> Maker:
+    def make(folder: Path) -> Path:
+        path = folder / f"file{suffix}"
+        if suffix == ".safetensors":
+            save_file(state, path, metadata)
+        else:
+            torch.save(state, path)
+        return path
+
+    return make
+
+
+def adapter(recipe: str, sdxl: bool = False, component: str = "unet") -> Maker:
+    """Two layers of the format, in the names and at the widths of the family."""
+    names = {
+        (False, "unet"): ("lora_unet_mid_block_attentions_0_proj_in", "lora_unet_down_blocks_1_resnets_0_conv2"),
+        (True, "unet"): ("lora_unet_middle_block_1_transformer_blocks_3_attn1_to_q", "lora_unet_input_blocks_4_0_out_layers_3"),
+        (True, "te2"): ("lora_te2_text_model_encoder_layers_0_mlp_fc1", "lora_te2_text_model_encoder_layers_1_mlp_fc1"),
+    }[sdxl, component]
+    made, state = torch.Generator().manual_seed(0), {}
+    for name, shape in zip(names, ((96, 96) if sdxl else (96, 96, 1, 1), (64, 64, 3, 3)), strict=True):
+        tensors, _ = RECIPES[recipe](torch.randn(shape, generator=made), made)
+        state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items()}
+    return stored(state)
+
+
+def peft(configuration: dict[str, object], **shapes: tuple[int, ...]) -> Maker:
+    def make(folder: Path) -> Path:
+        saved(**shapes)(folder).rename(folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(configuration))
+        return folder
+
+    return make
+
+
+def facts(kind: str, family: str, ranks: tuple[int, ...] = (), layers: int = 2) -> dict[str, object]:
+    counts = {str(rank): ranks.count(rank) for rank in ranks}
+    return {"kind": kind, "family": family, "layers": layers, "ranks": counts}
+
+
+def base(family: str, blocks: str = "standard") -> dict[str, object]:
+    return {"kind": "base", "family": family, "blocks": blocks}
+
+
+Q = "unet__mid_block__attentions__0__transformer_blocks__0__attn1__to_q"
+FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
+    # bases
+    "SD 1.x": (lambda folder: builders.save(builders.base(), folder / "a.safetensors"), base(SD1)),
+    "SD 1.x, pickled": (lambda folder: builders.save(builders.base(), folder / "a.ckpt"), base(SD1)),
+    "SD 1.x, folder": (lambda folder: builders.save_folder(builders.base(), folder / "a"), base(SD1)),
+    "SD 1.x, pruned": (
+        lambda folder: builders.save(builders.base(size=TINY_PRUNED), folder / "a.safetensors"),
+        base(SD1, "pruned or otherwise changed"),
+    ),
+    "SDXL": (lambda folder: xl.save(xl.base(), folder / "a.safetensors"), base(SDXL)),
+    "SDXL, folder": (lambda folder: xl.save_folder(xl.base(), folder / "a"), base(SDXL)),
+    "SSD-1B": (
+        lambda folder: xl.save(xl.base(size=xl.SSD), folder / "a.safetensors"),
+        base(SDXL, "pruned or otherwise changed"),
+    ),
+    # adapters
+    "LoCon": (adapter("LoCon"), facts("LoRA", SD1, (4, 4))),
+    "LoCon, SDXL": (adapter("LoCon", sdxl=True), facts("LoRA", SDXL, (4, 4))),
+    "LoCon, SDXL's text encoder": (adapter("LoCon", True, "te2"), facts("LoRA", SDXL, (4, 4))),
+    "LoCon, Tucker": (adapter("LoCon, Tucker"), facts("LoRA", SD1, (4, 4))),
+    "LoHa": (adapter("LoHa"), facts("LoHa", UNTOLD, (4, 4))),
+    "LoHa, SDXL": (adapter("LoHa", sdxl=True), facts("LoHa", SDXL, (4, 4))),
+    "LoHa, Tucker": (adapter("LoHa, Tucker"), facts("LoHa", UNTOLD, (4, 4))),
+    "LoKr": (adapter("LoKr"), facts("LoKr", UNTOLD, (4, 4))),
+    "LoKr, SDXL": (adapter("LoKr", sdxl=True), facts("LoKr", SDXL, (4, 4))),
+    "LoKr, whole": (adapter("LoKr, whole matrices"), facts("LoKr", UNTOLD)),
+    "full": (adapter("full"), facts("full", SD1)),
+    "full, SDXL": (adapter("full", sdxl=True), facts("full", SDXL)),
+    "GLoRA": (adapter("GLoRA"), facts("GLoRA", UNTOLD, (4, 4))),
+    "GLoRA, old": (adapter("GLoRA, old"), facts("GLoRA", UNTOLD, (4, 4))),
+    "OFT": (adapter("OFT"), facts("OFT", UNTOLD)),
+    "OFT, old": (adapter("OFT, old"), facts("OFT", UNTOLD)),
+    "BOFT": (adapter("BOFT", sdxl=True), facts("BOFT", SDXL)),
+    "(IA)^3": (adapter("(IA)^3"), facts("(IA)^3", UNTOLD)),
+    "DoRA of LoCon": (adapter("DoRA of LoCon"), facts("LoRA with DoRA", SD1, (4, 4))),
+    "DoRA of LoHa": (adapter("DoRA of LoHa", sdxl=True), facts("LoHa with DoRA", SDXL, (4, 4))),
+    "two formats": (
+        stored(
+            {
+                "lora_unet_a.lora_up.weight": torch.ones(8, 2),
+                "lora_unet_a.lora_down.weight": torch.ones(2, 8),
+                "lora_unet_b.diff": torch.ones(8, 8),
+                "lora_unet_c.diff": torch.ones(8, 8),
+            }
+        ),
+        facts("full, LoRA", UNTOLD, (2,), layers=3),
+    ),
+    "embeddings along": (
+        saved(a__lora_up__weight=(8, 2), a__lora_down__weight=(2, 8), bundle_emb__fox__emb_params=(1, 8)),
+        facts("LoRA", UNTOLD, (2,), layers=1) | {"embeddings": ["fox"]},
+    ),
+    "PEFT": (
+        peft({"r": 2}, **{f"{Q}__lora_A__weight": (2, 8), f"{Q}__lora_B__weight": (8, 2)}),
+        facts("LoRA", UNTOLD, (2,), layers=1),
+    ),
+    "PEFT, (IA)^3": (peft({}, **{f"{Q}__ia3_l": (8, 1)}), facts("(IA)^3", UNTOLD, layers=1)),
+    "diffusers of old": (
+        saved(**{f"{Q[:-6]}__processor__to_q_lora__{x}__weight": shape for x, shape in (("up", (8, 2)), ("down", (2, 8)))}),
+        facts("LoRA", UNTOLD, (2,), layers=1),
+    ),
+    # refused by name
+    "FLUX": (
+        saved(lora_unet_double_blocks_0_img_attn_qkv__lora_up__weight=(8, 2), lora_unet_x__lora_down__weight=(2, 8)),
+        "an adapter for FLUX, Chroma or Hunyuan Video, which is not supported. Supported are LoRA, LoHa",
+    ),
+    "Stable Diffusion 3": (
+        saved(transformer__transformer_blocks__0__attn__to_q__lora_A__weight=(2, 8)),
+        "an adapter for Stable Diffusion 3",
+    ),
+    "PEFT, VeRA": (peft({}, **{f"{Q}__vera_lambda_b": (8,)}), "a PEFT adapter of the kind VeRA, which is not supported"),
+    "PEFT, OFT": (peft({}, **{f"{Q}__oft_R__weight": (8, 6)}), "a PEFT adapter of the kind OFT or BOFT"),
+    "ControlLoRA": (
+        saved(lora_controlnet=(0,), input_blocks__1__0__in_layers__2__up=(8, 2), input_blocks__1__0__in_layers__2__down=(2, 8)),
+        "a ControlLoRA, and no LoRA",
+    ),
+    "ControlNet": (saved(control_model__zero_convs__0__0__weight=(8, 8, 1, 1)), "a ControlNet, and no LoRA"),
+    "IP-Adapter": (saved(ip_adapter__1__to_k_ip__weight=(8, 8)), "an IP-Adapter, and no LoRA"),
+    "embedding": (saved(emb_params=(2, 64)), "a textual inversion embedding"),
+    "embeddings alone": (saved(bundle_emb__fox__emb_params=(2, 64)), "holds no layers, only embeddings"),
+    "autoencoder": (saved(decoder__conv_in__weight=(8, 4, 3, 3)), "an autoencoder, and no LoRA"),
+    "anything": (saved(weight=(2,)), "unexpected key weight"),
+}
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(FILES) >= 40
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    make, expected = FILES[name]
+    code = main(["inspect", str(make(tmp_path)), "--json"])
+    printed = capsys.readouterr()
+    if isinstance(expected, str):
+        assert code == 2
+        assert expected in printed.err
+    else:
+        assert code == 0
+        found = json.loads(printed.out)
+        assert {key: found[key] for key in expected} == expected

@@ -1,0 +1,85 @@
+"""What is measured of large layers, and what is not: tiny ones are made to count as large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax import moving
+from lorax.checkpoint import open_checkpoint
+from lorax.formats import open_adapter
+from lorax.options import Options
+from lorax.subspace import spectral
+from lorax.transfer import Moved, Plan, plan, run
+from tests import builders
+from tests.conftest import Files
+
+LAYERS = [
+    param.diffusers.removesuffix(".weight")
+    for param in builders.TINY.unet()
+    if param.is_layer and "attentions" in param.diffusers
+]
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    return builders.save_lora(tmp_path / "wide.safetensors", builders.deltas(LAYERS))
+
+
+def planned(files: Files, lora: Path, options: Options, target: Path | None = None) -> Plan:
+    return plan(open_adapter(lora), open_checkpoint(files.base), open_checkpoint(target or files.target), options)
+
+
+def dense(moved: Moved) -> dict[str, torch.Tensor]:
+    return {layer: delta.scale * (delta.up.double() @ delta.down.double()) for layer, delta in moved.layers.items()}
+
+
+def measured(moved: Moved) -> list[str]:
+    return [record.name for record in moved.report.records if record.similarity is not None]
+
+
+@pytest.mark.parametrize("method", ["copy", "auto"])
+def test_relatives_are_told_by_a_few_layers(files: Files, lora: Path, large: list[int], method: str) -> None:
+    moved = run(planned(files, lora, Options(method)))
+    assert len(measured(moved)) == moving.SAMPLE < len(moved.report.records)
+    assert moved.report.declined is None
+    assert len(moved.layers) == len(LAYERS)
+    assert len(large) <= (2 if method == "copy" else 4) * moving.SAMPLE  # auto: at most a second time in float64 for each
+    assert all(record.overlap is not None for record in moved.report.records)
+
+
+def test_strangers_too(files: Files, lora: Path, large: list[int]) -> None:
+    moved = run(planned(files, lora, Options("auto"), files.stranger))
+    assert moved.report.declined is not None
+    assert len(measured(moved)) == moving.SAMPLE
+
+
+def test_an_adapter_that_lies_inside_is_projected_everywhere(files: Files, tmp_path: Path, large: list[int]) -> None:
+    inside = builders.deltas(LAYERS, rank=1)
+    base = open_checkpoint(files.target)
+    for delta in inside:
+        U, _, Vh = torch.linalg.svd(base.weight(delta.layer).double(), full_matrices=False)
+        delta.up[:] = U[:, :1].reshape(delta.up.shape).float()
+        delta.down[:] = Vh[:1].reshape(delta.down.shape).float()
+    lora = builders.save_lora(tmp_path / "inside.safetensors", inside)
+    moved = run(planned(files, lora, Options("auto")))
+    assert all(record.reason.startswith("projected") for record in moved.report.records)
+    assert len(measured(moved)) == moving.SAMPLE
+
+
+def test_a_gate_measures_every_layer(files: Files, lora: Path, large: list[int]) -> None:
+    assert len(measured(run(planned(files, lora, Options("lorax", threshold=0.5))))) == len(LAYERS)
+    assert len(measured(run(planned(files, lora, Options("lorax", threshold=0.0))))) == moving.SAMPLE
+
+
+@pytest.mark.parametrize("method", ["auto", "lorax", "prolora", "prolora-cross"])
+def test_large_layers_move_as_small_ones_do(files: Files, lora: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    expected = dense(run(planned(files, lora, Options(method, threshold=0.0))))
+    for module in (moving, spectral):
+        monkeypatch.setattr(module, "SMALL", 1)
+    found = dense(run(planned(files, lora, Options(method, threshold=0.0))))
+    assert found.keys() == expected.keys()
+    for layer, delta in expected.items():
+        assert ((found[layer] - delta).norm() / delta.norm()).item() < 1e-3
