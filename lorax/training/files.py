@@ -40,7 +40,7 @@ def save(
     described: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the adapter, whole or not at all. ``described`` goes into its header, beside what the form needs there.
+    """Write the adapter, whole or not at all. ``described`` goes into its header, beside what is known here.
 
     Raises LoraxError when ``path`` cannot be written, or training diverged.
     """
@@ -52,7 +52,7 @@ def save(
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
     header = {} if form == PLAIN else _header(network, dtype).as_metadata()
     with Staging() as staging:
-        writer.save(tensors, staging.add(path), metadata.of_base(network.base) | dict(described or {}) | _rank(network) | header)
+        writer.save(tensors, staging.add(path), dict(described or {}) | metadata.of_base(network.base) | _rank(network) | header)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:

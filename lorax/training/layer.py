@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -62,6 +61,11 @@ class Constrained(nn.Module):
             return F.conv2d(h, U[:, :, None, None])
         return F.linear(h * dS if dS.dim() == 1 else F.linear(h, dS), U)
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Keep the basis as the layer's weight is kept, where that is a precision to compute in."""
+        if dtype.itemsize > 1:
+            self.U, self.Vh = self.U.to(dtype), self.Vh.to(dtype)
+
     def remove(self) -> None:
         """Leave the layer as it was."""
         self._hook.remove()
@@ -72,8 +76,13 @@ class Constrained(nn.Module):
         return LowRank(U * dS if dS.dim() == 1 else U @ dS, Vh)
 
     def core_of(self, dW: LowRank) -> tuple[torch.Tensor, float]:
-        """The core that comes nearest to ``dW``, and the share of ||dW||_F that it leaves out."""
-        dS = dW.scale * (self.U.double().mT.cpu() @ dW.up.double()) @ (dW.down.double() @ self.Vh.double().mT.cpu())
+        """The core that comes nearest to ``dW``, and the share of ||dW||_F that it leaves out.
+
+        What is left out is measured as a difference, since a basis in half precision is not quite orthonormal.
+        """
+        U, Vh = self.U.double().cpu(), self.Vh.double().cpu()
+        up, down = dW.scale * dW.up.double(), dW.down.double()
+        dS = (U.mT @ up) @ (down @ Vh.mT)
         kept = dS.diag() if self.core.dim() == 1 else dS
-        outside = max(0.0, dW.norm() ** 2 - kept.square().sum().item())
-        return kept, math.sqrt(outside) / dW.norm() if outside else 0.0
+        rest = LowRank(torch.cat([up, -U * kept if kept.dim() == 1 else -U @ kept], 1), torch.cat([down, Vh]))
+        return kept, rest.norm() / norm if (norm := dW.norm()) else 0.0

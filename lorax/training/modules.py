@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from torch import nn
 
+from lorax import families
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.layers import TEXT_MODEL
+from lorax.families import Family
+from lorax.layers import TEXT_MODEL, UNetNames, text_path
+from lorax.layouts import is_layer
+from lorax.tensors import Part
 
 
 def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Sequence[nn.Module] = ()) -> nn.Linear | nn.Conv2d:
@@ -40,3 +46,41 @@ def shapes(base: Checkpoint, layer: str) -> tuple[tuple[int, ...], ...]:
     shape = base.layers[layer]
     flat = shape[:2]
     return (shape, flat) if shape[2:] == (1, 1) else (shape, (*flat, 1, 1)) if len(shape) == 2 else (shape,)
+
+
+class _Model:
+    """A loaded model's parameters as a file of tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.metadata: dict[str, str] = {}
+        self.path = Path(f"the loaded {type(model).__name__}")
+        self._tensors = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+
+    def get(self, key: str) -> torch.Tensor:
+        return self._tensors[key]
+
+
+def loaded(unet: nn.Module, text_encoders: Sequence[nn.Module], family: Family | None = None) -> Checkpoint:
+    """The base that loaded models are, in their precision: for what has no file at hand. It has neither a name nor a hash.
+
+    ``family``: where it is known, since kohya loads SD 2.x with SD 1.x's structure. Raises LoraxError when it cannot be told.
+    """
+    file = _Model(unet)
+    ldm = hasattr(unet, "input_blocks")
+    names = UNetNames.from_ldm(file.shapes) if ldm else UNetNames.from_diffusers(file.shapes)
+    family = family or families.detect(file.shapes)
+    if family is None or not family.components:
+        raise LoraxError(f"{file.path}: not a UNet of a supported family.")
+    encoders = [component for component in family.components if component.name != "unet"]
+    where = {
+        f"{component.name}.{text_path(key.removesuffix('.weight'))}": Part(encoder, key)
+        for component, encoder in zip(encoders, map(_Model, text_encoders), strict=False)
+        for key, shape in encoder.shapes.items()
+        if is_layer(key, shape)
+    }
+    for key, shape in file.shapes.items():
+        if is_layer(key, shape) and (names.has_ldm(key) if ldm else names.has_diffusers(key)):
+            path = key.removesuffix(".weight")
+            where[f"unet.{path if ldm else names.to_ldm(path)}"] = Part(file, key)
+    return Checkpoint(file.path, family, names, where)

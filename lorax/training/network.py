@@ -23,7 +23,7 @@ ATTENTION = r"unet\..*\.(transformer_blocks\..+|proj_in|proj_out)"
 CONVOLUTION = r"unet\..*\.(in_layers\.2|emb_layers\.1|out_layers\.3|skip_connection|op|conv)"
 TEXT = r"te\d?\..*\.(self_attn|mlp)\..+"
 # ||dW - U~ dS V~^T|| / ||dW|| up to which a file is taken as trained in this basis: half precision, and a few roundings more.
-INSIDE = 2e-3
+INSIDE = 1e-2
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,21 @@ def test_a_full_core_is_saved_with_factors_and_goes_on(runner: Runner, network: 
         network(random=False).load(open_adapter(path))
 
 
+def test_training_in_half_precision_goes_on(runner: Runner, network: Make, out: Path) -> None:
+    """The basis is rounded then, and so is what is saved with factors."""
+    full = Settings(core="full")
+    trained = network(settings=full)
+    for layer in trained.constrained().values():
+        layer.cast(torch.bfloat16)
+    save(trained, out / "style.safetensors", "factors", dtype="fp32")
+    trained.remove()
+    resumed = network(settings=full, random=False)
+    for layer in resumed.constrained().values():
+        layer.cast(torch.bfloat16)
+    resumed.load(open_adapter(out / "style.safetensors"))
+    assert_same(extract(resumed), extract(trained), tolerance=1e-2)
+
+
 def test_the_small_form_holds_nothing_of_the_basis(runner: Runner, network: Make, out: Path) -> None:
     path, trained = out / "style.safetensors", network()
     save(trained, path)

@@ -1,0 +1,1 @@
+"""Speed, memory and error of transfers, measured side by side."""

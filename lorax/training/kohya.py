@@ -1,0 +1,223 @@
+"""Network module for kohya's sd-scripts: ``--network_module=lorax.training.kohya``; see ``docs/training.md``.
+
+The functions and methods are those that its trainers call, with the arguments that these give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.errors import LoraxError
+from lorax.formats import AdapterFile, open_adapter
+from lorax.formats.writer import DTYPES
+from lorax.subspace import RankRule
+from lorax.training import modules
+from lorax.training.files import FACTORS, SMALL, check_form, save
+from lorax.training.layer import DIAGONAL
+from lorax.training.network import ATTENTION, CONVOLUTION, TEXT, Network, Settings, inject
+
+ARGUMENTS = ("core", "rank_share", "ranks", "conv", "form", "dropout")
+Models = nn.Module | Sequence[nn.Module]
+
+
+def create_network(
+    multiplier: float,
+    network_dim: int | None,
+    network_alpha: float | None,
+    vae: nn.Module,
+    text_encoder: Models,
+    unet: nn.Module,
+    neuron_dropout: float | None = None,
+    **arguments: str | None,
+) -> KohyaNetwork:
+    """A network to train. ``network_dim`` is the rank unless ``rank_share`` is given; a LoRA-X adapter has no alpha.
+
+    Raises LoraxError when ``arguments``, the ``--network_args``, are not understood.
+    """
+    return KohyaNetwork(multiplier, Options.read(network_dim, neuron_dropout, arguments))
+
+
+def create_network_from_weights(
+    multiplier: float,
+    file: str,
+    vae: nn.Module,
+    text_encoder: Models,
+    unet: nn.Module,
+    weights_sd: dict[str, torch.Tensor] | None = None,
+    for_inference: bool = False,
+    **arguments: str | None,
+) -> tuple[KohyaNetwork, dict[str, torch.Tensor]]:
+    """A network with the layers, ranks and values of a file in any form, which is read when the network is applied or merged.
+
+    The second value is what sd-scripts hands back to ``merge_to``; nothing is needed there.
+    """
+    adapter = open_adapter(Path(file))
+    if adapter.header is not None and adapter.header.core:
+        arguments.setdefault("core", adapter.header.core)
+    return KohyaNetwork(multiplier, Options.read(None, None, arguments), adapter), {}
+
+
+@dataclass(frozen=True)
+class Options:
+    settings: Settings
+    form: str
+    convolutions: bool
+
+    @classmethod
+    def read(cls, dim: int | None, dropout: float | None, arguments: dict[str, str | None]) -> Options:
+        """From ``--network_dim``, ``--network_dropout`` and ``--network_args``."""
+        if unknown := sorted(arguments.keys() - set(ARGUMENTS)):
+            raise LoraxError(f"network_args: {', '.join(unknown)} not known; expected some of {', '.join(ARGUMENTS)}.")
+        given = {key: value for key, value in arguments.items() if value is not None}
+        core = given.get("core", DIAGONAL)
+        form = given.get("form", SMALL if core == DIAGONAL else FACTORS)
+        check_form(form, core)
+        rank = RankRule(str(dim)) if dim is not None and "rank_share" not in given else _share(given.get("rank_share", "0.25"))
+        pairs = (one.rpartition("=") for one in given.get("ranks", "").split(";") if one)
+        ranks = {pattern: _share(share) for pattern, _, share in pairs}
+        settings = Settings(core, rank, ranks, float(given.get("dropout", dropout or 0.0)))
+        return cls(settings, form, given.get("conv", "").lower() in ("true", "1"))
+
+
+def _share(text: str) -> RankRule:
+    try:
+        return RankRule(f"{100 * float(text):f}%")
+    except ValueError as error:
+        raise LoraxError(f"network_args: {text!r} is no share of a rank; expected a number such as 0.25.") from error
+
+
+class KohyaNetwork(nn.Module):
+    """A ``Network`` with the methods that sd-scripts' trainers call. Its layers are made by ``apply_to``."""
+
+    network: Network
+
+    def __init__(self, multiplier: float, options: Options, adapter: AdapterFile | None = None) -> None:
+        super().__init__()
+        self.multiplier, self.options, self.adapter = multiplier, options, adapter
+        self.base: Checkpoint | None = None
+
+    def prepare_network(self, args: argparse.Namespace) -> None:
+        """Open the checkpoint that is trained on: the models in memory may be rounded to another precision.
+
+        Raises LoraxError when it is not on the disk, or files of another kind than ``.safetensors`` are to be saved.
+        """
+        path = Path(args.pretrained_model_name_or_path)
+        if not path.exists():
+            raise LoraxError(f"{path}: not on the disk. LoRA-X needs the checkpoint's file or diffusers folder; download it.")
+        if args.save_model_as not in (None, "safetensors"):
+            raise LoraxError(f"save_model_as {args.save_model_as}: a LoRA-X adapter is saved as safetensors.")
+        self.base = open_checkpoint(path)
+
+    def apply_to(self, text_encoder: Models, unet: nn.Module, apply_text_encoder: bool = True, apply_unet: bool = True) -> None:
+        base = self.base or self._loaded(text_encoder, unet)
+        settings = self.options.settings
+        if self.adapter is None:
+            layers = "|".join([ATTENTION, TEXT, *([CONVOLUTION] if self.options.convolutions else [])])
+        else:
+            ranks = {re.escape(layer): self.adapter.rank(name) for name, layer in self.adapter.layers_of(base).items() if layer}
+            layers = "|".join(ranks)
+            settings = replace(settings, ranks={layer: RankRule(str(rank)) for layer, rank in ranks.items() if rank})
+        encoders = _listed(text_encoder) if apply_text_encoder else []
+        self.network = inject(base, unet if apply_unet else None, encoders, layers=layers, settings=settings, progress=_bar)
+        self.set_multiplier(self.multiplier)
+        if self.adapter is not None:
+            self.network.load(self.adapter)
+
+    def merge_to(
+        self,
+        text_encoder: Models,
+        unet: nn.Module,
+        weights_sd: dict[str, torch.Tensor],
+        dtype: torch.dtype | None,
+        device: torch.device | str,
+    ) -> None:
+        """Add the file's update to the loaded weights."""
+        assert self.adapter is not None
+        base = self._loaded(text_encoder, unet)
+        for layer, dW in self.adapter.deltas_of(base).items():
+            weight = modules.find(base, layer, unet, _listed(text_encoder)).weight.data
+            changed = weight.float().cpu() + self.multiplier * dW.scale * (dW.up @ dW.down).reshape(weight.shape)
+            weight.copy_(changed)
+
+    def _loaded(self, text_encoder: Models, unet: nn.Module) -> Checkpoint:
+        return modules.loaded(unet, _listed(text_encoder), self.adapter.family if self.adapter else None)
+
+    def is_mergeable(self) -> bool:
+        return True
+
+    def set_multiplier(self, multiplier: float) -> None:
+        self.multiplier = multiplier
+        for layer in self.network.constrained().values():
+            layer.multiplier = multiplier
+
+    def load_weights(self, file: str) -> str:
+        """Go on from a file of any form. Raises LoraxError when it was not trained in this network's basis."""
+        adapter = open_adapter(Path(file))
+        self.network.load(adapter)
+        return f"{len(adapter.parts)} layers"
+
+    def prepare_optimizer_params(
+        self, text_encoder_lr: float | None, unet_lr: float | None, default_lr: float | None = None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        return self.prepare_optimizer_params_with_multiple_te_lrs(text_encoder_lr, unet_lr, default_lr)
+
+    def prepare_optimizer_params_with_multiple_te_lrs(
+        self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None, default_lr: float | None
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Parameter groups and what they are called in the log: one for each component that has layers and a learning rate.
+
+        A single rate is for every text encoder; one that is not given is the default.
+        """
+        self.requires_grad_(True)
+        given = [text_encoder_lr] if isinstance(text_encoder_lr, int | float) else list(text_encoder_lr or [])
+        groups, names = [], []
+        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
+        for number, component in enumerate([*encoders, "unet"]):
+            rate = unet_lr if component == "unet" else given[min(number, len(given) - 1)] if given else None
+            rate = default_lr if rate is None else rate
+            own = [layer.core for name, layer in self.network.constrained().items() if name.startswith(f"{component}.")]
+            if own and rate:
+                groups.append({"params": own, "lr": rate})
+                names.append("unet" if component == "unet" else f"textencoder {number + 1}" if encoders[1:] else "textencoder")
+        return groups, names
+
+    def enable_gradient_checkpointing(self) -> None:
+        """The models' own suffices: the layers work within it."""
+
+    def prepare_grad_etc(self, text_encoder: Models, unet: nn.Module) -> None:
+        """Keep the bases in the precisions that the trainer has cast the models to by now."""
+        self.requires_grad_(True)
+        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
+        models = dict(zip(encoders, _listed(text_encoder), strict=False)) | {"unet": unet}
+        dtypes = {name: next(model.parameters()).dtype for name, model in models.items()}
+        for name, layer in self.network.constrained().items():
+            layer.cast(dtypes[name.partition(".")[0]])
+
+    def on_epoch_start(self, text_encoder: Models, unet: nn.Module) -> None:
+        self.train()
+
+    def get_trainable_params(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+    def save_weights(self, file: str, dtype: torch.dtype | None, metadata: dict[str, str] | None) -> None:
+        """Write the adapter in the form that was asked for, with the trainer's metadata; an earlier one is replaced."""
+        precision = next((name for name, kind in DTYPES.items() if kind == dtype), "fp32")
+        save(self.network, Path(file), self.options.form, dtype=precision, described=metadata, overwrite=True)
+
+
+def _listed(models: Models) -> list[nn.Module]:
+    return list(models) if isinstance(models, Sequence) else [models]
+
+
+def _bar(layers: Iterable[str]) -> Iterable[str]:
+    return tqdm(layers, desc="LoRA-X: the base's leading subspaces", unit="layer")
