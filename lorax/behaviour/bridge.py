@@ -92,10 +92,10 @@ def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
 
 
 def _solver(X: torch.Tensor, Y: torch.Tensor) -> Callable[[float], torch.Tensor]:
-    """Of one decomposition for every lambda."""
-    S, Q = torch.linalg.eigh(X.mT @ X)
-    moment = Q.mT @ (X.mT @ Y)
-    return lambda ridge: Q @ (moment / (S + ridge * S.mean() + 1e-30)[:, None])
+    """By a Cholesky decomposition for each lambda: an eigendecomposition for all of them fails on some rank-deficient X."""
+    gram, moment = X.mT @ X, X.mT @ Y
+    unit = torch.eye(len(gram), dtype=gram.dtype) * (gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
+    return lambda ridge: torch.cholesky_solve(moment, torch.linalg.cholesky(gram + ridge * unit))
 
 
 def _of_rank(X: torch.Tensor, W: torch.Tensor, rank: int) -> LowRank:
