@@ -17,6 +17,7 @@ class Component:
     """A part of a base that adapters touch. Prefixes end where the layer's own path begins."""
 
     name: str  # "unet", "te"; a layer's name begins with it
+    title: str  # the same in two families means that their layers do the same
     checkpoint: str  # prefix in an LDM checkpoint
     folder: str  # subfolder of a diffusers pipeline
     kohya: tuple[str, ...]  # prefixes in kohya adapters; the first one is written
@@ -32,13 +33,19 @@ class Component:
 
 
 UNET = Component(
-    "unet", "model.diffusion_model.", "unet", ("lora_unet_",), ("unet.", "base_model.model.unet.", "base_model.model.")
+    "unet", "UNet", "model.diffusion_model.", "unet", ("lora_unet_",), ("unet.", "base_model.model.unet.", "base_model.model.")
 )
 CLIP_L = Component(
-    "te", "cond_stage_model.transformer.", "text_encoder", ("lora_te_", "lora_te1_"), ("text_encoder.", "base_model.model.")
+    "te",
+    "CLIP ViT-L",
+    "cond_stage_model.transformer.",
+    "text_encoder",
+    ("lora_te_", "lora_te1_"),
+    ("text_encoder.", "base_model.model."),
 )
 OPEN_CLIP_H = Component(
     "te",
+    "OpenCLIP ViT-H",
     "cond_stage_model.model.",
     "text_encoder",
     ("lora_te_", "lora_te1_"),
@@ -49,6 +56,7 @@ OPEN_CLIP_H = Component(
 )
 XL_CLIP_L = Component(
     "te1",
+    "CLIP ViT-L",
     "conditioner.embedders.0.transformer.",
     "text_encoder",
     ("lora_te1_",),
@@ -56,6 +64,7 @@ XL_CLIP_L = Component(
 )
 XL_BIG_G = Component(
     "te2",
+    "OpenCLIP ViT-bigG",
     "conditioner.embedders.1.model.",
     "text_encoder_2",
     ("lora_te2_",),
@@ -91,8 +100,13 @@ class Family:
     architecture: str  # modelspec.architecture of its LoRAs
     card_version: str  # "sd version" on the WebUI's cards
     adapter_names: str | None = None  # pattern of names of layers that only this family's adapters have
-    has_adapters: bool = True  # False: none are trained for it, so an adapter is never taken for one of this family
+    has_adapters: bool = True  # False: hardly any are trained for it, so an adapter is one of its only if it is given as its base
     ldm_names: bool = False  # kohya's adapters spell its UNet's layers as LDM does, and not as diffusers does
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """The text encoders whose outputs, one beside the other, are the input of the UNet's cross-attention."""
+        return tuple(component.title for component in self.components if component.name != "unet")
 
 
 SD1 = Family(

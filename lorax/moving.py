@@ -12,6 +12,7 @@ import torch
 from lorax.adapter import LowRank
 from lorax.cache import Cache
 from lorax.methods import METHODS, Bases, kept
+from lorax.places import Columns
 from lorax.report import LayerRecord
 from lorax.subspace import SMALL, Decomposition, RankRule
 
@@ -48,16 +49,20 @@ class Pass:
         """Bytes: weights as stored, in float32 and at worst one in float64, and eigenvectors with what finding them takes."""
         if (found := self._pair(task)) is None:
             return 0
-        plan, (source, target) = self.plans[task[0][0]], found
+        plan, (source, target, _) = self.plans[task[0][0]], found
         shapes = plan.source.matrix(source), plan.target.matrix(target)
         return sum(8 * m * n + 32 * min(m, n) ** 2 for m, n in shapes)
 
     def load(self, task: Task, device: torch.device) -> Weights:
         if (found := self._pair(task)) is None:
             return None
-        plan, (source, target) = self.plans[task[0][0]], found
-        W_s = _on(plan.source.unconverted(source), device)
-        return W_s, W_s if plan.source is plan.target else _on(plan.target.unconverted(target), device)
+        plan, (source, target, columns) = self.plans[task[0][0]], found
+        W_s = plan.source.unconverted(source)
+        W_t = W_s if plan.source is plan.target else plan.target.unconverted(target)
+        if columns is not None:
+            W_s, W_t = W_s[:, columns.source].contiguous(), W_t[:, columns.target].contiguous()
+        on_device = _on(W_s, device)
+        return on_device, on_device if W_t is W_s else _on(W_t, device)
 
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
         if weights is None:
@@ -96,10 +101,10 @@ class Pass:
         number, name = use
         return self.plans[number].adapter.delta(name, self.plans[number].source, device)
 
-    def _pair(self, task: Task) -> tuple[str, str] | None:
+    def _pair(self, task: Task) -> tuple[str, str, Columns | None] | None:
         number, name = task[0]
         found = self.plans[number].pairs[name]
-        return (found.source, found.target) if found and found.target else None
+        return (found.source, found.target, found.columns) if found and found.target else None
 
     def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
         number, name = use
@@ -107,6 +112,7 @@ class Pass:
         found = plan.pairs[name]
         assert found is not None
         method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
+        dW = found.columns.narrowed(dW) if found.columns else dW
         gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
         similarity = bases.similarity if gated or measured else None
         record = LayerRecord(
@@ -129,6 +135,8 @@ class Pass:
         if gated and similarity is None:
             how += "; similarity is undefined for unequal shapes, so not gated"
         kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+        if found.columns and found.target:
+            moved = found.columns.widened(moved, plan.target.matrix(found.target)[1])
         moved, error = moved.compressed(plan.limit(name))
         known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
         return record.ended("transferred", how, **known), moved.to("cpu")

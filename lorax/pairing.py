@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.layers import block_of
+from lorax.layers import PROJECTION, block_of
+from lorax.places import Columns, by_place, shared_inputs
 
 PAIRINGS = ("auto", "name", "weights")
 # A block's sketch has some 2048 values per layer: the error of a cosine is below 0.01 with a block's dozen layers. They lie in
@@ -19,45 +20,63 @@ RUNS, RUN = 16, 128
 
 @dataclass(frozen=True)
 class Pair:
-    """A source layer, the target layer that it feeds (None: there is none) and the reason in words."""
+    """A source layer, the target layer that it feeds (None: there is none) and the reason in words.
+
+    ``columns``: the inputs that mean the same to both, where not all do. Only the delta on these is moved.
+    """
 
     source: str
     target: str | None
     reason: str
+    columns: Columns | None = None
 
 
 def pair(source: Checkpoint, target: Checkpoint, how: str = "auto") -> dict[str, Pair]:
     """Source layer -> its pair, for all layers of ``source``.
 
     By name where the structures agree. Where they do not, the block of the same role and shapes whose weights are most alike
-    (cosine), found by an assignment in which no source block serves twice. ``auto`` chooses between the two, for each component.
+    (cosine), found by an assignment in which no source block serves twice; between UNets of different families, the block at the
+    same place. ``auto`` chooses, for each component. Text encoders are paired with those of the same kind only.
     """
     if how not in PAIRINGS:
         raise LoraxError(f"pairing {how!r}: expected one of {', '.join(PAIRINGS)}.")
-    by_name = {layer: _spelled(target, layer) for layer in target.layers}
-    named = {name: layer for layer, name in by_name.items()}
     pairs: dict[str, Pair] = {}
-    components = {component.name for component in target.family.components}
-    for component in components:
-        s = [layer for layer in source.layers if layer.startswith(f"{component}.")]
-        t = [layer for layer in target.layers if layer.startswith(f"{component}.")]
-        agree = {_spelled(source, layer) for layer in s} == {by_name[layer] for layer in t}
+    twins = {component.title: component.name for component in target.family.components}
+    for component in source.family.components:
+        s, t = _layers(source, component.name), _layers(target, twins.get(component.title, ""))
+        s_names, t_names = _spelled(source, s), _spelled(target, t)
+        agree = s_names.keys() - {PROJECTION} == t_names.keys() - {PROJECTION}
         if not t:
-            reason = f"the target has no {component}"
+            reason = f"the target has no {component.title}"
             pairs |= {layer: Pair(layer, None, reason) for layer in s}
         elif how == "name" or (how == "auto" and agree):
-            for layer in s:
-                match = named.get(_spelled(source, layer))
+            for name, layer in s_names.items():
+                match = t_names.get(name)
                 pairs[layer] = Pair(layer, match, "same name" if match else "the target has no layer of this name")
+        elif how == "auto" and component.name == "unet" and source.family != target.family:
+            pairs |= {layer: Pair(layer, *found) for layer, found in by_place(source, target, s, t).items()}
         else:
             pairs |= _by_weights(source, target, s, t)
-    return pairs
+    return {layer: _narrowed(source, target, one) for layer, one in pairs.items()}
 
 
-def _spelled(base: Checkpoint, layer: str) -> str:
-    """The layer's diffusers name: the one under which adapters are copied from base to base in practice."""
-    head, _, path = layer.partition(".")
-    return f"{head}.{base.unet_names.to_diffusers(path)}" if head == "unet" else layer
+def _layers(base: Checkpoint, component: str) -> list[str]:
+    return [layer for layer in base.layers if layer.startswith(f"{component}.")]
+
+
+def _spelled(base: Checkpoint, layers: list[str]) -> dict[str, str]:
+    """Path within the component, as diffusers spells it -> layer: by this, adapters are copied from base to base in practice."""
+    names = {}
+    for layer in layers:
+        head, _, path = layer.partition(".")
+        names[base.unet_names.to_diffusers(path) if head == "unet" else path] = layer
+    return names
+
+
+def _narrowed(source: Checkpoint, target: Checkpoint, found: Pair) -> Pair:
+    """With the inputs that mean the same, where not all do."""
+    columns = shared_inputs(source, found.source, target, found.target) if found.target else None
+    return replace(found, columns=columns, reason=f"{found.reason}, on {columns.meaning}") if columns else found
 
 
 def _by_weights(source: Checkpoint, target: Checkpoint, s: list[str], t: list[str]) -> dict[str, Pair]:

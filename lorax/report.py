@@ -12,6 +12,8 @@ from typing import Any
 
 from lorax.forecast import forecast
 
+EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -40,12 +42,14 @@ class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
-    ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as they are.
+    ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``strength``: what all moved layers were
+    multiplied with. ``embeddings``: bundled ones that go along as they are.
     """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
+    unrelated: str | None = None
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
 
@@ -94,6 +98,8 @@ class Report:
             lines.append(f"Compression lost {lost:.1%} of the transferred delta's norm.")
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
+        if self.unrelated and not self.declined:
+            lines.append(f"{self.unrelated} {EXPECT}")
         if expected := forecast(self):
             lines.append(expected.words)
         return "\n".join(lines)
@@ -112,6 +118,7 @@ class Report:
         return {
             "method": self.method,
             "declined": self.declined,
+            "unrelated": self.unrelated,
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,

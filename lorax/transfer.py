@@ -17,7 +17,8 @@ from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.methods import BEHAVIOURAL, METHODS
+from lorax.methods import BEHAVIOURAL, METHODS, REFINE
+from lorax.methods.auto import judge
 from lorax.moving import End, Pass
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, pair
@@ -60,10 +61,11 @@ class Plan:
         return found is not None and found.source.startswith(f"{self.component}.")
 
     def same_shape(self, name: str) -> bool:
-        """Of both weights of a layer that has a pair."""
+        """Of both weights of a layer that has a pair, as far as their inputs mean the same."""
         if (found := self.pairs[name]) is None or found.target is None:
             return False
-        return self.source.matrix(found.source) == self.target.matrix(found.target)
+        (m_s, n_s), (m_t, n_t) = self.source.matrix(found.source), self.target.matrix(found.target)
+        return m_s == m_t and (n_s == n_t or found.columns is not None)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,6 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
 
 def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options) -> list[Plan]:
     """The same for several adapters, for which the bases' layers are paired once."""
-    if source.family != target.family:
-        raise LoraxError(
-            f"{target.path} is {target.family.title}, but {source.path} is {source.family.title}. "
-            "Moves between families are not supported yet."
-        )
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
     return [
@@ -164,17 +161,23 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
             layers[record.target] = moved
     report = Report(records, plan.options.method)
     strength = METHODS[plan.options.method].strength(report.overlap)
-    declined, why = _declined(plan, records), "the bases are not related"
-    if declined is None and strength == 0:
+    unrelated, declined, why = _unrelated(plan, records), None, "the bases are not related"
+    if unrelated and METHODS[plan.options.method].declines:
+        declined = (
+            f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. Method {REFINE} can: it "
+            "trains, for minutes, on pictures that the source draws with the adapter. To try weights all the same, name a method."
+        )
+    elif strength == 0:
         declined = (
             f"{plan.target.path} already has {report.overlap:.0%} of what {plan.adapter.path} adds. Use it without the LoRA."
         )
         why = "the target has it already"
     if declined:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
-        return Moved({}, Report(records, plan.options.method, declined))
+        return Moved({}, Report(records, plan.options.method, declined, unrelated))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    return Moved(layers, dataclasses.replace(report, strength=strength, embeddings=tuple(plan.adapter.embeddings)))
+    report = dataclasses.replace(report, unrelated=unrelated, strength=strength)
+    return Moved(layers, dataclasses.replace(report, embeddings=tuple(plan.adapter.embeddings)))
 
 
 def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
@@ -182,16 +185,12 @@ def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
     return record.ended("skipped", why, kept=None, subspace_rank=None, rank=None, compression_error=None)
 
 
-def _declined(plan: Plan, records: list[LayerRecord]) -> str | None:
-    """Why the method moves nothing between these bases, or None when it does, or when no layer has a pair to judge by."""
+def _unrelated(plan: Plan, records: list[LayerRecord]) -> str | None:
+    """Why source and target are no relatives, or None when they are, or when no layer has a pair to judge by."""
     if not any(record.target for record in records):
         return None
     judged = [record for record in records if record.target and plan.is_judged(record.name)]
     similarities = [r.similarity for r in judged if r.similarity is not None or not plan.same_shape(r.name)]  # others: unmeasured
-    if (judgement := METHODS[plan.options.method].judge(similarities)) is None:
+    if (judgement := judge(similarities)) is None:
         return None
-    return (
-        f"{plan.source.path} and {plan.target.path} are not related: in the {plan.component}, {judgement}. Weights alone "
-        "transfer nothing between such bases, and a copy would do harm. Method refine can: it trains, for minutes, on pictures "
-        "that the source draws with the adapter. To try weights all the same, name another method."
-    )
+    return f"{plan.source.path} and {plan.target.path} are not related: in the {plan.component}, {judgement}."

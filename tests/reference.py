@@ -30,12 +30,14 @@ def copy(dW: Matrix, W_s: Matrix, W_t: Matrix, r: int) -> Matrix:
 
 
 def lorax(dW: Matrix, W_s: Matrix, W_t: Matrix, r: int) -> Matrix:
-    """LoRA-X: dW_t = U~_t U~_t^T dW_s V~_t V~_t^T, after the least-squares map of each side where shapes differ."""
+    """LoRA-X: dW_t = U~_t U~_t^T dW_s V~_t V~_t^T, after the least-squares map of a side where sizes differ."""
     U_t, V_t = leading(W_t, r)
-    if W_s.shape != W_t.shape:
-        U_s, V_s = signed(*leading(W_s, r))
-        U_t, V_t = signed(U_t, V_t)
-        dW = least_squares(U_s, U_t).T @ dW @ least_squares(V_s, V_t)
+    U_s, V_s = signed(*leading(W_s, r))
+    U_t, V_t = signed(U_t, V_t)
+    if len(U_s) != len(U_t):
+        dW = least_squares(U_s, U_t).T @ dW
+    if len(V_s) != len(V_t):
+        dW = dW @ least_squares(V_s, V_t)
     return U_t @ U_t.T @ dW @ V_t @ V_t.T
 
 

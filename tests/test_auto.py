@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from lorax.cli import main
 from lorax.methods import METHODS
 from tests import builders, structure
 from tests.conftest import Files, arguments
+from tests.test_methods import distance
+from tests.test_transfer import HALF
 
 
 def test_auto_copies_between_relatives(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,19 +42,29 @@ def test_a_declined_transfer_writes_its_report_alone(files: Files, styled: Path,
     assert all(layer["status"] == "skipped" and layer["rank"] is layer["kept"] is None for layer in found["layers"])
 
 
-def test_any_method_may_decline(
-    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[float] = []
+def test_any_method_may_decline(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "wary", dataclasses.replace(METHODS["copy"], name="wary", declines=True))
+    for target, code in ((files.stranger, 3), (files.target, 0)):
+        assert main(["transfer", *arguments(files, target=target), "--output", str(out), "--method", "wary"]) == code
 
-    def judge(similarities: Any) -> str:
-        seen.extend(similarities)
-        return "they are too alike"
 
-    monkeypatch.setitem(METHODS, "wary", dataclasses.replace(METHODS["copy"], name="wary", judge=judge))
-    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "wary"]) == 3
-    assert "are not related: in the unet, they are too alike" in capsys.readouterr().err
-    assert len(seen) == sum(delta.component == "unet" for delta in files.deltas)
+def test_other_methods_say_that_the_bases_are_strangers(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target, strangers in ((files.stranger, True), (files.target, False)):
+        more = ["--output", str(out), "--method", "copy", "--overwrite"]
+        assert main(["transfer", *arguments(files, target=target), *more]) == 0
+        assert ("are not related: in the unet, the median similarity" in capsys.readouterr().out) is strangers
+
+
+def test_the_same_weights_take_the_adapter_as_it_is(files: Files, tmp_path: Path, out: Path) -> None:
+    """But for rounding: the source is stored in half precision."""
+    source = builders.save(files.base_state, tmp_path / "half.safetensors", torch.float16)
+    written = out / "moved.safetensors"
+    more = ["--source", str(source), "--target", str(files.base), "--output", str(written), "--report", str(out / "report.json")]
+    assert main(["transfer", str(files.lora), *more]) == 0
+    for record in json.loads((out / "report.json").read_text())["layers"]:
+        assert record["reason"] == "copied, since the weights are the same"
+    found = builders.dense(written)
+    assert all(distance(found[delta.named("kohya")], delta.dense) < HALF for delta in files.deltas)
 
 
 def test_a_shared_text_encoder_makes_no_relatives(

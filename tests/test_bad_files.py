@@ -80,15 +80,6 @@ def test_a_unet_of_no_family(files: Files, tmp_path: Path, refused: Callable[...
     assert "an unknown kind of UNet, which is not supported. Supported: Stable Diffusion 1.x, Stable Diffusion 2.x, " in message
 
 
-def test_bases_of_different_families(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
-    attention = f"{builders.UNET}input_blocks.4.1"
-    keys = (f"{attention}.proj_in.weight", f"{attention}.transformer_blocks.1.attn1.to_q.weight")
-    save_file({key: torch.randn(8, 8) for key in keys}, tmp_path / "xl.safetensors")
-    message = refused(target=tmp_path / "xl.safetensors")
-    assert "xl.safetensors is Stable Diffusion XL, but" in message
-    assert "Moves between families are not supported yet" in message
-
-
 def test_lora_of_another_width(tmp_path: Path, refused: Callable[..., str]) -> None:
     wide = builders.save_lora(tmp_path / "wide.safetensors", builders.deltas(size=structure.WIDER))
     message = refused(lora=wide)

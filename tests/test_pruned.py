@@ -70,7 +70,7 @@ def test_a_target_without_a_text_encoder(files: Files, tmp_path: Path, out: Path
     transfer(files.lora, files.base, target, out, "--method", "copy", "--report", str(out / "report.json"))
     for record in json.loads((out / "report.json").read_text())["layers"]:
         if record["name"].startswith("lora_te"):
-            assert (record["status"], record["reason"]) == ("unmatched", "the target has no te")
+            assert (record["status"], record["reason"]) == ("unmatched", "the target has no CLIP ViT-L")
         else:
             assert (record["status"], record["pairing"]) == ("transferred", "same name")
 

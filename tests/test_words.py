@@ -36,7 +36,7 @@ def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["text 0", "in 1", "in 2", "mid", "out 11"]
     roles = [label.get_text() for label in axis.get_yticklabels()]
-    assert roles == ["convolution 1", "proj_in", "prompt attention k", "self-attention q", "text attention q"]
+    assert roles == ["attention entry", "convolution 1", "prompt attention k", "self-attention q", "text attention q"]
     values = axis.images[0].get_array()
     assert values is not None
     assert values[3][1] == 0.9
@@ -57,7 +57,7 @@ def test_the_heat_map_of_deep_modules_and_two_encoders() -> None:
     assert figure is not None
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["text1 0", "text2 0", "in 7", "text_projection"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["alone", "self-attention q", "text feed-forward fc1"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["alone", "self-attention q", "text feed-forward in"]
     values = axis.images[0].get_array()
     assert values is not None
     assert values[1][2] == pytest.approx(0.3)

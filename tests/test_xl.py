@@ -266,8 +266,8 @@ def test_a_target_without_one_of_the_encoders(bases: Bases, out: Path, missing: 
     save_file(state, out / "part.safetensors")
     report = out / "report.json"
     transfer(bases.lora, bases.base, out / "part.safetensors", out, "--method", "copy", "--report", str(report))
-    component = {xl.TE1: "te1", xl.TE2: "te2"}[missing]
+    component, title = {xl.TE1: ("te1", "CLIP ViT-L"), xl.TE2: ("te2", "OpenCLIP ViT-bigG")}[missing]
     for record in json.loads(report.read_text())["layers"]:
         gone = record["source"].startswith(f"{component}.")
         assert record["status"] == ("unmatched" if gone else "transferred")
-        assert not gone or record["reason"] == f"the target has no {component}"
+        assert not gone or record["reason"] == f"the target has no {title}"

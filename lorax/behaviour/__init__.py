@@ -16,7 +16,6 @@ from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.captions import captions, with_triggers
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.forecast import are_alike, known
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
@@ -57,7 +56,7 @@ def _bridge(plan: Plan, meter: _Meter) -> Moved:
 
 def _refine(plan: Plan, meter: _Meter) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
-    if auto.report.declined and are_alike(known(auto.report)):
+    if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
     source = _open(plan, plan.source)
     meter.expect(content.batches(plan.running.pictures, source.size) + plan.running.steps)

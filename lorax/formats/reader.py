@@ -134,7 +134,8 @@ class AdapterFile:
         """
         layers = {name: self._layer(name, base) for name in self.parts}
         family = self.family
-        if (family is not None and family != base.family) or not any(layers.values()):
+        other = family is not None and family != base.family and base.family.has_adapters
+        if other or not any(layers.values()):
             made = family.title if family else "another kind of base"
             raise LoraxError(
                 f"{self.path}: made for {made}, but {base.path} is {base.family.title}. "

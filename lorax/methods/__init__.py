@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorax.adapter import LowRank
@@ -19,10 +19,9 @@ Move = Callable[[LowRank, Bases], tuple[LowRank | None, str]]
 class Method:
     """``move(dW_s, bases)`` returns dW_t and a few words on what was done; None instead of dW_t when it cannot be done.
 
-    A copy returns dW_s itself. ``judge(similarities of the paired layers, None where shapes differ)`` returns why such a pair of
-    bases is declined, or None. ``strength(overlap)`` is what the whole moved adapter is multiplied with, when the target has that
-    share of it already. ``settled`` moves a large layer that was not measured, where those that were (``lorax.moving.sample``)
-    leave nothing to decide; without it each layer is measured by itself.
+    A copy returns dW_s itself. ``declines``: moves nothing between bases that are not related. ``strength(overlap)`` is what the
+    whole moved adapter is multiplied with, when the target has that share of it already. ``settled`` moves a large layer that was
+    not measured, where those that were (``lorax.moving.sample``) leave nothing to decide; without it each is measured by itself.
     """
 
     name: str
@@ -30,7 +29,7 @@ class Method:
     paper: str
     move: Move
     gated: bool = False  # whether --threshold skips dissimilar layers
-    judge: Callable[[Sequence[float | None]], str | None] = lambda similarities: None
+    declines: bool = False
     strength: Callable[[float], float] = lambda overlap: 1.0
     settled: Move | None = None
 
@@ -52,7 +51,7 @@ METHODS = {
             "",
             auto.move,
             gated=False,
-            judge=auto.judge,
+            declines=True,
             strength=auto.strength,
             settled=auto.copied,
         ),
@@ -76,4 +75,4 @@ def titles() -> dict[str, str]:
     return {name: method.title for name, method in METHODS.items()} | {name: one.title for name, one in BEHAVIOURAL.items()}
 
 
-__all__ = ["BEHAVIOURAL", "METHODS", "Bases", "Behavioural", "Method", "titles"]
+__all__ = ["AUTO", "BEHAVIOURAL", "BRIDGE", "METHODS", "REFINE", "Bases", "Behavioural", "Method", "titles"]

@@ -32,6 +32,8 @@ def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
         return None, DIFFERENT.format(bases.difference)
     if bases.whole:
         return lorax.move(dW, bases)
+    if bases.agree:
+        return dW, "copied, since the weights are the same"
     projected, how = lorax.move(dW, bases)
     norm = dW.norm()
     survives = projected.norm() / norm if projected is not None and norm > 0 else 0.0

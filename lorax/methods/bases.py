@@ -12,6 +12,7 @@ from lorax.adapter import LowRank
 from lorax.subspace import Decomposition, RankRule, similarity
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
+ROUNDING = 2**-8  # of bfloat16, relative
 
 
 class Known(NamedTuple):
@@ -55,6 +56,14 @@ class Bases:
     def whole(self) -> bool:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == self.source.p
+
+    @cached_property
+    def agree(self) -> bool:
+        """Whether the weights are the same but for rounding to half precision, as where two bases share a text encoder."""
+        if not self.same_shape:
+            return False
+        W_s, W_t = self.source.stored, self.target.stored
+        return W_s is W_t or bool((W_t.float() - W_s.float()).norm() <= ROUNDING * W_s.float().norm())
 
     @cached_property
     def similarity(self) -> float | None:

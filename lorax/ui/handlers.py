@@ -149,10 +149,10 @@ class Handlers:
         source, target = bases[state["source"]], bases[state["target"]]
         adapter, moved = self.host.adapters()[name], Model(which, Path(path))
         shots = [
-            Shot(f"{source.name} with the LoRA", source, adapter),
-            Shot(f"{target.name} alone", target, None),
-            Shot(f"{target.name} with a plain copy", target, adapter),
-            Shot(f"{target.name} with the moved LoRA", target, moved),
+            Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
+            Shot(f"{words.short(target.name)} alone", target, None),
+            Shot(f"{words.short(target.name)} with a plain copy", target, adapter),
+            Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
         ]
         pictures = self.host.pictures(shots, prompt, int(seed), int(steps), int(size) if size else None, progress)
         captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]

@@ -18,6 +18,8 @@ SIDES = {"input_blocks": "in", "middle_block": "mid", "output_blocks": "out", "t
 ROLES = {
     "attn1.": "self-attention ",
     "attn2.": "prompt attention ",
+    "proj_in": "attention entry",
+    "proj_out": "attention exit",
     "ff.net.0.proj": "feed-forward in",
     "ff.net.2": "feed-forward out",
     "in_layers.2": "convolution 1",
@@ -25,7 +27,8 @@ ROLES = {
     "emb_layers.1": "time",
     "skip_connection": "shortcut",
     "self_attn.": "text attention ",
-    "mlp.": "text feed-forward ",
+    "mlp.fc1": "text feed-forward in",
+    "mlp.fc2": "text feed-forward out",
 }
 GREY = "#888888"  # readable on light and on dark
 

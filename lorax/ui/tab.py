@@ -39,7 +39,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         with gr.Column(visible=False) as analysis:
             gr.HTML(words.heading("What a transfer would do"))
             summary = gr.HTML(elem_id="lorax_summary")
-            gr.HTML(words.heading("How alike the checkpoints are", words.ALIKE))
+            gr.HTML(words.heading("How alike the checkpoints are", words.MAP))
             plot = gr.Plot(show_label=False, elem_id="lorax_heatmap")
             gr.HTML(words.heading("Layer by layer", "Click a column's head to sort by it"))
             table = gr.Dataframe(headers=words.HEADERS, interactive=False, wrap=True, height=400, elem_id="lorax_table")

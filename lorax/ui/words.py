@@ -11,6 +11,7 @@ from lorax.report import Report
 from lorax.workflow import Result
 
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
+MAP = f"{ALIKE}. Columns are the blocks of the network in the order in which they work, rows the kinds of layers in them"
 GLOSSARY = {
     "squared norm": "How much a LoRA changes the picture-making weights: the sum of all its changes, squared",
     "Forecast": "What transfers between checkpoints as alike as these were worth when they were measured",
@@ -81,6 +82,11 @@ def rows(results: Sequence[Result]) -> list[list[str | float]]:
             numbers = [round(value, 3) if value is not None else "" for value in (r.similarity, r.kept)]
             table.append([r.target or r.name, TRANSFORMED[r.status], r.reason, *numbers, r.source or ""])
     return table
+
+
+def short(checkpoint: str) -> str:
+    """Its name without the file's suffix, for captions."""
+    return re.sub(r"\.(safetensors|ckpt|pt)$", "", checkpoint)
 
 
 def tag(host_tag: str, facts: Facts) -> str:

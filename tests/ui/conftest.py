@@ -66,7 +66,7 @@ def server(models: Path) -> Iterator[str]:
 def page(server: str, browser: Any) -> Iterator[Any]:
     """The standalone tab, open in the browser."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(180_000)
     opened.goto(server)
     opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")  # the lists are filled
     yield opened

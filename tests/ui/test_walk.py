@@ -89,28 +89,45 @@ def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch:
     assert written(models) == []
 
 
+def compare(page: Any) -> None:
+    page.fill("#lorax_prompt textarea", "guitar")
+    page.click("#lorax_compare")
+    if find_spec("diffusers"):
+        page.wait_for_selector("#lorax_gallery img")
+
+
 def test_compare_draws_four_pictures(chosen: Any) -> None:
     chosen.click("#lorax_transfer")
     chosen.wait_for_selector("#lorax_written .lorax-done")
-    chosen.fill("#lorax_prompt textarea", "guitar")
-    chosen.click("#lorax_compare")
+    compare(chosen)
     if find_spec("diffusers") is None:
         chosen.wait_for_selector("#lorax_status .lorax-error")
         assert "Pictures need diffusers" in chosen.inner_text("#lorax_status")
         return
-    chosen.wait_for_selector("#lorax_gallery img", timeout=120_000)
     assert chosen.locator("#lorax_gallery .thumbnail-item img").count() == 4
     for caption in ("base with the LoRA", "finetune alone", "with a plain copy", "with the moved LoRA"):
         assert caption in chosen.inner_text("#lorax_gallery")
     shoot(chosen, "compare")
 
 
-@pytest.mark.parametrize("width", [1280, 800])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_sticks_out(chosen: Any, width: int, theme: str) -> None:
-    chosen.set_viewport_size({"width": width, "height": 900})
-    if theme == "dark":
-        chosen.evaluate("document.body.classList.add('dark')")
+OUTSIDE = """() => [...document.querySelectorAll("#lorax_heatmap img, #lorax_gallery .caption-label")].filter((part) => {
+    const [inner, outer] = [part, part.closest(".thumbnail-item, #lorax_heatmap")].map((one) => one.getBoundingClientRect());
+    return inner.left < outer.left || inner.right > outer.right || part.scrollWidth > part.clientWidth + 1;
+}).map((part) => part.outerHTML.slice(0, 200))"""
+
+
+def test_nothing_sticks_out(chosen: Any) -> None:
     chosen.click("#lorax_options button, #lorax_options .label-wrap")
-    assert chosen.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    shoot(chosen, f"options-{theme}-{width}")
+    chosen.click("#lorax_analyse")
+    chosen.wait_for_selector("#lorax_heatmap img")
+    chosen.click("#lorax_transfer")
+    chosen.wait_for_selector("#lorax_written .lorax-done")
+    if find_spec("diffusers"):
+        compare(chosen)
+    for theme in ("light", "dark"):
+        chosen.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+        for width in (1280, 800):
+            chosen.set_viewport_size({"width": width, "height": 900})
+            assert chosen.evaluate("document.documentElement.scrollWidth <= innerWidth"), (theme, width)
+            assert chosen.evaluate(OUTSIDE) == [], (theme, width)
+            shoot(chosen, f"all-{theme}-{width}")

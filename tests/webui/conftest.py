@@ -1,4 +1,4 @@
-"""The real WebUI that ``LORAX_WEBUI_DIR`` names, started once for all tests that need no flags of their own."""
+"""The real WebUI that ``LORAX_WEBUI_DIR`` names, started once to draw and once with its page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ui.conftest import browser  # noqa: F401  (a fixture)
 from tests.webui.drawing import furnish
+from tests.webui.page import Page
 from tests.webui.server import INSTALLATION, WebUI
 
 
@@ -24,3 +26,9 @@ def webui(started: WebUI) -> WebUI:
     started.load("base")
     started.draw(steps=1)
     return started
+
+
+@pytest.fixture(scope="session")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with Page(tmp_path_factory.mktemp("webui"), sd_model_checkpoint="finetune.safetensors") as started:
+        yield started

@@ -1,0 +1,113 @@
+"""What the extension adds to a real WebUI besides the tab: settings, API, messages, its cost; and all without Lora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lorax.checkpoint import open_checkpoint
+from lorax.formats import open_adapter
+from lorax.formats.lorax_writer import save_lorax
+from lorax.options import Options
+from lorax.transfer import plan
+from tests import builders
+from tests.ui.conftest import pick
+from tests.webui.page import LORA, Page, opened
+from tests.webui.server import needs_webui
+
+pytestmark = needs_webui
+
+
+@pytest.fixture
+def settings(browser: Any, ui: Page) -> Iterator[Any]:
+    """Our page of the settings."""
+    page = opened(browser, ui)
+    page.locator("#tabs > .tab-nav button", has_text="Settings").click()
+    page.locator("#settings > .tab-nav button", has_text="LoRA-X").click()
+    yield page
+    page.close()
+
+
+def test_the_settings_page_holds_the_defaults(ui: Page) -> None:
+    known = ui.call("sdapi/v1/options")
+    assert (known["lorax_method"], known["lorax_threshold"], known["lorax_dtype"]) == ("auto", 0.8, "fp16")
+    assert (known["lorax_save_as"], known["lorax_cache_size"], known["lorax_cache_memory"]) == ("lora", 4, 256)
+
+
+def test_the_caches_button_is_on_the_settings_page(settings: Any, ui: Page) -> None:
+    kept = ui.data / "cache" / "lorax" / "key.lorax-fit"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"fitted")
+    settings.click("#setting_lorax_cache_clear")
+    settings.wait_for_function("() => document.querySelector('#setting_lorax_cache_clear').textContent.includes('Cleared')")
+    assert not kept.exists()
+
+
+def test_a_cache_folder_that_cannot_be_is_refused_with_the_reason(settings: Any, ui: Page) -> None:
+    (ui.data / "file").write_bytes(b"")
+    settings.fill("#setting_lorax_cache_folder textarea, #setting_lorax_cache_folder input", str(ui.data / "file" / "inside"))
+    settings.click("#settings_submit")
+    settings.wait_for_selector(".toast-body.warning")
+    assert "cannot hold the cache" in settings.inner_text(".toast-body.warning")
+    assert ui.call("sdapi/v1/options")["lorax_cache_folder"] == ""
+
+
+def test_a_message_of_the_network_type_is_in_the_pages_output(browser: Any, ui: Page) -> None:
+    base, file = open_checkpoint(ui.checkpoints / "base.safetensors"), ui.loras / "newer.safetensors"
+    save_lorax(plan(open_adapter(ui.loras / f"{LORA}.safetensors"), base, base, Options()), file)
+    save_file(load_file(file), file, builders.header(file) | {"lorax_format": "9"})
+    page = opened(browser, ui)
+    page.fill("#txt2img_prompt textarea", "cat face <lora:newer:1>")
+    for name, value in (("width", 64), ("height", 64), ("steps", 2)):
+        page.fill(f"#txt2img_{name} input[type=number]", str(value))
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery img")
+    assert "newer: " in page.inner_text("#html_log_txt2img")
+    assert "a LoRA-X file of format 9" in page.inner_text("#html_log_txt2img")
+    page.close()
+
+
+def test_api(ui: Page) -> None:
+    asked = {"source": "base.safetensors", "target": "pruned.safetensors", "adapters": [LORA], "subfolder": "api"}
+    job = ui.call("lorax/v1/transfer", asked)
+    while job["state"] == "running":
+        job = ui.call(f"lorax/v1/jobs/{job['id']}")
+    assert job["results"][0]["written"] == f"api/{LORA}-pruned.safetensors"
+    assert (ui.loras / "api" / f"{LORA}-pruned.safetensors").is_file()
+    assert "/lorax/v1/transfer" in ui.call("openapi.json")["paths"]
+
+
+def test_the_start_imports_nothing_heavy(ui: Page) -> None:
+    records = ui.call("internal/profile-startup")["records"]
+    assert records["load scripts/lorax_webui.py"] < 0.3
+
+
+def test_the_apis_own_login_is_asked_for(tmp_path: Path) -> None:
+    with Page(tmp_path, "--nowebui", "--api-auth", "me:secret") as ui:
+        assert ui.status("lorax/v1/bases") == 401
+        assert ui.status("lorax/v1/bases", "me:wrong") == 401
+        assert ui.status("lorax/v1/bases", "me:secret") == 200
+
+
+def test_the_pages_login_is_asked_for(tmp_path: Path) -> None:
+    with Page(tmp_path, "--gradio-auth", "me:secret") as ui:
+        assert ui.status("lorax/v1/bases") == 401
+
+
+def test_without_api_and_with_lora_disabled(tmp_path: Path, browser: Any) -> None:
+    with Page(tmp_path, api=False, disabled_extensions=["Lora"]) as ui:
+        assert ui.status("lorax/v1/bases") == 404
+        page = opened(browser, ui)
+        page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+        page.wait_for_selector("#lorax .lorax-warning")
+        assert "extension Lora is disabled" in page.inner_text("#lorax .lorax-warning")
+        pick(page, "#lorax_target", "finetune")
+        pick(page, "#lorax_adapters", LORA)
+        page.click("#lorax_transfer")
+        page.wait_for_selector("#lorax_written .lorax-done")
+        assert f"{LORA}-finetune.safetensors" in ui.moved()
+        page.close()
