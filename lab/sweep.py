@@ -14,7 +14,18 @@ from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import STRENGTHS, Variant, asked, move, moving, written
-from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
+from lab.zoo import (
+    ADAPTERS,
+    ALL_PAIRS,
+    CONCEPT,
+    CROSSING,
+    HEADLINE_PAIRS,
+    HEADLINE_RANK,
+    STYLES,
+    Adapter,
+    are_related,
+    checkpoint,
+)
 from lorax import forecast
 from lorax.checkpoint import open_checkpoint
 from lorax.methods import REFINE
@@ -45,10 +56,11 @@ def full() -> Iterator[Task]:
 
 
 def behaviour() -> Iterator[Task]:
-    """Between strangers what runs the models; between relatives what starts from a copy."""
-    for source, target in HEADLINE_PAIRS:
-        for name in STYLES:
-            for variant in asked("behaviour", None if not are_related(source, target) else REFINE):
+    """Between strangers what runs the models; between relatives, and across structures, what trains the target."""
+    for source, target in (*HEADLINE_PAIRS, CROSSING):
+        strangers = (source, target) != CROSSING and not are_related(source, target)
+        for variant in asked("behaviour", None if strangers else REFINE):
+            for name in STYLES:
                 yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from lab.report.cells import BEHAVIOUR_VARIANTS, HEADLINE_VARIANTS, Cell, Cells, Pair, mean_of
 from lab.stats import Interval
 from lab.variants import AUTO, COPY, LORAX, STRENGTHS
-from lab.zoo import ADAPTERS, HEADLINE_RANK, RATES, STYLES, are_related
+from lab.zoo import ADAPTERS, CROSSING, HEADLINE_RANK, RATES, STYLES, are_related
 
 SHOWN = (COPY, LORAX, AUTO)  # of every ordered pair
 
@@ -76,7 +76,7 @@ def by_behaviour(cells: Cells) -> str | None:
     """Per pair: what runs the models beside ``auto`` and ``copy``, at strength 1, and the seconds that a transfer took."""
     head = ("pair", "method", "recovery", "less copy", "ordinary loss", *STYLES, "seconds")
     rows = []
-    for pair in cells.headline_pairs():
+    for pair in (*cells.headline_pairs(), CROSSING):
         ran = [cell for name in BEHAVIOUR_VARIANTS if (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         rivals = [cell for name in (COPY, AUTO) if ran and (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         for cell in (*rivals, *ran):
