@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-loras, classifier; then sweep, probe, forecast, pictures, summary and report, or headline and compare.
+loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary and report, or headline and compare.
 """
 
 from __future__ import annotations
@@ -112,6 +112,11 @@ def headline(options: argparse.Namespace) -> None:
     _measure(sweep.headline(), options)
 
 
+def behaviour(options: argparse.Namespace) -> None:
+    """Measure the methods that run the models."""
+    _measure(sweep.behaviour(), options)
+
+
 def probe(options: argparse.Namespace) -> None:
     """Run source and target on every pair, with and without adapters: what is known before a transfer."""
     probing.run(Results(options.results))
@@ -154,6 +159,7 @@ COMMANDS = {
     "loras": loras,
     "sweep": full_sweep,
     "headline": headline,
+    "behaviour": behaviour,
     "adapters": adapters,
     "classifier": classifier,
     "pictures": pictures,
@@ -163,7 +169,7 @@ COMMANDS = {
     "report": report,
     "compare": compare,
 }
-MEASURING = ("sweep", "probe", "adapters", "forecast", "pictures", "summary", "report")
+MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "summary", "report")
 STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 
@@ -181,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
-        if name in ("sweep", "headline"):
+        if name in ("sweep", "headline", "behaviour"):
             step.add_argument("--target", choices=BASES, help="on this one alone")
         if name == "summary":
             step.add_argument("--json", action="store_true", help="as a flat list of records")

@@ -14,9 +14,21 @@ from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import STRENGTHS, Variant, asked, move, moving, written
-from lab.zoo import ADAPTERS, ALL_PAIRS, CONCEPT, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, Adapter, are_related, checkpoint
+from lab.zoo import (
+    ADAPTERS,
+    ALL_PAIRS,
+    CONCEPT,
+    CROSSING,
+    HEADLINE_PAIRS,
+    HEADLINE_RANK,
+    STYLES,
+    Adapter,
+    are_related,
+    checkpoint,
+)
 from lorax import forecast
 from lorax.checkpoint import open_checkpoint
+from lorax.methods import REFINE
 from lorax.report import Report
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
@@ -41,6 +53,15 @@ def full() -> Iterator[Task]:
     sweeps = [*asked("rank"), *asked("threshold")]
     relatives = [pair for pair in HEADLINE_PAIRS if are_related(*pair)]
     yield from ((*pair, adapter, variant) for pair in relatives for adapter in few for variant in sweeps)
+
+
+def behaviour() -> Iterator[Task]:
+    """Between strangers what runs the models; between relatives, and across structures, what trains the target."""
+    for source, target in (*HEADLINE_PAIRS, CROSSING):
+        strangers = (source, target) != CROSSING and not are_related(source, target)
+        for variant in asked("behaviour", None if strangers else REFINE):
+            for name in STYLES:
+                yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
 
 
 def run(tasks: Iterable[Task], results: Results) -> None:
@@ -93,7 +114,7 @@ class _Target:
     def _transfer(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> None:
         key = Key(self.name, adapter.name, variant.name, source)
         wanted = [(Key(self.name, adapter.name, variant.name, source, s), losses) for s in variant.strengths]
-        if variant.question == "headline":
+        if variant.question in ("headline", "behaviour"):
             wanted.append((Key(self.name, adapter.name, variant.name, source, on=ORDINARY), self.ordinary))
         wanted = [(one, where) for one, where in wanted if one not in self.results.losses]
         if not wanted and key in self.results.reports:

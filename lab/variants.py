@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import torch
 
+from lab import data
+from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.formats import open_adapter, writer
-from lorax.methods import METHODS
-from lorax.options import Options
+from lorax.methods import BEHAVIOURAL, METHODS
+from lorax.options import Options, Running
 from lorax.transfer import Moved, Plan, plan, run
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
@@ -30,7 +33,7 @@ class Variant:
     name: str
     options: Options
     strengths: tuple[float, ...] = STRENGTHS
-    question: str = "headline"  # which table or plot it is for: headline, rank or threshold
+    question: str = "headline"  # which table or plot it is for: headline, rank, threshold or behaviour
 
 
 def _variants() -> list[Variant]:
@@ -51,7 +54,8 @@ def _variants() -> list[Variant]:
         for name in PROJECTING
         for threshold in THRESHOLDS
     ]
-    return [*headline, *ranks, *thresholds]
+    behaviour = [Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL]
+    return [*headline, *ranks, *thresholds, *behaviour]
 
 
 VARIANTS = {variant.name: variant for variant in _variants()}
@@ -69,6 +73,8 @@ def moving(variant: Variant, adapter: Adapter) -> Adapter:
 
 def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoint, target: Checkpoint) -> tuple[Plan, Moved]:
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
+    if variant.name in BEHAVIOURAL:
+        planned = dataclasses.replace(planned, running=Running(captions=str(_captions())))
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
@@ -84,6 +90,14 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
         if moved.layers:
             writer.write(planned, moved, path, dtype="fp32")
         yield path if moved.layers else None
+
+
+def _captions() -> Path:
+    """A file with what the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
+    subjects = {one for name in data.names("base") for one in data.load(name).subjects if not data.is_held_out(one)}
+    file = CACHE / "captions.txt"
+    file.write_text("".join(f"{subject.replace('-', ' ')}\n" for subject in sorted(subjects)), encoding="utf-8")
+    return file
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

@@ -13,6 +13,7 @@ OWN_ICONS = {BASE: "twemoji", FINETUNE: "noto", PRUNED: "twemoji", SCRATCH: "twe
 BASES = tuple(OWN_ICONS)  # and a set that each has learned: its ordinary captions
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
+CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
 

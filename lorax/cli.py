@@ -23,11 +23,11 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
-from lorax.options import Options, Saving, declared
+from lorax.options import Options, Running, Saving, declared
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
 
-Declaration = TypeVar("Declaration", Options, Saving)
+Declaration = TypeVar("Declaration", Options, Running, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapters were trained on")
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move them to")
     _add_options(moving, Options)
+    _add_options(moving, Running)
     moving.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
     moving.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
     moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
@@ -218,7 +219,8 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
         check_folder(options.report, "--report")
         inputs = (source.path, target.path, *(adapter.path for adapter in adapters))
         check_free(options.report, inputs, options.overwrite, "--report")
-    return plan_all(adapters, source, target, chosen)
+    running = _chosen(options, Running)
+    return [dataclasses.replace(one, running=running) for one in plan_all(adapters, source, target, chosen)]
 
 
 def _run(planned: list[Plan], options: argparse.Namespace) -> list[Moved]:

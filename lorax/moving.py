@@ -66,7 +66,7 @@ class Pass:
 
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
         if weights is None:
-            return [(use, self._unmatched(use)) for use in task]
+            return [(use, (unmatched(self.plans[use[0]], use[1]), None)) for use in task]
         device = weights[1].device
         deltas = {use: self._delta(use, device).to(device) for use in task}
         rules = {use: _rule(self.plans[use[0]], dW) for use, dW in deltas.items()}
@@ -105,14 +105,6 @@ class Pass:
         number, name = task[0]
         found = self.plans[number].pairs[name]
         return (found.source, found.target, found.columns) if found and found.target else None
-
-    def _unmatched(self, use: Use) -> End:
-        number, name = use
-        plan, found = self.plans[number], self.plans[number].pairs[name]
-        reason = found.reason if found else "the source has no such layer"
-        known = found is not None or not plan.adapter.is_on_base(name)
-        norm = self._delta(use, "cpu").norm() if known else 0.0
-        return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None), None
 
     def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
         number, name = use
@@ -153,6 +145,15 @@ class Pass:
         """Whether none of the layers that were measured was projected."""
         known = [self.ended[number].get(name) for name in self.samples[number]]
         return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
+
+
+def unmatched(plan: Plan, name: str) -> LayerRecord:
+    """Of a layer of the adapter that has no pair."""
+    found = plan.pairs[name]
+    reason = found.reason if found else "the source has no such layer"
+    known = found is not None or not plan.adapter.is_on_base(name)
+    norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
+    return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None)
 
 
 def sample(plan: Plan) -> frozenset[str]:

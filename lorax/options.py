@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax.errors import LoraxError
-from lorax.methods import METHODS
+from lorax.methods import titles
 from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
 
@@ -78,7 +78,7 @@ class Options:
         "auto",
         "Method",
         "How each layer is carried over",
-        offered=lambda: {method.name: method.title for method in METHODS.values()},
+        offered=titles,
     )
     rank: str = _option(
         "auto",
@@ -113,8 +113,8 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        if self.method not in (known := titles()):
+            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(known)}.")
         _ = self.rule  # refuses what is no rank
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
@@ -124,6 +124,30 @@ class Options:
     @property
     def rule(self) -> RankRule:
         return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What bridge and refine have the models do."""
+
+    captions: str = _option(
+        "",
+        "Captions",
+        "What the source draws for bridge and refine: a text file with a caption a line; empty: plain captions of our own",
+        example="FILE",
+    )
+    pictures: int = _option(
+        384,
+        "Pictures",
+        "How many pictures the source draws; bridge looks at fewer where they are larger than 64 pixels a side, but 16",
+        bounds=(16, 4096),
+    )
+    steps: int = _option(150, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
+
+    def __post_init__(self) -> None:
+        for name, least in (("pictures", 16), ("steps", 1)):
+            if (given := getattr(self, name)) < least:
+                raise LoraxError(f"{name} {given}: expected a whole number of at least {least}.")
 
 
 @dataclass(frozen=True)

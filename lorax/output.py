@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lorax.errors import LoraxError
 from lorax.formats import lorax_writer, writer
+from lorax.methods import BEHAVIOURAL
 from lorax.options import LORAX, Saving
 from lorax.staging import Staging
 from lorax.transfer import Moved, Plan
@@ -14,8 +16,13 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
     """Where the adapter goes, unless told: beside the source's file or PEFT folder.
 
     A plain LoRA is called ``<adapter>-<target>.safetensors``; a LoRA-X file, in which the target plays no part,
-    ``<adapter>-lorax.safetensors``.
+    ``<adapter>-lorax.safetensors``. Raises LoraxError for a LoRA-X file that would have to run the models to fit itself.
     """
+    if saving.save_as == LORAX and plan.options.method in BEHAVIOURAL:
+        raise LoraxError(
+            f"method {plan.options.method}: a LoRA-X file fits itself by weights alone, and this method runs the models. "
+            "Save as a plain LoRA, or choose another method."
+        )
     name = f"{plan.adapter.title}-{'lorax' if saving.save_as == LORAX else plan.target.title}.safetensors"
     if output is None:
         return plan.adapter.given.with_name(name)

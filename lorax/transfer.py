@@ -17,10 +17,10 @@ from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.methods import METHODS
+from lorax.methods import BEHAVIOURAL, METHODS, REFINE
 from lorax.methods.auto import judge
 from lorax.moving import End, Pass
-from lorax.options import DENSE_RANK, Options
+from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, pair
 from lorax.report import LayerRecord, Report
 from lorax.streaming import Stream
@@ -40,6 +40,7 @@ class Plan:
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
     vectors: list[Vector]
+    running: Running = field(default_factory=Running)
 
     def limit(self, name: str) -> int | None:
         """The largest rank that the layer is written with; None: any. A delta that is not low-rank in the file becomes so.
@@ -130,8 +131,17 @@ def run_all(
 
     What is found of large layers is kept in ``cache``, and is taken from there.
 
-    ``done`` and ``total`` count the layers of all adapters.
+    ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
+    if plans[0].options.method in BEHAVIOURAL:
+        try:
+            from lorax import behaviour
+        except ModuleNotFoundError as error:
+            raise LoraxError(
+                f"method {plans[0].options.method} runs the models and needs {error.name}, which is not installed here. Use "
+                "it on the command line, where it is, or choose a method that needs the weights alone."
+            ) from error
+        return [behaviour.run(plan, progress) for plan in plans]
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     moving = Pass(plans, cache)
     stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)
@@ -176,8 +186,8 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
     unrelated, declined, why = _unrelated(plan, records), None, "the bases are not related"
     if unrelated and METHODS[plan.options.method].declines:
         declined = (
-            f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. To try all the same, "
-            "name a method."
+            f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. Method {REFINE} can: it "
+            "trains, for minutes, on pictures that the source draws with the adapter. To try weights all the same, name a method."
         )
     elif strength == 0:
         declined = (

@@ -19,6 +19,7 @@ from tests import builders
 torch.set_num_threads(1)
 # The WebUI's own environment has neither diffusers nor PEFT nor LyCORIS; what needs them is left out there.
 NEED_DIFFUSERS = (
+    "behaviour",
     "demo",
     "foreign",
     "formats",

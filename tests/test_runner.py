@@ -107,7 +107,7 @@ def test_layers_of_both_text_encoders(xl_model: tuple[xl.XLModel, Path]) -> None
         state = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
         for layer in ("self_attn.k_proj", "self_attn.out_proj", "mlp.fc1"):
             path_in_encoder = f"encoder.layers.1.{layer}"
-            found = runner._weight(f"{component}.text_model.{path_in_encoder}")
+            found = runner.weight(f"{component}.text_model.{path_in_encoder}")
             assert torch.equal(found, state[f"{path_in_encoder}.weight"])
 
 
@@ -141,11 +141,11 @@ def test_an_adapter_is_added_and_taken_away_in_half_precision(bundled: Path) -> 
     path = BUNDLE / "loras" / f"{STYLE}-{BASE}.safetensors"
     adapter = open_adapter(path)
     name, layer = next((name, layer) for name, layer in adapter.layers_of(runner.base).items() if layer)
-    before, delta = runner._weight(layer).clone(), adapter.delta(name)
+    before, delta = runner.weight(layer).clone(), adapter.delta(name)
     dW = delta.scale * (delta.up @ delta.down).reshape(before.shape)
     with runner.adapted(path, 2.0):
-        assert torch.allclose(runner._weight(layer).float(), before.float() + 2 * dW, atol=2e-3)
-    assert torch.equal(runner._weight(layer), before)
+        assert torch.allclose(runner.weight(layer).float(), before.float() + 2 * dW, atol=2e-3)
+    assert torch.equal(runner.weight(layer), before)
     x, times, prompts = torch.randn(1, 4, 8, 8), torch.tensor([300]), ["guitar"]
     whole = Runner(bundled / f"{BASE}.safetensors")
     expected, found = (one.predict(x, times, one.encode(prompts)) for one in (whole, runner))
@@ -164,7 +164,7 @@ def test_weights_are_the_same_bits_after_an_adapter(sdxl: bool, dtype: torch.dty
     runner = Runner(tmp_path / "base.safetensors", dtype=dtype)
     adapter, layers = tmp_path / "adapter.safetensors", list(runner.base.layers)
     save_adapter(adapter, runner, layers)
-    weights = {layer: runner._weight(layer) for layer in layers}
+    weights = {layer: runner.weight(layer) for layer in layers}
     assert any(weight.shape[2:] == (1, 1) for weight in weights.values())
     assert any(layer.startswith("te2.") and layer.endswith("k_proj") for layer in layers) is sdxl  # a third of a tensor
     before = {layer: weight.clone() for layer, weight in weights.items()}

@@ -105,4 +105,7 @@ def test_the_sweep_is_the_headline_and_more() -> None:
     assert {(source, target) for source, target, _, _ in headline} == set(HEADLINE_PAIRS)
     assert {adapter.rank for _, _, adapter, _ in headline} == {4}
     assert {adapter.rank for _, _, adapter, _ in full} == {4, 16, 64}
-    assert {variant.name for _, _, _, variant in full} == set(VARIANTS)
+    running = list(sweep.behaviour())
+    assert {variant.name for _, _, _, variant in [*full, *running]} == set(VARIANTS)
+    assert not {variant.name for _, _, _, variant in full} & {variant.name for _, _, _, variant in running}
+    assert all(adapter.rank == 4 and not adapter.is_concept for _, _, adapter, _ in running), "what is committed"

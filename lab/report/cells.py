@@ -16,6 +16,7 @@ from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RA
 Pair = tuple[str, str]
 POOLED = "all styles"
 HEADLINE_VARIANTS = [variant.name for variant in asked("headline")]
+BEHAVIOUR_VARIANTS = [variant.name for variant in asked("behaviour")]
 PAIRS = (*HEADLINE_PAIRS, *(pair for pair in ALL_PAIRS if pair not in HEADLINE_PAIRS))
 
 

@@ -37,6 +37,7 @@ def write(cells: Cells, page: Path) -> None:
         "arrivals": list(prose.arrivals(cells)),
         "by_pair": tables.by_pair(cells),
         "by_overlap": tables.by_overlap(cells),
+        "by_behaviour": tables.by_behaviour(cells),
         "over_ranks": list(prose.over_ranks(cells)),
         "over_kept_rank": list(prose.over_question(cells, "rank")),
         "over_threshold": list(prose.over_question(cells, "threshold")),

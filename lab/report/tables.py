@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
-from lab.report.cells import HEADLINE_VARIANTS, Cell, Cells, Pair, mean_of
+from lab.report.cells import BEHAVIOUR_VARIANTS, HEADLINE_VARIANTS, Cell, Cells, Pair, mean_of
 from lab.stats import Interval
 from lab.variants import AUTO, COPY, LORAX, STRENGTHS
-from lab.zoo import ADAPTERS, HEADLINE_RANK, RATES, are_related
+from lab.zoo import ADAPTERS, CROSSING, HEADLINE_RANK, RATES, STYLES, are_related
 
 SHOWN = (COPY, LORAX, AUTO)  # of every ordered pair
 
@@ -69,6 +70,20 @@ def by_style(cells: Cells) -> dict[Pair, str]:
         rows = [[variant, *(number(row.get(style)) for style in styles)] for variant, row in found.items() if row]
         tables[pair] = markdown(("variant", *styles), rows)
     return tables
+
+
+def by_behaviour(cells: Cells) -> str | None:
+    """Per pair: what runs the models beside ``auto`` and ``copy``, at strength 1, and the seconds that a transfer took."""
+    head = ("pair", "method", "recovery", "less copy", "ordinary loss", *STYLES, "seconds")
+    rows = []
+    for pair in (*cells.headline_pairs(), CROSSING):
+        ran = [cell for name in BEHAVIOUR_VARIANTS if (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
+        rivals = [cell for name in (COPY, AUTO) if ran and (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
+        for cell in (*rivals, *ran):
+            styles = [number(cells.recovery(dataclasses.replace(cell, adapters=(name,)))) for name in cell.adapters]
+            whole = number(cells.recovery(cell)), number(cells.difference(cell, COPY)), percent(cells.harm(cell))
+            rows.append((" to ".join(pair), cell.variant, *whole, *styles, f"{mean_of(cells.facts(cell), 'seconds') or 0:.0f}"))
+    return markdown(head, rows) if rows else None
 
 
 def by_rank(cells: Cells) -> dict[Pair, str]:

@@ -10,6 +10,7 @@ from lorax.methods import auto, copy, lorax, prolora
 from lorax.methods.bases import Bases
 
 LORAX_PAPER = "https://arxiv.org/abs/2501.16559"
+AUTO, BRIDGE, REFINE = "auto", "bridge", "refine"
 PROLORA_PAPER = "https://arxiv.org/abs/2506.04244"
 Move = Callable[[LowRank, Bases], tuple[LowRank | None, str]]
 
@@ -27,17 +28,25 @@ class Method:
     title: str
     paper: str
     move: Move
-    gated: bool  # whether --threshold skips dissimilar layers
+    gated: bool = False  # whether --threshold skips dissimilar layers
     declines: bool = False
     strength: Callable[[float], float] = lambda overlap: 1.0
     settled: Move | None = None
+
+
+@dataclass(frozen=True)
+class Behavioural:
+    """A method that runs both models instead of comparing weights; ``lorax.behaviour`` does."""
+
+    name: str
+    title: str
 
 
 METHODS = {
     method.name: method
     for method in (
         Method(
-            "auto",
+            AUTO,
             "decide per layer by what is measured, and leave out what the target already has of the LoRA",
             "",
             auto.move,
@@ -52,5 +61,18 @@ METHODS = {
         Method("prolora-cross", "ProLoRA with the cross terms kept", PROLORA_PAPER, prolora.move_with_cross_terms, gated=True),
     )
 }
+BEHAVIOURAL = {
+    method.name: method
+    for method in (
+        Behavioural(BRIDGE, "run both models and fit each layer to what the source's does; for unrelated bases, takes minutes"),
+        Behavioural(REFINE, "train the result until the target changes as the source does; best for unrelated bases, slow"),
+    )
+}
 
-__all__ = ["METHODS", "Bases", "Method"]
+
+def titles() -> dict[str, str]:
+    """Of every method, by name."""
+    return {name: method.title for name, method in METHODS.items()} | {name: one.title for name, one in BEHAVIOURAL.items()}
+
+
+__all__ = ["AUTO", "BEHAVIOURAL", "BRIDGE", "METHODS", "REFINE", "Bases", "Behavioural", "Method", "titles"]

@@ -64,7 +64,7 @@ class Runner:
         self.tokenizer = _tokenizer(path, folder)
         self._file = open_tensors(path)
         self._settings = settings_of(self._file, self.base.family.name)
-        self.size = self._settings.size
+        self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
         encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
             component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
@@ -100,7 +100,7 @@ class Runner:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
-                        weight, dW = self._weight(layer), opened.delta(name, self.base)
+                        weight, dW = self.weight(layer), opened.delta(name, self.base)
                         changed.append((layer, weight))
                         product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
                         weight += product.reshape(weight.shape).to(self.dtype)
@@ -109,7 +109,6 @@ class Runner:
             for layer, weight in changed:
                 weight.copy_(self.base.stored(layer).reshape(weight.shape))
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> Conditioning:
         """Of N prompts."""
         tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
@@ -120,7 +119,6 @@ class Runner:
         second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
-    @torch.no_grad()
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32.
 
@@ -146,11 +144,26 @@ class Runner:
         return predicted.float()
 
     @torch.no_grad()
+    def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]: the mean, without sampling.
+
+        Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with it.
+        """
+        with torch.backends.mkldnn.flags(enabled=False):
+            found = [self.vae.encode(2 * batch.to(self.device) - 1).latent_dist.mean for batch in torch.split(pictures, 16)]
+        return torch.cat(found) * self.latent_scale
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] of scaled latents (N, 4, h, w)."""
+        pictures = self.vae.decode(latents / self.latent_scale, return_dict=False)[0]
+        return (pictures.clamp(-1, 1) + 1) / 2
+
+    @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
         """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
         *_, (_, latents) = self.trajectory(prompts, seeds, steps=steps, guidance=guidance)
-        pictures = self.vae.decode(latents / self.vae.config["scaling_factor"], return_dict=False)[0]
-        return (pictures.clamp(-1, 1) + 1) / 2
+        return self.decode(latents)
 
     @torch.no_grad()
     def trajectory(
@@ -168,20 +181,28 @@ class Runner:
             latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
         yield torch.zeros_like(t), latents
 
+    @torch.no_grad()
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
 
-    def _weight(self, layer: str) -> torch.Tensor:
+    def weight(self, layer: str) -> torch.Tensor:
+        """Of a layer of the base: the running model's own, not a copy."""
+        weight = self.module(layer).weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.data
+
+    def module(self, layer: str) -> torch.nn.Module:
+        """What computes a layer of the base."""
         component, _, path = layer.partition(".")
         if component == "unet":
-            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path)).weight.data
+            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path))
         encoder = self.text_encoders[component]
         try:
-            return encoder.get_submodule(path).weight.data
+            return encoder.get_submodule(path)
         except AttributeError:  # transformers 5 has no text_model between
-            return encoder.get_submodule(path.removeprefix(TEXT_MODEL)).weight.data
+            return encoder.get_submodule(path.removeprefix(TEXT_MODEL))
 
 
 def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:

@@ -1,0 +1,78 @@
+"""What generic pictures show: plain captions of our own making, or the user's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorax.errors import LoraxError
+from lorax.formats import AdapterFile
+
+SUBJECTS = """
+a woman, a man, a girl, a boy, an old man, an old woman, a baby, two friends, a family, a crowd, a chef, a fisherman,
+a dancer, a knight, a wizard, an astronaut, a musician, a farmer, a nurse, a cyclist, a soldier, a queen, a monk, a
+robot, a dragon, a mermaid, a ghost, a cat, a kitten, a dog, a puppy, a horse, a cow, a sheep, a pig, a rabbit, a fox,
+a wolf, a bear, a deer, a lion, a tiger, an elephant, a monkey, an owl, an eagle, a parrot, a swan, a penguin, a
+chicken, a fish, a whale, a shark, an octopus, a turtle, a frog, a snake, a butterfly, a bee, a spider, a tree, a
+pine, a rose, a sunflower, a cactus, a mushroom, an apple, a lemon, a strawberry, a pumpkin, a loaf of bread, a cake,
+a cup of coffee, a glass of wine, a bowl of soup, a pizza, a castle, a cottage, a skyscraper, a church, a lighthouse,
+a windmill, a bridge, a tent, a car, a bus, a truck, a train, a bicycle, a motorcycle, a sailing ship, a rowing boat,
+an aeroplane, a hot air balloon, a rocket, a chair, a table, a lamp, a clock, a book, a guitar, a piano, a sword, a
+crown, a hat, a pair of shoes, an umbrella, a key, a candle, a vase, a teapot, a camera, a mountain, a waterfall, an
+island, a volcano
+"""
+SETTINGS = """
+, in a forest, on a beach, in the desert, in the snow, in a city street, in a village, in a garden, in a field of
+flowers, by a lake, by a river, under water, on a hill, in the mountains, in a kitchen, in a bedroom, in a library, in
+an old workshop, on a stage, at night, at sunrise, at sunset, in the rain, in fog, on a cloudy day, under the stars,
+in front of a plain wall, on a white background, on a black background, seen from above, seen from the side, close up,
+far away, in black and white
+"""
+
+
+def plain() -> list[str]:
+    """Every subject in every setting, 3808 captions, in an order in which each stretch has many of both."""
+    subjects, settings = (text.replace("\n", " ").strip().split(", ") for text in (SUBJECTS, SETTINGS.replace(",", "", 1)))
+    rows = itertools.product(range(len(settings)), range(len(subjects)))
+    return [f"{subjects[s]} {settings[(p + s) % len(settings)]}".strip() for p, s in rows]
+
+
+def captions(count: int, file: Path | None = None) -> list[str]:
+    """``count`` captions, evenly spread over the file's lines, or over the plain ones.
+
+    Raises LoraxError if the file cannot be read as text or holds no caption.
+    """
+    known = _lines(file) if file else plain()
+    return [known[i * len(known) // count] for i in range(count)]
+
+
+def with_triggers(captions: Sequence[str], adapter: AdapterFile, share: float = 0.5) -> list[str]:
+    """The captions, in every second of which the adapter's most frequent training tag leads, if its metadata names one.
+
+    What hides behind a trigger word would otherwise never be seen.
+    """
+    if not (tag := trigger(adapter)):
+        return list(captions)
+    return [f"{tag}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]
+
+
+def trigger(adapter: AdapterFile) -> str | None:
+    """The tag that trained most, of kohya's ``ss_tag_frequency``: {folder: {tag: count}}."""
+    try:
+        folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()
+        counts = {tag.strip(): int(count) for folder in folders for tag, count in folder.items()}
+    except (ValueError, AttributeError, TypeError):  # what others write there is not ours to judge
+        return None
+    return max(counts, key=counts.__getitem__, default=None)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
+    if not (known := [line for line in lines if line]):
+        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
+    return known

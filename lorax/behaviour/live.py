@@ -1,0 +1,49 @@
+"""What flows through the layers of a running model, and low-rank deltas that act in it without touching its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lorax.adapter import LowRank
+
+Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  # module, input, output -> other output
+
+
+@contextmanager
+def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> Iterator[None]:
+    """Within the block ``hook_of(layer)`` sees, and may replace, the output of every module."""
+    with ExitStack() as stack:
+        for layer, module in modules.items():
+            hook = hook_of(layer)
+            handle = module.register_forward_hook(lambda module, inputs, output, hook=hook: hook(module, inputs[0], output))
+            stack.callback(handle.remove)
+        yield
+
+
+def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
+    """dW x, as the module would compute it: x (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
+    up, down = dW.up.to(x), dW.down.to(x)
+    if isinstance(module, nn.Conv2d):
+        inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)
+        return dW.scale * F.conv2d(inner, up[:, :, None, None])
+    return dW.scale * F.linear(F.linear(x, down), up)
+
+
+def rows_in(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The module's input at every position, (positions, n); a convolution's n is in * kh * kw."""
+    if isinstance(module, nn.Conv2d):
+        assert not isinstance(module.padding, str)  # 'same' and 'valid' are in no model of ours
+        x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).mT
+    return x.flatten(0, -2)
+
+
+def rows_out(module: nn.Module, y: torch.Tensor) -> torch.Tensor:
+    """The module's output at every position, (positions, m)."""
+    if isinstance(module, nn.Conv2d):
+        y = y.flatten(2).mT
+    return y.flatten(0, -2)

@@ -1,0 +1,216 @@
+"""Methods that run both models, on the lab's really trained ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax import probe
+from lorax.adapter import LowRank
+from lorax.behaviour import bridge, content, live, refine
+from lorax.behaviour.captions import captions, plain, trigger, with_triggers
+from lorax.checkpoint import open_checkpoint
+from lorax.cli import main
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
+from lorax.errors import Interrupted, LoraxError
+from lorax.formats import open_adapter, writer
+from lorax.options import Options, Running
+from lorax.runner import Runner
+from lorax.transfer import Plan, plan, run
+from tests import builders
+from tests.conftest import SOURCE_METADATA, Files
+
+HEADLINE = BUNDLE.parent / "headline"
+STRANGER = "scratch"
+LORA = BUNDLE / "loras" / "contrast-base.safetensors"
+LOCON = HEADLINE / "loras" / "openmoji-r4-base.safetensors"
+PROMPTS = captions(8)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    unpack(folder)
+    unpack(folder, HEADLINE)
+    return folder
+
+
+def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: int) -> Plan:
+    source = open_checkpoint(models / f"{BASE}.safetensors")
+    found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
+    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))  # type: ignore[arg-type]
+
+
+def gained(models: Path, made: Plan, out: Path) -> float:
+    """By which share the target's loss falls on pictures that the source draws with the adapter, of prompts not used before."""
+    source, target = (Runner(models / f"{name}.safetensors") for name in (BASE, made.target.path.stem))
+    prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
+    pictures = probe.drawn(source, made.adapter.path, prompts)
+    moved = run(made)
+    writer.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
+    alone, adapted = (probe.loss(target, path, pictures, prompts) for path in (None, out / "moved.safetensors"))
+    return 1 - adapted / alone
+
+
+def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:
+    runner = Runner(models / f"{BASE}.safetensors")
+    adapter = open_adapter(LOCON)
+    layers = adapter.deltas_of(runner.base)
+    assert any(isinstance(runner.module(layer), torch.nn.Conv2d) for layer in layers)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with runner.adapted(LOCON):
+        merged = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
+    hooks = live.hooked({layer: runner.module(layer) for layer in layers}, lambda name: _adding(layers[name]))
+    with hooks:
+        hooked = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
+    alone = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
+    assert (hooked - merged).norm() < 1e-5 * merged.norm()
+    assert (alone - merged).norm() > 1e-2 * merged.norm()
+
+
+def _adding(dW: LowRank) -> live.Hook:
+    return lambda module, x, y: y + live.effect(module, x, dW)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_is_a_product_of_its_rows(kernel: int) -> None:
+    torch.manual_seed(0)
+    module, x = torch.nn.Conv2d(3, 5, kernel, 2, kernel // 2, bias=False), torch.randn(2, 3, 8, 8)
+    expected = live.rows_in(module, x) @ module.weight.flatten(1).mT
+    assert torch.allclose(live.rows_out(module, module(x)), expected, atol=1e-5)
+
+
+def test_ridge_finds_a_map_and_finds_none_in_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    X, W, noise = (torch.randn(shape, generator=generator) for shape in ((500, 20), (20, 7), (500, 7)))
+    assert (bridge.ridge(X, X @ W) - W).norm() < 2e-3 * W.norm()
+    assert not bridge.ridge(X, noise).any()
+
+
+def test_between_equal_models_the_bridge_finds_the_adapter(models: Path, out: Path) -> None:
+    native = gained(models, planned(models, BASE, "copy"), out)
+    assert gained(models, planned(models, BASE, "bridge"), out) > 0.7 * native > 0.1
+
+
+def test_unrelated_models_are_bridged_and_refined_further(models: Path, out: Path) -> None:
+    bridged = gained(models, planned(models, STRANGER, "bridge"), out)
+    refined = gained(models, planned(models, STRANGER, "refine", steps=25), out)
+    assert 0.02 < bridged < refined
+
+
+def test_between_relatives_refining_starts_from_the_copy(models: Path) -> None:
+    made = planned(models, FINETUNE, "refine", steps=1, pictures=32)
+    [copied, refined] = [run(one) for one in (dataclasses.replace(made, options=Options("auto")), made)]
+    assert copied.layers.keys() == refined.layers.keys()
+    distance = sum(_between(refined.layers[layer], dW) ** 2 for layer, dW in copied.layers.items())
+    assert 0 < distance < 0.1 * sum(dW.norm() ** 2 for dW in copied.layers.values())
+    assert {record.status for record in refined.report.records} == {"transferred"}
+
+
+def _between(a: LowRank, b: LowRank) -> float:
+    return LowRank(torch.cat([a.scale * a.up, -b.scale * b.up], 1), torch.cat([a.down, b.down])).norm()
+
+
+def test_the_best_look_is_kept(models: Path) -> None:
+    """With a rate that ruins the factors, the start is the best."""
+    target = Runner(models / f"{BASE}.safetensors")
+    layers = open_adapter(LORA).deltas_of(target.base)
+    with target.adapted(LORA):
+        latents = content.pictures(target, PROMPTS, str)
+    seen: list[float] = []
+    kept = refine.refine(
+        target, layers, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=lambda step, loss, layers: seen.append(loss)
+    )
+    assert seen[0] < seen[-1]
+    layer, dW = next(iter(layers.items()))
+    assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
+
+
+def test_the_largest_rank_is_kept_to(models: Path) -> None:
+    made = planned(models, STRANGER, "bridge", pictures=16)
+    moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)))
+    assert {dW.rank for dW in moved.layers.values()} == {2}
+
+
+def test_nothing_of_the_style_is_read(models: Path) -> None:
+    """Neither pictures of the style, nor the adapter that was trained on the target: only the models and the adapter."""
+    opened: set[Path] = set()
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str):
+            opened.add(Path(arguments[0]).resolve())
+
+    sys.addaudithook(watch)  # there is no way to remove it
+    run(planned(models, STRANGER, "refine", steps=1, pictures=16))
+    watching = False
+    root = BUNDLE.parents[1]
+    data = {path for path in opened if root / "lab" in path.parents and path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert data <= {LORA.resolve()}
+    assert any(models.resolve() in path.parents for path in opened)
+
+
+def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = out / "moved.safetensors"
+    bases = ["--source", str(models / "base.safetensors"), "--target", str(models / "scratch.safetensors")]
+    words = out / "captions.txt"
+    words.write_text("cat face\n\nred car\n", encoding="utf-8")
+    asked = [str(LORA), *bases, "--method", "bridge", "--pictures", "16", "--captions", str(words), "--output", str(file)]
+    assert main(["transfer", *asked]) == 0
+    assert "fitted to what the source's layer does" in capsys.readouterr().out
+    assert open_adapter(file).metadata["lorax_method"] == "bridge"
+    assert main(["transfer", *asked, "--save-as", "lora-x"]) == 2
+    assert "runs the models" in capsys.readouterr().err
+
+
+def test_stopping_leaves_nothing(models: Path) -> None:
+    reached: list[str] = []
+
+    def stop(done: int, total: int, name: str) -> None:
+        assert done <= total
+        reached.append(name)
+        if name.startswith("unet."):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(planned(models, STRANGER, "bridge", pictures=16), stop)
+    assert reached[0] == "drawing pictures"
+
+
+def test_models_with_other_latents_are_refused(models: Path, out: Path) -> None:
+    for name in (BASE, STRANGER):
+        (out / f"{name}.safetensors").symlink_to(models / f"{name}.safetensors")
+        text = (models / f"{name}.yaml").read_text(encoding="utf-8")
+        (out / f"{name}.yaml").write_text(text.replace("scale_factor: ", "scale_factor: 2" if name == BASE else "scale_factor: "))
+    (out / "tokenizer").symlink_to(models / "tokenizer")
+    with pytest.raises(LoraxError, match="different latent spaces"):
+        run(planned(out, STRANGER, "bridge", pictures=16))
+
+
+def test_plain_captions_are_many_and_differ() -> None:
+    assert len(set(plain())) == len(plain()) > 3000
+    assert len(set(captions(384))) == 384
+
+
+def test_bad_captions_name_the_file(tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(LoraxError, match=r"empty\.txt: holds no caption"):
+        captions(4, empty)
+    with pytest.raises(LoraxError, match=r"none\.txt: cannot be read"):
+        captions(4, tmp_path / "none.txt")
+
+
+def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:
+    adapter = open_adapter(builders.save_lora(tmp_path / "style.safetensors", files.deltas, metadata=SOURCE_METADATA))
+    assert trigger(adapter) == "paper"
+    assert with_triggers(["a", "b"], adapter) == ["a", "paper, b"]
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"pictures": 15}])
+def test_too_few_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(LoraxError, match="expected a whole number of at least"):
+        Running(**bad)  # type: ignore[arg-type]
