@@ -60,7 +60,8 @@ class Checkpoint:
     def check_finite(self, layer: str, values: torch.Tensor) -> None:
         """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
         values = values if values.element_size() > 1 else values.float()
-        if values.numel() and not all(torch.isfinite(end) for end in torch.aminmax(values)):  # NaN counts as either end
+        # NaN is both ends. The WebUI's torch, 2.1, has no aminmax of half precision on the CPU.
+        if values.numel() and not all(torch.isfinite(end) for end in (values.min(), values.max())):
             part = self._where[layer]
             raise LoraxError(
                 f"{part.file.path}: {part.key} holds NaN or infinite values. The checkpoint is damaged; use another copy."

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lorax import transfer
+from lorax.moving import Pass
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
 
@@ -73,8 +73,8 @@ def test_analyse(server: str, models: Path) -> None:
 
 
 def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    move = transfer._move
-    monkeypatch.setattr(transfer, "_move", lambda *given: time.sleep(0.1) or move(*given))
+    move = Pass._move
+    monkeypatch.setattr(Pass, "_move", lambda *given: time.sleep(0.1) or move(*given))
     job = call(server, "transfer", MOVE)
     call(server, f"jobs/{job['id']}/cancel", {})
     assert finished(server, job)["state"] == "cancelled"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax import transfer
+from lorax.moving import Pass
 from tests.ui.conftest import pick, shoot
 
 LORA = "Lora/contrast-base"
@@ -71,14 +71,14 @@ def test_transfer_writes_and_gives_the_prompt_tag(chosen: Any, models: Path) -> 
 
 
 def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers, move = [], transfer._move
+    layers, move = [], Pass._move
 
     def slow(*arguments: Any) -> Any:
         layers.append(arguments)
         time.sleep(0.1)
         return move(*arguments)
 
-    monkeypatch.setattr(transfer, "_move", slow)
+    monkeypatch.setattr(Pass, "_move", slow)
     chosen.click("#lorax_transfer")
     while len(layers) < 3:
         chosen.wait_for_timeout(50)
@@ -91,6 +91,8 @@ def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch:
 
 def compare(page: Any) -> None:
     page.fill("#lorax_prompt textarea", "guitar")
+    page.fill("#lorax_steps input[type=number]", "2")
+    page.locator("#lorax_steps input[type=number]").blur()
     page.click("#lorax_compare")
     if find_spec("diffusers"):
         page.wait_for_selector("#lorax_gallery img")
