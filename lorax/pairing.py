@@ -133,6 +133,6 @@ def _sketch(base: Checkpoint, inside: dict[str, str]) -> torch.Tensor:
     for inner in sorted(inside):
         weight = base.stored(inside[inner]).flatten()
         step = max(RUN, len(weight) // RUNS)
-        values.append(torch.cat([weight[start : start + RUN] for start in range(0, len(weight), step)]).float())
+        values.append(torch.cat([weight[start : start + RUN].float() for start in range(0, len(weight), step)]))
         base.check_finite(inside[inner], values[-1])
     return torch.nn.functional.normalize(torch.cat(values), dim=0)
