@@ -206,7 +206,7 @@ def test_decoded_and_drawn_as_the_webui_does(family: Family, recipe: Recipe) -> 
         parts = {"alpha": torch.tensor(ALPHA)} | recipe(W)
         state |= {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}
     adapter, _ = save(family, state, name)
-    family.webui.draw(steps=1)  # the decoders are given the weights as they are without a network
+    family.webui.draw()  # the decoders are given the weights as they are without a network
     decoded = load_file(family.webui.call("probe/decode", {"network": name}))
     ours = open_adapter(adapter).deltas_of(family.base)
     assert set(decoded) == {family.key(layer) for layer in ours}
