@@ -18,6 +18,13 @@ def test_full_size_is_as_large_as_the_real_ones() -> None:
     assert sum(key.endswith(".lora_up.weight") for key, _ in full_size.lora(xl.FULL, 64)) == 722 + 264
 
 
+def test_every_weight_is_whole() -> None:
+    """OpenCLIP's token embedding is the largest."""
+    largest = max((shape for size in (xl.FULL, xl.FULL_SSD) for _, shape in full_size.checkpoint(size)), key=math.prod)
+    assert full_size.weight("any name", largest).numel() == math.prod(largest)
+    assert len(full_size.POOL) * 2 // 3 >= math.prod(largest)
+
+
 def test_it_measures(capsys: pytest.CaptureFixture[str]) -> None:
     full_size.main(["--narrow", "--rank", "4"])
     said = capsys.readouterr().out
