@@ -8,9 +8,9 @@ import torch
 
 from lab import data
 from lab.lora import judged_icons
-from lab.vae import encode
 from lab.zoo import OWN_ICONS, Adapter
 from lorax.runner import Conditioning, Runner
+from lorax.runner.vae import encode
 
 SEEDS = (0, 1, 2, 3, 4)
 TIMES = (100, 300, 500, 700, 900)

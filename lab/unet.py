@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from lab import data, xl
 from lab.loop import train
 from lab.models import Captioner, Model, noise_schedule, pruned_from
-from lab.vae import encode
 from lab.xl import XLModel
+from lorax.runner.vae import encode
 
 BATCH = 64
 DROP_CAPTION = 0.1  # for classifier-free guidance
@@ -49,7 +49,7 @@ def train_from_nothing(
 
     Channels last is a fifth faster on a CPU, but crashes (torch 2.13) where convolutions are frozen, as in the models below.
     """
-    model = model.train().to(memory_format=torch.channels_last)
+    model = model.train().requires_grad_(True).to(memory_format=torch.channels_last)  # a runner's is frozen
     batches = Batches(data.load_common(*data.names("base")), vae, captioner)
     return train(name, folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=seed)
 

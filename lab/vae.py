@@ -52,7 +52,7 @@ def train(folder: Path, steps: int, start: AutoencoderKL | None) -> AutoencoderK
 
     torch.manual_seed(0)
     pixels = data.load(*data.names("base"), *data.names("finetune")).pixels()
-    vae = (start or new()).train().to(memory_format=torch.channels_last)
+    vae = (start or new()).train().requires_grad_(True).to(memory_format=torch.channels_last)
 
     def loss_of(step: int) -> torch.Tensor:
         x = augmented(pixels[torch.randint(len(pixels), (BATCH,))]).contiguous(memory_format=torch.channels_last)
@@ -87,13 +87,3 @@ def with_standard_scale(vae: AutoencoderKL, pixels: torch.Tensor) -> Autoencoder
     vae.quant_conv.bias[4:] += 2 * gain.log()
     vae.post_quant_conv.weight /= gain
     return vae
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
-    """Scaled latents (N, 4, SIZE / 8, SIZE / 8) of pixels (N, 3, SIZE, SIZE): the mean, without sampling.
-
-    Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with it.
-    """
-    with torch.backends.mkldnn.flags(enabled=False):
-        return torch.cat([vae.encode(batch).latent_dist.mean * SCALE for batch in pixels.split(64)])

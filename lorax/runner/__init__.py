@@ -19,7 +19,7 @@ from lorax.layers import TEXT_MODEL
 from lorax.runner.settings import settings_of
 from lorax.runner.text import load_text_encoder, padded_with_zeros
 from lorax.runner.unet import load_unet, time_ids
-from lorax.runner.vae import load_vae
+from lorax.runner.vae import encode, load_vae
 from lorax.tensors import open_tensors
 
 CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
@@ -143,15 +143,9 @@ class Runner:
         )[0]
         return predicted.float()
 
-    @torch.no_grad()
     def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]: the mean, without sampling.
-
-        Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with it.
-        """
-        with torch.backends.mkldnn.flags(enabled=False):
-            found = [self.vae.encode(2 * batch.to(self.device) - 1).latent_dist.mean for batch in torch.split(pictures, 16)]
-        return torch.cat(found) * self.latent_scale
+        """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]."""
+        return encode(self.vae, 2 * pictures - 1, batch=16)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
