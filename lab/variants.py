@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -92,6 +93,7 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
         yield path if moved.layers else None
 
 
+@cache
 def _captions() -> Path:
     """A file with what the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
     subjects = {one for name in data.names("base") for one in data.load(name).subjects if not data.is_held_out(one)}

@@ -164,7 +164,8 @@ def sample(plan: Plan) -> frozenset[str]:
     shapes = {name: plan.target.matrix(found.target) for name, found in plan.pairs.items() if found and found.target}
     small = {name for name, shape in shapes.items() if min(shape) <= SMALL}
     sizes = {name: math.prod(shapes[name]) for name in shapes if name not in small and plan.is_judged(name)}
-    cheap = [name for name, size in sizes.items() if size == min(sizes.values())]
+    smallest = min(sizes.values(), default=0)
+    cheap = [name for name, size in sizes.items() if size == smallest]
     return frozenset(small.union(cheap[:: max(1, -(-len(cheap) // SAMPLE))]))
 
 

@@ -145,9 +145,9 @@ class Running:
     steps: int = _option(150, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
 
     def __post_init__(self) -> None:
-        for name, least in (("pictures", 16), ("steps", 1)):
-            if (given := getattr(self, name)) < least:
-                raise LoraxError(f"{name} {given}: expected a whole number of at least {least}.")
+        for option in declared(Running):
+            if option.bounds and (given := getattr(self, option.name)) < option.bounds[0]:
+                raise LoraxError(f"{option.name} {given}: expected a whole number of at least {option.bounds[0]}.")
 
 
 @dataclass(frozen=True)

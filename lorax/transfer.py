@@ -56,6 +56,11 @@ class Plan:
         return self.source.family == self.target.family
 
     @property
+    def embeddings(self) -> tuple[str, ...]:
+        """Bundled ones, which go along as they are."""
+        return tuple(self.adapter.embeddings) if self.within_family else ()
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         """What is read, and so must not be written: the adapter's file, and the bases' files or folders."""
         return self.adapter.path, self.source.path, self.target.path
@@ -199,8 +204,9 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
         return Moved({}, Report(records, plan.options.method, declined, unrelated))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
     vectors = [_ended(vector, layers) for vector in plan.vectors]
-    embeddings = tuple(plan.adapter.embeddings) if plan.within_family else ()
-    report = dataclasses.replace(report, unrelated=unrelated, strength=strength, embeddings=embeddings, vectors=tuple(vectors))
+    report = dataclasses.replace(
+        report, unrelated=unrelated, strength=strength, embeddings=plan.embeddings, vectors=tuple(vectors)
+    )
     added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
     return Moved(layers, report, added)
 

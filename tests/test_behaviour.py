@@ -64,16 +64,12 @@ def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with runner.adapted(LOCON):
         merged = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
-    hooks = live.hooked({layer: runner.module(layer) for layer in layers}, lambda name: _adding(layers[name]))
+    hooks = live.hooked({layer: runner.module(layer) for layer in layers}, live.adding(layers))
     with hooks:
         hooked = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     alone = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     assert (hooked - merged).norm() < 1e-5 * merged.norm()
     assert (alone - merged).norm() > 1e-2 * merged.norm()
-
-
-def _adding(dW: LowRank) -> live.Hook:
-    return lambda module, x, y: y + live.effect(module, x, dW)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,6 +29,17 @@ NO_VECTORS = "this method makes low-rank layers only"
 LEFT_OUT = "it computes at other positions than the source's layer"
 
 
+@dataclass(frozen=True)
+class _Paired:
+    """A layer of the adapter that has a pair, with what is known of its delta."""
+
+    source: str
+    target: str
+    reason: str  # of the pair
+    rank: int  # the adapter's, but no more than is asked for
+    norm: float
+
+
 def run(plan: Plan, progress: Progress) -> Moved:
     """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
@@ -37,13 +49,15 @@ def run(plan: Plan, progress: Progress) -> Moved:
 
 
 def _bridge(plan: Plan, meter: _Meter) -> Moved:
-    source, ranks = _open(plan, plan.source), _ranks(plan)
-    feeds = {pair.target: (pair.source, ranks[pair.target]) for pair in plan.pairs.values() if pair and pair.target}
+    source, paired = _open(plan, plan.source), _paired(plan)
+    feeds = {layer.target: (layer.source, layer.rank) for layer in paired.values()}
     count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
-    meter.expect(content.batches(count, source.size) + 2 + len(feeds))
+    meter.expect(len(content.chunks(count, source.size)) + 2 + len(feeds))
     prompts, latents = _drawn(plan, source, count, meter)
     seen = content.noised(source, latents, prompts, count, seed=0)
-    outputs = bridge.record(source, plan.adapter.path, list({layer: None for layer, _ in feeds.values()}), seen, meter)
+    outputs = bridge.record(
+        source, plan.adapter.path, list(dict.fromkeys(layer.source for layer in paired.values())), seen, meter
+    )
     space = source.latent_scale, source.size
     del source
     target = _open(plan, plan.target)
@@ -52,34 +66,38 @@ def _bridge(plan: Plan, meter: _Meter) -> Moved:
             f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what their layers do cannot be "
             "compared. Use method refine."
         )
-    return _concluded(plan, bridge.fit(target, outputs, feeds, seen, meter), "fitted to what the source's layer does")
+    return _concluded(plan, paired, bridge.fit(target, outputs, feeds, seen, meter), "fitted to what the source's layer does")
 
 
 def _refine(plan: Plan, meter: _Meter) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
-    source = _open(plan, plan.source)
-    meter.expect(content.batches(plan.running.pictures, source.size) + plan.running.steps)
+    source, paired = _open(plan, plan.source), _paired(plan)
+    meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
     prompts, latents = _drawn(plan, source, plan.running.pictures, meter)
     pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
     del source
     target = _open(plan, plan.target)
     latents = target.encode_pictures(_resized(pictures, target)).cpu()
-    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, _ranks(plan)), RATE_UNRELATED)
+    ranks = {layer.target: layer.rank for layer in paired.values()}
+    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
     layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
-    return _concluded(plan, layers, "trained on what the source draws with the adapter")
+    return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
 def _open(plan: Plan, base: Checkpoint) -> Runner:
     return Runner(base.path, device=pick_device(plan.options.device))
 
 
-def _ranks(plan: Plan) -> dict[str, int]:
-    """Target layer -> rank: the adapter's, but no more than is asked for."""
-    pairs = [(name, pair.target) for name, pair in plan.pairs.items() if pair and pair.target]
-    ranks = {target: plan.adapter.delta(name, plan.source).rank for name, target in pairs}
-    return {target: min(ranks[target], plan.limit(name) or ranks[target]) for name, target in pairs}
+def _paired(plan: Plan) -> dict[str, _Paired]:
+    """By name in the adapter; every delta is decoded once."""
+    found = {}
+    for name, pair in plan.pairs.items():
+        if pair and pair.target:
+            dW = plan.adapter.delta(name, plan.source)
+            found[name] = _Paired(pair.source, pair.target, pair.reason, min(dW.rank, plan.limit(name) or dW.rank), dW.norm())
+    return found
 
 
 def _drawn(plan: Plan, source: Runner, count: int, meter: _Meter) -> tuple[list[str], torch.Tensor]:
@@ -96,25 +114,21 @@ def _resized(pictures: torch.Tensor, target: Runner) -> torch.Tensor:
     return torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def _concluded(plan: Plan, layers: Mapping[str, LowRank], how: str) -> Moved:
+def _concluded(plan: Plan, paired: Mapping[str, _Paired], layers: Mapping[str, LowRank], how: str) -> Moved:
     report = Report(
-        [_record(plan, name, layers, how) for name in plan.pairs],
+        [_record(name, paired[name], layers, how) if name in paired else unmatched(plan, name) for name in plan.pairs],
         plan.options.method,
-        embeddings=tuple(plan.adapter.embeddings) if plan.within_family else (),
+        embeddings=plan.embeddings,
         vectors=tuple(dataclasses.replace(vector, target=None, reason=NO_VECTORS) for vector in plan.vectors),
     )
     return Moved(dict(layers), report)
 
 
-def _record(plan: Plan, name: str, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
-    pair = plan.pairs[name]
-    if pair is None or pair.target is None:
-        return unmatched(plan, name)
-    norm = plan.adapter.delta(name, plan.source).norm()
-    record = LayerRecord(name, "skipped", LEFT_OUT, norm, pair.source, pair.target, pair.reason)
-    if (dW := layers.get(pair.target)) is None:
+def _record(name: str, layer: _Paired, layers: Mapping[str, LowRank], how: str) -> LayerRecord:
+    record = LayerRecord(name, "skipped", LEFT_OUT, layer.norm, layer.source, layer.target, layer.reason)
+    if (dW := layers.get(layer.target)) is None:
         return record
-    return record.ended("transferred", how, kept=dW.norm() / norm if norm > 0 else 1.0, rank=dW.rank)
+    return record.ended("transferred", how, kept=dW.norm() / layer.norm if layer.norm > 0 else 1.0, rank=dW.rank)
 
 
 class _Meter:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,14 +35,9 @@ def fitting(count: int, size: int) -> int:
     return max(1, count * 64 // size**2)
 
 
-def chunks(count: int, size: int) -> Iterator[torch.Tensor]:
-    """Rows (n,) of ``count``, as many at a time as a small graphics card runs."""
-    yield from torch.split(torch.arange(count), fitting(64, size))
-
-
-def batches(count: int, size: int) -> int:
-    """Of ``count`` latents, by ``chunks``."""
-    return math.ceil(count / fitting(64, size))
+def chunks(count: int, size: int, most: int = 64) -> Sequence[torch.Tensor]:
+    """Rows (n,) of ``count``, as many at a time as a small graphics card runs; ``most`` where latents are 8 a side."""
+    return torch.split(torch.arange(count), fitting(most, size))
 
 
 def pictures(source: Runner, prompts: Sequence[str], tick: Tick) -> torch.Tensor:

@@ -25,6 +25,11 @@ def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> 
         yield
 
 
+def adding(layers: Mapping[str, LowRank]) -> Callable[[str], Hook]:
+    """For ``hooked``: every layer gives what it gives with its delta on it."""
+    return lambda layer: lambda module, x, y: y + effect(module, x, layers[layer])
+
+
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
     """dW x, as the module would compute it: x (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
     up, down = dW.up.to(x), dW.down.to(x)

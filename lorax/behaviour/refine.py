@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lorax.adapter import LowRank
-from lorax.behaviour.content import Content, Tick, fitting, noised
-from lorax.behaviour.live import Hook, effect, hooked
+from lorax.behaviour.content import Content, Tick, chunks, noised
+from lorax.behaviour.live import adding, hooked
 from lorax.runner import Runner
 
 BATCH = 16  # a step
@@ -53,8 +53,8 @@ def refine(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, step / WARMUP)
         optimizer.zero_grad(set_to_none=True)
-        for part in _parts(batch, fitting(BATCH, target.size)):  # the gradient of a batch, as much at a time as fits
-            torch.autograd.backward(_loss(target, factors.layers(factors.all), part) / len(batch))
+        for part in chunks(len(batch), target.size, BATCH):  # the gradient of a batch, as much at a time as fits
+            torch.autograd.backward(_loss(target, factors.layers(factors.all), batch.rows(part)) / len(batch))
         nn.utils.clip_grad_norm_(factors.all, 1.0)
         optimizer.step()
         for mean, factor in zip(average, factors.all, strict=True):
@@ -103,22 +103,14 @@ def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
     return up * ratio, dW.down / ratio[:, None]
 
 
-def _parts(content: Content, size: int) -> list[Content]:
-    return [content.rows(rows) for rows in torch.split(torch.arange(len(content)), size)]
-
-
 @torch.no_grad()
 def _judge(target: Runner, layers: Mapping[str, LowRank], content: Content) -> float:
-    parts = _parts(content, fitting(64, target.size))
-    return sum(_loss(target, layers, part).item() for part in parts) / len(content)
+    parts = chunks(len(content), target.size)
+    return sum(_loss(target, layers, content.rows(rows)).item() for rows in parts) / len(content)
 
 
 def _loss(target: Runner, layers: Mapping[str, LowRank], content: Content) -> torch.Tensor:
     """The sum over the pictures."""
-
-    def adapting(layer: str) -> Hook:
-        return lambda module, x, y: y + effect(module, x, layers[layer])
-
-    with hooked({layer: target.module(layer) for layer in layers}, adapting):
+    with hooked({layer: target.module(layer) for layer in layers}, adding(layers)):
         predicted = target.predict(content.latents, content.times, target.encode(content.prompts))
     return (predicted - content.noise.to(predicted)).square().mean((1, 2, 3)).sum()
