@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Handlers:
 
     def __init__(self, host: Host) -> None:
         self.host, self.memory = host, Memory()
+        self._noting = threading.Lock()
 
     # What is there to choose
 
@@ -55,11 +57,15 @@ class Handlers:
         return gr.update(value=loaded) if loaded else KEEP
 
     def proposed(self, adapters: list[str]) -> Any:
-        """The source that the chosen LoRAs name, if it is there."""
-        bases = self.host.bases()
-        found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
-        base = next(filter(None, found), None)
-        return gr.update(value=base.name) if base else KEEP
+        """The source that the chosen LoRAs name, if it is there. Ends after the notes that are being written.
+
+        Gradio 3 drops an event whose handler still runs. The notes that follow this one would be lost beside older ones.
+        """
+        with self._noting:
+            bases = self.host.bases()
+            found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
+            base = next(filter(None, found), None)
+            return gr.update(value=base.name) if base else KEEP
 
     def add_card(self, name: str, adapters: list[str] | None) -> list[Any]:
         """A card of the LoRA page, sent here: it joins the chosen ones."""
@@ -70,13 +76,15 @@ class Handlers:
 
     def notes(self, source: str | None, target: str | None, adapters: list[str]) -> str:
         """What is known of the chosen LoRAs, and what does not fit."""
-        models = self._adapters(adapters)
-        known = [(model.name, facts(model.path)) for model in models]
+        with self._noting:
+            models = self._adapters(adapters)
+            known = [(model.name, facts(model.path)) for model in models]
+            misfits = self._misfits(source, target, models, known)
         html = words.facts_table(known)
         for name, fact in known:
             if fact.problem:
                 html += words.message(f"{name}: {fact.problem}", "warning")
-        return html + "".join(words.message(text, "warning") for text in self._misfits(source, target, models, known))
+        return html + "".join(words.message(text, "warning") for text in misfits)
 
     def _misfits(
         self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]

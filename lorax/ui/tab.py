@@ -77,14 +77,15 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
     card = gr.Textbox(elem_id="lorax_card", elem_classes="lorax-hidden", show_label=False, container=False)
     notes = gr.HTML(elem_id="lorax_notes")
     chosen, lists = [source, target, adapters], [source, target, adapters, loaded]
+    still: dict[str, Any] = {"show_progress": "hidden"}  # these answer at once
     blocks.load(handlers.lists, chosen, lists)
     refresh.click(handlers.refresh, chosen, lists)
     source_loaded.click(handlers.use_loaded, None, [source])
     target_loaded.click(handlers.use_loaded, None, [target])
     card.input(handlers.add_card, [card, adapters], [adapters, card])
-    adapters.change(handlers.proposed, [adapters], [source]).then(handlers.notes, chosen, [notes])
-    source.change(handlers.notes, chosen, [notes])
-    target.change(handlers.notes, chosen, [notes])
+    adapters.change(handlers.proposed, [adapters], [source], **still).then(handlers.notes, chosen, [notes], **still)
+    source.change(handlers.notes, chosen, [notes], **still)
+    target.change(handlers.notes, chosen, [notes], **still)
     return source, target, adapters
 
 

@@ -70,6 +70,7 @@ def page(server: str, browser: Any) -> Iterator[Any]:
     opened.goto(server)
     opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")  # the lists are filled
     yield opened
+    print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
     opened.close()
 
 

@@ -37,6 +37,17 @@ def test_the_source_that_a_lora_names_is_proposed(chosen: Any) -> None:
     shoot(chosen, "choose")
 
 
+def test_the_buttons_stay_where_they_are(page: Any) -> None:
+    top = "document.querySelector('#lorax_transfer').getBoundingClientRect().top"
+    page.evaluate(f"() => {{ window.tops = []; setInterval(() => tops.push({top}), 5) }}")
+    pick(page, "#lorax_target", "finetune")
+    pick(page, "#lorax_target", "pruned")
+    page.wait_for_timeout(1000)
+    tops = page.evaluate("tops")
+    assert len(tops) > 50
+    assert max(tops) - min(tops) < 10, "a click would miss them"
+
+
 def test_a_source_that_disagrees_is_warned_of(chosen: Any) -> None:
     pick(chosen, "#lorax_source", "pruned")
     chosen.wait_for_selector("#lorax_notes .lorax-warning")
