@@ -18,6 +18,20 @@ window.lorax = (() => {
         return [id, ...values.slice(1)];
     }
 
+    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered.
+    let question = 0;
+    function ask() {
+        const asked = String(++question);
+        const tell = () => {
+            if (asked === String(question) && find("#lorax_notes [data-answers]")?.dataset.answers !== asked) {
+                put(find("#lorax_question textarea, #lorax_question input"), asked);
+                setTimeout(tell, 300);
+            }
+        };
+        tell();
+        return [];
+    }
+
     function copy(text) {
         if (navigator.clipboard) {
             navigator.clipboard.writeText(text);
@@ -88,5 +102,5 @@ window.lorax = (() => {
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(addCardButtons);
     }
-    return {submit, copy, send, transferred};
+    return {submit, ask, copy, send, transferred};
 })();

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ class Handlers:
 
     def __init__(self, host: Host) -> None:
         self.host, self.memory = host, Memory()
-        self._noting = threading.Lock()
 
     # What is there to choose
 
@@ -56,17 +54,6 @@ class Handlers:
         loaded = self.host.loaded()
         return gr.update(value=loaded) if loaded else KEEP
 
-    def proposed(self, adapters: list[str]) -> Any:
-        """The source that the chosen LoRAs name, if it is there. Ends after the notes that are being written.
-
-        Gradio 3 drops an event whose handler still runs. The notes that follow this one would be lost beside older ones.
-        """
-        with self._noting:
-            bases = self.host.bases()
-            found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
-            base = next(filter(None, found), None)
-            return gr.update(value=base.name) if base else KEEP
-
     def add_card(self, name: str, adapters: list[str] | None) -> list[Any]:
         """A card of the LoRA page, sent here: it joins the chosen ones."""
         label = next((label for label, known in self._labels().items() if known == name), None)
@@ -74,17 +61,25 @@ class Handlers:
             return [KEEP, ""]
         return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
 
-    def notes(self, source: str | None, target: str | None, adapters: list[str]) -> str:
-        """What is known of the chosen LoRAs, and what does not fit."""
-        with self._noting:
-            models = self._adapters(adapters)
-            known = [(model.name, facts(model.path)) for model in models]
-            misfits = self._misfits(source, target, models, known)
-        html = words.facts_table(known)
+    def noted(
+        self, question: str, before: list[str], source: str | None, target: str | None, adapters: list[str] | None
+    ) -> list[Any]:
+        """The LoRAs, the source that they name if they are others than ``before``, and what is known of them and does not fit.
+
+        The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
+        still runs, and the notes would lack what was chosen in quick succession.
+        """
+        models, bases = self._adapters(adapters), self.host.bases()
+        proposed = next(filter(None, (propose(model.path, bases.values()) for model in models)), None)
+        renewed = proposed.name if proposed and adapters != before else None
+        source = renewed or source
+        known = [(model.name, facts(model.path)) for model in models]
+        html = words.answers(question) + words.facts_table(known)
         for name, fact in known:
             if fact.problem:
                 html += words.message(f"{name}: {fact.problem}", "warning")
-        return html + "".join(words.message(text, "warning") for text in misfits)
+        html += "".join(words.message(text, "warning") for text in self._misfits(source, target, models, known))
+        return [adapters, gr.update(value=renewed) if renewed else KEEP, html]
 
     def _misfits(
         self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]

@@ -74,18 +74,18 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
         target_loaded = gr.Button("Target: the loaded one", size="sm", visible=host.has_prompt, elem_id="lorax_target_loaded")
         refresh = gr.Button("Refresh lists", size="sm", elem_id="lorax_refresh")
     adapters = _list("LoRAs", "One or many; type to search by name, rank, family or base", "lorax_adapters", multiselect=True)
-    card = gr.Textbox(elem_id="lorax_card", elem_classes="lorax-hidden", show_label=False, container=False)
+    card, question = _wire("lorax_card"), _wire("lorax_question")
+    before = gr.State([])  # the LoRAs that a source was proposed for
     notes = gr.HTML(elem_id="lorax_notes")
     chosen, lists = [source, target, adapters], [source, target, adapters, loaded]
-    still: dict[str, Any] = {"show_progress": "hidden"}  # these answer at once
     blocks.load(handlers.lists, chosen, lists)
     refresh.click(handlers.refresh, chosen, lists)
     source_loaded.click(handlers.use_loaded, None, [source])
     target_loaded.click(handlers.use_loaded, None, [target])
     card.input(handlers.add_card, [card, adapters], [adapters, card])
-    adapters.change(handlers.proposed, [adapters], [source], **still).then(handlers.notes, chosen, [notes], **still)
-    source.change(handlers.notes, chosen, [notes], **still)
-    target.change(handlers.notes, chosen, [notes], **still)
+    question.input(handlers.noted, [question, before, *chosen], [before, source, notes], show_progress="hidden")
+    for choice in chosen:
+        choice.change(None, None, None, **js("() => lorax.ask()"))
     return source, target, adapters
 
 
@@ -110,6 +110,11 @@ def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple
 def _list(label: str, info: str, elem_id: str, **shown: Any) -> Any:
     """A list that ``Handlers.lists`` or a transfer fills."""
     return gr.Dropdown([], label=label, info=info, elem_id=elem_id, **shown)
+
+
+def _wire(elem_id: str) -> Any:
+    """A line that only the browser's part writes into, to have a handler called."""
+    return gr.Textbox(elem_id=elem_id, elem_classes="lorax-hidden", show_label=False, container=False)
 
 
 def _line(label: str, info: str, elem_id: str) -> Any:

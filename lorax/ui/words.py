@@ -29,6 +29,11 @@ def message(text: str, kind: str = "note") -> str:
     return f"<div class='lorax-{kind}'>{escape(text)}</div>"
 
 
+def answers(question: str) -> str:
+    """A mark, not seen, of which of the browser's questions a text answers."""
+    return f"<div data-answers='{escape(question)}' hidden></div>"
+
+
 def heading(text: str, tip: str = "") -> str:
     return f"<h3>{explained(text, tip) if tip else escape(text)}</h3>"
 

@@ -61,6 +61,13 @@ def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:
     assert page.input_value("#lorax_target input") == "finetune.safetensors"
 
 
+def test_all_that_was_chosen_in_quick_succession_is_in_the_notes(page: Any) -> None:
+    names = ("contrast-finetune", "contrast-pruned", *MORE)
+    for name in names:
+        pick(page, "#lorax_adapters", name)
+    page.wait_for_function(f"() => document.querySelectorAll('#lorax_notes tr').length === {len(names) + 2}", timeout=20_000)
+
+
 def choose_much(page: Any, method: str) -> None:
     """Enough work for the page to hear of it, and to stop in the middle of. A method's own, as what was analysed is kept."""
     for name in ("contrast-finetune", "contrast-pruned", *MORE):
