@@ -18,13 +18,16 @@ window.lorax = (() => {
         return [id, ...values.slice(1)];
     }
 
-    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered.
-    let question = 0;
+    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered;
+    // each time with another number, since it hears only of a value that is new.
+    let told = 0;
+    let last = 0;
     function ask() {
-        const asked = String(++question);
+        const question = last = told + 1;
         const tell = () => {
-            if (asked === String(question) && find("#lorax_notes [data-answers]")?.dataset.answers !== asked) {
-                put(find("#lorax_question textarea, #lorax_question input"), asked);
+            const answered = Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
+            if (question === last && answered < question) {
+                put(find("#lorax_question textarea, #lorax_question input"), ++told);
                 setTimeout(tell, 300);
             }
         };
