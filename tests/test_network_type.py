@@ -87,7 +87,7 @@ class Host:
         """The messages."""
         self.networks.loaded_networks[:] = nets
         messages: list[str] = []
-        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0)
+        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0, extra_network_data={})
         return messages
 
     @property

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lorax.options import Options, Saving, declared
 
@@ -46,3 +48,49 @@ def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> N
     handlers.analyse(lambda *given: None, *asked[: 3 + len(declared(Options))])
     handlers.transfer(never, *asked)
     assert (models / "Lora" / "contrast-base-finetune.safetensors").is_file()
+
+
+def labels(handlers: Any, *names: str) -> list[str]:
+    return [label for label, name in handlers._labels().items() if name in names]
+
+
+def test_a_lora_of_another_family_is_warned_of(handlers: Any, models: Path) -> None:
+    layer = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
+    save_file(factors, models / "Lora" / "large.safetensors")
+    handlers.host.refresh()
+    *_, notes = handlers.noted("7", [[], None], "base", "finetune", labels(handlers, "Lora/large"))
+    assert "data-answers='7'" in notes
+    assert "Stable Diffusion XL" in notes
+    assert "lorax-warning" in notes
+
+
+def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
+    """So that another choice is not undone by the next question."""
+    chosen = labels(handlers, "Lora/contrast-base")
+    before, source, *_ = handlers.noted("1", [[], None], "pruned", "finetune", chosen)
+    assert source["value"] == "base"
+    _, source, *_ = handlers.noted("2", before, "pruned", "finetune", chosen)
+    assert "value" not in source
+
+
+def test_the_source_follows_what_is_loaded_until_a_lora_is_chosen(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
+    before, source, *_ = handlers.noted("1", [[], None], "base", None, [])
+    assert "value" not in source
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "finetune")
+    before, source, loaded, _ = handlers.noted("2", before, "base", None, [])
+    assert source["value"] == "finetune"
+    assert "finetune" in loaded
+    _, source, *_ = handlers.noted("3", before, "pruned", None, [])
+    assert "value" not in source, "chosen by hand"
+
+
+def test_an_error_is_an_answer(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> Any:
+        raise PermissionError("Permission denied: 'base.safetensors'")
+
+    monkeypatch.setattr(handlers.host, "bases", denied)
+    *_, notes = handlers.noted("5", [[], None], "base", "finetune", labels(handlers, "Lora/contrast-base"))
+    assert "data-answers='5'" in notes
+    assert "Permission denied" in notes
