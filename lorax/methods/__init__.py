@@ -55,7 +55,7 @@ METHODS = {
             strength=auto.strength,
             settled=auto.copied,
         ),
-        Method("copy", "copy to the matched layer", "", copy.move, gated=False),
+        Method("copy", "copy to the matched layer", "", copy.move, gated=False, settled=copy.move),
         Method(
             "lorax",
             "LoRA-X: keep what lies in the directions that matter most in the target",
