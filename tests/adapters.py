@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lycoris.modules import boft, diag_oft, glora, ia3, locon, loha, lokr
+from lycoris.modules import boft, diag_oft, dylora, glora, ia3, locon, loha, lokr
 
 from tests.builders import State
 
@@ -84,6 +84,20 @@ def old_oft(weight: torch.Tensor, made: torch.Generator) -> Made:
     return {"oft_diag": blocks}, torch.tensordot(torch.block_diag(*blocks).T, weight, 1) - weight
 
 
+def dylora_of(block: int) -> Recipe:
+    """Saved as a LoRA of the full rank. LyCORIS applies alpha / blocks to that; hosts, as to any LoRA, alpha / rank."""
+
+    def make(weight: torch.Tensor, made: torch.Generator) -> Made:
+        layer = dylora.DyLoraModule("x", module(weight), lora_dim=RANK, alpha=ALPHA, block_size=block)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=made) / parameter.shape[-1] ** 0.5)
+            dW, _ = layer.get_diff_weight(rank=RANK - block)
+        return {part: tensor.detach().clone() for part, tensor in layer.custom_state_dict().items()}, dW.detach() / block
+
+    return make
+
+
 def full_difference(weight: torch.Tensor, made: torch.Generator) -> Made:
     dW = torch.randn(weight.shape, generator=made)
     return {"diff": dW}, dW
@@ -92,6 +106,8 @@ def full_difference(weight: torch.Tensor, made: torch.Generator) -> Made:
 RECIPES: dict[str, Recipe] = {
     "LoCon": lycoris(locon.LoConModule),
     "LoCon, Tucker": lycoris(locon.LoConModule, use_tucker=True),
+    "DyLoRA": dylora_of(1),
+    "DyLoRA in blocks": dylora_of(2),
     "LoHa": lycoris(loha.LohaModule),
     "LoHa of a rank above the root of a side": lycoris(loha.LohaModule, lora_dim=12),
     "LoHa, Tucker": lycoris(loha.LohaModule, use_tucker=True),
@@ -103,6 +119,7 @@ RECIPES: dict[str, Recipe] = {
     "(IA)^3": lycoris(ia3.IA3Module),
     "(IA)^3 on the input": lycoris(ia3.IA3Module, train_on_input=True),
     "GLoRA": lycoris(glora.GLoRAModule),
+    "GLoRA of a rank above a side": lycoris(glora.GLoRAModule, lora_dim=12),
     "GLoRA, old": old_glora,
     "OFT": lycoris(diag_oft.DiagOFTModule, lora_dim=8),
     "OFT with a constraint and a rescale": lycoris(diag_oft.DiagOFTModule, lora_dim=8, constraint=0.01, rescaled=True),

@@ -13,10 +13,21 @@ from safetensors.torch import save_file
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders, xl
+from tests import families as narrow
 from tests.adapters import RECIPES, SIGNS
 from tests.structure import TINY, Param, unet_params
 
-KINDS = ("attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "skip_connection", "0.op", "q_proj", "mlp.fc2")
+KINDS = (
+    "input_blocks.0.0",
+    "attn2.to_k",
+    "ff.net.0.proj",
+    "proj_in",
+    "in_layers.2",
+    "skip_connection",
+    "0.op",
+    "q_proj",
+    "mlp.fc2",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,18 @@ def sd2(folder: Path) -> Family:
     return Family(base, {name: (layer, weights[layer]) for layer, name in some(names).items()})
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
+def refiner(folder: Path) -> Family:
+    """Its UNet's layers as LDM spells them, and its only text encoder as SDXL's second."""
+    parameters = {f"unet.{path}": value for path, value in narrow.random_state(narrow.REFINER_UNET, 0).items()}
+    parameters |= {f"te2.{path}": value for path, value in narrow.big_g().items()}
+    layers = [f"unet.{param.ldm}" for param in narrow.REFINER_UNET if param.is_layer]
+    layers += [f"te2.{param.ldm}" for param in narrow.BIG_G if param.is_layer]
+    names = {layer.removesuffix(".weight"): f"lora_{layer}".removesuffix(".weight").replace(".", "_") for layer in layers}
+    base = open_checkpoint(builders.save(narrow.MAKE["refiner"](0), folder / "refiner.safetensors"))
+    return Family(base, {name: (layer, parameters[f"{layer}.weight"]) for layer, name in some(names).items()})
+
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "sdxl_refiner": refiner}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
