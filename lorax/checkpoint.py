@@ -186,4 +186,6 @@ def _supported(path: Path, layout: Layout) -> Family:
 
 def _unsupported(path: Path, title: str, advice: str = "") -> UnsupportedFamily:
     known = ", ".join(family.title for family in families.FAMILIES)
-    return UnsupportedFamily(f"{path}: {title}, which is not supported. {advice or f'Supported: {known}.'}", title)
+    return UnsupportedFamily(
+        " ".join(filter(None, [f"{path}: {title}, which is not supported.", advice, f"Supported: {known}."])), title
+    )

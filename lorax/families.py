@@ -33,7 +33,12 @@ class Component:
 
 
 UNET = Component(
-    "unet", "UNet", "model.diffusion_model.", "unet", ("lora_unet_",), ("unet.", "base_model.model.unet.", "base_model.model.")
+    "unet",
+    "UNet",
+    "model.diffusion_model.",
+    "unet",
+    ("lora_unet_", "lycoris_"),
+    ("unet.", "base_model.model.unet.", "base_model.model."),
 )
 CLIP_L = Component(
     "te",

@@ -98,6 +98,14 @@ def dylora_of(block: int) -> Recipe:
     return make
 
 
+def lokr_with_a_whole_second(weight: torch.Tensor, made: torch.Generator) -> Made:
+    """The one split that LyCORIS reads and does not choose: kron(A B, W2)."""
+    m, n, *kernel = weight.shape
+    a, b, w2 = (torch.randn(shape, generator=made) for shape in ((4, 2), (2, 4), (m // 4, n // 4, *kernel)))
+    dW = (ALPHA or 2) / 2 * torch.einsum("ab,cd...->acbd...", a @ b, w2).reshape(weight.shape)
+    return {"lokr_w1_a": a, "lokr_w1_b": b, "lokr_w2": w2, "alpha": torch.tensor(ALPHA)}, dW
+
+
 def full_difference(weight: torch.Tensor, made: torch.Generator) -> Made:
     dW = torch.randn(weight.shape, generator=made)
     return {"diff": dW}, dW
@@ -113,8 +121,10 @@ RECIPES: dict[str, Recipe] = {
     "LoHa, Tucker": lycoris(loha.LohaModule, use_tucker=True),
     "LoKr": lycoris(lokr.LokrModule, lora_dim=2, factor=4),
     "LoKr, both in factors": lycoris(lokr.LokrModule, lora_dim=1, factor=8, decompose_both=True),
+    "LoKr, the first in factors": lokr_with_a_whole_second,
     "LoKr, whole matrices": lycoris(lokr.LokrModule, full_matrix=True),
     "LoKr, Tucker": lycoris(lokr.LokrModule, lora_dim=2, factor=4, use_tucker=True),
+    "LoKr, Tucker, the first in factors": lycoris(lokr.LokrModule, lora_dim=1, factor=8, use_tucker=True, decompose_both=True),
     "full": full_difference,
     "(IA)^3": lycoris(ia3.IA3Module),
     "(IA)^3 on the input": lycoris(ia3.IA3Module, train_on_input=True),
@@ -132,16 +142,18 @@ RECIPES: dict[str, Recipe] = {
     "DoRA on the output": dora_on_the_output,
 }
 # What a file of the recipe must have, since LyCORIS chooses another form where a layer is small.
-SIGNS = {
-    "LoCon, Tucker": "lora_mid.weight",
-    "LoHa, Tucker": "hada_t2",
-    "LoKr": "lokr_w2_a",
-    "LoKr, both in factors": "lokr_w1_a",
-    "LoKr, whole matrices": "lokr_w2",
-    "LoKr, Tucker": "lokr_t2",
-    "OFT with a constraint and a rescale": "rescale",
-    "BOFT with a constraint and a rescale": "rescale",
-    "DoRA of LoCon": "dora_scale",
-    "DoRA of LoHa": "dora_scale",
-    "DoRA of LoKr": "dora_scale",
+SIGNS: dict[str, tuple[str, ...]] = {
+    "LoCon, Tucker": ("lora_mid.weight",),
+    "LoHa, Tucker": ("hada_t2",),
+    "LoKr": ("lokr_w1", "lokr_w2_a"),
+    "LoKr, both in factors": ("lokr_w1_a", "lokr_w2_a"),
+    "LoKr, the first in factors": ("lokr_w1_a", "lokr_w2"),
+    "LoKr, whole matrices": ("lokr_w1", "lokr_w2"),
+    "LoKr, Tucker": ("lokr_w1", "lokr_t2"),
+    "LoKr, Tucker, the first in factors": ("lokr_w1_a", "lokr_t2"),
+    "OFT with a constraint and a rescale": ("rescale",),
+    "BOFT with a constraint and a rescale": ("rescale",),
+    "DoRA of LoCon": ("dora_scale",),
+    "DoRA of LoHa": ("dora_scale",),
+    "DoRA of LoKr": ("dora_scale",),
 }

@@ -117,6 +117,16 @@ def beside(make: Maker, name: str, content: str) -> Maker:
     return made
 
 
+def lora_x(folder: Path) -> Path:
+    """As a transfer saves it."""
+    source = str(builders.save(builders.base(), folder / "base.safetensors"))
+    lora = str(builders.save_lora(folder / "lora.safetensors", builders.deltas(builders.SOME)))
+    written = folder / "x.safetensors"
+    bases = ["--source", source, "--target", source, "--output", str(written), "--save-as", "lora-x"]
+    assert main(["transfer", lora, *bases]) == 0
+    return written
+
+
 Q = "unet__mid_block__attentions__0__transformer_blocks__0__attn1__to_q"
 FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
     # bases
@@ -231,10 +241,15 @@ FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
         ),
         facts("LoRA", UNTOLD, (2,), layers=1) | {"prediction": "velocity"},
     ),
+    "LoRA-X": (lora_x, {"kind": "LoRA-X", "family": SD1, "layers": len(builders.SOME)}),
     # refused by name
     "FLUX": (
         saved(lora_unet_double_blocks_0_img_attn_qkv__lora_up__weight=(8, 2), lora_unet_x__lora_down__weight=(2, 8)),
         "an adapter for FLUX, Chroma or Hunyuan Video, which is not supported. Supported are LoRA, LoHa",
+    ),
+    "FLUX, of LyCORIS' own names": (
+        saved(lycoris_single_transformer_blocks_0_attn_to_q__lokr_w1=(4, 4), lycoris_x__lokr_w2=(2, 2)),
+        "an adapter for FLUX",
     ),
     "Stable Diffusion 3": (
         saved(transformer__transformer_blocks__0__attn__to_q__lora_A__weight=(2, 8)),
@@ -262,7 +277,9 @@ def test_the_table_is_long_enough() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     make, expected = FILES[name]
-    code = main(["inspect", str(make(tmp_path)), "--json"])
+    path = make(tmp_path)
+    capsys.readouterr()
+    code = main(["inspect", str(path), "--json"])
     printed = capsys.readouterr()
     if isinstance(expected, str):
         assert code == 2

@@ -243,3 +243,17 @@ def test_norms_and_biases_are_drawn_as_they_were(family: Family) -> None:
     _, converted = save(family, state, name)
     assert load_file(converted).keys() == state.keys()
     assert_same_pictures(family, name)
+
+
+def test_a_part_of_openclips_attention_is_drawn_once_it_is_converted(family: Family) -> None:
+    """The WebUI applies q, k, v and out of it or nothing, and drops a part without a word; what we write has all of them."""
+    encoder = next((component.name for component in family.base.family.components if component.open_clip), None)
+    if encoder is None:
+        pytest.skip("no OpenCLIP in this family")
+    layer = f"{encoder}.text_model.encoder.layers.0.self_attn.v_proj"
+    m, n = family.base.layers[layer]
+    parts = {"lora_up.weight": noise(1.0, m, RANK), "lora_down.weight": noise(1.0, RANK, n)}
+    name = f"{family.base.title}-part"
+    save(family, {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}, name)
+    assert family.webui.draw(f"<lora:{name}:1>").distance(family.plain) == 0
+    assert family.webui.draw(f"<lora:{name}-plain:1>").distance(family.plain) >= OTHER
