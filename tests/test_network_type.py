@@ -86,8 +86,11 @@ class Host:
     def activate(self, script: type, *nets: Any) -> list[str]:
         """The messages."""
         self.networks.loaded_networks[:] = nets
+        for net in nets:
+            net.mentioned_name = net.name
+        asked = {"lora": [SimpleNamespace(positional=[net.name]) for net in nets]}
         messages: list[str] = []
-        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0, extra_network_data={})
+        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0, extra_network_data=asked)
         return messages
 
     @property
