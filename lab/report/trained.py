@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab.constrained import KINDS, METHODS, SOURCE, TARGETS, folder
+from lab.constrained import KINDS, METHODS, SOURCE, TARGETS, Kind, folder
+from lab.report.claims import grouped, listed
 from lab.report.tables import markdown, number
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.stats import Interval, Measured, recovery
@@ -33,7 +35,22 @@ def section(stored: Results, results: Path) -> dict[str, Any] | None:
             for rank in RATES
         ),
     ]
-    return {"table": markdown(head, [line for line in lines if line]), "styles": styles}
+    claims = [_claim(stored, own, kind, styles) for kind in KINDS]
+    return {"table": markdown(head, [line for line in lines if line]), "styles": styles, "claims": claims}
+
+
+def _claim(stored: Results, own: Results, kind: Kind, styles: list[str]) -> str:
+    """Where it is worth more or less than the headline's LoRA, moved alike."""
+    differences = []
+    for where, how in PLACES:
+        ours, theirs = (
+            list(_measured(stored, results, name, styles, (where, how)))
+            for results, name in ((own, kind.name), (stored, f"r{HEADLINE_RANK}"))
+        )
+        paired = [replace(one, minus=other.moved) for one, other in zip(ours, theirs, strict=True)]
+        differences.append((f"to {where} by `{how}`" if how else f"on {where}", recovery(paired)))
+    told = "; ".join(f"{verdict.value} {listed(names)}" for verdict, names in grouped(differences).items())
+    return f"LoRA-X, {kind.title}, against the LoRA of rank {HEADLINE_RANK}: {told}."
 
 
 def _line(name: str, cells: list[Interval | None]) -> list[str]:
