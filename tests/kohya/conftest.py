@@ -23,7 +23,7 @@ ROOT = LAUNCH.parents[2]
 TOKENIZERS = (
     "openai_clip-vit-large-patch14",
     "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k",
-    "stabilityai_stable-diffusion-2_tokenizer",
+    "stabilityai_stable-diffusion-2",
 )
 Trainer = Callable[..., Path]
 

@@ -29,6 +29,20 @@ def sd1(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
+def sd2(tokenizer: Path, folder: Path) -> Path:
+    """SD 2.x's blocks and the width of its text in a narrow UNet, whose attention is reached through linear layers."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64,) * 4,
+        attention_head_dim=(1, 1, 2, 2),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+    )
+    _sd(folder, _vae(), CLIPTextModel(_text(tokenizer, 1024, 2)), unet, CLIPTokenizer.from_pretrained(tokenizer))
+    return folder
+
+
 def sdxl(tokenizer: Path, folder: Path) -> Path:
     """SDXL's blocks and the widths of its text, which sd-scripts takes for given, in a narrow UNet."""
     torch.manual_seed(0)

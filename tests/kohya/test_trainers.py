@@ -102,6 +102,18 @@ def test_a_small_file_goes_on_as_a_plain_lora(folder: Folder, sd1: Path, small: 
     assert set(adapter.ranks) == {16}
 
 
+def test_sd2(folder: Folder) -> None:
+    base = models.sd2(folder.tokenizer, folder.path / "sd2")
+    path = folder.train(*SD1, base, "v2", "--v2", "--network_dim=4")
+    said, adapter = metadata(path), open_adapter(path)
+    assert said["ss_base_model_version"] == "sd_v2"
+    assert said["lorax_family"] == "sd2"
+    deltas = adapter.deltas_of(open_checkpoint(base))
+    assert {layer.partition(".")[0] for layer in deltas} == {"unet", "te"}
+    assert set(adapter.ranks) == {4}
+    assert sum(dW.norm() > 0 for dW in deltas.values()) > 150
+
+
 def test_sdxl_with_a_rate_for_each_text_encoder(folder: Folder) -> None:
     base = models.sdxl(folder.tokenizer, folder.path / "sdxl")
     rates = "--text_encoder_lr", "1e-3", "2e-3"
