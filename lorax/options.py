@@ -56,6 +56,15 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    def parse(self, value: Any) -> Any:
+        """What a text field, a slider or a settings page holds. Raises LoraxError where that is not what the option expects."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return self.default
+        try:
+            return self.kind(value.strip() if isinstance(value, str) else value)
+        except ValueError:
+            raise LoraxError(f"{self.label} {value!r}: expected a number.") from None
+
 
 def declared(of: type) -> list[Option]:
     """The options of a declaration, in their order."""

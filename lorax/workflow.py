@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -40,6 +40,7 @@ class Destination:
     subfolder: str = ""  # empty: beside the adapter
     name: str = ""  # empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file
     saving: Saving = field(default_factory=Saving)
+    prompt_names: Callable[[], Mapping[str, Path]] = dict  # as ``Host.prompt_names``
 
     def __post_init__(self) -> None:
         if PurePath(self.name).name != self.name or "\\" in self.name:
@@ -53,6 +54,16 @@ class Destination:
         name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
         beside = path.parent if path.parent.is_relative_to(self.root) else self.root
         return (self.root / self.subfolder if self.subfolder else beside) / name
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raise LoraxError where prompts would load another file by the name that one of these has."""
+        names = self.prompt_names()
+        for path in paths:
+            if (other := names.get(path.stem, path)) != path:
+                raise LoraxError(
+                    f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
+                    "or move that file away."
+                )
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     paths = [destination.path(one) for one in planned]
     if len(set(paths)) < len(paths):
         raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
+    destination.check(paths)
     saving, results = destination.saving, []
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")

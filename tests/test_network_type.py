@@ -242,6 +242,22 @@ def test_a_full_graphics_card_is_worked_around(
     assert asked == ["cuda", "cpu"]
 
 
+@pytest.mark.parametrize(("wanted", "expected"), [("auto", "cuda"), ("cpu", "cpu")])
+def test_the_device_of_the_settings_page_fits(
+    host: Host, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str
+) -> None:
+    from lorax.fitting import Fit, Fitter
+    from lorax.hosts import a1111_network
+
+    asked = []
+    monkeypatch.setattr(Fitter, "fit", lambda self, file, target, device, progress: asked.append(device) or Fit({}))
+    sys.modules["modules.devices"].device = torch.device("cuda")  # type: ignore[attr-defined]
+    script: Any = a1111_network.register(lambda: Cache(None, 0, 0), lambda: wanted)
+    host.load(files.target)
+    host.activate(script, loaded(host, file))
+    assert asked == [expected]
+
+
 @pytest.mark.parametrize(
     ("layer", "network", "module"),
     [

@@ -36,6 +36,7 @@ def folder(files: Files, tmp_path: Path) -> Path:
     builders.save_lora(models / "Lora" / "styles" / "two.safetensors", files.deltas)
     (models / "Lora" / "broken.safetensors").write_bytes(b"no tensors")
     (models / "notes.ckpt").write_bytes(b"no checkpoint")
+    shutil.copy(models / "Lora" / "one.safetensors", models / "Lora" / "LOUD.SAFETENSORS")
     return models
 
 
@@ -52,7 +53,7 @@ def made(folder: Path) -> list[str]:
 def test_a_folder_is_sorted_into_bases_and_adapters(folder: Path) -> None:
     host = Standalone(folder)
     assert set(host.bases()) == {"base", "target"}
-    assert {"Lora/one", "Lora/styles/two"} <= set(host.adapters())
+    assert {"Lora/one", "Lora/styles/two", "Lora/LOUD"} <= set(host.adapters())
     assert host.adapter_folder == folder / "Lora"
     with pytest.raises(LoraxError, match="no such folder"):
         Standalone(folder / "absent")

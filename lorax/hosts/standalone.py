@@ -42,13 +42,16 @@ class Standalone:
     def adapters(self) -> dict[str, Model]:
         return self._found["adapter"]
 
+    def prompt_names(self) -> Mapping[str, Path]:
+        return {}
+
     def loaded(self) -> str | None:
         return None
 
     def refresh(self) -> None:
         found: dict[str, dict[str, Model]] = {"base": {}, "adapter": {}, "": {}}
         for path in sorted(self.folder.rglob("*")):
-            if path.suffix in SUFFIXES and path.is_file():
+            if path.suffix.lower() in SUFFIXES and path.is_file():
                 name = path.relative_to(self.folder).with_suffix("").as_posix()
                 found[_kind(path, path.stat().st_mtime_ns)][name] = Model(name, path)
         self._found = found
@@ -89,7 +92,7 @@ class Standalone:
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> list[Any]:
+    ) -> tuple[list[Any], list[str]]:
         try:
             from lorax.runner import Runner
         except ModuleNotFoundError as error:
@@ -107,7 +110,7 @@ class Standalone:
             with runner.adapted(shot.adapter.path if shot.adapter else None):
                 picture = runner.sample([prompt], [seed], steps=steps)[0]
             drawn.append(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
-        return drawn
+        return drawn, []
 
 
 @lru_cache(maxsize=4096)
