@@ -64,12 +64,20 @@ class LowRank:
         Only powers of two are moved, between the rows of ``down`` and the columns of ``up`` and into ``scale``, so nothing is
         rounded here.
         """
-        up_size, down_size = self.up.abs().amax(0).double(), self.down.abs().amax(1).double()
+        up_size, down_size = _largest(self.up, 0), _largest(self.down, 1)
         live = (up_size > 0) & (down_size > 0)
         one = torch.ones_like(up_size)
         shift = torch.where(live, (down_size / up_size).clamp(1e-60, 1e60), one).log2().div(2).round().exp2()
         # A dead direction adds nothing, but its other half may be of any size, and inf * 0 is NaN.
-        up, down = self.up.double() * shift * live, self.down.double() / shift[:, None] * live[:, None]
-        size = max(up[:, live].abs().max().item(), down[live].abs().max().item()) if live.any() else 1.0
-        exponent = round(math.log2(size)) if not 2**-10 <= size <= 2**10 else 0
-        return LowRank((up / 2.0**exponent).float(), (down / 2.0**exponent).float(), self.scale * 4.0**exponent)
+        up, down = self.up * (shift * live).float(), self.down * (live / shift).float()[:, None]
+        size = torch.maximum(up_size * shift, down_size / shift)[live].max().item() if live.any() else 1.0
+        if 2**-10 <= size <= 2**10:
+            return LowRank(up, down, self.scale)
+        exponent = round(math.log2(size))
+        up, down = (factor.double() / 2.0**exponent for factor in (up, down))
+        return LowRank(up.float(), down.float(), self.scale * 4.0**exponent)
+
+
+def _largest(factor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Magnitudes, float64."""
+    return torch.maximum(factor.amax(dim), -factor.amin(dim)).double()

@@ -15,7 +15,7 @@ from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Family
 from lorax.layers import TEXT_MODEL, UNetNames
 from lorax.layouts import LDM_SIGN, Layout, is_layer, layout_of
-from lorax.tensors import Hashes, Part, hashes
+from lorax.tensors import Hashes, Part, hashes, is_finite
 
 
 class Checkpoint:
@@ -59,9 +59,7 @@ class Checkpoint:
 
     def check_finite(self, layer: str, values: torch.Tensor) -> None:
         """Raise LoraxError if ``values``, which are some of the layer's, hold NaN or infinite ones."""
-        values = values if values.element_size() > 1 else values.float()
-        # NaN is both ends. The WebUI's torch, 2.1, has no aminmax of half precision on the CPU.
-        if values.numel() and not all(torch.isfinite(end) for end in (values.min(), values.max())):
+        if not is_finite(values):
             part = self._where[layer]
             raise LoraxError(
                 f"{part.file.path}: {part.key} holds NaN or infinite values. The checkpoint is damaged; use another copy."

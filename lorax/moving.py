@@ -23,6 +23,7 @@ Use = tuple[int, str]  # number of the plan among those of the pass, name of the
 Task = tuple[Use, ...]  # all that touch the same pair of the bases' layers
 Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None where there is no pair
 End = tuple[LayerRecord, LowRank | None]
+STEP = 7  # of a layer that is copied, every seventh row shows how much of the delta the target has; heads are of 2^n rows
 SAMPLE = 5  # large layers that are measured, where a sample is enough
 
 
@@ -57,8 +58,8 @@ class Pass:
         if (found := self._pair(task)) is None:
             return None
         plan, (source, target, columns) = self.plans[task[0][0]], found
-        W_s = plan.source.unconverted(source)
-        W_t = W_s if plan.source is plan.target else plan.target.unconverted(target)
+        W_s = plan.source.stored(source).flatten(1)
+        W_t = W_s if plan.source is plan.target else plan.target.stored(target).flatten(1)
         if columns is not None:
             W_s, W_t = W_s[:, columns.source].contiguous(), W_t[:, columns.target].contiguous()
         on_device = _on(W_s, device)
@@ -67,6 +68,8 @@ class Pass:
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
         if weights is None:
             return [(use, (unmatched(self.plans[use[0]], use[1]), None)) for use in task]
+        if not all(self._is_settled(use) for use in task):
+            self._check_finite(task, weights)
         device = weights[1].device
         deltas = {use: self._delta(use, device).to(device) for use in task}
         rules = {use: _rule(self.plans[use[0]], dW) for use, dW in deltas.items()}
@@ -77,6 +80,8 @@ class Pass:
             of_rule = [use for use in task if rules[use] == rule]
             with self._kept(Bases(source, target, rule)) as bases:
                 ends += [(use, self._move(use, deltas[use], bases)) for use in of_rule]
+        if any(end[0].overlap is not None and not math.isfinite(end[0].overlap) for _, end in ends):
+            self._check_finite(task, weights)
         return ends
 
     @contextmanager
@@ -97,6 +102,13 @@ class Pass:
             self._written += found.size
             self._cache.put(key, found)
 
+    def _check_finite(self, task: Task, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Raise LoraxError if they are not. It takes longer than a copy, which reads no more than a part of them."""
+        plan, found = self.plans[task[0][0]], self._pair(task)
+        assert found is not None
+        plan.source.check_finite(found[0], weights[0])
+        plan.target.check_finite(found[1], weights[1])
+
     def _delta(self, use: Use, device: torch.device | str) -> LowRank:
         number, name = use
         return self.plans[number].adapter.delta(name, self.plans[number].source, device)
@@ -108,13 +120,16 @@ class Pass:
 
     def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
         number, name = use
-        plan, measured = self.plans[number], name in self.samples[number]
+        plan, settled = self.plans[number], self._is_settled(use)
         found = plan.pairs[name]
         assert found is not None
-        method, options, norm = METHODS[plan.options.method], plan.options, dW.norm()
-        dW = found.columns.narrowed(dW) if found.columns else dW
+        method, options = METHODS[plan.options.method], plan.options
+        norm = inside = dW.norm()
+        if found.columns:
+            dW = found.columns.narrowed(dW)
+            inside = dW.norm()
         gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
-        similarity = bases.similarity if gated or measured else None
+        similarity = bases.similarity if gated or name in self.samples[number] else None
         record = LayerRecord(
             name,
             "skipped",
@@ -124,25 +139,29 @@ class Pass:
             target=found.target,
             pairing=found.reason,
             similarity=similarity,
-            overlap=bases.overlap(dW),
+            overlap=bases.overlap(dW, inside, STEP if settled else 1),
         )
         if gated and similarity is not None and similarity < options.threshold:
             return record.ended("skipped", f"similarity {similarity:.2f} is below the threshold {options.threshold:g}"), None
-        move = method.settled if method.settled and not measured and self._settled(number) else method.move
-        moved, how = move(dW, bases)
+        moved, how = (method.settled if settled and method.settled else method.move)(dW, bases)
         if moved is None:
             return record.ended("skipped", how), None
         if gated and similarity is None:
             how += "; similarity is undefined for unequal shapes, so not gated"
-        kept, subspace_rank = moved.norm() / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+        if moved is not dW:
+            inside = moved.norm()
+        kept, subspace_rank = inside / norm if norm > 0 else 1.0, None if moved is dW else bases.r
         if found.columns and found.target:
             moved = found.columns.widened(moved, plan.target.matrix(found.target)[1])
         moved, error = moved.compressed(plan.limit(name))
         known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
         return record.ended("transferred", how, **known), moved.to("cpu")
 
-    def _settled(self, number: int) -> bool:
-        """Whether none of the layers that were measured was projected."""
+    def _is_settled(self, use: Use) -> bool:
+        """Whether the layers that were measured leave nothing to decide on this one, as none of them was projected."""
+        number, name = use
+        if METHODS[self.plans[number].options.method].settled is None or name in self.samples[number]:
+            return False
         known = [self.ended[number].get(name) for name in self.samples[number]]
         return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lorax.errors import LoraxError
@@ -130,7 +131,7 @@ class Options:
         if self.max_rank is not None and self.max_rank < 1:
             raise LoraxError(f"max rank {self.max_rank}: expected a whole number of at least 1.")
 
-    @property
+    @cached_property
     def rule(self) -> RankRule:
         return RankRule(AUTO_RANK if self.rank == "auto" else self.rank)
 

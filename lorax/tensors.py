@@ -127,6 +127,13 @@ class PickleFile:
         return self._state[key]
 
 
+def is_finite(values: torch.Tensor) -> bool:
+    """Whether none of them, of whatever floating point dtype, is NaN or infinite."""
+    values = values if values.element_size() > 1 else values.float()
+    # Any that is not would show in the sum, which takes a twentieth of the time. The sum of others may overflow too.
+    return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether each of the tensor's values is stored, and the file thus no smaller than what is read from it."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested

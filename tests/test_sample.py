@@ -9,12 +9,15 @@ import torch
 
 from lorax import moving
 from lorax.checkpoint import open_checkpoint
+from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.methods.bases import LITTLE
 from lorax.options import Options
 from lorax.subspace import spectral
 from lorax.transfer import Moved, Plan, plan, run
 from tests import builders
 from tests.conftest import Files
+from tests.test_overlap import along
 
 LAYERS = [
     param.diffusers.removesuffix(".weight")
@@ -83,3 +86,27 @@ def test_large_layers_move_as_small_ones_do(files: Files, lora: Path, monkeypatc
     assert found.keys() == expected.keys()
     for layer, delta in expected.items():
         assert ((found[layer] - delta).norm() / delta.norm()).item() < 1e-3
+
+
+@pytest.mark.parametrize("c", [0.5, 0.01])
+def test_large_layers_have_of_the_adapter_what_small_ones_have(
+    files: Files, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c: float
+) -> None:
+    """Exactly, where that is much: every seventh row tells that it is."""
+    target = along(files, tmp_path / "along.safetensors", c, builders.deltas(LAYERS))
+    exact = run(planned(files, lora, Options("auto"), target)).report
+    monkeypatch.setattr(moving, "SMALL", 1)
+    found = run(planned(files, lora, Options("auto"), target)).report
+    assert found.strength == pytest.approx(exact.strength, rel=1e-6)
+    assert found.overlap == pytest.approx(exact.overlap, rel=1e-6 if c > LITTLE else 0, abs=0.02 if c < LITTLE else 0)
+
+
+@pytest.mark.parametrize("method", ["copy", "auto"])
+def test_a_copied_layer_that_is_damaged_is_named(files: Files, lora: Path, tmp_path: Path, large: list[int], method: str) -> None:
+    copied = next(record for record in run(planned(files, lora, Options("copy"))).report.records if record.similarity is None)
+    path = next(delta.ldm for delta in builders.deltas(LAYERS) if delta.layer == copied.target)
+    state = {key: value.clone() for key, value in files.target_state.items()}
+    state[f"{builders.UNET}{path}.weight"].fill_(float("nan"))
+    damaged = builders.save(state, tmp_path / "damaged.safetensors")
+    with pytest.raises(LoraxError, match=f"damaged.safetensors: .*{path}.* holds NaN"):
+        run(planned(files, lora, Options(method), damaged))

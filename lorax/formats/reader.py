@@ -93,7 +93,8 @@ class AdapterFile:
             return core.decode(where, self._file.get, self.parts[name], W, self.header.named_source)
         tensors = {part: self._file.get(key).float() for part, key in self.parts[name].items()}
         for part, tensor in tensors.items():
-            if not (tensor.abs() <= LARGEST).all():  # NaN is not either
+            low, high = tensor.aminmax()
+            if not (low >= -LARGEST and high <= LARGEST):  # NaN is both ends
                 raise LoraxError(
                     f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
                     "The file is damaged or training diverged."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import metadata, sidecars
 from lorax.staging import Staging, check_folder, check_free
+from lorax.tensors import is_finite
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -41,15 +43,17 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
     The adapter is staged last, and named first.
     """
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
-    layers = {layer: delta.balanced() for layer, delta in with_whole_attentions(plan.target, moved.layers).items()}
     tensors: dict[str, torch.Tensor] = {}
-    for layer, delta in layers.items():
-        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, delta, DTYPES[dtype])
+    factored: dict[str, LowRank] = {}
+    for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
+        balanced = delta.balanced()  # a copy, of one layer at a time
+        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[dtype])
+        if layer not in whole:
+            factored[layer] = replace(delta, scale=balanced.scale)
     tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
     if plan.within_family:
         tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    factored = {layer: delta for layer, delta in layers.items() if layer not in whole}
     described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
     note = metadata.moved_note(plan)
     beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
@@ -59,7 +63,7 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str)
 
 def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
     """Raise LoraxError when what is about to be written holds NaN or infinite values."""
-    if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
+    if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
         raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
 
 

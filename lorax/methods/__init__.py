@@ -55,7 +55,7 @@ METHODS = {
             strength=auto.strength,
             settled=auto.copied,
         ),
-        Method("copy", "copy to the matched layer", "", copy.move, gated=False),
+        Method("copy", "copy to the matched layer", "", copy.move, gated=False, settled=copy.move),
         Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
         Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),
         Method("prolora-cross", "ProLoRA with the cross terms kept", PROLORA_PAPER, prolora.move_with_cross_terms, gated=True),
