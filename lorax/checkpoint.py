@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Family
 from lorax.layers import TEXT_MODEL, UNetNames
 from lorax.layouts import LDM_SIGN, Layout, is_layer, layout_of
-from lorax.tensors import Hashes, Part, hashes, is_finite
+from lorax.tensors import Hashes, Part, hashes, is_finite, legacy_hash
 
 
 class Checkpoint:
@@ -79,6 +79,17 @@ class Checkpoint:
         """Hash of the file's content; of a folder, the hash over its weight files in order."""
         return self._hashes.sha256
 
+    def find_hashes(self, sha256: str | None, progress: Callable[[int, int], None]) -> None:
+        """Find them now, which takes a reading of the whole base unless ``sha256`` is known of its file.
+
+        ``progress`` hears how many of how many mebibytes are read, and may raise to stop.
+        """
+        if sha256 and self.path.is_file():
+            self._hashes = Hashes(sha256, legacy_hash(self.path))
+        elif "_hashes" not in vars(self):
+            total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
+            self._hashes = hashes(*self._files, read=lambda done: progress(done, total))
+
     @property
     def legacy_hash(self) -> str:
         """The WebUI's old 8-digit hash of the file; a folder has none, and an empty one is returned."""
@@ -86,7 +97,11 @@ class Checkpoint:
 
     @cached_property
     def _hashes(self) -> Hashes:
-        return hashes(*dict.fromkeys(part.file.path for part in self._where.values()))
+        return hashes(*self._files)
+
+    @property
+    def _files(self) -> list[Path]:
+        return list(dict.fromkeys(part.file.path for part in self._where.values()))
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 
 from lorax import output
@@ -11,7 +12,7 @@ from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.options import Options, Saving
+from lorax.options import LORAX, Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
@@ -118,11 +119,26 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
     moved = _run(request, planned, progress, state, memory or Memory())
+    if saving.save_as == LORAX or any(made.layers for made in moved):
+        _find_hashes(request, planned[0], saving, progress)
     with Staging() as staging:
-        for adapter, one, made, path in zip(request.adapters, planned, moved, paths, strict=True):
+        for number, (adapter, one, made, path) in enumerate(zip(request.adapters, planned, moved, paths, strict=True)):
+            progress(number, len(paths), f"writing {path.name}")
             written = output.stage(one, made, path, staging, saving)
             results.append(Result(adapter, made.report, written[0] if written else None, output.note(one, made, saving)))
+        progress(len(paths), len(paths), "")  # the last moment at which a stop leaves nothing
     return results
+
+
+def _find_hashes(request: Request, plan: Plan, saving: Saving, progress: Progress) -> None:
+    """Of the bases that a written header names: it takes as long as reading them."""
+    named = {plan.source: request.source} | ({} if saving.save_as == LORAX else {plan.target: request.target})
+    for base, model in named.items():
+        base.find_hashes(model.sha256, partial(_tell_of_hashing, progress, model.name))
+
+
+def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(done, total, f"hashing {name}: {done} of {total} MB")
 
 
 def _state(request: Request) -> Hashable:

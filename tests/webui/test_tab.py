@@ -151,7 +151,7 @@ def test_a_lorax_file_that_is_not_applied_is_told_of(page: Any, ui: Page) -> Non
     page.wait_for_selector("#lorax_status .lorax-warning")
     status = page.inner_text("#lorax_status")
     assert f"finetune with the moved LoRA: LoRA-X, {LORA}-lorax: " in status
-    assert "version 99" in status
+    assert "format 99" in status
 
 
 def test_a_name_that_prompts_would_take_for_another_file_is_refused(page: Any, ui: Page) -> None:
