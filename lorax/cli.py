@@ -167,7 +167,7 @@ def _head(one: Plan, planned: list[Plan]) -> str:
 def _analyze(options: argparse.Namespace) -> int:
     with Staging() as staging:
         planned = _plan(options)
-        moved = _run(planned, options)
+        moved = _run(planned, options, survey=True)
         _stage_report(options, planned, moved, staging)
     if options.json:
         _print_json(_alone(_reports(planned, moved)))
@@ -223,10 +223,10 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
     return [dataclasses.replace(one, running=running) for one in plan_all(adapters, source, target, chosen)]
 
 
-def _run(planned: list[Plan], options: argparse.Namespace) -> list[Moved]:
+def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:
     cache = Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run_all(planned, _progress(bar), cache)
+        return run_all(planned, _progress(bar), cache, survey=survey)
 
 
 def _progress(bar: tqdm) -> Progress:

@@ -12,6 +12,7 @@ from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.methods import METHODS
 from lorax.options import LORAX, Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
@@ -83,15 +84,16 @@ class Memory:
     LIMIT = 1 << 30  # bytes
 
     def __init__(self) -> None:
-        self._last: tuple[Hashable, list[Moved]] | None = None
+        self._last: tuple[Hashable, bool, list[Moved]] | None = None
 
-    def of(self, key: Hashable) -> list[Moved] | None:
+    def of(self, key: Hashable, survey: bool) -> list[Moved] | None:
+        """A survey serves where none is asked for, but not the other way round."""
         last = self._last
-        return last[1] if last is not None and last[0] == key else None
+        return last[2] if last is not None and last[0] == key and last[1] >= survey else None
 
-    def keep(self, key: Hashable, moved: list[Moved]) -> None:
+    def keep(self, key: Hashable, survey: bool, moved: list[Moved]) -> None:
         size = sum(factor.nbytes for one in moved for delta in one.layers.values() for factor in (delta.up, delta.down))
-        self._last = (key, moved) if size <= self.LIMIT else None
+        self._last = (key, survey, moved) if size <= self.LIMIT else None
 
 
 def plans(request: Request) -> list[Plan]:
@@ -102,9 +104,9 @@ def plans(request: Request) -> list[Plan]:
 
 
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
-    """Do everything but write."""
+    """Do everything but write, and measure how alike the bases are in every layer."""
     state, planned = _state(request), plans(request)
-    moved = _run(request, planned, progress, state, memory or Memory())
+    moved = _run(request, planned, progress, state, memory or Memory(), survey=request.options.method in METHODS)
     return [Result(adapter, one.report) for adapter, one in zip(request.adapters, moved, strict=True)]
 
 
@@ -118,7 +120,7 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     saving, results = destination.saving, []
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
-    moved = _run(request, planned, progress, state, memory or Memory())
+    moved = _run(request, planned, progress, state, memory or Memory(), survey=False)
     if saving.save_as == LORAX or any(made.layers for made in moved):
         _find_hashes(request, planned[0], saving, progress)
     with Staging() as staging:
@@ -147,14 +149,16 @@ def _state(request: Request) -> Hashable:
     return request.options, tuple(stamp(path) if path.is_file() else object() for path in paths)
 
 
-def _run(request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory) -> list[Moved]:
-    if (known := memory.of(state)) is not None:
+def _run(
+    request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory, *, survey: bool
+) -> list[Moved]:
+    if (known := memory.of(state, survey)) is not None:
         return known
     who = request.adapters[0].name if len(request.adapters) == 1 else f"{len(request.adapters)} LoRAs"
 
     def show(done: int, total: int, layer: str) -> None:
         progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
 
-    moved = run_all(planned, show)
-    memory.keep(state, moved)
+    moved = run_all(planned, show, survey=survey)
+    memory.keep(state, survey, moved)
     return moved
