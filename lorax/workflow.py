@@ -89,8 +89,9 @@ class Memory:
 
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
-    source = open_checkpoint(request.source.path)
-    target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
+    source = open_checkpoint(request.source.path, request.source.sha256)
+    same = request.source.path == request.target.path
+    target = source if same else open_checkpoint(request.target.path, request.target.sha256)
     return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
 
 
