@@ -23,13 +23,19 @@ class Checkpoint:
 
     Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoders.
     ``vectors`` are the parameters of one dimension, norms and biases: ``unet.out.0.weight`` -> size. Those of an encoder that is
-    stored as OpenCLIP names it are not listed.
+    stored as OpenCLIP names it are not listed. ``sha256``: of the file's content, where it is known.
     """
 
     def __init__(
-        self, path: Path, family: Family, names: UNetNames, where: Mapping[str, Part], vectors: Mapping[str, int] | None = None
+        self,
+        path: Path,
+        family: Family,
+        names: UNetNames,
+        where: Mapping[str, Part],
+        vectors: Mapping[str, int] | None = None,
+        sha256: str | None = None,
     ) -> None:
-        self.path, self.family, self.unet_names, self._where = path, family, names, where
+        self.path, self.family, self.unet_names, self._where, self._known = path, family, names, where, sha256
         self.layers = {layer: part.shape for layer, part in where.items()}
         self.vectors = vectors or {}
 
@@ -79,14 +85,12 @@ class Checkpoint:
         """Hash of the file's content; of a folder, the hash over its weight files in order."""
         return self._hashes.sha256
 
-    def find_hashes(self, sha256: str | None, progress: Callable[[int, int], None]) -> None:
-        """Find them now, which takes a reading of the whole base unless ``sha256`` is known of its file.
+    def find_hashes(self, progress: Callable[[int, int], None]) -> None:
+        """Find the file's hashes now, where that takes a reading of the whole base.
 
         ``progress`` hears how many of how many mebibytes are read, and may raise to stop.
         """
-        if sha256 and self.path.is_file():
-            self._hashes = Hashes(sha256, legacy_hash(self.path))
-        elif "_hashes" not in vars(self):
+        if "_hashes" not in vars(self) and not self._known:
             total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
             self._hashes = hashes(*self._files, read=lambda done: progress(done, total))
 
@@ -97,6 +101,8 @@ class Checkpoint:
 
     @cached_property
     def _hashes(self) -> Hashes:
+        if self._known and self.path.is_file():
+            return Hashes(self._known, legacy_hash(self.path))
         return hashes(*self._files)
 
     @property
@@ -141,8 +147,8 @@ class Checkpoint:
         return component.kohya[0] + path.replace(".", "_")
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a base by its header.
+def open_checkpoint(path: Path | str, sha256: str | None = None) -> Checkpoint:
+    """Open a base by its header. ``sha256``: of the file's content, where it is known.
 
     That is a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, a UNet alone in such a file in either layout, or a folder
     that diffusers wrote. Raises LoraxError when it is not a base, UnsupportedFamily when it is one that is not supported.
@@ -165,7 +171,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
                 where[f"{component.name}.{parameter.removesuffix('.weight')}"] = part
             elif len(part.shape) == 1:
                 vectors[f"{component.name}.{parameter}"] = part.shape[0]
-    return Checkpoint(path, family, names, where, vectors)
+    return Checkpoint(path, family, names, where, vectors, sha256)
 
 
 def _supported(path: Path, layout: Layout) -> Family:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from lorax import output
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
@@ -79,11 +80,15 @@ class Result:
 
 
 class Memory:
-    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large."""
+    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large.
+
+    ``cache``: the host's, for what is found of the bases.
+    """
 
     LIMIT = 1 << 30  # bytes
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache = cache
         self._last: tuple[Hashable, bool, list[Moved]] | None = None
 
     def of(self, key: Hashable, survey: bool) -> list[Moved] | None:
@@ -98,8 +103,9 @@ class Memory:
 
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
-    source = open_checkpoint(request.source.path)
-    target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
+    source = open_checkpoint(request.source.path, request.source.sha256)
+    same = request.source.path == request.target.path
+    target = source if same else open_checkpoint(request.target.path, request.target.sha256)
     return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
 
 
@@ -136,7 +142,7 @@ def _find_hashes(request: Request, plan: Plan, saving: Saving, progress: Progres
     """Of the bases that a written header names: it takes as long as reading them."""
     named = {plan.source: request.source} | ({} if saving.save_as == LORAX else {plan.target: request.target})
     for base, model in named.items():
-        base.find_hashes(model.sha256, partial(_tell_of_hashing, progress, model.name))
+        base.find_hashes(partial(_tell_of_hashing, progress, model.name))
 
 
 def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
@@ -159,6 +165,6 @@ def _run(
     def show(done: int, total: int, layer: str) -> None:
         progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
 
-    moved = run_all(planned, show, survey=survey)
+    moved = run_all(planned, show, memory.cache, survey=survey)
     memory.keep(state, survey, moved)
     return moved

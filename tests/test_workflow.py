@@ -16,12 +16,9 @@ from lorax.catalog import Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Saving
-from lorax.tensors import hashes
-from lorax.workflow import Destination, Memory, Request, analyse, transfer
+from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 from tests import builders
 from tests.conftest import Files
-
-HASHED = {"sshs_model_hash", "sshs_legacy_hash"}  # of the file itself, its name among it
 
 
 def silent(done: int, total: int, text: str) -> None:
@@ -139,18 +136,14 @@ def test_a_stop_when_all_is_computed_leaves_nothing(folder: Path, moment: str) -
 
 
 @pytest.mark.parametrize(("save_as", "hashed"), [("lora", {"base", "target"}), ("lora-x", {"base"})])
-def test_a_hash_that_the_host_knows_is_not_found_anew(folder: Path, save_as: str, hashed: set[str]) -> None:
-    asked, saving, texts = request(folder, "one"), Saving(save_as), list[str]()
-    transfer(asked, Destination(folder / "Lora", "", "found", saving), lambda done, total, text: texts.append(text))
-    assert {text.split()[1].rstrip(":") for text in texts if text.startswith("hashing")} == hashed
-    known = replace(
-        asked, **{role: replace(base := getattr(asked, role), sha256=hashes(base.path).sha256) for role in ("source", "target")}
-    )
-    texts.clear()
-    transfer(known, Destination(folder / "Lora", "", "known", saving), lambda done, total, text: texts.append(text))
-    assert not any(text.startswith("hashing") for text in texts)
-    found, also = (builders.header(folder / "Lora" / f"{name}.safetensors") for name in ("found", "known"))
-    assert {key for key in found if found[key] != also[key]} <= {"ss_output_name", "modelspec.title", "modelspec.date", *HASHED}
+def test_only_what_is_hashed_is_told_of(folder: Path, save_as: str, hashed: set[str]) -> None:
+    asked, texts = request(folder, "one"), list[str]()
+    known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
+    for number, (one, expected) in enumerate(((asked, hashed), (known, set[str]()))):
+        texts.clear()
+        destination = Destination(folder / "Lora", name=str(number), saving=Saving(save_as))
+        transfer(one, destination, lambda done, total, text: texts.append(text))
+        assert {text.split()[1].rstrip(":") for text in texts if text.startswith("hashing")} == expected
 
 
 def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path) -> None:
@@ -209,6 +202,28 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
     for change in changes.values():
         with pytest.raises(AssertionError, match="computed again"):
             analyse(change(), never, memory)
+
+
+def test_a_hash_that_the_host_knows_is_not_computed(folder: Path) -> None:
+    """It takes longer than a copy."""
+    asked = request(folder, "one")
+    known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
+    found = transfer(known, Destination(folder / "Lora"), silent)[0].written
+    assert found is not None
+    header = builders.header(found)
+    assert (header["lorax_source_model_hash"], header["ss_new_sd_model_hash"]) == ("a" * 64, "b" * 64)
+
+
+def test_analyse_measures_every_layer_also_after_a_transfer(folder: Path, large: list[int]) -> None:
+    memory, asked = Memory(), request(folder, "one")
+
+    def measured(result: Result) -> int:
+        return sum(record.similarity is not None for record in result.report.records)
+
+    (moved,) = transfer(asked, Destination(folder / "Lora"), silent, memory)
+    (analysed,) = analyse(asked, silent, memory)
+    (again,) = transfer(asked, Destination(folder / "Lora", name="again"), silent, memory)
+    assert measured(moved) < measured(analysed) == measured(again) == len(analysed.report.records)
 
 
 def test_what_is_large_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
