@@ -55,6 +55,7 @@ class Times(NamedTuple):
     fixed: float  # lorax with FIXED
     warm: float  # lorax at default options, with what another adapter left in the cache
     ten: float  # ten adapters in one pass
+    analysed: float  # auto at default options, with every layer's similarity for show
 
 
 def lines(folder: Path, device: str, quick: bool, repeats: int, clock: Clock) -> Iterator[Line]:
@@ -75,6 +76,12 @@ def lines(folder: Path, device: str, quick: bool, repeats: int, clock: Clock) ->
         most = total.svd / total.spectra
         yield Line(
             f"{name}: the same if nothing but both spectra were computed", most, "times", note=_seconds(total.svd, total.spectra)
+        )
+        yield Line(
+            f"{name}: analysing with auto, against lorax",
+            total.analysed / total.cold,
+            "times",
+            note=_seconds(total.analysed, total.cold),
         )
         name_fixed = f"{name}: full SVD of both, against lorax --rank 25% --threshold 0"
         yield at_least(name_fixed, total.svd / total.fixed, 10, _seconds(total.svd, total.fixed))
@@ -115,7 +122,9 @@ def times_of(relatives: Relatives, shape: Shape, device: str, cache: Path, repea
     svd, cold, fixed = seconds(lambda: full_svd(relatives, shape, device), repeats, clock), one(), one(**FIXED)
     values = seconds(lambda: spectra(relatives, shape, device, EACH), repeats, clock) / EACH
     move(relatives, layers, Options("lorax", device=device), rank=4, cache=cache)
-    return Times(svd, values, cold, fixed, warm=one(cache=cache), ten=one(adapters=10))
+    auto = Options("auto", device=device)
+    analysed = seconds(lambda: move(relatives, layers, auto, survey=True), repeats, clock) / EACH
+    return Times(svd, values, cold, fixed, warm=one(cache=cache), ten=one(adapters=10), analysed=analysed)
 
 
 def against_reading(relatives: Relatives, layers: Layers, device: str, repeats: int, clock: Clock) -> Iterator[Line]:

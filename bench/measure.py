@@ -36,10 +36,17 @@ def seconds(action: Callable[[], object], repeats: int, clock: Clock) -> float:
 
 
 def move(
-    relatives: Relatives, layers: Layers, options: Options, *, rank: int = 32, adapters: int = 1, cache: Path | None = None
+    relatives: Relatives,
+    layers: Layers,
+    options: Options,
+    *,
+    rank: int = 32,
+    adapters: int = 1,
+    cache: Path | None = None,
+    survey: bool = False,
 ) -> None:
     kept = Cache(cache, 1 << 40, 0) if cache else None
-    run_all(relatives.plans(layers, options, rank, adapters), cache=kept)
+    run_all(relatives.plans(layers, options, rank, adapters), cache=kept, survey=survey)
 
 
 def full_svd(relatives: Relatives, shape: Shape, device: str) -> None:

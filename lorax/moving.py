@@ -35,8 +35,8 @@ class Pass:
 
     def __init__(self, plans: Sequence[Plan], cache: Cache | None, survey: bool = False) -> None:
         self.plans, self.samples, self._survey = plans, [sample(plan) for plan in plans], survey
-        gated = METHODS[plans[0].options.method].gated  # the others measure too little to look it up
-        self._cache = cache if gated and cache is not None and cache.is_on_disk else None
+        much = survey or METHODS[plans[0].options.method].gated  # else too little is measured to look it up
+        self._cache = cache if much and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes, into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 

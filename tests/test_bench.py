@@ -62,7 +62,8 @@ def test_a_survey_measures_every_layer_of_a_real_size(relatives: Relatives) -> N
     plans = relatives.plans(layers, Options("auto", device="cpu"), 4, 1)
     (found,), (shown,) = run_all(plans), run_all(plans, survey=True)
     measured = [[record.name for record in moved.report.records if record.similarity is not None] for moved in (found, shown)]
-    assert (len(measured[0]), measured[1]) == (SAMPLE, list(layers))
+    assert 0 < len(measured[0]) <= SAMPLE
+    assert measured[1] == list(layers)
     assert found.layers.keys() == shown.layers.keys() == layers.keys()
 
 
