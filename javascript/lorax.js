@@ -18,20 +18,20 @@ window.lorax = (() => {
         return [id, ...values.slice(1)];
     }
 
-    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered;
-    // each time with another number, since it hears only of a value that is new.
+    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered,
+    // more and more seldom; each time with another number, since it hears only of a value that is new.
     let told = 0;
     let last = 0;
     function ask() {
-        const question = last = told + 1;
-        const tell = () => {
+        const [question, field] = [last = told + 1, find("#lorax_question textarea, #lorax_question input")];
+        const tell = (wait) => {
             const answered = Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
-            if (question === last && answered < question) {
-                put(find("#lorax_question textarea, #lorax_question input"), ++told);
-                setTimeout(tell, 300);
+            if (field && question === last && answered < question && wait < 30000) {
+                put(field, ++told);
+                setTimeout(() => tell(1.5 * wait), wait);
             }
         };
-        tell();
+        tell(300);
         return [];
     }
 
@@ -104,6 +104,7 @@ window.lorax = (() => {
 
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(addCardButtons);
+        onUiTabChange(ask); // another checkpoint may be loaded now
     }
     return {submit, ask, copy, send, transferred};
 })();

@@ -111,7 +111,7 @@ class Options:
     device: str = _option(
         "auto",
         "Device",
-        "What computes; auto is the graphics card where there is one, and mps uses the CPU, as it has no float64",
+        "What computes; auto is the graphics card where there is one, and mps uses the CPU, as Apple's cards lack the precision",
         example="auto|cpu|cuda|mps",
     )
     max_rank: int | None = _option(

@@ -33,7 +33,10 @@ class Loaded:
 
 
 class Host:
-    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects."""
+    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects.
+
+    ``tests/webui/test_double.py`` compares ``modules`` with a real checkout.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None, sampling_step=0, sampling_steps=0)
@@ -49,7 +52,7 @@ class Host:
             "network_lora": lora,
             "modules": ModuleType("modules"),
             "modules.devices": SimpleNamespace(
-                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda: torch.no_grad()
+                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda disable=False: torch.no_grad()
             ),
             "modules.processing": SimpleNamespace(
                 StableDiffusionProcessing=processing, StableDiffusionProcessingTxt2Img=processing
@@ -58,6 +61,7 @@ class Host:
             "modules.sd_models": SimpleNamespace(checkpoints_list=self.checkpoints),
             "modules.shared": self.shared,
         }
+        self.modules = modules
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
             if name.startswith("modules."):
@@ -87,7 +91,7 @@ class Host:
         """The messages."""
         self.networks.loaded_networks[:] = nets
         messages: list[str] = []
-        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0)
+        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0, extra_network_data={})
         return messages
 
     @property
@@ -118,7 +122,8 @@ def file(files: Files, out: Path) -> Path:
 def loaded(host: Host, file: Path) -> Any:
     """As the host loads a network: it asks the types in order for each layer's module."""
     net: Any = Loaded()
-    net.name, net.network_on_disk = file.stem, SimpleNamespace(filename=str(file), metadata=builders.header(file))
+    net.name = net.mentioned_name = file.stem
+    net.network_on_disk = SimpleNamespace(filename=str(file), metadata=builders.header(file))
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(file).items():
         name, _, part = key.partition(".")

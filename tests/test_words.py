@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_special_words_explain_themselves() -> None:
     assert "of the adapter&#x27;s <abbr" in html
 
 
+@pytest.mark.parametrize(
+    "reason", ["projected at rank 5", "carried by the least-squares map", "two parts", "four parts", "keeps 9% of the delta"]
+)
+def test_the_reasons_of_methods_explain_themselves(reason: str) -> None:
+    moved = [LayerRecord("x", "transferred", reason, 1.0, "x", "x")]
+    html = words.summary([Result(Model("style", Path("style")), Report(moved, "lorax"), None)])
+    line = re.search("<li>(.*?)</li>", html)
+    assert line
+    assert "<abbr" in line[1]
+
+
+def test_the_columns_explain_themselves() -> None:
+    assert words.columns().count("<abbr title='") == sum(bool(tip) for tip in words.COLUMNS.values())
+
+
 def test_what_the_target_already_has_is_said() -> None:
     moved = [LayerRecord("x", "transferred", "copied", 1.0, "x", "x", overlap=0.4)]
     html = words.summary([Result(Model("style", Path("style")), Report(moved, "auto", strength=0.6), None)])
@@ -97,8 +113,8 @@ def test_what_was_not_written_is_said() -> None:
 
 def test_numbers_of_the_table_stay_numbers() -> None:
     rows = words.rows([result()])
-    assert rows[0][3] == 0.9
-    assert rows[-1] == ["lora_x", "no counterpart", "the source has no such layer", "", "", ""]
+    assert rows[0][4] == 0.9
+    assert rows[-1] == ["style", "lora_x", "no counterpart", "the source has no such layer", "", "", ""]
 
 
 def test_tag() -> None:

@@ -56,9 +56,27 @@ METHODS = {
             settled=auto.copied,
         ),
         Method("copy", "copy to the matched layer", "", copy.move, gated=False, settled=copy.move),
-        Method("lorax", "LoRA-X: project onto the target's subspace", LORAX_PAPER, lorax.move, gated=True),
-        Method("prolora", "ProLoRA: subspace and null space", PROLORA_PAPER, prolora.move, gated=True),
-        Method("prolora-cross", "ProLoRA with the cross terms kept", PROLORA_PAPER, prolora.move_with_cross_terms, gated=True),
+        Method(
+            "lorax",
+            "LoRA-X: keep what lies in the directions that matter most in the target",
+            LORAX_PAPER,
+            lorax.move,
+            gated=True,
+        ),
+        Method(
+            "prolora",
+            "ProLoRA: carry over what lies in those directions and what lies outside, each by itself",
+            PROLORA_PAPER,
+            prolora.move,
+            gated=True,
+        ),
+        Method(
+            "prolora-cross",
+            "the same, with what leads from one to the other",
+            PROLORA_PAPER,
+            prolora.move_with_cross_terms,
+            gated=True,
+        ),
     )
 }
 BEHAVIOURAL = {

@@ -63,24 +63,38 @@ class Handlers:
         return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
 
     def noted(
-        self, question: str, before: list[str], source: str | None, target: str | None, adapters: list[str] | None
+        self, question: str, before: list[Any], source: str | None, target: str | None, adapters: list[str] | None
     ) -> list[Any]:
-        """The LoRAs, the source that they name if they are others than ``before``, and what is known of them and does not fit.
+        """What there is to say after a choice: what was chosen and is loaded now, the source that follows from it, notes.
 
         The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
         still runs, and the notes would lack what was chosen in quick succession.
         """
-        models, bases = self._adapters(adapters), self.host.bases()
-        proposed = next(filter(None, (propose(model.path, bases.values()) for model in models)), None)
-        renewed = proposed.name if proposed and adapters != before else None
-        source = renewed or source
+        answer, loaded = words.answers(question), self.host.loaded()
+        try:
+            proposed = self._proposed(source, adapters or [], *before)
+            html = answer + self._notes(proposed or source, target, adapters)
+        except (LoraxError, OSError) as error:
+            return [before, KEEP, KEEP, answer + words.message(str(error), "error")]
+        return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html]
+
+    def _proposed(self, source: str | None, adapters: list[str], before: list[str], loaded_before: str | None) -> str | None:
+        """The source that the chosen LoRAs name, if they are others than before; while there are none, what is loaded."""
+        bases, loaded = self.host.bases(), self.host.loaded()
+        if not adapters:
+            return loaded if source == loaded_before != loaded else None
+        if adapters == before:
+            return None
+        found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
+        return next((base.name for base in found if base), None)
+
+    def _notes(self, source: str | None, target: str | None, adapters: list[str] | None) -> str:
+        """What is known of the chosen LoRAs, and what does not fit."""
+        models = self._adapters(adapters)
         known = [(model.name, facts(model.path)) for model in models]
-        html = words.answers(question) + words.facts_table(known)
-        for name, fact in known:
-            if fact.problem:
-                html += words.message(f"{name}: {fact.problem}", "warning")
-        html += "".join(words.message(text, "warning") for text in self._misfits(source, target, models, known))
-        return [adapters, gr.update(value=renewed) if renewed else KEEP, html]
+        problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
+        warnings = [*problems, *self._misfits(source, target, models, known)]
+        return words.facts_table(known) + "".join(words.message(text, "warning") for text in warnings)
 
     def _misfits(
         self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]

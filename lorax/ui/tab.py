@@ -41,8 +41,8 @@ def build(host: Host, **page: Any) -> gr.Blocks:
             summary = gr.HTML(elem_id="lorax_summary")
             gr.HTML(words.heading("How alike the checkpoints are", words.MAP))
             plot = gr.Plot(show_label=False, elem_id="lorax_heatmap")
-            gr.HTML(words.heading("Layer by layer", "Click a column's head to sort by it"))
-            table = gr.Dataframe(headers=words.HEADERS, interactive=False, wrap=True, height=400, elem_id="lorax_table")
+            gr.HTML(words.heading("Layer by layer") + words.columns())
+            table = gr.Dataframe(headers=list(words.COLUMNS), interactive=False, wrap=True, height=400, elem_id="lorax_table")
         shown = [analysis, summary, plot, table, status]
         analyse.click(handlers.job(handlers.analyse, len(shown)), given, shown, **_submit(len(given)))
 
@@ -75,7 +75,7 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
         refresh = gr.Button("Refresh lists", size="sm", elem_id="lorax_refresh")
     adapters = _list("LoRAs", "One or many; type to search by name, rank, family or base", "lorax_adapters", multiselect=True)
     card, question = _wire("lorax_card"), _wire("lorax_question")
-    before = gr.State([])  # the LoRAs that a source was proposed for
+    before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
     notes = gr.HTML(elem_id="lorax_notes")
     chosen, lists = [source, target, adapters], [source, target, adapters, loaded]
     blocks.load(handlers.lists, chosen, lists)
@@ -83,7 +83,7 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
     source_loaded.click(handlers.use_loaded, None, [source])
     target_loaded.click(handlers.use_loaded, None, [target])
     card.input(handlers.add_card, [card, adapters], [adapters, card])
-    question.input(handlers.noted, [question, before, *chosen], [before, source, notes], show_progress="hidden")
+    question.input(handlers.noted, [question, before, *chosen], [before, source, loaded, notes], show_progress="hidden")
     for choice in chosen:
         choice.change(None, None, None, **js("() => lorax.ask()"))
     return source, target, adapters

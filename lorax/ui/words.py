@@ -18,9 +18,23 @@ GLOSSARY = {
     "Similarity": ALIKE,
     "similarity": ALIKE,
     "subspace": "The directions that matter most in a checkpoint's layer",
+    "projected": "Only what lies in the directions that matter most in the target's layer was kept",
+    "least-squares map": "The best fit between two layers of different sizes",
+    "two parts": "What lies in the directions that matter most, and what lies outside of them, each carried over by itself",
+    "four parts": "The same, and what leads from one to the other",
+    "rank": "How many directions",
+    "delta": "What the LoRA adds to a layer",
     "layers": "The parts of the network that the LoRA changes, one by one",
 }
-HEADERS = ["Layer", "What happens", "Why", "Similarity", "Strength kept", "Fed from"]
+COLUMNS = {
+    "LoRA": "",
+    "Layer": "A part of the target's network, by its name there",
+    "What happens": "",
+    "Why": "",
+    "Similarity": ALIKE,
+    "Strength kept": "How much of what the LoRA does in this layer arrives: 1 is all of it",
+    "Fed from": "The layer of the source whose part of the LoRA it gets",
+}
 TRANSFORMED = {"transferred": "moved", "skipped": "left out", "unmatched": "no counterpart"}
 
 
@@ -79,13 +93,19 @@ def written(results: Sequence[Result]) -> str:
     return "".join(parts) + summary(results)
 
 
+def columns() -> str:
+    """What heads the table of layers."""
+    tips = ", ".join(explained(title, tip) for title, tip in COLUMNS.items() if tip)
+    return f"<div class='lorax-note'>Click a column's head to sort by it. What the columns say: {tips}</div>"
+
+
 def rows(results: Sequence[Result]) -> list[list[str | float]]:
     """The table of layers. Numbers stay numbers, so that sorting sorts them."""
     table: list[list[str | float]] = []
     for result in results:
         for r in result.report.records:
             numbers = [round(value, 3) if value is not None else "" for value in (r.similarity, r.kept)]
-            table.append([r.target or r.name, TRANSFORMED[r.status], r.reason, *numbers, r.source or ""])
+            table.append([result.adapter.name, r.target or r.name, TRANSFORMED[r.status], r.reason, *numbers, r.source or ""])
     return table
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
 from lorax.options import Options, Saving, declared
@@ -21,9 +23,9 @@ def values(adapters: list[str], **changed: Any) -> list[Any]:
     return ["base", "finetune", adapters, *options, found.get("name", ""), found.get("subfolder", ""), *saving]
 
 
-def label(handlers: Any, name: str) -> str:
-    """What the list of LoRAs shows for it."""
-    return next(label for label, known in handlers._labels().items() if known == name)
+def labels(handlers: Any, *names: str) -> list[str]:
+    """What the list of LoRAs shows for these."""
+    return [label for label, name in handlers._labels().items() if name in names]
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def handlers(models: Path) -> Any:
 
 
 def test_save_as_and_precision_reach_the_file(handlers: Any, models: Path) -> None:
-    asked = values([label(handlers, "Lora/contrast-base")], save_as="lora-x", dtype="fp32", subfolder=" moved ")
+    asked = values(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
     _, written, tag, *_ = handlers.transfer(lambda *given: None, *asked)
     assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in written
@@ -47,7 +49,7 @@ def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> N
     def never(done: int, total: int, text: str) -> None:
         assert ": layer" not in text, "computed again"
 
-    asked = values([label(handlers, "Lora/contrast-base")])
+    asked = values(labels(handlers, "Lora/contrast-base"))
     handlers.analyse(lambda *given: None, *asked[: 3 + len(declared(Options))])
     handlers.transfer(never, *asked)
     assert (models / "Lora" / "contrast-base-finetune.safetensors").is_file()
@@ -69,7 +71,7 @@ def compared(handlers: Any, monkeypatch: pytest.MonkeyPatch, state: Any, which: 
 
 
 def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, *values([label(handlers, "Lora/contrast-base")]))
+    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base")))
     assert compared(handlers, monkeypatch, state, "contrast-base-finetune", [])[1].count("Done.") == 1
     captions, status = compared(handlers, monkeypatch, state, "contrast-base-finetune", ["not applied", "not found"])
     assert captions == ["base with the LoRA", "finetune alone", "finetune with a plain copy", "finetune with the moved LoRA"]
@@ -77,15 +79,15 @@ def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeyp
 
 
 def test_a_lorax_file_makes_no_plain_copy(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers.transfer(silent, *values([label(handlers, "Lora/contrast-base")], save_as="lora-x"))
-    _, _, _, state, *_ = handlers.transfer(silent, *values([label(handlers, "Lora/contrast-base-lorax")]))
+    handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base"), save_as="lora-x"))
+    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base-lorax")))
     captions, _ = compared(handlers, monkeypatch, state, "contrast-base-lorax-finetune", [])
     assert captions == ["base with the LoRA", "finetune alone", "finetune with the moved LoRA"]
 
 
 @pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base"])
 def test_compare_says_what_has_vanished_since_the_transfer(handlers: Any, models: Path, gone: str) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, *values([label(handlers, "Lora/contrast-base")]))
+    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base")))
     (models / f"{gone}.safetensors").unlink()
     for refreshed in (False, True):
         if refreshed:
@@ -99,7 +101,48 @@ def test_files_of_one_name_in_two_folders_are_told_apart(handlers: Any, models: 
         (models / "Lora" / folder).mkdir()
         shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / folder / "a.safetensors")
     handlers.host.refresh()
-    labels = [label(handlers, f"Lora/{folder}/a") for folder in "xy"]
-    _, _, _, state, which, *_ = handlers.transfer(silent, *values(labels))
+    _, _, _, state, which, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/x/a", "Lora/y/a")))
     assert which["choices"] == ["x/a-finetune", "y/a-finetune"]
     assert [state["moved"][name][0] for name in which["choices"]] == ["Lora/x/a", "Lora/y/a"]
+
+
+def test_a_lora_of_another_family_is_warned_of(handlers: Any, models: Path) -> None:
+    layer = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
+    save_file(factors, models / "Lora" / "large.safetensors")
+    handlers.host.refresh()
+    *_, notes = handlers.noted("7", [[], None], "base", "finetune", labels(handlers, "Lora/large"))
+    assert "data-answers='7'" in notes
+    assert "Stable Diffusion XL" in notes
+    assert "lorax-warning" in notes
+
+
+def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
+    """So that another choice is not undone by the next question."""
+    chosen = labels(handlers, "Lora/contrast-base")
+    before, source, *_ = handlers.noted("1", [[], None], "pruned", "finetune", chosen)
+    assert source["value"] == "base"
+    _, source, *_ = handlers.noted("2", before, "pruned", "finetune", chosen)
+    assert "value" not in source
+
+
+def test_the_source_follows_what_is_loaded_until_a_lora_is_chosen(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
+    before, source, *_ = handlers.noted("1", [[], None], "base", None, [])
+    assert "value" not in source
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "finetune")
+    before, source, loaded, _ = handlers.noted("2", before, "base", None, [])
+    assert source["value"] == "finetune"
+    assert "finetune" in loaded
+    _, source, *_ = handlers.noted("3", before, "pruned", None, [])
+    assert "value" not in source, "chosen by hand"
+
+
+def test_an_error_is_an_answer(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> Any:
+        raise PermissionError("Permission denied: 'base.safetensors'")
+
+    monkeypatch.setattr(handlers.host, "bases", denied)
+    *_, notes = handlers.noted("5", [[], None], "base", "finetune", labels(handlers, "Lora/contrast-base"))
+    assert "data-answers='5'" in notes
+    assert "Permission denied" in notes

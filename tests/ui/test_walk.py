@@ -66,6 +66,23 @@ def test_analyse_shows_everything_and_writes_nothing(chosen: Any, models: Path) 
     shoot(chosen, "analyse")
 
 
+def test_the_table_of_layers_is_sorted_by_a_click(chosen: Any) -> None:
+    chosen.click("#lorax_analyse")
+    chosen.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
+    first = "document.querySelector('#lorax_table tbody tr td:nth-child(5)').innerText.trim()"
+    before = float(chosen.evaluate(first))
+    chosen.locator("#lorax_table th", has_text="Similarity").last.locator(".sort-button").click()
+    chosen.wait_for_function(f"() => Number({first}) < {before}")
+
+
+def test_refreshed_lists_have_what_is_there_now(chosen: Any, models: Path) -> None:
+    (models / "Lora" / "contrast-base.safetensors").rename(models / "Lora" / "brand-new.safetensors")
+    chosen.click("#lorax_refresh")
+    chosen.wait_for_selector("#lorax_adapters .token", state="detached")
+    pick(chosen, "#lorax_adapters", "Lora/brand-new")
+    assert chosen.input_value("#lorax_target input") == "finetune"
+
+
 def test_transfer_writes_and_gives_the_prompt_tag(chosen: Any, models: Path) -> None:
     chosen.click("#lorax_transfer")
     chosen.wait_for_selector("#lorax_written .lorax-done")

@@ -37,6 +37,12 @@ def test_a_file_that_cannot_be_applied_says_why(webui: WebUI, metadata: dict[str
     assert both.distance(webui.draw("<lora:y-base:1>")) <= SAME
 
 
+def test_a_file_that_the_host_cannot_load_says_why(webui: WebUI) -> None:
+    content = (webui.loras / "x.safetensors").read_bytes()
+    (webui.loras / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    assert "cut.safetensors" in message(webui, "<lora:cut:1>")
+
+
 def test_interrupting_the_fit(webui: WebUI) -> None:
     """Progress is shown, Interrupt ends it, and the next prompt fits the file from the start."""
     webui.load("finetune")

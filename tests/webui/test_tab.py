@@ -71,6 +71,16 @@ def test_all_that_was_chosen_in_quick_succession_is_in_the_notes(page: Any) -> N
     page.wait_for_function(f"() => document.querySelectorAll('#lorax_notes tr').length === {len(names) + 2}", timeout=20_000)
 
 
+def test_another_checkpoint_that_was_loaded_meanwhile_is_said(page: Any, ui: Page) -> None:
+    ui.load("base")
+    try:
+        page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
+        page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+        page.wait_for_selector("#lorax_loaded >> text=Loaded now: base.safetensors")
+    finally:
+        ui.load("finetune")
+
+
 def choose_much(page: Any, method: str) -> None:
     """Enough work for the page to hear of it, and to stop in the middle of. A method's own, as what was analysed is kept."""
     for name in ("contrast-finetune", "contrast-pruned", *MORE):

@@ -37,7 +37,8 @@ def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
         def show(self, is_img2img: bool) -> Any:
             return scripts.AlwaysVisible
 
-        def after_extra_networks_activate(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        def after_extra_networks_activate(self, p: Any, *args: Any, extra_network_data: dict[str, Any], **kwargs: Any) -> None:
+            tell_of_those_not_loaded(p, {asked.positional[0] for asked in extra_network_data.get("lora", [])})
             activation.fit_all(p)
 
     return LoraxNetworks
@@ -88,9 +89,9 @@ class Activation:
         # What is not final is tried, and what there is to say is said, at the next prompt again.
         net.lorax_fit = wanted if fit.final and not fit.message else (*wanted[:3], fit.message)
         if fit.message:
-            tell(p, net, fit.message)
+            tell(p, net.name, fit.message)
         if missing:
-            tell(p, net, f"{len(missing)} of {len(fit.layers)} layers are not in the loaded checkpoint, as {missing[0]}.")
+            tell(p, net.name, f"{len(missing)} of {len(fit.layers)} layers are not in the loaded checkpoint, as {missing[0]}.")
 
     def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
         try:
@@ -111,15 +112,33 @@ def is_lorax(net: Any) -> bool:
     return "lorax_format" in net.network_on_disk.metadata or hasattr(net, "lorax_fit")
 
 
-def tell(p: Any, net: Any, message: str) -> None:
+def tell_of_those_not_loaded(p: Any, names: set[str]) -> None:
+    """The host writes to its console alone why it could not load a file, and goes on."""
+    for name in sorted(names - {net.mentioned_name for net in networks.loaded_networks}):
+        file = networks.available_networks.get(name) or networks.available_network_aliases.get(name)
+        if file is not None and "lorax_format" in file.metadata:
+            tell(p, name, _unreadable(Path(file.filename)))
+
+
+def _unreadable(file: Path) -> str:
+    from lorax.formats import open_adapter
+
+    try:
+        open_adapter(file)
+    except (LoraxError, OSError) as error:
+        return str(error)
+    return "not applied: the WebUI could not load the file with the loaded checkpoint; its console tells why."
+
+
+def tell(p: Any, name: str, message: str) -> None:
     """In the UI's output, and in the console for those who use the API."""
-    p.comment(f"LoRA-X, {net.name}: {message}")
-    log.warning("LoRA-X, %s: %s", net.name, message)
+    p.comment(f"LoRA-X, {name}: {message}")
+    log.warning("LoRA-X, %s: %s", name, message)
 
 
 def leave_out(p: Any, net: Any, why: str) -> None:
     net.lorax_fit, net.modules = None, {}
-    tell(p, net, why)
+    tell(p, net.name, why)
 
 
 def apply_anew(fits: dict[str, Any]) -> None:
