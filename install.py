@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 # pyproject.toml's run-time dependencies but torch, which no WebUI starts without and which is the host's to choose.
-NEEDED = ("safetensors", "numpy", "scipy", "tqdm")
+NEEDED = {"safetensors": "safetensors", "numpy": "numpy", "scipy": "scipy", "tqdm": "tqdm", "pyyaml": "yaml"}  # package: module
 
 
 def main() -> None:
-    missing = [package for package in NEEDED if find_spec(package) is None]
+    missing = [package for package, module in NEEDED.items() if find_spec(module) is None]
     if missing:
         # Naming the versions that are there keeps pip from upgrading them for the sake of a missing one.
         pip_install([*missing, *(pin for package in NEEDED if package not in missing for pin in pinned(package))])

@@ -15,7 +15,8 @@ from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.families import Family
 from lorax.layers import TEXT_MODEL, UNetNames
 from lorax.layouts import LDM_SIGN, Layout, is_layer, layout_of
-from lorax.tensors import Hashes, Part, hashes, is_finite, legacy_hash
+from lorax.prediction import ZERO_SNR, prediction_of
+from lorax.tensors import Hashes, Part, TensorFile, hashes, is_finite, legacy_hash
 
 
 class Checkpoint:
@@ -43,6 +44,21 @@ class Checkpoint:
     def title(self) -> str:
         """The base's name as a user would say it; a folder's may hold dots."""
         return self.path.name if self.path.is_dir() else self.path.stem
+
+    @cached_property
+    def prediction(self) -> str | None:
+        """What the UNet predicts, as ``lorax.prediction`` has it; None where nothing tells."""
+        return prediction_of(self.path, self._unet)
+
+    @property
+    def has_zero_snr(self) -> bool:
+        """Whether the file is marked as trained with a schedule that ends in noise alone."""
+        return ZERO_SNR in self._unet.shapes
+
+    @property
+    def _unet(self) -> TensorFile:
+        """A file that holds some of the UNet."""
+        return next(part.file for layer, part in self._where.items() if layer.startswith("unet."))
 
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype; nothing is copied until it is used. Raises LoraxError if it is no float."""
@@ -176,4 +192,6 @@ def _supported(path: Path, layout: Layout) -> Family:
 
 def _unsupported(path: Path, title: str, advice: str = "") -> UnsupportedFamily:
     known = ", ".join(family.title for family in families.FAMILIES)
-    return UnsupportedFamily(f"{path}: {title}, which is not supported. {advice or f'Supported: {known}.'}", title)
+    return UnsupportedFamily(
+        " ".join(filter(None, [f"{path}: {title}, which is not supported.", advice, f"Supported: {known}."])), title
+    )

@@ -33,7 +33,12 @@ class Component:
 
 
 UNET = Component(
-    "unet", "UNet", "model.diffusion_model.", "unet", ("lora_unet_",), ("unet.", "base_model.model.unet.", "base_model.model.")
+    "unet",
+    "UNet",
+    "model.diffusion_model.",
+    "unet",
+    ("lora_unet_", "lycoris_"),
+    ("unet.", "base_model.model.unet.", "base_model.model."),
 )
 CLIP_L = Component(
     "te",
@@ -99,6 +104,7 @@ class Family:
     v2: bool  # kohya's ss_v2
     architecture: str  # modelspec.architecture of its LoRAs
     card_version: str  # "sd version" on the WebUI's cards
+    velocity: tuple[str, str] | None = None  # base_version and architecture where the base predicts velocity, if others
     adapter_names: str | None = None  # pattern of names of layers that only this family's adapters have
     has_adapters: bool = True  # False: hardly any are trained for it, so an adapter is one of its only if it is given as its base
     ldm_names: bool = False  # kohya's adapters spell its UNet's layers as LDM does, and not as diffusers does
@@ -118,6 +124,7 @@ SD1 = Family(
     v2=False,
     architecture="stable-diffusion-v1/lora",
     card_version="SD1",
+    velocity=("sd_v1_v", "stable-diffusion-v1/lora"),
 )
 SD2 = Family(
     name="sd2",
@@ -128,6 +135,7 @@ SD2 = Family(
     v2=True,
     architecture="stable-diffusion-v2-512/lora",
     card_version="SD2",
+    velocity=("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
 )
 SDXL = Family(
     name="sdxl",

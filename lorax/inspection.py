@@ -10,6 +10,10 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, open_adapter
 from lorax.layers import block_of
+from lorax.prediction import of_metadata
+
+FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution and its inputs: the picture's latents
+MADE_FOR = {5: "depth", 8: "instruct-pix2pix", 9: "inpainting"}
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -27,8 +31,21 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def _base(base: Checkpoint) -> dict[str, Any]:
     components = {c.name: sum(layer.startswith(f"{c.name}.") for layer in base.layers) for c in base.family.components}
-    layout = "standard" if _is_standard(base) else "pruned or otherwise changed"
-    return {"kind": "base", "family": base.family.title, "blocks": layout, "layers": components}
+    return {
+        "kind": "base",
+        "family": base.family.title,
+        "blocks": "standard" if _is_standard(base) else "pruned or otherwise changed",
+        **_inputs(base),
+        "prediction": base.prediction or "not told by the file",
+        **({"noise schedule": "zero terminal SNR"} if base.has_zero_snr else {}),
+        "layers": components,
+    }
+
+
+def _inputs(base: Checkpoint) -> dict[str, str]:
+    """What the UNet is given beside the picture, if anything."""
+    channels = base.layers.get(FIRST, (0, PLAIN))[1]
+    return {} if channels == PLAIN else {"made for": f"{MADE_FOR.get(channels, 'a task of its own')} ({channels} input channels)"}
 
 
 def _is_standard(base: Checkpoint) -> bool:
@@ -53,6 +70,7 @@ def _adapter(adapter: AdapterFile) -> dict[str, Any]:
         "family": adapter.family.title if adapter.family else "not told by its layers",
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
+        **({"prediction": predicts} if (predicts := of_metadata(adapter.metadata)) else {}),
         **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,
     }

@@ -43,15 +43,16 @@ class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
-    ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``strength``: what all moved layers were
-    multiplied with. ``embeddings``: bundled ones that go along as they are. ``vectors``: the norms and biases, which go along as
-    they are or are left out.
+    ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``mismatch``: what must be known where they do
+    not predict the same. ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as
+    they are. ``vectors``: the norms and biases, which go along as they are or are left out.
     """
 
     records: list[LayerRecord]
     method: str
     declined: str | None = None
     unrelated: str | None = None
+    mismatch: str | None = None
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
     vectors: tuple[Vector, ...] = ()
@@ -110,6 +111,8 @@ class Report:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if self.unrelated and not self.declined:
             lines.append(f"{self.unrelated} {EXPECT}")
+        if self.mismatch:
+            lines.append(self.mismatch)
         if expected := forecast(self):
             lines.append(expected.words)
         return "\n".join(lines)
@@ -129,6 +132,7 @@ class Report:
             "method": self.method,
             "declined": self.declined,
             "unrelated": self.unrelated,
+            "mismatch": self.mismatch,
             "overlap": self.overlap,
             "strength": self.strength,
             "coverage": self.coverage,

@@ -22,6 +22,7 @@ from lorax.methods.auto import judge
 from lorax.moving import End, Pass
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, pair
+from lorax.prediction import of_metadata, warning
 from lorax.report import LayerRecord, Report
 from lorax.streaming import Stream
 from lorax.vectors import Vector, pair_vectors
@@ -49,6 +50,16 @@ class Plan:
         """
         free = self.adapter.is_low_rank(name) or any(vector.layer == name and vector.target for vector in self.vectors)
         return self.options.max_rank or (None if free else DENSE_RANK)
+
+    def prediction(self, base: Checkpoint) -> str | None:
+        """What the base predicts, as it says itself, or as the adapter says of its source; None where neither does."""
+        return base.prediction or (of_metadata(self.adapter.metadata) if base is self.source else None)
+
+    @property
+    def mismatch(self) -> str | None:
+        """What is to be said where source and target do not predict the same."""
+        source, target = (self.prediction(base) for base in (self.source, self.target))
+        return warning(source, self.source.path.name, target, self.target.path.name)
 
     @property
     def within_family(self) -> bool:
@@ -186,7 +197,7 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
         records.append(record)
         if moved is not None and record.target is not None:
             layers[record.target] = moved
-    report = Report(records, plan.options.method)
+    report = Report(records, plan.options.method, mismatch=plan.mismatch)
     strength = METHODS[plan.options.method].strength(report.overlap)
     unrelated, declined, why = _unrelated(plan, records), None, "the bases are not related"
     if unrelated and METHODS[plan.options.method].declines:
@@ -201,7 +212,7 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
         why = "the target has it already"
     if declined:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
-        return Moved({}, Report(records, plan.options.method, declined, unrelated))
+        return Moved({}, dataclasses.replace(report, records=records, declined=declined, unrelated=unrelated))
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
     vectors = [_ended(vector, layers) for vector in plan.vectors]
     report = dataclasses.replace(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lycoris.modules import boft, diag_oft, glora, ia3, locon, loha, lokr
+from lycoris.modules import boft, diag_oft, dylora, glora, ia3, locon, loha, lokr
 
 from tests.builders import State
 
@@ -84,6 +84,28 @@ def old_oft(weight: torch.Tensor, made: torch.Generator) -> Made:
     return {"oft_diag": blocks}, torch.tensordot(torch.block_diag(*blocks).T, weight, 1) - weight
 
 
+def dylora_of(block: int) -> Recipe:
+    """Saved as a LoRA of the full rank. LyCORIS applies alpha / blocks to that; hosts, as to any LoRA, alpha / rank."""
+
+    def make(weight: torch.Tensor, made: torch.Generator) -> Made:
+        layer = dylora.DyLoraModule("x", module(weight), lora_dim=RANK, alpha=ALPHA, block_size=block)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=made) / parameter.shape[-1] ** 0.5)
+            dW, _ = layer.get_diff_weight(rank=RANK - block)
+        return {part: tensor.detach().clone() for part, tensor in layer.custom_state_dict().items()}, dW.detach() / block
+
+    return make
+
+
+def lokr_with_a_whole_second(weight: torch.Tensor, made: torch.Generator) -> Made:
+    """The one split that LyCORIS reads and does not choose: kron(A B, W2)."""
+    m, n, *kernel = weight.shape
+    a, b, w2 = (torch.randn(shape, generator=made) for shape in ((4, 2), (2, 4), (m // 4, n // 4, *kernel)))
+    dW = (ALPHA or 2) / 2 * torch.einsum("ab,cd...->acbd...", a @ b, w2).reshape(weight.shape)
+    return {"lokr_w1_a": a, "lokr_w1_b": b, "lokr_w2": w2, "alpha": torch.tensor(ALPHA)}, dW
+
+
 def full_difference(weight: torch.Tensor, made: torch.Generator) -> Made:
     dW = torch.randn(weight.shape, generator=made)
     return {"diff": dW}, dW
@@ -92,17 +114,22 @@ def full_difference(weight: torch.Tensor, made: torch.Generator) -> Made:
 RECIPES: dict[str, Recipe] = {
     "LoCon": lycoris(locon.LoConModule),
     "LoCon, Tucker": lycoris(locon.LoConModule, use_tucker=True),
+    "DyLoRA": dylora_of(1),
+    "DyLoRA in blocks": dylora_of(2),
     "LoHa": lycoris(loha.LohaModule),
     "LoHa of a rank above the root of a side": lycoris(loha.LohaModule, lora_dim=12),
     "LoHa, Tucker": lycoris(loha.LohaModule, use_tucker=True),
     "LoKr": lycoris(lokr.LokrModule, lora_dim=2, factor=4),
     "LoKr, both in factors": lycoris(lokr.LokrModule, lora_dim=1, factor=8, decompose_both=True),
+    "LoKr, the first in factors": lokr_with_a_whole_second,
     "LoKr, whole matrices": lycoris(lokr.LokrModule, full_matrix=True),
     "LoKr, Tucker": lycoris(lokr.LokrModule, lora_dim=2, factor=4, use_tucker=True),
+    "LoKr, Tucker, the first in factors": lycoris(lokr.LokrModule, lora_dim=1, factor=8, use_tucker=True, decompose_both=True),
     "full": full_difference,
     "(IA)^3": lycoris(ia3.IA3Module),
     "(IA)^3 on the input": lycoris(ia3.IA3Module, train_on_input=True),
     "GLoRA": lycoris(glora.GLoRAModule),
+    "GLoRA of a rank above a side": lycoris(glora.GLoRAModule, lora_dim=12),
     "GLoRA, old": old_glora,
     "OFT": lycoris(diag_oft.DiagOFTModule, lora_dim=8),
     "OFT with a constraint and a rescale": lycoris(diag_oft.DiagOFTModule, lora_dim=8, constraint=0.01, rescaled=True),
@@ -115,16 +142,18 @@ RECIPES: dict[str, Recipe] = {
     "DoRA on the output": dora_on_the_output,
 }
 # What a file of the recipe must have, since LyCORIS chooses another form where a layer is small.
-SIGNS = {
-    "LoCon, Tucker": "lora_mid.weight",
-    "LoHa, Tucker": "hada_t2",
-    "LoKr": "lokr_w2_a",
-    "LoKr, both in factors": "lokr_w1_a",
-    "LoKr, whole matrices": "lokr_w2",
-    "LoKr, Tucker": "lokr_t2",
-    "OFT with a constraint and a rescale": "rescale",
-    "BOFT with a constraint and a rescale": "rescale",
-    "DoRA of LoCon": "dora_scale",
-    "DoRA of LoHa": "dora_scale",
-    "DoRA of LoKr": "dora_scale",
+SIGNS: dict[str, tuple[str, ...]] = {
+    "LoCon, Tucker": ("lora_mid.weight",),
+    "LoHa, Tucker": ("hada_t2",),
+    "LoKr": ("lokr_w1", "lokr_w2_a"),
+    "LoKr, both in factors": ("lokr_w1_a", "lokr_w2_a"),
+    "LoKr, the first in factors": ("lokr_w1_a", "lokr_w2"),
+    "LoKr, whole matrices": ("lokr_w1", "lokr_w2"),
+    "LoKr, Tucker": ("lokr_w1", "lokr_t2"),
+    "LoKr, Tucker, the first in factors": ("lokr_w1_a", "lokr_t2"),
+    "OFT with a constraint and a rescale": ("rescale",),
+    "BOFT with a constraint and a rescale": ("rescale",),
+    "DoRA of LoCon": ("dora_scale",),
+    "DoRA of LoHa": ("dora_scale",),
+    "DoRA of LoKr": ("dora_scale",),
 }

@@ -20,7 +20,8 @@ CLIP_H = list(text_params(48, 3, 99))  # of which the last layer is not used
 BIG_G = xl.XL.text()[1]
 SD1 = Size(cross=32)
 DEPTHS = {"down": [(1, 1)] * 3 + [(0, 0)], "up": [(0, 0, 0)] + [(1, 1, 1)] * 3}
-REFINER = {"down": [(0, 0), (2, 2), (2, 2), (0, 0)], "up": [(0, 0, 0), (2, 2, 2), (2, 2, 2), (0, 0, 0)]}
+REFINER_DEPTHS = [(0, 0), (2, 2), (2, 2), (0, 0)], 2, [(0, 0, 0), (2, 2, 2), (2, 2, 2), (0, 0, 0)]
+REFINER_UNET = list(unet_params((48, 96, 128, 128), 64, *REFINER_DEPTHS, linear=True, pooled=352))
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ def random_state(params: list[Param], seed: int) -> State:
     """LDM path -> tensor."""
     made = torch.Generator().manual_seed(seed)
     return {p.ldm: torch.randn(p.shape, generator=made) / max(1, int(np.prod(p.shape[1:]))) ** 0.5 for p in params}
+
+
+def big_g() -> State:
+    """SDXL's second encoder, which is the refiner's, in transformers' names."""
+    return random_state(BIG_G, 102)
 
 
 def _under(prefix: str, state: State) -> State:
@@ -52,14 +58,13 @@ def _sd2(seed: int) -> State:
 
 
 def _sdxl(seed: int) -> State:
-    text = _under(xl.TE1, random_state(CLIP_L, 100)) | _under(xl.TE2, xl.open_clip(random_state(BIG_G, 102)))
+    text = _under(xl.TE1, random_state(CLIP_L, 100)) | _under(xl.TE2, xl.open_clip(big_g()))
     return _under(builders.UNET, random_state(xl.XL.unet(), seed)) | text
 
 
 def _refiner(seed: int) -> State:
-    unet = list(unet_params((48, 96, 128, 128), 64, REFINER["down"], 2, REFINER["up"], linear=True, pooled=352))
-    text = _under("conditioner.embedders.0.model.", xl.open_clip(random_state(BIG_G, 102)))
-    return _under(builders.UNET, random_state(unet, seed)) | text
+    text = _under("conditioner.embedders.0.model.", xl.open_clip(big_g()))
+    return _under(builders.UNET, random_state(REFINER_UNET, seed)) | text
 
 
 MAKE: dict[str, Callable[[int], State]] = {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl, "refiner": _refiner}

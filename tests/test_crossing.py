@@ -39,10 +39,6 @@ def move(lora: Path, source: Base, target: Base, out: Path, *more: str) -> tuple
     return written, {record["source"]: record for record in json.loads(report.read_text())["layers"]}
 
 
-def is_text(layer: str) -> bool:
-    return layer.startswith("te")
-
-
 # --- text encoders -----------------------------------------------------------------------------------------------------------
 
 
@@ -60,21 +56,29 @@ def test_a_shared_text_encoder_takes_its_adapter_exactly(bases: Bases, out: Path
         assert records[layer]["reason"] == "copied, since the weights are the same"
 
 
+LONELY = [  # text encoders that the target does not have
+    ("sd1", "sd2", "te"),
+    ("sd1", "refiner", "te"),
+    ("sd2", "sd1", "te"),
+    ("sd2", "sdxl", "te"),
+    ("sd2", "refiner", "te"),
+    ("sdxl", "sd1", "te2"),
+    ("sdxl", "sd2", "te1"),
+    ("sdxl", "refiner", "te1"),
+    ("refiner", "sd1", "te2"),
+    ("refiner", "sd2", "te2"),
+]
+
+
+@pytest.mark.parametrize(("s", "t", "encoder"), LONELY)
 def test_an_adapter_without_a_counterpart_is_refused_with_the_reason(
-    bases: Bases, out: Path, capsys: pytest.CaptureFixture[str]
+    bases: Bases, out: Path, capsys: pytest.CaptureFixture[str], s: str, t: str, encoder: str
 ) -> None:
-    lora = out / "lora.safetensors"
-    families.save_lora(lora, bases["sd1"].path, is_text)
-    arguments = [
-        "--source",
-        str(bases["sd1"].path),
-        "--target",
-        str(bases["sd2"].path),
-        "--output",
-        str(out / "moved.safetensors"),
-    ]
-    assert main(["transfer", str(lora), *arguments]) == 2
-    assert "the target has no CLIP ViT-L" in capsys.readouterr().err
+    lora, source, target = out / "lora.safetensors", str(bases[s].path), str(bases[t].path)
+    families.save_lora(lora, bases[s].path, lambda layer: layer.startswith(f"{encoder}."))
+    assert main(["transfer", str(lora), "--source", source, "--target", target, "--output", str(out / "moved.safetensors")]) == 2
+    title = next(one.title for one in open_checkpoint(bases[s].path).family.components if one.name == encoder)
+    assert f"the target has no {title}" in capsys.readouterr().err
     assert not (out / "moved.safetensors").exists()
 
 

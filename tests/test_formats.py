@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.cli import main
 from lorax.formats import open_adapter
-from tests import builders, xl
+from tests import adapters, builders, xl
+from tests import families as narrow
 from tests.adapters import RECIPES, SIGNS
 from tests.structure import TINY, Param, unet_params
 
-KINDS = ("attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "skip_connection", "0.op", "q_proj", "mlp.fc2")
+KINDS = (
+    "input_blocks.0.0",
+    "attn2.to_k",
+    "ff.net.0.proj",
+    "proj_in",
+    "in_layers.2",
+    "skip_connection",
+    "0.op",
+    "q_proj",
+    "mlp.fc2",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,18 @@ def sd2(folder: Path) -> Family:
     return Family(base, {name: (layer, weights[layer]) for layer, name in some(names).items()})
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
+def refiner(folder: Path) -> Family:
+    """Its UNet's layers as LDM spells them, and its only text encoder as SDXL's second."""
+    parameters = {f"unet.{path}": value for path, value in narrow.random_state(narrow.REFINER_UNET, 0).items()}
+    parameters |= {f"te2.{path}": value for path, value in narrow.big_g().items()}
+    layers = [f"unet.{param.ldm}" for param in narrow.REFINER_UNET if param.is_layer]
+    layers += [f"te2.{param.ldm}" for param in narrow.BIG_G if param.is_layer]
+    names = {layer.removesuffix(".weight"): f"lora_{layer}".removesuffix(".weight").replace(".", "_") for layer in layers}
+    base = open_checkpoint(builders.save(narrow.MAKE["refiner"](0), folder / "refiner.safetensors"))
+    return Family(base, {name: (layer, parameters[f"{layer}.weight"]) for layer, name in some(names).items()})
+
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "sdxl_refiner": refiner}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -86,22 +110,69 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> None:
+def save(family: Family, recipe: str, path: Path, *, alpha: bool = True) -> dict[str, torch.Tensor]:
+    """An adapter of one layer of every kind; layer -> dW in float64."""
     random, state, expected = torch.Generator().manual_seed(1), {}, {}
     for name, (layer, weight) in family.weights.items():
         tensors, dW = RECIPES[recipe](weight, random)
-        state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items()}
+        state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items() if alpha or part != "alpha"}
         expected[layer] = dW.double().flatten(1)
-    assert any(key.endswith(SIGNS.get(recipe, "")) for key in state)
-    save_file(state, tmp_path / "a.safetensors")
-    adapter = open_adapter(tmp_path / "a.safetensors")
-    read = adapter.deltas_of(family.base)
+    kept = [name for name in family.weights if all(f"{name}.{part}" in state for part in SIGNS.get(recipe, ()))]
+    assert kept, "LyCORIS chose another form everywhere"
+    save_file(state, path)
+    return expected
+
+
+def assert_reads(family: Family, path: Path, expected: dict[str, torch.Tensor]) -> None:
+    read = open_adapter(path).deltas_of(family.base)
     assert read.keys() == expected.keys()
     for layer, delta in read.items():
         dW = delta.scale * delta.up.double() @ delta.down.double()
         assert (dW - expected[layer]).norm() <= 1e-5 * expected[layer].norm(), layer
         assert delta.rank <= min(dW.shape), layer
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> None:
+    assert_reads(family, tmp_path / "a.safetensors", save(family, recipe, tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "constraint" not in recipe])
+def test_without_alpha(family: Family, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the alpha that LyCORIS takes for none, the rank. A constraint is kept as alpha, and cannot be without."""
+    monkeypatch.setattr(adapters, "ALPHA", 0.0)
+    expected = save(family, recipe, tmp_path / "a.safetensors", alpha=False)
+    assert_reads(family, tmp_path / "a.safetensors", expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_converted_without_moving(family: Family, recipe: str, tmp_path: Path) -> None:
+    """A plain LoRA with the same deltas, whose ranks are below the largest."""
+    expected = save(family, recipe, tmp_path / "a.safetensors")
+    base, plain = str(family.base.path), tmp_path / "plain.safetensors"
+    files = [str(tmp_path / "a.safetensors"), "--source", base, "--target", base, "--output", str(plain)]
+    assert main(["transfer", *files, "--dtype", "fp32"]) == 0
+    found = {family.base.names[name]: torch.from_numpy(dW) for name, dW in builders.dense(plain).items()}
+    assert {key.partition(".")[2] for key in load_file(plain)} == {"lora_up.weight", "lora_down.weight", "alpha"}
+    zeros = {layer for layer, dW in found.items() if not dW.any()}  # of OpenCLIP's attentions, of which hosts want all
+    assert found.keys() - zeros == expected.keys()
+    for layer, dW in expected.items():
+        assert (found[layer] - dW).norm() <= 1e-5 * dW.norm(), layer
+
+
+@pytest.mark.parametrize("recipe", ["(IA)^3", "OFT", "BOFT", "GLoRA", "GLoRA, old", "DoRA of LoCon"])
+def test_what_depends_on_the_base_is_cut_to_the_chosen_rank(family: Family, recipe: str, tmp_path: Path) -> None:
+    """To the best LoRA of that rank, and the report says what that loses."""
+    expected = save(family, recipe, tmp_path / "a.safetensors")
+    base, plain, report = str(family.base.path), tmp_path / "plain.safetensors", tmp_path / "report.json"
+    files = [str(tmp_path / "a.safetensors"), "--source", base, "--target", base, "--output", str(plain), "--report", str(report)]
+    assert main(["transfer", *files, "--dtype", "fp32", "--max-rank", "3"]) == 0
+    found = {family.base.names[name]: torch.from_numpy(dW) for name, dW in builders.dense(plain).items()}
+    lost = {layer["target"]: layer["compression_error"] for layer in json.loads(report.read_text())["layers"]}
+    for layer, dW in expected.items():
+        U, S, Vh = torch.linalg.svd(dW, full_matrices=False)
+        assert lost[layer] == pytest.approx((S[3:].norm() / S.norm()).item(), rel=1e-4)
+        assert (found[layer] - (U[:, :3] * S[:3]) @ Vh[:3]).norm() <= 1e-4 * dW.norm(), layer
 
 
 def test_oft_of_kohya(tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ from safetensors.torch import save_file
 
 from lorax.cli import main
 from tests import builders, xl
+from tests import families as narrow
 from tests.adapters import RECIPES
 from tests.builders import State
-from tests.structure import TINY_PRUNED
+from tests.conftest import write
+from tests.structure import TINY, TINY_PRUNED
+from tests.test_recipes import RECIPES as PRUNING
 
-SD1, SDXL = "Stable Diffusion 1.x", "Stable Diffusion XL"
+SD1, SD2, SDXL, REFINER = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion XL", "Stable Diffusion XL refiner"
+PRUNED, WHOLE = "pruned or otherwise changed", "standard"
 UNTOLD = "not told by its layers"
 Maker = Callable[[Path], Path]
 
@@ -66,25 +70,124 @@ def facts(kind: str, family: str, ranks: tuple[int, ...] = (), layers: int = 2) 
     return {"kind": kind, "family": family, "layers": layers, "ranks": counts}
 
 
-def base(family: str, blocks: str = "standard") -> dict[str, object]:
-    return {"kind": "base", "family": family, "blocks": blocks}
+def base(family: str, blocks: str = WHOLE, predicts: str = "not told by the file", **more: str | None) -> dict[str, object]:
+    """What is found of a base; None: the key is not there."""
+    inputs_and_schedule = {"made for": None, "noise schedule": None}
+    return {"kind": "base", "family": family, "blocks": blocks, "prediction": predicts} | inputs_and_schedule | more
+
+
+def refused(family: str) -> dict[str, object]:
+    return {"kind": "base", "family": family, "status": "not supported"}
+
+
+def whole(family: str, channels: int = 4, marks: tuple[str, ...] = (), **metadata: str) -> Maker:
+    """A checkpoint of the family, with these input channels, keys of no weights, and metadata under ``modelspec.``."""
+
+    def make(folder: Path) -> Path:
+        state = {key: value.contiguous() for key, value in narrow.MAKE[family](0).items()}
+        first = f"{builders.UNET}input_blocks.0.0.weight"
+        state[first] = state[first].repeat(1, 3, 1, 1)[:, :channels].contiguous()
+        state |= dict.fromkeys(marks, torch.tensor([]))
+        return stored(state, metadata={f"modelspec.{key}": value for key, value in metadata.items()})(folder)
+
+    return make
+
+
+def unet(recipe: str, prefix: str = builders.UNET) -> Maker:
+    """The pruned UNet of a recipe alone."""
+    state = narrow.random_state(PRUNING[recipe].pruned, 0)
+    return stored({prefix + key: value for key, value in state.items()})
+
+
+def unet_of_diffusers(folder: Path) -> Path:
+    names = {param.ldm: param.diffusers for param in TINY.unet()}
+    return stored({names[key]: value for key, value in narrow.random_state(TINY.unet(), 0).items()})(folder)
+
+
+def beside(make: Maker, name: str, content: str) -> Maker:
+    """With a further file, in the base's folder or beside its file."""
+
+    def made(folder: Path) -> Path:
+        path = make(folder)
+        file = (path if path.is_dir() else folder) / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+        return path
+
+    return made
+
+
+def lora_x(folder: Path) -> Path:
+    """As a transfer saves it."""
+    source = str(builders.save(builders.base(), folder / "base.safetensors"))
+    lora = str(builders.save_lora(folder / "lora.safetensors", builders.deltas(builders.SOME)))
+    written = folder / "x.safetensors"
+    bases = ["--source", source, "--target", source, "--output", str(written), "--save-as", "lora-x"]
+    assert main(["transfer", lora, *bases]) == 0
+    return written
 
 
 Q = "unet__mid_block__attentions__0__transformer_blocks__0__attn1__to_q"
 FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
     # bases
-    "SD 1.x": (lambda folder: builders.save(builders.base(), folder / "a.safetensors"), base(SD1)),
+    "SD 1.x": (whole("sd1"), base(SD1)),
+    "SD 1.x, inpainting": (whole("sd1", channels=9), base(SD1, **{"made for": "inpainting (9 input channels)"})),
+    "SD 1.x, instruct-pix2pix": (whole("sd1", channels=8), base(SD1, **{"made for": "instruct-pix2pix (8 input channels)"})),
+    "SD 1.x, velocity": (
+        beside(whole("sd1"), "file.yaml", "model: {params: {parameterization: v, unet_config: {}}}"),
+        base(SD1, predicts="velocity"),
+    ),
+    "SD 1.x, with other parts": (lambda folder: builders.save(builders.base(), folder / "a.safetensors"), base(SD1)),
     "SD 1.x, pickled": (lambda folder: builders.save(builders.base(), folder / "a.ckpt"), base(SD1)),
     "SD 1.x, folder": (lambda folder: builders.save_folder(builders.base(), folder / "a"), base(SD1)),
+    "SD 1.x, folder, velocity": (
+        beside(
+            lambda folder: builders.save_folder(builders.base(), folder / "a"),
+            "scheduler/scheduler_config.json",
+            '{"prediction_type": "v_prediction"}',
+        ),
+        base(SD1, predicts="velocity"),
+    ),
+    "SD 1.x, UNet alone in diffusers' naming": (unet_of_diffusers, base(SD1)),
+    "small-sd": (unet("small-sd"), base(SD1, PRUNED)),
+    "tiny-sd, UNet alone": (unet("tiny-sd", prefix=""), base(SD1, PRUNED)),
+    "SD 2.x": (whole("sd2"), base(SD2)),
+    "SD 2.x, 512": (whole("sd2", architecture="stable-diffusion-v2-512"), base(SD2, predicts="noise")),
+    "SD 2.x, 768-v": (whole("sd2", architecture="stable-diffusion-v2-768-v"), base(SD2, predicts="velocity")),
+    "SD 2.x, inpainting": (whole("sd2", channels=9), base(SD2, **{"made for": "inpainting (9 input channels)"})),
+    "SD 2.x, depth": (whole("sd2", channels=5), base(SD2, **{"made for": "depth (5 input channels)"})),
     "SD 1.x, pruned": (
         lambda folder: builders.save(builders.base(size=TINY_PRUNED), folder / "a.safetensors"),
-        base(SD1, "pruned or otherwise changed"),
+        base(SD1, PRUNED),
     ),
     "SDXL": (lambda folder: xl.save(xl.base(), folder / "a.safetensors"), base(SDXL)),
     "SDXL, folder": (lambda folder: xl.save_folder(xl.base(), folder / "a"), base(SDXL)),
     "SSD-1B": (
         lambda folder: xl.save(xl.base(size=xl.SSD), folder / "a.safetensors"),
-        base(SDXL, "pruned or otherwise changed"),
+        base(SDXL, PRUNED),
+    ),
+    "Vega": (unet("vega"), base(SDXL, PRUNED)),
+    "KOALA 1B": (unet("koala-1b"), base(SDXL, PRUNED)),
+    "KOALA 700M": (unet("koala-700m"), base(SDXL, PRUNED)),
+    "SDXL, inpainting": (whole("sdxl", channels=9), base(SDXL, **{"made for": "inpainting (9 input channels)"})),
+    "SDXL, velocity": (
+        whole("sdxl", marks=("v_pred", "ztsnr")),
+        base(SDXL, predicts="velocity", **{"noise schedule": "zero terminal SNR"}),
+    ),
+    "SDXL, noise": (whole("sdxl", prediction_type="epsilon"), base(SDXL, predicts="noise")),
+    "SDXL, refiner": (whole("refiner"), base(REFINER)),
+    # bases that are refused by name
+    "FLUX's base": (saved(double_blocks__0__img_attn__qkv__weight=(8, 8)), refused("FLUX.1")),
+    "Chroma's base": (saved(distilled_guidance_layer__in_proj__weight=(8, 8)), refused("Chroma")),
+    "Stable Diffusion 3's base": (
+        saved(model__diffusion_model__joint_blocks__0__x_block__attn__qkv__weight=(8, 8)),
+        refused("Stable Diffusion 3"),
+    ),
+    "Lumina's base": (saved(cap_embedder__0__weight=(8,)), refused("Lumina")),
+    "GGUF": (lambda folder: write(folder / "file.gguf", b"GGUF"), refused("a GGUF file")),
+    "NF4": (
+        whole("sd1", marks=(f"{builders.UNET}out.2.weight.quant_state.bitsandbytes__nf4",)),
+        refused("a base quantized to NF4"),
     ),
     # adapters
     "LoCon": (adapter("LoCon"), facts("LoRA", SD1, (4, 4))),
@@ -131,10 +234,22 @@ FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
         saved(**{f"{Q[:-6]}__processor__to_q_lora__{x}__weight": shape for x, shape in (("up", (8, 2)), ("down", (2, 8)))}),
         facts("LoRA", UNTOLD, (2,), layers=1),
     ),
+    "of a base that predicts velocity": (
+        stored(
+            {"a.lora_up.weight": torch.ones(8, 2), "a.lora_down.weight": torch.ones(2, 8)},
+            metadata={"ss_base_model_version": "sd_v2_v"},
+        ),
+        facts("LoRA", UNTOLD, (2,), layers=1) | {"prediction": "velocity"},
+    ),
+    "LoRA-X": (lora_x, {"kind": "LoRA-X", "family": SD1, "layers": len(builders.SOME)}),
     # refused by name
     "FLUX": (
         saved(lora_unet_double_blocks_0_img_attn_qkv__lora_up__weight=(8, 2), lora_unet_x__lora_down__weight=(2, 8)),
         "an adapter for FLUX, Chroma or Hunyuan Video, which is not supported. Supported are LoRA, LoHa",
+    ),
+    "FLUX, of LyCORIS' own names": (
+        saved(lycoris_single_transformer_blocks_0_attn_to_q__lokr_w1=(4, 4), lycoris_x__lokr_w2=(2, 2)),
+        "an adapter for FLUX",
     ),
     "Stable Diffusion 3": (
         saved(transformer__transformer_blocks__0__attn__to_q__lora_A__weight=(2, 8)),
@@ -162,7 +277,9 @@ def test_the_table_is_long_enough() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     make, expected = FILES[name]
-    code = main(["inspect", str(make(tmp_path)), "--json"])
+    path = make(tmp_path)
+    capsys.readouterr()
+    code = main(["inspect", str(path), "--json"])
     printed = capsys.readouterr()
     if isinstance(expected, str):
         assert code == 2
@@ -170,4 +287,4 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) 
     else:
         assert code == 0
         found = json.loads(printed.out)
-        assert {key: found[key] for key in expected} == expected
+        assert {key: found.get(key) for key in expected} == expected

@@ -29,5 +29,5 @@ def test_nothing_is_installed_where_all_is_there(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_missing_is_installed_without_touching_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     (command,) = asked_of_pip(monkeypatch, "tqdm")
-    kept = [f"{package}=={version(package)}" for package in ("safetensors", "numpy", "scipy")]
+    kept = [f"{package}=={version(package)}" for package in ("safetensors", "numpy", "scipy", "pyyaml")]
     assert command.split() == ["install", "tqdm", *kept]

@@ -105,6 +105,7 @@ def test_every_name_finds_its_layer(kind: str, monkeypatch: pytest.MonkeyPatch) 
         if layer in base.layers:
             module = name.removesuffix(".weight")
             spelled = ["lora_unet_" + module.replace(".", "_"), "lora_unet_" + layer[5:].replace(".", "_"), f"unet.{module}"]
+            spelled.append("lycoris_" + module.replace(".", "_"))  # of LyCORIS around a UNet, as SimpleTuner saves it
             assert {base.names.get(one) for one in spelled} == {layer}
     for component in family.components[1:]:
         for path in layouts.layers(layouts.text(TEXTS[family][component.folder])):

@@ -5,6 +5,8 @@ LyCORIS swapped the roles of the factors once. Old: dW = b2 b1 + (W a2) a1. New:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lorax.adapter import LowRank
@@ -13,33 +15,34 @@ from lorax.formats.parts import Layer, Shapes
 
 TITLE = "GLoRA"
 ON_BASE = True
-PARTS = ("a1", "a2", "b1", "b2")
+PARTS = NEW = ("a1", "a2", "b1", "b2")  # a's up, a's down, b's up and b's down
+OLD = ("a2", "a1", "b2", "b1")
 SUFFIXES = {f".{part}.weight": part for part in PARTS}
 
 
 def check(where: str, shapes: Shapes) -> None:
     parts.require(where, shapes, *PARTS)
-    if any(len(shapes[part]) not in (2, 4) or 0 in shapes[part] for part in PARTS) or not _fits(shapes):
+    if any(len(shapes[part]) not in (2, 4) or 0 in shapes[part] for part in PARTS) or not _fits(shapes, _factors(shapes)):
         expected = (
             "a1 (n, r), a2 (r, n), b1 (m, r) and b2 (r, n[, kh, kw]), or the old a1 (r, n), a2 (n, r), b1 (r, n) and b2 (m, r)"
         )
         raise parts.fail(where, shapes, expected)
 
 
-def _fits(shapes: Shapes) -> bool:
-    a_up, a_down, b_up, b_down = (shapes[part] for part in _factors(shapes))
+def _fits(shapes: Shapes, factors: Sequence[str]) -> bool:
+    a_up, a_down, b_up, b_down = (shapes[part] for part in factors)
     flat = all(size == 1 for shape in (a_up, a_down, b_up) for size in shape[2:])
     return flat and a_up[1] == a_down[0] == b_up[1] == b_down[0] and a_up[0] == a_down[1] == b_down[1]
 
 
 def _is_old(shapes: Shapes) -> bool:
-    """A rank is no larger than a side; where it is as large, hosts take the old layout."""
-    return shapes["a1"][0] <= shapes["a1"][1]
+    """Where the shapes fit both, a rank is no larger than a side; where it is as large, hosts take the old layout."""
+    old, new = (_fits(shapes, factors) for factors in (OLD, NEW))
+    return shapes["a1"][0] <= shapes["a1"][1] if old == new else old
 
 
-def _factors(shapes: Shapes) -> tuple[str, str, str, str]:
-    """Which part is a's up, a's down, b's up and b's down."""
-    return ("a2", "a1", "b2", "b1") if _is_old(shapes) else ("a1", "a2", "b1", "b2")
+def _factors(shapes: Shapes) -> Sequence[str]:
+    return OLD if _is_old(shapes) else NEW
 
 
 def shape(shapes: Shapes) -> tuple[int, int]:

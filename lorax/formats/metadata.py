@@ -12,11 +12,21 @@ from lorax import __version__
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.options import Options
+from lorax.prediction import NOISE, VELOCITY
 from lorax.tensors import hashes
 from lorax.transfer import Moved, Plan
 
 # Of the source file and no longer true of the written one.
-STALE = ("sshs_", "ss_network_args", "modelspec.hash_sha256", "lora_adapter_metadata", "format", "lorax_")
+STALE = (
+    "sshs_",
+    "ss_network_args",
+    "modelspec.hash_sha256",
+    "modelspec.prediction_type",
+    "lora_adapter_metadata",
+    "format",
+    "lorax_",
+)
+MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
@@ -33,13 +43,15 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
 def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str) -> dict[str, str]:
     """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
+    predicts = plan.prediction(base)
     return kept | {
-        **of_base(base),
+        **of_base(base, predicts),
         "ss_network_module": module,
         **_network(base, layers),
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": base.family.architecture,
+        "modelspec.architecture": _names(base, predicts)[1],
+        **({"modelspec.prediction_type": MODELSPEC[predicts]} if predicts in MODELSPEC else {}),
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -52,10 +64,16 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
     }
 
 
-def of_base(base: Checkpoint) -> dict[str, str]:
-    """What kohya says of the base that an adapter is for."""
+def _names(base: Checkpoint, predicts: str | None) -> tuple[str, str]:
+    """kohya's version of the base, and modelspec's architecture."""
+    family = base.family
+    return family.velocity if family.velocity and predicts == VELOCITY else (family.base_version, family.architecture)
+
+
+def of_base(base: Checkpoint, predicts: str | None) -> dict[str, str]:
+    """What kohya says of the base that an adapter is for, which predicts noise, velocity or what nobody tells."""
     return {
-        "ss_base_model_version": base.family.base_version,
+        "ss_base_model_version": _names(base, predicts)[0],
         "ss_v2": str(base.family.v2),
         "ss_sd_model_name": base.path.name,
         "ss_sd_model_hash": base.legacy_hash,

@@ -38,8 +38,8 @@ KINDS = {
 BASES = {
     "Stable Cascade": r"^lora_prior_unet_",
     "Qwen-Image": r"transformer_blocks[._]\d+[._](img|txt)_m(od|lp)",
-    "FLUX, Chroma or Hunyuan Video": r"\b(lora_unet_|lora_transformer_)?(double|single|single_transformer)_blocks[._]\d",
-    "Stable Diffusion 3": r"joint_blocks[._]\d|^(transformer\.|lora_transformer_)transformer_blocks[._]\d",
+    "FLUX, Chroma or Hunyuan Video": r"\b(lora_unet_|lora_transformer_|lycoris_)?(double|single|single_transformer)_blocks[._]\d",
+    "Stable Diffusion 3": r"joint_blocks[._]\d|^(transformer\.|lora_transformer_|lycoris_)transformer_blocks[._]\d",
     "Wan": r"(^|[._])blocks[._]\d+[._](self|cross)_attn",
     "Lumina or Z-Image": r"(^|[._])layers[._]\d+[._](attention|feed_forward)[._]",
 }

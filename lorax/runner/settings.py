@@ -9,9 +9,8 @@ import yaml
 
 from lorax import families
 from lorax.errors import LoraxError
+from lorax.prediction import NOISE, prediction_of
 from lorax.tensors import TensorFile
-
-PREDICTS_VELOCITY = "the model predicts velocity, not noise, and cannot be run here. Compare in the WebUI instead."
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ def settings_of(file: TensorFile, family: str) -> Settings:
     if family not in DEFAULTS:
         raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
     settings, path = DEFAULTS[family], file.path.with_suffix(".yaml")
-    if any(key == "v_pred" or key.startswith("edm_") for key in file.shapes):  # marks that trainers of such models leave
-        raise LoraxError(f"{file.path}: {PREDICTS_VELOCITY}")
+    if (predicts := prediction_of(file.path, file)) not in (NOISE, None):
+        raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise, and cannot be run here. Compare in the WebUI.")
     if not path.is_file():
         return settings
     try:
@@ -60,15 +59,11 @@ def settings_of(file: TensorFile, family: str) -> Settings:
         size = int(params.get("image_size") or content.get("image_size") or settings.size)
         scale = float(params.get("scale_factor") or settings.latent_scale)
         heads, head_channels = (max(0, int(network.get(key) or 0)) for key in ("num_heads", "num_head_channels"))  # -1: not set
-        scaling = params.get("denoiser_config", {}).get("params", {}).get("scaling_config", {}).get("target", "")
-        is_velocity = params.get("parameterization") == "v" or "VScaling" in scaling
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise LoraxError(
             f"{path}: not a model's configuration ({type(error).__name__}: {error}). "
             "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."
         ) from error
-    if is_velocity:
-        raise LoraxError(f"{path}: {PREDICTS_VELOCITY}")
     settings = replace(settings, size=size, latent_scale=scale)
     if head_channels:  # the UNet's own code prefers it, too
         return replace(settings, heads=0, head_channels=head_channels)

@@ -52,7 +52,8 @@ def save(
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
     header = {} if form == PLAIN else _header(network, dtype).as_metadata()
     with Staging() as staging:
-        writer.save(tensors, staging.add(path), dict(described or {}) | metadata.of_base(network.base) | _rank(network) | header)
+        of_base = metadata.of_base(network.base, network.base.prediction)
+        writer.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:

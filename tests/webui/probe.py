@@ -50,10 +50,17 @@ def add_routes(demo, app):
         networks.list_available_networks()
         network = networks.load_network(name, networks.available_networks[name])
         with torch.no_grad():
-            deltas = {key: module.calc_updown(module.sd_module.weight)[0] for key, module in network.modules.items()}
+            deltas = {key: module.calc_updown(weight(key, module.sd_module))[0] for key, module in network.modules.items()}
         path = Path(data_path) / f"{name}-decoded.safetensors"
         save_file({key: delta.contiguous() for key, delta in deltas.items()}, path)
         return str(path)
+
+
+def weight(key, module):
+    """Of OpenCLIP's attention, which keeps those of q, k and v in one, the third that is meant."""
+    if isinstance(module, torch.nn.MultiheadAttention):
+        return module.in_proj_weight.chunk(3)["qkv".index(key.removesuffix("_proj")[-1])]
+    return module.weight
 
 
 script_callbacks.on_app_started(add_routes)

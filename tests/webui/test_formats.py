@@ -1,6 +1,7 @@
 """Adapters of every format that the real WebUI reads: its decoders give our deltas, and its pictures are those of our plain LoRA.
 
-The adapters hold random values. What the WebUI cannot apply is left out: (IA)^3 on the output of a convolution and GLoRA on any.
+The adapters hold random values, on layers of every kind; OpenCLIP's attention, with one weight for q, k and v, is among them.
+What the WebUI cannot apply is left out: (IA)^3 on the output of a convolution and GLoRA on any.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lorax.formats import open_adapter, writer
 from lorax.options import Options
 from lorax.transfer import plan, run
 from tests.builders import State
-from tests.webui import narrow_xl
+from tests.webui import narrow_sd2, narrow_xl
 from tests.webui.drawing import OTHER, SAME
 from tests.webui.server import Drawn, WebUI, needs_webui
 
@@ -27,6 +28,7 @@ pytestmark = needs_webui
 RANK, ALPHA = 4, 2.0
 RANDOM = torch.Generator().manual_seed(5)
 KINDS = ("attn1.to_q", "attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "0.op", "encoder.layers.0.mlp.fc1")
+KINDS += tuple(f"encoder.layers.0.self_attn.{part}_proj" for part in ("q", "k", "v", "out"))
 Recipe = Callable[[torch.Tensor], State]
 
 
@@ -128,6 +130,13 @@ def dora_on_the_output(W: torch.Tensor) -> State:
     return loha(W) | {"dora_scale": norms * (1 + noise(0.2, *norms.shape))}
 
 
+PREFIXES = {  # of the WebUI's names for layers
+    "unet": "diffusion_model_",
+    "te": "transformer_",
+    "te, OpenCLIP": "model_",
+    "te1": "0_transformer_",
+    "te2, OpenCLIP": "1_model_",
+}
 RECIPES = (
     locon,
     locon_tucker,
@@ -166,13 +175,14 @@ class Family:
     def key(self, layer: str) -> str:
         """The WebUI's name for a layer, under which it applies a network."""
         component, _, path = layer.partition(".")
-        if component == "te2":
-            block = path.removeprefix("text_model.encoder.layers.").removesuffix(".mlp.fc1")
-            return f"1_model_transformer_resblocks_{block}_mlp_c_fc"
-        return {"unet": "diffusion_model_", "te": "transformer_", "te1": "0_transformer_"}[component] + path.replace(".", "_")
+        if next(one.open_clip for one in self.base.family.components if one.name == component):
+            path = path.replace("text_model.encoder.layers", "transformer.resblocks")
+            path = path.replace("mlp.fc1", "mlp.c_fc").replace("self_attn", "attn")
+            component += ", OpenCLIP"
+        return PREFIXES[component] + path.replace(".", "_")
 
 
-@pytest.fixture(scope="module", params=[bundle.BASE, narrow_xl.XL])
+@pytest.fixture(scope="module", params=[bundle.BASE, narrow_sd2.SD2, narrow_xl.XL])
 def family(started: WebUI, request: pytest.FixtureRequest) -> Family:
     base = open_checkpoint(started.checkpoints / f"{request.param}.safetensors")
     found: dict[tuple[str, str], str] = {}
@@ -233,3 +243,17 @@ def test_norms_and_biases_are_drawn_as_they_were(family: Family) -> None:
     _, converted = save(family, state, name)
     assert load_file(converted).keys() == state.keys()
     assert_same_pictures(family, name)
+
+
+def test_a_part_of_openclips_attention_is_drawn_once_it_is_converted(family: Family) -> None:
+    """The WebUI applies q, k, v and out of it or nothing, and drops a part without a word; what we write has all of them."""
+    encoder = next((component.name for component in family.base.family.components if component.open_clip), None)
+    if encoder is None:
+        pytest.skip("no OpenCLIP in this family")
+    layer = f"{encoder}.text_model.encoder.layers.0.self_attn.v_proj"
+    m, n = family.base.layers[layer]
+    parts = {"lora_up.weight": noise(1.0, m, RANK), "lora_down.weight": noise(1.0, RANK, n)}
+    name = f"{family.base.title}-part"
+    save(family, {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}, name)
+    assert family.webui.draw(f"<lora:{name}:1>").distance(family.plain) == 0
+    assert family.webui.draw(f"<lora:{name}-plain:1>").distance(family.plain) >= OTHER
