@@ -167,7 +167,7 @@ class Handlers:
             raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
         bases, (name, path) = self.host.bases(), state["moved"][which]
         source, target = _listed(bases, state["source"]), _listed(bases, state["target"])
-        adapter, moved = _listed(self.host.adapters(), name), Model(which, Path(path))
+        adapter, moved = _listed(self.host.adapters(), name), _listed({which: Model(which, Path(path))}, which)
         copied = [Shot(f"{words.short(target.name)} with a plain copy", target, adapter)]
         shots = [
             Shot(f"{words.short(source.name)} with the LoRA", source, adapter),

@@ -85,14 +85,14 @@ def test_a_lorax_file_makes_no_plain_copy(handlers: Any, monkeypatch: pytest.Mon
     assert captions == ["base with the LoRA", "finetune alone", "finetune with the moved LoRA"]
 
 
-@pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base"])
+@pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base", "Lora/contrast-base-finetune"])
 def test_compare_says_what_has_vanished_since_the_transfer(handlers: Any, models: Path, gone: str) -> None:
     _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base")))
     (models / f"{gone}.safetensors").unlink()
     for refreshed in (False, True):
         if refreshed:
             handlers.refresh(None, None, None)
-        with pytest.raises(LoraxError, match=f"{gone}: not there any more"):
+        with pytest.raises(LoraxError, match=f"{gone.removeprefix('Lora/')}: not there any more"):
             handlers.compare(silent, state, "contrast-base-finetune", "cat", 7, 2, None)
 
 
