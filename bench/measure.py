@@ -14,9 +14,12 @@ from bench.layers import Layers, Shape
 from bench.synthetic import Relatives
 from lorax.adapter import LowRank
 from lorax.cache import Cache
+from lorax.checkpoint import Checkpoint
 from lorax.methods import METHODS, Bases
 from lorax.options import Options
+from lorax.streaming import Stream
 from lorax.subspace import Decomposition, RankRule
+from lorax.subspace.gram import Gram, lower_gram
 from lorax.transfer import run_all
 
 Clock = Callable[[], float]
@@ -33,10 +36,17 @@ def seconds(action: Callable[[], object], repeats: int, clock: Clock) -> float:
 
 
 def move(
-    relatives: Relatives, layers: Layers, options: Options, *, rank: int = 32, adapters: int = 1, cache: Path | None = None
+    relatives: Relatives,
+    layers: Layers,
+    options: Options,
+    *,
+    rank: int = 32,
+    adapters: int = 1,
+    cache: Path | None = None,
+    survey: bool = False,
 ) -> None:
     kept = Cache(cache, 1 << 40, 0) if cache else None
-    run_all(relatives.plans(layers, options, rank, adapters), cache=kept)
+    run_all(relatives.plans(layers, options, rank, adapters), cache=kept, survey=survey)
 
 
 def full_svd(relatives: Relatives, shape: Shape, device: str) -> None:
@@ -45,6 +55,18 @@ def full_svd(relatives: Relatives, shape: Shape, device: str) -> None:
         torch.linalg.svd(base.weight("unet.layer").to(device).float(), full_matrices=False)
     if device != "cpu":
         torch.cuda.synchronize()
+
+
+def spectra(relatives: Relatives, shape: Shape, device: str, layers: int) -> None:
+    """The singular values of both bases' layers and nothing else, as ``lorax`` would find them: what it cannot do without."""
+    bases = relatives.open({"unet.layer": shape})
+    stream = Stream(torch.device(device), lambda base: 0, lambda base, device: base.weight("unet.layer", device), _values)
+    for _ in stream(bases * layers):
+        pass
+
+
+def _values(base: Checkpoint, W: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.eigvalsh(lower_gram(Gram(W).tall))
 
 
 def read(relatives: Relatives, layers: Layers) -> None:

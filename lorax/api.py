@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field, create_model
@@ -19,8 +19,10 @@ from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
 from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 
+T = TypeVar("T")
 PREFIX = "/lorax/v1"
 KEPT = 50  # finished jobs that can still be asked for
+UNSAID = "What is not given is as the host's settings page says, and where that says nothing, as below"
 
 
 def _model(name: str, declaration: type) -> Any:
@@ -56,13 +58,13 @@ class LoraxAnalysis(BaseModel):
     source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
     target: str = Field(description="Name of the base to move them to")
     adapters: list[str] = Field(description="Names as /adapters lists them")
-    options: OptionsModel = Field(default_factory=OptionsModel)  # type: ignore[valid-type]
+    options: OptionsModel = Field(default_factory=OptionsModel, description=UNSAID)  # type: ignore[valid-type]
 
 
 class LoraxTransfer(LoraxAnalysis):
     name: str = Field("", description="Name of the written file; empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file")
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
-    saving: SavingModel = Field(default_factory=SavingModel)  # type: ignore[valid-type]
+    saving: SavingModel = Field(default_factory=SavingModel, description=UNSAID)  # type: ignore[valid-type]
 
 
 class LoraxJob(BaseModel):
@@ -117,7 +119,8 @@ class Job:
 
 def router(host: Host) -> APIRouter:
     """The routes, over a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory()
+    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache())
+    one_at_a_time = threading.Lock()  # requests come in threads
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -137,7 +140,8 @@ def router(host: Host) -> APIRouter:
     def transfer_job(asked: LoraxTransfer) -> Any:
         request = _request(host, asked)
         try:
-            destination = Destination(host.adapter_folder, asked.subfolder, asked.name, Saving(**vars(asked.saving)))
+            saving = _chosen(host, Saving, asked.saving)
+            destination = Destination(host.adapter_folder, asked.subfolder, asked.name, saving, host.prompt_names)
         except LoraxError as error:
             raise HTTPException(422, str(error)) from error
 
@@ -158,24 +162,25 @@ def router(host: Host) -> APIRouter:
         return known(id).shown()
 
     def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
-        for finished in [name for name, made in jobs.items() if made.state != "running"][:-KEPT]:
-            del jobs[finished]
         started = Job()
-        jobs[started.id] = started
+        with one_at_a_time:
+            for finished in [name for name, made in jobs.items() if made.state != "running"][:-KEPT]:
+                del jobs[finished]
+            jobs[started.id] = started
         started.start(host, work)
         return started.shown()
 
     def known(id: str) -> Job:
-        if id not in jobs:
+        if (found := jobs.get(id)) is None:
             raise HTTPException(404, f"No job {id}.")
-        return jobs[id]
+        return found
 
     return api
 
 
 def _request(host: Host, asked: LoraxAnalysis) -> Request:
     try:
-        options = Options(**vars(asked.options))
+        options = _chosen(host, Options, asked.options)
         if options.device == "auto":
             options = replace(options, device=host.device())
         bases, adapters = host.bases(), host.adapters()
@@ -187,6 +192,14 @@ def _request(host: Host, asked: LoraxAnalysis) -> Request:
         )
     except LoraxError as error:
         raise HTTPException(422, str(error)) from error
+
+
+def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:
+    """What was asked for, and else what the host's user has set."""
+    given = asked.model_fields_set if hasattr(asked, "model_fields_set") else asked.__fields_set__  # pydantic 2 and 1
+    preset = host.defaults()
+    usual = {one.name: one.parse(preset[one.name]) for one in declared(declaration) if one.name in preset}
+    return declaration(**vars(asked) | usual | {name: getattr(asked, name) for name in given})
 
 
 def _named(models: dict[str, Model], name: str, kind: str) -> Model:

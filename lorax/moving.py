@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,22 @@ SAMPLE = 5  # large layers that are measured, where a sample is enough
 
 
 class Pass:
-    """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need."""
+    """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need.
 
-    def __init__(self, plans: Sequence[Plan], cache: Cache | None) -> None:
-        self.plans, self.samples = plans, [sample(plan) for plan in plans]
-        self._cache = cache if METHODS[plans[0].options.method].gated else None  # the others measure too little to look it up
+    ``survey``: whether the similarity of all the others is measured too, for show.
+    """
+
+    def __init__(self, plans: Sequence[Plan], cache: Cache | None, survey: bool = False) -> None:
+        self.plans, self.samples, self._survey = plans, [sample(plan) for plan in plans], survey
+        much = survey or METHODS[plans[0].options.method].gated  # else too little is measured to look it up
+        self._cache = cache if much and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes, into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
+
+    def deciding(self, number: int) -> Collection[str]:
+        """Layers of the plan whose similarity decides, be it on each or on all of them: the same with a survey as without."""
+        plan = self.plans[number]
+        return plan.pairs if _is_gated(plan) else self.samples[number]
 
     def tasks(self, sampled: bool) -> list[Task]:
         """Of the layers that are in the samples, or of the others."""
@@ -68,7 +77,7 @@ class Pass:
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
         if weights is None:
             return [(use, (unmatched(self.plans[use[0]], use[1]), None)) for use in task]
-        if not all(self._is_settled(use) for use in task):
+        if self._survey or not all(self._is_settled(use) for use in task):
             self._check_finite(task, weights)
         device = weights[1].device
         deltas = {use: self._delta(use, device).to(device) for use in task}
@@ -92,7 +101,7 @@ class Pass:
             return
         key = kept.key(bases)
         try:
-            if (entry := self._cache.get(key)) is not None:
+            if (entry := self._cache.get(key, remember=False)) is not None:
                 bases = kept.from_entry(entry, bases)
         except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
             pass
@@ -100,7 +109,7 @@ class Pass:
         found = kept.to_entry(bases)
         if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
             self._written += found.size
-            self._cache.put(key, found)
+            self._cache.put(key, found, remember=False)  # a pass asks for each once, and for more than memory holds
 
     def _check_finite(self, task: Task, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Raise LoraxError if they are not. It takes longer than a copy, which reads no more than a part of them."""
@@ -128,8 +137,8 @@ class Pass:
         if found.columns:
             dW = found.columns.narrowed(dW)
             inside = dW.norm()
-        gated = method.gated and options.threshold > 0  # similarity is a little below 0 where it is less than chance
-        similarity = bases.similarity if gated or name in self.samples[number] else None
+        gated = _is_gated(plan)
+        similarity = bases.similarity if self._survey or name in self.deciding(number) else None
         record = LayerRecord(
             name,
             "skipped",
@@ -164,6 +173,11 @@ class Pass:
             return False
         known = [self.ended[number].get(name) for name in self.samples[number]]
         return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
+
+
+def _is_gated(plan: Plan) -> bool:
+    """Whether each layer needs a similarity of its own to be moved. It is a little below 0 where it is less than chance."""
+    return METHODS[plan.options.method].gated and plan.options.threshold > 0
 
 
 def unmatched(plan: Plan, name: str) -> LayerRecord:

@@ -57,6 +57,15 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    def parse(self, value: Any) -> Any:
+        """What a text field, a slider or a settings page holds. Raises LoraxError where that is not what the option expects."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return self.default
+        try:
+            return self.kind(value.strip() if isinstance(value, str) else value)
+        except ValueError:
+            raise LoraxError(f"{self.label} {value!r}: expected a number.") from None
+
 
 def declared(of: type) -> list[Option]:
     """The options of a declaration, in their order."""
@@ -168,10 +177,13 @@ class Saving:
 
 @dataclass(frozen=True)
 class Caching:
-    """How much is kept of what LoRA-X files were fitted to, by a host that fits them when a prompt names them."""
+    """How much a host keeps of LoRA-X files that it fitted, and of what methods that project find of the bases."""
 
     cache_folder: str = _option(
-        "", "Cache folder", "Where fitted LoRA-X files are kept; empty: lorax in the WebUI's own cache folder", example="a folder"
+        "",
+        "Cache folder",
+        "Where both are kept: fitted LoRA-X files, and what is found of bases; empty: lorax in the WebUI's own cache folder",
+        example="a folder",
     )
     cache_size: int = _option(4, "Cache size in GB", "What is used least goes first; 0 keeps nothing on the disk", bounds=(0, 64))
     cache_memory: int = _option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -149,6 +149,9 @@ def _load_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
+TOLD = 32  # mebibytes, after which a reader is told: some tens of milliseconds
+
+
 class Hashes(NamedTuple):
     """Of a file: the sha256 of its content, and the WebUI's old 8-digit hash, which some tools still match by."""
 
@@ -156,13 +159,16 @@ class Hashes(NamedTuple):
     legacy: str
 
 
-def hashes(*paths: Path, skip: int = 0) -> Hashes:
+def hashes(*paths: Path, skip: int = 0, read: Callable[[int], None] = lambda mebibytes: None) -> Hashes:
     """Both hashes from one reading. sha256 is over the content of all files in order, without the first ``skip`` bytes.
 
-    The legacy hash means something for a single file only, whatever is skipped.
+    The legacy hash means something for a single file only, whatever is skipped. ``read`` hears now and then how many mebibytes
+    were read, and may raise to stop.
     """
     content, legacy = hashlib.sha256(), _legacy(b"")
     for number, chunk in enumerate(_mebibytes(paths)):
+        if number % TOLD == 0:
+            read(number)
         content.update(chunk[skip:])
         skip = max(0, skip - len(chunk))
         if number == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,11 +141,16 @@ def run(plan: Plan, progress: Progress = lambda done, total, name: None, cache: 
 
 
 def run_all(
-    plans: Sequence[Plan], progress: Progress = lambda done, total, name: None, cache: Cache | None = None
+    plans: Sequence[Plan],
+    progress: Progress = lambda done, total, name: None,
+    cache: Cache | None = None,
+    *,
+    survey: bool = False,
 ) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
 
-    What is found of large layers is kept in ``cache``, and is taken from there.
+    What is found of large layers is kept in ``cache``, and is taken from there. A ``survey`` measures the similarity of every
+    layer, for show, also where the method decides by a sample of them: it moves the same, and takes longer.
 
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
@@ -159,14 +164,17 @@ def run_all(
             ) from error
         return [behaviour.run(plan, progress) for plan in plans]
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
-    moving = Pass(plans, cache)
+    moving = Pass(plans, cache, survey)
     stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)
     for sampled in (True, False):
         for (number, name), end in itertools.chain.from_iterable(stream(moving.tasks(sampled))):
             progress(next(done), total, name)
             moving.ended[number][name] = end
     progress(total, total, "")
-    return [_concluded(plan, [ends[name] for name in plan.pairs]) for plan, ends in zip(plans, moving.ended, strict=True)]
+    return [
+        _concluded(plan, [moving.ended[number][name] for name in plan.pairs], moving.deciding(number))
+        for number, plan in enumerate(plans)
+    ]
 
 
 def pick_device(name: str) -> torch.device:
@@ -190,7 +198,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
+def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Moved:
     """What is said and done of an adapter as a whole, once the end of each of its layers is known."""
     records, layers = [], {}
     for record, moved in ends:
@@ -199,7 +207,7 @@ def _concluded(plan: Plan, ends: Iterable[End]) -> Moved:
             layers[record.target] = moved
     report = Report(records, plan.options.method, mismatch=plan.mismatch)
     strength = METHODS[plan.options.method].strength(report.overlap)
-    unrelated, declined, why = _unrelated(plan, records), None, "the bases are not related"
+    unrelated, declined, why = _unrelated(plan, records, deciding), None, "the bases are not related"
     if unrelated and METHODS[plan.options.method].declines:
         declined = (
             f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. Method {REFINE} can: it "
@@ -235,12 +243,13 @@ def _unmoved(record: LayerRecord, why: str) -> LayerRecord:
     return record.ended("skipped", why, kept=None, subspace_rank=None, rank=None, compression_error=None)
 
 
-def _unrelated(plan: Plan, records: list[LayerRecord]) -> str | None:
+def _unrelated(plan: Plan, records: list[LayerRecord], deciding: Collection[str]) -> str | None:
     """Why source and target are no relatives, or None when they are, or when no layer has a pair to judge by."""
     if not any(record.target for record in records):
         return None
     judged = [record for record in records if record.target and plan.is_judged(record.name)]
-    similarities = [r.similarity for r in judged if r.similarity is not None or not plan.same_shape(r.name)]  # others: unmeasured
+    measured = {r.name for r in judged if r.similarity is not None and r.name in deciding}
+    similarities = [r.similarity for r in judged if r.name in measured or not plan.same_shape(r.name)]
     if (judgement := judge(similarities)) is None:
         return None
     return f"{plan.source.path} and {plan.target.path} are not related: in the {plan.component}, {judgement}."

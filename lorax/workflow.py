@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 
 from lorax import output
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.options import Options, Saving
+from lorax.methods import METHODS
+from lorax.options import LORAX, Options, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
@@ -40,6 +43,7 @@ class Destination:
     subfolder: str = ""  # empty: beside the adapter
     name: str = ""  # empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file
     saving: Saving = field(default_factory=Saving)
+    prompt_names: Callable[[], Mapping[str, Path]] = dict  # as ``Host.prompt_names``
 
     def __post_init__(self) -> None:
         if PurePath(self.name).name != self.name or "\\" in self.name:
@@ -54,6 +58,16 @@ class Destination:
         beside = path.parent if path.parent.is_relative_to(self.root) else self.root
         return (self.root / self.subfolder if self.subfolder else beside) / name
 
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raise LoraxError where prompts would load another file by the name that one of these has."""
+        names = self.prompt_names()
+        for path in paths:
+            if (other := names.get(path.stem, path)) != path:
+                raise LoraxError(
+                    f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
+                    "or move that file away."
+                )
+
 
 @dataclass(frozen=True)
 class Result:
@@ -66,33 +80,39 @@ class Result:
 
 
 class Memory:
-    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large."""
+    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large.
+
+    ``cache``: the host's, for what is found of the bases.
+    """
 
     LIMIT = 1 << 30  # bytes
 
-    def __init__(self) -> None:
-        self._last: tuple[Hashable, list[Moved]] | None = None
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache = cache
+        self._last: tuple[Hashable, bool, list[Moved]] | None = None
 
-    def of(self, key: Hashable) -> list[Moved] | None:
+    def of(self, key: Hashable, survey: bool) -> list[Moved] | None:
+        """A survey serves where none is asked for, but not the other way round."""
         last = self._last
-        return last[1] if last is not None and last[0] == key else None
+        return last[2] if last is not None and last[0] == key and last[1] >= survey else None
 
-    def keep(self, key: Hashable, moved: list[Moved]) -> None:
+    def keep(self, key: Hashable, survey: bool, moved: list[Moved]) -> None:
         size = sum(factor.nbytes for one in moved for delta in one.layers.values() for factor in (delta.up, delta.down))
-        self._last = (key, moved) if size <= self.LIMIT else None
+        self._last = (key, survey, moved) if size <= self.LIMIT else None
 
 
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
-    source = open_checkpoint(request.source.path)
-    target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
+    source = open_checkpoint(request.source.path, request.source.sha256)
+    same = request.source.path == request.target.path
+    target = source if same else open_checkpoint(request.target.path, request.target.sha256)
     return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
 
 
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
-    """Do everything but write."""
+    """Do everything but write, and measure how alike the bases are in every layer."""
     state, planned = _state(request), plans(request)
-    moved = _run(request, planned, progress, state, memory or Memory())
+    moved = _run(request, planned, progress, state, memory or Memory(), survey=request.options.method in METHODS)
     return [Result(adapter, one.report) for adapter, one in zip(request.adapters, moved, strict=True)]
 
 
@@ -102,15 +122,31 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     paths = [destination.path(one) for one in planned]
     if len(set(paths)) < len(paths):
         raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
+    destination.check(paths)
     saving, results = destination.saving, []
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
-    moved = _run(request, planned, progress, state, memory or Memory())
+    moved = _run(request, planned, progress, state, memory or Memory(), survey=False)
+    if saving.save_as == LORAX or any(made.layers for made in moved):
+        _find_hashes(request, planned[0], saving, progress)
     with Staging() as staging:
-        for adapter, one, made, path in zip(request.adapters, planned, moved, paths, strict=True):
+        for number, (adapter, one, made, path) in enumerate(zip(request.adapters, planned, moved, paths, strict=True)):
+            progress(number, len(paths), f"writing {path.name}")
             written = output.stage(one, made, path, staging, saving)
             results.append(Result(adapter, made.report, written[0] if written else None, output.note(one, made, saving)))
+        progress(len(paths), len(paths), "")  # the last moment at which a stop leaves nothing
     return results
+
+
+def _find_hashes(request: Request, plan: Plan, saving: Saving, progress: Progress) -> None:
+    """Of the bases that a written header names: it takes as long as reading them."""
+    named = {plan.source: request.source} | ({} if saving.save_as == LORAX else {plan.target: request.target})
+    for base, model in named.items():
+        base.find_hashes(partial(_tell_of_hashing, progress, model.name))
+
+
+def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(done, total, f"hashing {name}: {done} of {total} MB")
 
 
 def _state(request: Request) -> Hashable:
@@ -119,14 +155,16 @@ def _state(request: Request) -> Hashable:
     return request.options, tuple(stamp(path) if path.is_file() else object() for path in paths)
 
 
-def _run(request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory) -> list[Moved]:
-    if (known := memory.of(state)) is not None:
+def _run(
+    request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory, *, survey: bool
+) -> list[Moved]:
+    if (known := memory.of(state, survey)) is not None:
         return known
     who = request.adapters[0].name if len(request.adapters) == 1 else f"{len(request.adapters)} LoRAs"
 
     def show(done: int, total: int, layer: str) -> None:
         progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
 
-    moved = run_all(planned, show)
-    memory.keep(state, moved)
+    moved = run_all(planned, show, memory.cache, survey=survey)
+    memory.keep(state, survey, moved)
     return moved

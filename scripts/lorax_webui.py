@@ -37,7 +37,13 @@ def cache() -> Any:
     return cache()
 
 
+def device() -> str:
+    from lorax.hosts.a1111_settings import stored
+
+    return stored().get("device") or "auto"
+
+
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
-LoraxNetworks = a1111_network.register(cache)  # the WebUI looks for script classes among this module's names
+LoraxNetworks = a1111_network.register(cache, device)  # the WebUI looks for script classes among this module's names

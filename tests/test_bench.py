@@ -14,6 +14,7 @@ from bench.layers import BASES, Layers
 from bench.lines import SMALL, times_of
 from bench.measure import error, move
 from bench.synthetic import Relatives
+from lorax.moving import SAMPLE
 from lorax.options import Options
 from lorax.transfer import run_all
 from tests import structure, xl
@@ -53,6 +54,17 @@ def test_what_is_timed_is_a_transfer(relatives: Relatives, tmp_path: Path) -> No
     assert not torch.equal(moved[0].layers["unet.0"].up, moved[1].layers["unet.0"].up)
     move(relatives, layers, Options("lorax", device="cpu"), cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # one pair of weights under all names
+
+
+def test_a_survey_measures_every_layer_of_a_real_size(relatives: Relatives) -> None:
+    """All of SD 1.5's with sides of 320 and more, but of one size."""
+    layers = {name: SHAPE for name, shape in BASES["SD 1.5"].items() if name.startswith("unet.0.")}
+    plans = relatives.plans(layers, Options("auto", device="cpu"), 4, 1)
+    (found,), (shown,) = run_all(plans), run_all(plans, survey=True)
+    measured = [[record.name for record in moved.report.records if record.similarity is not None] for moved in (found, shown)]
+    assert 0 < len(measured[0]) <= SAMPLE
+    assert measured[1] == list(layers)
+    assert found.layers.keys() == shown.layers.keys() == layers.keys()
 
 
 def test_figures(relatives: Relatives, tmp_path: Path) -> None:

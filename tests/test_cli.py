@@ -30,6 +30,11 @@ def test_report_file_is_the_json(files: Files, out: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out) == json.loads((out / "report.json").read_text())
 
 
+def test_analyze_measures_every_layer(files: Files, large: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", *arguments(files), "--json"]) == 0
+    assert all(layer["similarity"] is not None for layer in json.loads(capsys.readouterr().out)["layers"])
+
+
 def test_analyze_writes_no_adapter(files: Files, styled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = set(styled.parent.iterdir())
     assert main(["analyze", *arguments(files, styled)]) == 0

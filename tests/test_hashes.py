@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lorax import tensors
 from lorax.checkpoint import open_checkpoint
+from lorax.errors import Interrupted
 from lorax.tensors import hashes
 from tests import builders
 from tests.conftest import Files
@@ -32,6 +34,23 @@ def test_of_several_files(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(path.name * 5)
     assert hashes(*paths).sha256 == hashlib.sha256(b"aaaaabbbbb").hexdigest()
+
+
+def test_a_reader_hears_how_far_it_is_and_may_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "TOLD", 2)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5 * MIB))
+    heard: list[int] = []
+
+    def read(mebibytes: int) -> None:
+        heard.append(mebibytes)
+        if len(heard) == 4:
+            raise Interrupted
+
+    assert hashes(path, read=read) == hashes(path)
+    assert heard == [0, 2, 4]
+    with pytest.raises(Interrupted):
+        hashes(path, read=read)
 
 
 def test_a_base_is_read_once_for_both(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,10 @@ class Loaded:
 
 
 class Host:
-    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects."""
+    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects.
+
+    ``tests/webui/test_double.py`` compares ``modules`` with a real checkout.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None, sampling_step=0, sampling_steps=0)
@@ -49,7 +52,7 @@ class Host:
             "network_lora": lora,
             "modules": ModuleType("modules"),
             "modules.devices": SimpleNamespace(
-                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda: torch.no_grad()
+                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda disable=False: torch.no_grad()
             ),
             "modules.processing": SimpleNamespace(
                 StableDiffusionProcessing=processing, StableDiffusionProcessingTxt2Img=processing
@@ -58,6 +61,7 @@ class Host:
             "modules.sd_models": SimpleNamespace(checkpoints_list=self.checkpoints),
             "modules.shared": self.shared,
         }
+        self.modules = modules
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, name, module)
             if name.startswith("modules."):
@@ -121,7 +125,8 @@ def file(files: Files, out: Path) -> Path:
 def loaded(host: Host, file: Path) -> Any:
     """As the host loads a network: it asks the types in order for each layer's module."""
     net: Any = Loaded()
-    net.name, net.network_on_disk = file.stem, SimpleNamespace(filename=str(file), metadata=builders.header(file))
+    net.name = net.mentioned_name = file.stem
+    net.network_on_disk = SimpleNamespace(filename=str(file), metadata=builders.header(file))
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(file).items():
         name, _, part = key.partition(".")
@@ -243,6 +248,22 @@ def test_a_full_graphics_card_is_worked_around(
     host.load(files.target)
     assert host.activate(script, loaded(host, file)) == []
     assert asked == ["cuda", "cpu"]
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("auto", "cuda"), ("cpu", "cpu")])
+def test_the_device_of_the_settings_page_fits(
+    host: Host, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str
+) -> None:
+    from lorax.fitting import Fit, Fitter
+    from lorax.hosts import a1111_network
+
+    asked = []
+    monkeypatch.setattr(Fitter, "fit", lambda self, file, target, device, progress: asked.append(device) or Fit({}))
+    sys.modules["modules.devices"].device = torch.device("cuda")  # type: ignore[attr-defined]
+    script: Any = a1111_network.register(lambda: Cache(None, 0, 0), lambda: wanted)
+    host.load(files.target)
+    host.activate(script, loaded(host, file))
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize(

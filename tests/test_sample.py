@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from lorax.formats import open_adapter
 from lorax.methods.bases import LITTLE
 from lorax.options import Options
 from lorax.subspace import spectral
-from lorax.transfer import Moved, Plan, plan, run
+from lorax.transfer import Moved, Plan, plan, run, run_all
 from tests import builders
 from tests.conftest import Files
 from tests.test_overlap import along
@@ -51,6 +53,46 @@ def test_relatives_are_told_by_a_few_layers(files: Files, lora: Path, large: lis
     assert len(moved.layers) == len(LAYERS)
     assert len(large) <= (2 if method == "copy" else 4) * moving.SAMPLE  # auto: at most a second time in float64 for each
     assert all(record.overlap is not None for record in moved.report.records)
+
+
+def surveyed(files: Files, lora: Path, options: Options, target: Path | None = None) -> tuple[Moved, Moved]:
+    """What a transfer does, and what analysing it shows."""
+    found, shown = (run_all([planned(files, lora, options, target)], survey=survey)[0] for survey in (False, True))
+    assert len(measured(found)) == moving.SAMPLE
+    assert measured(shown) == [record.name for record in shown.report.records] == [record.name for record in found.report.records]
+    return found, shown
+
+
+@pytest.mark.parametrize("method", ["copy", "auto", "lorax"])
+@pytest.mark.parametrize("kind", ["target", "stranger"])
+def test_a_survey_measures_every_layer_and_moves_the_same(
+    files: Files, lora: Path, large: list[int], method: str, kind: str
+) -> None:
+    found, shown = surveyed(files, lora, Options(method, threshold=0.0), getattr(files, kind))
+    for one, other in zip(found.report.records, shown.report.records, strict=True):
+        assert one.similarity in (None, other.similarity)
+        assert replace(other, similarity=one.similarity) == one
+    assert replace(shown.report, records=found.report.records) == found.report
+    assert found.layers.keys() == shown.layers.keys()
+    for layer, delta in found.layers.items():
+        also = shown.layers[layer]
+        assert torch.equal(delta.up, also.up)
+        assert torch.equal(delta.down, also.down)
+        assert delta.scale == also.scale
+
+
+def test_a_survey_does_not_judge_the_bases(files: Files, lora: Path, tmp_path: Path, large: list[int]) -> None:
+    """They are judged by the sample, in which they differ here, while in most layers they do not."""
+    before, strange = planned(files, lora, Options("auto")), open_checkpoint(files.stranger)
+    state = dict(files.target_state)
+    for name in moving.sample(before):
+        layer = before.pairs[name].target
+        key = builders.UNET + layer.removeprefix("unet.") + ".weight"
+        state[key] = strange.stored(layer).clone()
+    found, shown = surveyed(files, lora, Options("auto"), builders.save(state, tmp_path / "odd.safetensors"))
+    similarities = [record.similarity for record in shown.report.records]
+    assert statistics.median(similarities) > 0.8
+    assert found.report.declined == shown.report.declined is not None
 
 
 def test_strangers_too(files: Files, lora: Path, large: list[int]) -> None:

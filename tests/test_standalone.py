@@ -28,7 +28,8 @@ def shallow_vae() -> AutoencoderKL:
 def sizes(folder: Path, *names: str) -> list[tuple[int, int]]:
     host = Standalone(folder)
     shots = [Shot(name, host.bases()[name], None) for name in names]
-    return [picture.size for picture in host.pictures(shots, "guitar", 7, 1, None, lambda done, total, name: None)]
+    pictures, _ = host.pictures(shots, "guitar", 7, 1, None, lambda done, total, name: None)
+    return [picture.size for picture in pictures]
 
 
 def test_sdxl_and_checkpoints_without_a_yaml_are_compared(tmp_path: Path) -> None:

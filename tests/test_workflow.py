@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lorax.catalog import Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Saving
-from lorax.workflow import Destination, Memory, Request, analyse, transfer
+from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 from tests import builders
 from tests.conftest import Files
 
@@ -36,6 +37,7 @@ def folder(files: Files, tmp_path: Path) -> Path:
     builders.save_lora(models / "Lora" / "styles" / "two.safetensors", files.deltas)
     (models / "Lora" / "broken.safetensors").write_bytes(b"no tensors")
     (models / "notes.ckpt").write_bytes(b"no checkpoint")
+    shutil.copy(models / "Lora" / "one.safetensors", models / "Lora" / "LOUD.SAFETENSORS")
     return models
 
 
@@ -52,7 +54,7 @@ def made(folder: Path) -> list[str]:
 def test_a_folder_is_sorted_into_bases_and_adapters(folder: Path) -> None:
     host = Standalone(folder)
     assert set(host.bases()) == {"base", "target"}
-    assert {"Lora/one", "Lora/styles/two"} <= set(host.adapters())
+    assert {"Lora/one", "Lora/styles/two", "Lora/LOUD"} <= set(host.adapters())
     assert host.adapter_folder == folder / "Lora"
     with pytest.raises(LoraxError, match="no such folder"):
         Standalone(folder / "absent")
@@ -85,9 +87,12 @@ def test_a_base_is_proposed_by_hash_or_by_name(files: Files, folder: Path, tmp_p
 
 def test_several_adapters(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    results = transfer(
-        request(folder, "one", "styles/two"), Destination(folder / "Lora"), lambda done, total, text: seen.append((done, total))
-    )
+
+    def progress(done: int, total: int, text: str) -> None:
+        if ": layer" in text:
+            seen.append((done, total))
+
+    results = transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), progress)
     assert [result.written for result in results] == [
         folder / "Lora" / "one-target.safetensors",
         folder / "Lora" / "styles" / "two-target.safetensors",
@@ -112,6 +117,33 @@ def test_a_stop_during_the_second_adapter_leaves_nothing(folder: Path) -> None:
     with pytest.raises(Interrupted):
         transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), stop)
     assert made(folder) == []
+
+
+@pytest.mark.parametrize("moment", ["hashing base: 0", "hashing target: 0", "writing one-target", "writing two-target", ""])
+def test_a_stop_when_all_is_computed_leaves_nothing(folder: Path, moment: str) -> None:
+    """The bases are read once more for their hashes, which takes long; the last moment is before the files take their places."""
+    texts: list[str] = []
+
+    def stop(done: int, total: int, text: str) -> None:
+        texts.append(text)
+        if (text.startswith(moment) and moment) or text == moment:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), stop)
+    assert ("writing two-target.safetensors" in texts) is (moment in ("writing two-target", ""))
+    assert made(folder) == []
+
+
+@pytest.mark.parametrize(("save_as", "hashed"), [("lora", {"base", "target"}), ("lora-x", {"base"})])
+def test_only_what_is_hashed_is_told_of(folder: Path, save_as: str, hashed: set[str]) -> None:
+    asked, texts = request(folder, "one"), list[str]()
+    known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
+    for number, (one, expected) in enumerate(((asked, hashed), (known, set[str]()))):
+        texts.clear()
+        destination = Destination(folder / "Lora", name=str(number), saving=Saving(save_as))
+        transfer(one, destination, lambda done, total, text: texts.append(text))
+        assert {text.split()[1].rstrip(":") for text in texts if text.startswith("hashing")} == expected
 
 
 def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path) -> None:
@@ -149,7 +181,7 @@ def test_name_and_subfolder(folder: Path) -> None:
 
 def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) -> None:
     def never(done: int, total: int, text: str) -> None:
-        raise AssertionError("computed again")
+        assert ": layer" not in text, "computed again"
 
     memory, asked = Memory(), request(folder, "one", "styles/two")
     analysed = analyse(asked, silent, memory)
@@ -170,6 +202,28 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
     for change in changes.values():
         with pytest.raises(AssertionError, match="computed again"):
             analyse(change(), never, memory)
+
+
+def test_a_hash_that_the_host_knows_is_not_computed(folder: Path) -> None:
+    """It takes longer than a copy."""
+    asked = request(folder, "one")
+    known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
+    found = transfer(known, Destination(folder / "Lora"), silent)[0].written
+    assert found is not None
+    header = builders.header(found)
+    assert (header["lorax_source_model_hash"], header["ss_new_sd_model_hash"]) == ("a" * 64, "b" * 64)
+
+
+def test_analyse_measures_every_layer_also_after_a_transfer(folder: Path, large: list[int]) -> None:
+    memory, asked = Memory(), request(folder, "one")
+
+    def measured(result: Result) -> int:
+        return sum(record.similarity is not None for record in result.report.records)
+
+    (moved,) = transfer(asked, Destination(folder / "Lora"), silent, memory)
+    (analysed,) = analyse(asked, silent, memory)
+    (again,) = transfer(asked, Destination(folder / "Lora", name="again"), silent, memory)
+    assert measured(moved) < measured(analysed) == measured(again) == len(analysed.report.records)
 
 
 def test_what_is_large_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

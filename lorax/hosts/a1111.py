@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
 
+from lorax.cache import Cache
 from lorax.catalog import Model
-from lorax.errors import Interrupted
+from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.a1111_network import SCRIPT
-from lorax.hosts.a1111_settings import stored
+from lorax.hosts.a1111_settings import cache, stored
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Job, Turns
 from lorax.transfer import Progress
@@ -47,6 +48,10 @@ class A1111:
         paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
         return {path.stem: Model(path.stem, path) for path in paths}
 
+    def prompt_names(self) -> Mapping[str, Path]:
+        self.refresh()  # the host knows a file by its name without folders, and of several by that which it finds last
+        return {name: model.path for name, model in self.adapters().items()}
+
     def loaded(self) -> str | None:
         model = sd_models.model_data.sd_model  # shared.sd_model would load one
         info = model.sd_checkpoint_info if model else sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
@@ -59,6 +64,9 @@ class A1111:
 
     def defaults(self) -> Mapping[str, Any]:
         return stored()
+
+    def cache(self) -> Cache | None:
+        return cache()
 
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
@@ -103,17 +111,21 @@ class A1111:
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> list[Any]:
+    ) -> tuple[list[Any], list[str]]:
         """Must be called in the host's queue, as ``handler`` does."""
-        tags = {shot.title: self.tag(shot.adapter.path) if shot.adapter else "" for shot in shots}
-        for tag in filter(None, tags.values()):  # a prompt that came from txt2img may hold them
-            prompt = re.sub(re.escape(tag[:-2]) + r"[^>]*>", "", prompt)
-        drawn = []
+        if (networks := _networks()) is None:
+            raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
+        adapters = {shot.adapter.path for shot in shots if shot.adapter}
+        names = [name for name, found in networks.available_network_aliases.items() if Path(found.filename) in adapters]
+        for name in names:  # a prompt that came from txt2img may hold them
+            prompt = re.sub(rf"<(?:lora|lyco):{re.escape(name)}(?::[^>]*)?>", "", prompt)
+        drawn, said = [], []
         try:
             for done, shot in enumerate(shots):
                 progress(done, len(shots), shot.title)
+                tag = self.tag(shot.adapter.path) if shot.adapter else ""
                 job = processing.StableDiffusionProcessingTxt2Img(
-                    prompt=f"{prompt} {tags[shot.title]}",
+                    prompt=f"{prompt} {tag}",
                     seed=seed,
                     steps=steps,
                     width=size,
@@ -124,13 +136,15 @@ class A1111:
                 )
                 job.scripts, job.script_args = _fitting(), ()
                 try:
-                    drawn += processing.process_images(job).images[:1]
+                    processed = processing.process_images(job)
+                    drawn += processed.images[:1]
+                    said += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
                 finally:
                     job.close()
             progress(len(shots), len(shots), "")  # a stop during the last one
         finally:
             sd_models.reload_model_weights()  # what was loaded before
-        return drawn
+        return drawn, said
 
 
 def guards(app: Any) -> list[Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.transfer import Progress
 
@@ -34,6 +35,9 @@ class Host(Protocol):
 
     def adapters(self) -> dict[str, Model]: ...
 
+    def prompt_names(self) -> Mapping[str, Path]:
+        """Name of a LoRA in prompts -> the file, as the disk is now. Empty in a host without prompts."""
+
     def loaded(self) -> str | None:
         """Name of the base that the host has loaded."""
 
@@ -42,6 +46,9 @@ class Host(Protocol):
 
     def defaults(self) -> Mapping[str, Any]:
         """Defaults of options that the user has set in the host, by the options' names."""
+
+    def cache(self) -> Cache | None:
+        """Where what is found of the bases is kept, if it is to be kept."""
 
     def device(self) -> str:
         """The device that ``auto`` stands for."""
@@ -63,5 +70,8 @@ class Host(Protocol):
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> list[Any]:
-        """A PIL image per shot. What was loaded before is loaded again at the end. Raises LoraxError where it cannot."""
+    ) -> tuple[list[Any], list[str]]:
+        """A PIL image per shot, and what the host has to say of them, as of a LoRA that was not applied.
+
+        What was loaded before is loaded again at the end. Raises LoraxError where a shot cannot be drawn.
+        """

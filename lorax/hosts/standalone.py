@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
@@ -21,16 +22,16 @@ ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
 
 
 class Standalone:
-    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers."""
+    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers. ``cache``: what ``Host.cache`` is to be."""
 
     notice = ""
     picture_size: int | None = None
     has_prompt = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
         if not folder.is_dir():
             raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
-        self.folder = folder
+        self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
         self._alone, self._turns = threading.Lock(), Turns()
         self._found: dict[str, dict[str, Model]] = {}
@@ -42,19 +43,25 @@ class Standalone:
     def adapters(self) -> dict[str, Model]:
         return self._found["adapter"]
 
+    def prompt_names(self) -> Mapping[str, Path]:
+        return {}
+
     def loaded(self) -> str | None:
         return None
 
     def refresh(self) -> None:
         found: dict[str, dict[str, Model]] = {"base": {}, "adapter": {}, "": {}}
         for path in sorted(self.folder.rglob("*")):
-            if path.suffix in SUFFIXES and path.is_file():
+            if path.suffix.lower() in SUFFIXES and path.is_file():
                 name = path.relative_to(self.folder).with_suffix("").as_posix()
                 found[_kind(path, path.stat().st_mtime_ns)][name] = Model(name, path)
         self._found = found
 
     def defaults(self) -> Mapping[str, Any]:
         return {}
+
+    def cache(self) -> Cache | None:
+        return self._cache
 
     def device(self) -> str:
         return "auto"
@@ -89,7 +96,7 @@ class Standalone:
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> list[Any]:
+    ) -> tuple[list[Any], list[str]]:
         try:
             from lorax.runner import Runner
         except ModuleNotFoundError as error:
@@ -107,7 +114,7 @@ class Standalone:
             with runner.adapted(shot.adapter.path if shot.adapter else None):
                 picture = runner.sample([prompt], [seed], steps=steps)[0]
             drawn.append(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
-        return drawn
+        return drawn, []
 
 
 @lru_cache(maxsize=4096)

@@ -27,11 +27,11 @@ def key(bases: Bases) -> str:
 def to_entry(bases: Bases) -> Entry | None:
     """What was computed; None if that was nothing, or not worth keeping."""
     known = bases.computed()
-    if known.r is None or not (bases.source.has_worked or bases.target.has_worked):
+    if not (bases.source.has_worked or bases.target.has_worked):
         return None
     tensors: dict[str, torch.Tensor] = {}
     for side, of in (("source", bases.source), ("target", bases.target)):
-        if (basis := of.basis_of(known.r)) is not None:
+        if known.r is not None and (basis := of.basis_of(known.r)) is not None:
             parts = {"near": basis.near, "S": basis.S, "far": basis.far}
             tensors |= {f"{side}.{part}": tensor.contiguous().cpu() for part, tensor in parts.items() if tensor is not None}
     return Entry(tensors, {"known": json.dumps([known.r, known.similarity])})
@@ -40,7 +40,10 @@ def to_entry(bases: Bases) -> Entry | None:
 def from_entry(entry: Entry, bases: Bases) -> Bases:
     """The bases with what was kept of them. Raises ValueError, KeyError or TypeError where the entry is not one of theirs."""
     r, similarity = json.loads(entry.notes["known"])
-    if not 0 < int(r) <= min(bases.source.p, bases.target.p):
+    known = Known(None if r is None else int(r), None if similarity is None else float(similarity))
+    if known.r is None:
+        return Bases(bases.source, bases.target, bases.rule, known)
+    if not 0 < known.r <= min(bases.source.p, bases.target.p):
         raise ValueError(r)
     sides = []
     for side, of in (("source", bases.source), ("target", bases.target)):
@@ -51,7 +54,7 @@ def from_entry(entry: Entry, bases: Bases) -> Bases:
         if near.shape != (of.p, r) or S.shape != (r,):
             raise ValueError(near.shape)
         sides.append(Decomposition(of.stored, Basis.of(of.stored, near, S, far)))
-    return Bases(sides[0], sides[1], bases.rule, Known(int(r), None if similarity is None else float(similarity)))
+    return Bases(sides[0], sides[1], bases.rule, known)
 
 
 def _bytes(W: torch.Tensor) -> memoryview:

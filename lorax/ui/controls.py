@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from lorax.errors import LoraxError
 from lorax.options import Option, declared
 
 T = TypeVar("T")
@@ -35,13 +34,4 @@ def control(option: Option, default: Any) -> Any:
 def chosen(declaration: type[T], values: Sequence[Any]) -> T:
     """What the controls of a declaration hold. Raises LoraxError where that is not what the option expects."""
     pairs = zip(declared(declaration), values, strict=True)
-    return declaration(**{option.name: _parsed(option, value) for option, value in pairs})
-
-
-def _parsed(option: Option, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return option.default
-    try:
-        return option.kind(value.strip() if isinstance(value, str) else value)
-    except ValueError:
-        raise LoraxError(f"{option.label} {value!r}: expected a number.") from None
+    return declaration(**{option.name: option.parse(value) for option, value in pairs})

@@ -11,6 +11,7 @@ import gradio as gr
 
 from lorax.catalog import Facts, Model, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
+from lorax.formats import open_adapter
 from lorax.hosts.base import Host, Shot
 from lorax.options import Options, Saving, declared
 from lorax.transfer import Progress
@@ -26,7 +27,7 @@ class Handlers:
     """The first values of a job's handler are source, target, LoRAs and the controls of ``Options``."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.memory = host, Memory()
+        self.host, self.memory = host, Memory(host.cache())
 
     # What is there to choose
 
@@ -141,10 +142,12 @@ class Handlers:
     def transfer(self, progress: Progress, *values: Any) -> list[Any]:
         *given, name, subfolder = values[: -len(declared(Saving))]
         request, saving = self._request(given), chosen(Saving, values[-len(declared(Saving)) :])
-        destination = Destination(self.host.adapter_folder, subfolder.strip(), name.strip(), saving)
+        folder = self.host.adapter_folder
+        destination = Destination(folder, subfolder.strip(), name.strip(), saving, self.host.prompt_names)
         results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
-        moved = {r.written.stem: (r.adapter.name, str(r.written)) for r in results if r.written}
+        files = {r.written.relative_to(folder).with_suffix("").as_posix(): r for r in results if r.written}
+        moved = {name: (r.adapter.name, str(r.written)) for name, r in files.items()}
         tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]
         state = {"source": request.source.name, "target": request.target.name, "moved": moved}
         return [
@@ -163,17 +166,19 @@ class Handlers:
         if not state or which is None or which not in state["moved"]:
             raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
         bases, (name, path) = self.host.bases(), state["moved"][which]
-        source, target = bases[state["source"]], bases[state["target"]]
-        adapter, moved = self.host.adapters()[name], Model(which, Path(path))
+        source, target = _listed(bases, state["source"]), _listed(bases, state["target"])
+        adapter, moved = _listed(self.host.adapters(), name), _listed({which: Model(which, Path(path))}, which)
+        copied = [Shot(f"{words.short(target.name)} with a plain copy", target, adapter)]
         shots = [
             Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
             Shot(f"{words.short(target.name)} alone", target, None),
-            Shot(f"{words.short(target.name)} with a plain copy", target, adapter),
+            *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file fits itself: it makes no plain copy
             Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
         ]
-        pictures = self.host.pictures(shots, prompt, int(seed), int(steps), int(size) if size else None, progress)
+        pictures, said = self.host.pictures(shots, prompt, int(seed), int(steps), int(size) if size else None, progress)
         captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
-        return [gr.update(value=captioned, visible=True), words.message("Done.", "done")]
+        status = "".join(words.message(text, "warning") for text in said) or words.message("Done.", "done")
+        return [gr.update(value=captioned, visible=True), status]
 
     def _request(self, values: Sequence[Any]) -> Request:
         source, target, adapters, *options = values
@@ -193,3 +198,10 @@ class Handlers:
     def _adapters(self, labels: list[str] | None) -> list[Model]:
         names, adapters = self._labels(), self.host.adapters()
         return [adapters[names[label]] for label in labels or [] if label in names]
+
+
+def _listed(models: dict[str, Model], name: str) -> Model:
+    """Raises LoraxError where it is there no more."""
+    if name not in models or not models[name].path.exists():
+        raise LoraxError(f"{name}: not there any more, though it was at the transfer. Choose another, and transfer again.")
+    return models[name]

@@ -22,10 +22,10 @@ class CheckpointInfo:
 
 class NetworkOnDisk:
     def __init__(self, name, filename):
-        self.name, self.filename = name, filename
+        self.name, self.filename, self.alias = name, filename, f"{name} by its author"
 
     def get_alias(self):
-        return self.name
+        return self.name  # as the setting "When adding to prompt, refer to Lora by" may say
 
 
 class OptionInfo:
@@ -88,14 +88,15 @@ class StableDiffusionProcessingTxt2Img:
 
 
 class Double:
-    """The modules by name. Callbacks land in ``callbacks``; ``drawn`` keeps what pictures were asked for, and
-    ``reloaded`` counts returns to the loaded checkpoint."""
+    """The modules by name. Callbacks land in ``callbacks``; ``drawn`` keeps what pictures were asked for, ``comments``
+    is what the host says of one, and ``reloaded`` counts returns to the loaded checkpoint."""
 
     def __init__(self, models: Path) -> None:
         checkpoints, loras = models / "Stable-diffusion", models / "Lora"
         self.callbacks: dict[str, Any] = {}
         self.reloaded = 0
         self.drawn: list[dict] = []
+        self.comments = ""
         infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
 
         def on_ui_tabs(callback, *, name=None):
@@ -118,7 +119,7 @@ class Double:
 
         def process_images(p):
             self.drawn.append({**p.given, "scripts": p.scripts, "script_args": p.script_args})
-            return SimpleNamespace(images=[Image.new("RGB", (8, 8))])
+            return SimpleNamespace(images=[Image.new("RGB", (8, 8))], comments=self.comments)
 
         queue_lock, state = threading.Lock(), State()
 
@@ -137,6 +138,9 @@ class Double:
             found = {path.stem: NetworkOnDisk(path.stem, str(path)) for path in sorted(loras.rglob("*.safetensors"))}
             self.modules["networks"].available_networks.clear()
             self.modules["networks"].available_networks.update(found)
+            aliases = self.modules["networks"].available_network_aliases
+            aliases.clear()
+            aliases.update({name: network for network in found.values() for name in (network.name, network.alias)})
 
         contents: dict[str, dict[str, Any]] = {
             "script_callbacks": {
@@ -165,7 +169,11 @@ class Double:
                 "state": state,
                 "OptionInfo": OptionInfo,
             },
-            "networks": {"available_networks": {}, "list_available_networks": list_available_networks},
+            "networks": {
+                "available_networks": {},
+                "available_network_aliases": {},
+                "list_available_networks": list_available_networks,
+            },
         }
         self.modules = {name: ModuleType(name) for name in contents}
         for name, content in contents.items():

@@ -12,7 +12,8 @@ import pytest
 from lorax.catalog import Model
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
-from lorax.options import Options, declared
+from lorax.options import Options, Saving, declared
+from lorax.workflow import Destination, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -98,6 +99,13 @@ def test_a_cache_folder_that_cannot_be_is_refused(double: Double, host: Any, tmp
         options.data_labels["lorax_cache_folder"].onchange()
 
 
+def test_fitting_happens_where_the_settings_page_says(double: Double) -> None:
+    device = loaded().device
+    assert device() == "auto"
+    double.modules["shared"].opts.data["lorax_device"] = "cpu"
+    assert device() == "cpu"
+
+
 def test_without_network_types_the_script_has_none(double: Double) -> None:
     assert loaded().LoraxNetworks is None
 
@@ -120,6 +128,27 @@ def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPa
     assert "Lora is disabled" in host.notice
     assert "contrast-base" in host.adapters()
     assert host.tag(Path("x.safetensors")) == "<lora:x:1>"
+    with pytest.raises(LoraxError, match="extension Lora, which is disabled"):
+        host.pictures([], "cat", 7, 5, 64, lambda done, total, text: None)
+    assert double.drawn == []
+
+
+def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) -> None:
+    folder, bases, lora = host.adapter_folder, host.bases(), host.adapters()["contrast-base"]
+    asked = Request(bases["base.safetensors"], bases["finetune.safetensors"], [lora], Options("copy"))
+    (folder / "zz").mkdir()
+    known = folder / "zz" / "contrast-base-finetune.safetensors"
+    known.write_bytes(lora.path.read_bytes())  # the host has not looked since
+    before = sorted(folder.rglob("*"))
+
+    def into(subfolder: str) -> None:
+        saving = Saving(overwrite=True)
+        transfer(asked, Destination(folder, subfolder, saving=saving, prompt_names=host.prompt_names), lambda *given: None)
+
+    with pytest.raises(LoraxError, match=f"could not be told from {known}"):
+        into("")
+    assert sorted(folder.rglob("*")) == before
+    into("zz")  # where it is the file that is to be replaced
 
 
 def test_a_job_reports_to_the_hosts_state_and_can_be_interrupted(double: Double, host: Any) -> None:
@@ -146,9 +175,14 @@ def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> 
 def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
     shots = [Shot("with", bases["finetune.safetensors"], lora), Shot("alone", bases["finetune.safetensors"], None)]
-    prompt = "cat <lora:contrast-base:0.5> face"
-    assert len(host.pictures(shots, prompt, 7, 5, 64, lambda done, total, text: None)) == 2
-    assert [drawn["prompt"].split() for drawn in double.drawn] == [["cat", "face", "<lora:contrast-base:1>"], ["cat", "face"]]
+    named = ("<lora:contrast-base:0.5>", "<lora:contrast-base>", "<lyco:contrast-base by its author:1:te=0>")
+    prompt = f"cat {' '.join(named)} face <lora:contrast-pruned:1>"
+    double.comments = "Lora not found: x\n"
+    drawn, said = host.pictures(shots, prompt, 7, 5, 64, lambda done, total, text: None)
+    assert len(drawn) == 2
+    assert said == ["with: Lora not found: x", "alone: Lora not found: x"]
+    left = ["cat", "face", "<lora:contrast-pruned:1>"]  # which is another
+    assert [drawn["prompt"].split() for drawn in double.drawn] == [[*left, "<lora:contrast-base:1>"], left]
     assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
     assert double.reloaded == 1
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from lorax.hosts.standalone import Standalone
 from lorax.moving import Pass
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
@@ -54,6 +57,20 @@ def test_transfer(server: str, models: Path) -> None:
     job = finished(server, call(server, "transfer", asked))
     assert job["state"] == "failed"
     assert "exists already" in job["error"]
+
+
+def test_what_is_not_given_is_as_the_settings_page_says(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Standalone, "defaults", lambda self: {"method": "copy", "max_rank": "2", "dtype": "fp32"})
+    job = finished(server, call(server, "transfer", MOVE))
+    (report,) = (result["report"] for result in job["results"])
+    assert (report["method"], {layer["rank"] for layer in report["layers"]}) == ("copy", {2})
+    tensors = load_file(models / "Lora" / job["results"][0]["written"])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    job = finished(server, call(server, "analyse", MOVE | {"options": {"method": "lorax", "max_rank": None}}))
+    (report,) = (result["report"] for result in job["results"])
+    assert (report["method"], max(layer["rank"] or 0 for layer in report["layers"])) == ("lorax", 4)
+    monkeypatch.setattr(Standalone, "defaults", lambda self: {"max_rank": "many"})
+    assert "Largest rank 'many'" in refused(server, "transfer", MOVE)[1]
 
 
 def test_a_lorax_file(server: str, models: Path) -> None:

@@ -6,12 +6,15 @@ Needs ``LORAX_WEBUI_DIR``: a WebUI v1.10.1 with its ``venv``; and playwright, wi
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.ui.conftest import pick
 from tests.webui.page import LORA, MORE, Page, opened, shoot
@@ -144,6 +147,31 @@ def test_a_lorax_file_is_compared_as_it_acts_in_prompts(page: Any, ui: Page) -> 
     _, alone, copied, moved = compared(page)
     assert abs(moved - copied).max() <= 1
     assert abs(moved - alone).max() >= 8
+
+
+def test_a_lorax_file_that_is_not_applied_is_told_of(page: Any, ui: Page) -> None:
+    page.click("#lorax_options .label-wrap")
+    pick(page, "#lorax_save_as", "lora-x")
+    page.click("#lorax_transfer")
+    page.wait_for_selector("#lorax_written .lorax-done")
+    written = ui.loras / f"{LORA}-lorax.safetensors"
+    with safe_open(written, "pt") as file:
+        save_file(load_file(written), written, file.metadata() | {"lorax_format": "99"})
+    compared(page)
+    page.wait_for_selector("#lorax_status .lorax-warning")
+    status = page.inner_text("#lorax_status")
+    assert f"finetune with the moved LoRA: LoRA-X, {LORA}-lorax: " in status
+    assert "format 99" in status
+
+
+def test_a_name_that_prompts_would_take_for_another_file_is_refused(page: Any, ui: Page) -> None:
+    known = ui.loras / "zz" / f"{LORA}-finetune.safetensors"
+    known.parent.mkdir(exist_ok=True)
+    shutil.copy(ui.loras / f"{LORA}.safetensors", known)
+    page.click("#lorax_transfer")
+    page.wait_for_selector("#lorax_status .lorax-error")
+    assert f"could not be told from {known}" in page.inner_text("#lorax_status")
+    assert ui.moved() == [known.name]
 
 
 def test_a_card_is_sent_to_the_tab(page: Any) -> None:

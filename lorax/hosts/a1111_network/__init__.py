@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 SCRIPT = "LoraxNetworks"  # name of the script class
 
 
-def register(cache: Callable[[], Cache]) -> type | None:
+def register(cache: Callable[[], Cache], device: Callable[[], str] = lambda: "auto") -> type | None:
     """Register the network type; return the script class that fits networks, or None in a host without network types.
 
     That is one whose built-in Lora extension is disabled, or whose own does not have them.
 
     For a module in ``scripts/``, in whose namespace the WebUI looks for script classes: ``LoraxNetworks = register(...)``.
-    ``cache`` is called once, when the first network is fitted. May be called again after Reload UI.
+    ``cache`` is called once, when the first network is fitted; ``device`` for each, and ``auto`` is the host's own. May be called
+    again after Reload UI.
     """
     try:
         import networks
@@ -35,4 +36,4 @@ def register(cache: Callable[[], Cache]) -> type | None:
 
     kept = [kind for kind in kinds if type(kind).__name__ != ModuleTypeLorax.__name__]
     kinds[:] = [ModuleTypeLorax(), *kept]  # first, so that no other type claims a layer's alpha
-    return make_script(cache)
+    return make_script(cache, device)

@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
 
 
-def make_script(cache: Callable[[], Cache]) -> type:
+def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
     """The script class through which the host tells that networks were activated."""
-    activation = Activation(cache)
+    activation = Activation(cache, device)
 
     class LoraxNetworks(scripts.Script):
         def title(self) -> str:
@@ -45,8 +45,8 @@ def make_script(cache: Callable[[], Cache]) -> type:
 
 
 class Activation:
-    def __init__(self, cache: Callable[[], Cache]) -> None:
-        self._make_cache = cache
+    def __init__(self, cache: Callable[[], Cache], device: Callable[[], str]) -> None:
+        self._make_cache, self._wanted_device = cache, device
 
     @cached_property
     def _fitter(self) -> Fitter:
@@ -95,10 +95,16 @@ class Activation:
 
     def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
         try:
-            return self._fitter.fit(file, target, _device(), progress)
+            return self._fitter.fit(file, target, self._device(), progress)
         except torch.cuda.OutOfMemoryError:  # the model is there already
             devices.torch_gc()
             return self._fitter.fit(file, target, "cpu", progress)
+
+    def _device(self) -> str:
+        if (wanted := self._wanted_device()) != "auto":
+            return wanted
+        device = devices.device
+        return str(device) if device.type in ("cpu", "cuda", "mps") else "cpu"
 
 
 def is_lorax(net: Any) -> bool:
@@ -152,11 +158,6 @@ def apply_anew(fits: dict[str, Any]) -> None:
         processing.StableDiffusionProcessingTxt2Img.cached_hr_uc,
     ):
         encoded[:] = [None, None]
-
-
-def _device() -> str:
-    device = devices.device
-    return str(device) if device.type in ("cpu", "cuda", "mps") else "cpu"
 
 
 def _progress(name: str) -> Progress:
