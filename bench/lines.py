@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.layers import BASES, Layers, Shape
-from bench.measure import Clock, error, full_svd, move, peak_memory, read, seconds
+from bench.measure import Clock, error, full_svd, move, peak_memory, read, seconds, spectra
 from bench.synthetic import Relatives
 from lorax.options import Options
 
 QUICK: tuple[Shape, ...] = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120))
 WIDEST: Shape = (1280, 23040)  # the largest layer of SD 1.5, a convolution
-EACH = 4  # layers of a shape that are moved to find the time of one
+EACH = max(2, torch.get_num_threads())  # layers of a shape that are moved to find the time of one: as many as side by side
 SMALL: Shape = (64, 64)
 FIXED: dict[str, Any] = {"rank": "25%", "threshold": 0.0}  # with which nothing of the source is needed
 
@@ -50,6 +50,7 @@ class Times(NamedTuple):
     """Seconds for one layer, which stands for all of its shape."""
 
     svd: float  # full SVD of both bases
+    spectra: float  # both bases' singular values alone, without which the default rank is not known
     cold: float  # lorax at default options
     fixed: float  # lorax with FIXED
     warm: float  # lorax at default options, with what another adapter left in the cache
@@ -71,6 +72,10 @@ def lines(folder: Path, device: str, quick: bool, repeats: int, clock: Clock) ->
         yield at_least(
             f"{name}: full SVD of both, against lorax", total.svd / total.cold, 10, _seconds(total.svd, total.cold, of)
         )
+        most = total.svd / total.spectra
+        yield Line(
+            f"{name}: the same if nothing but both spectra were computed", most, "times", note=_seconds(total.svd, total.spectra)
+        )
         name_fixed = f"{name}: full SVD of both, against lorax --rank 25% --threshold 0"
         yield at_least(name_fixed, total.svd / total.fixed, 10, _seconds(total.svd, total.fixed))
         yield at_least(f"{name}: lorax, cold against warm", total.cold / total.warm, 10, _seconds(total.cold, total.warm))
@@ -89,7 +94,12 @@ def decompositions(device: str, repeats: int, clock: Clock) -> Iterator[Line]:
     """What bounds a projection: of a square matrix in float32, by how many products it is decomposed."""
     A = torch.randn(1280, 1280, device=device)
     product = seconds(lambda: (A @ A).norm().item(), repeats + 2, clock)
-    for name, decompose in (("eigenvectors", torch.linalg.eigh), ("full SVD", torch.linalg.svd)):
+    steps = (
+        ("eigenvectors", torch.linalg.eigh),
+        ("eigenvalues", lambda A: [torch.linalg.eigvalsh(A)]),
+        ("full SVD", torch.linalg.svd),
+    )
+    for name, decompose in steps:
         taken = seconds(lambda decompose=decompose: decompose(A)[0].norm().item(), repeats, clock)  # type: ignore[misc]
         yield Line(f"{name} of 1280 x 1280", taken / product, "matrix products", note=_seconds(taken, product))
 
@@ -103,8 +113,9 @@ def times_of(relatives: Relatives, shape: Shape, device: str, cache: Path, repea
         return seconds(lambda: move(relatives, layers, options, adapters=adapters, cache=cache), repeats, clock) / EACH
 
     svd, cold, fixed = seconds(lambda: full_svd(relatives, shape, device), repeats, clock), one(), one(**FIXED)
+    values = seconds(lambda: spectra(relatives, shape, device, EACH), repeats, clock) / EACH
     move(relatives, layers, Options("lorax", device=device), rank=4, cache=cache)
-    return Times(svd, cold, fixed, warm=one(cache=cache), ten=one(adapters=10))
+    return Times(svd, values, cold, fixed, warm=one(cache=cache), ten=one(adapters=10))
 
 
 def against_reading(relatives: Relatives, layers: Layers, device: str, repeats: int, clock: Clock) -> Iterator[Line]:

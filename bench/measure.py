@@ -14,9 +14,12 @@ from bench.layers import Layers, Shape
 from bench.synthetic import Relatives
 from lorax.adapter import LowRank
 from lorax.cache import Cache
+from lorax.checkpoint import Checkpoint
 from lorax.methods import METHODS, Bases
 from lorax.options import Options
+from lorax.streaming import Stream
 from lorax.subspace import Decomposition, RankRule
+from lorax.subspace.gram import Gram, lower_gram
 from lorax.transfer import run_all
 
 Clock = Callable[[], float]
@@ -45,6 +48,18 @@ def full_svd(relatives: Relatives, shape: Shape, device: str) -> None:
         torch.linalg.svd(base.weight("unet.layer").to(device).float(), full_matrices=False)
     if device != "cpu":
         torch.cuda.synchronize()
+
+
+def spectra(relatives: Relatives, shape: Shape, device: str, layers: int) -> None:
+    """The singular values of both bases' layers and nothing else, as ``lorax`` would find them: what it cannot do without."""
+    bases = relatives.open({"unet.layer": shape})
+    stream = Stream(torch.device(device), lambda base: 0, lambda base, device: base.weight("unet.layer", device), _values)
+    for _ in stream(bases * layers):
+        pass
+
+
+def _values(base: Checkpoint, W: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.eigvalsh(lower_gram(Gram(W).tall))
 
 
 def read(relatives: Relatives, layers: Layers) -> None:

@@ -18,7 +18,7 @@ def plot(folder: Path, device: str, quick: bool, path: Path, clock: Clock) -> No
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    relatives, most = Relatives.make(folder, [SHAPE]), 8 if quick else 64
+    relatives, most, repeats = Relatives.make(folder, [SHAPE]), 8 if quick else 64, 1 if quick else 3
     panels = {
         "layers": [(n, {"layers": n}) for n in (most // 4, most // 2, most)],
         "rank of the LoRA": [(n, {"rank": n}) for n in (8, 32, 128)],
@@ -27,10 +27,10 @@ def plot(folder: Path, device: str, quick: bool, path: Path, clock: Clock) -> No
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.2), sharey=True, layout="constrained")
     for axis, (name, points) in zip(axes, panels.items(), strict=True):
         for method in ("lorax", "copy"):
-            times = [_time(relatives, method, device, clock, **{"layers": most, **given}) for _, given in points]
+            times = [_time(relatives, method, device, repeats, clock, **{"layers": most, **given}) for _, given in points]
             axis.plot([x for x, _ in points], times, "o-", label=method)
         axis.set_xlabel(name)
-    one = seconds(lambda: full_svd(relatives, SHAPE, device), 3, clock)
+    one = seconds(lambda: full_svd(relatives, SHAPE, device), repeats, clock)
     axes[0].plot([x for x, _ in panels["layers"]], [x * one for x, _ in panels["layers"]], "--", label="full SVD of both")
     axes[0].set_ylabel("seconds")
     axes[0].set_yscale("log")
@@ -39,6 +39,15 @@ def plot(folder: Path, device: str, quick: bool, path: Path, clock: Clock) -> No
     figure.savefig(path, dpi=110)
 
 
-def _time(relatives: Relatives, method: str, device: str, clock: Clock, layers: int, rank: int = 32, adapters: int = 1) -> float:
-    named = {f"unet.{number}": SHAPE for number in range(layers)}
-    return seconds(lambda: move(relatives, named, Options(method, device=device), rank=rank, adapters=adapters), 3, clock)
+def _time(
+    relatives: Relatives,
+    method: str,
+    device: str,
+    repeats: int,
+    clock: Clock,
+    layers: int,
+    rank: int = 32,
+    adapters: int = 1,
+) -> float:
+    named, options = {f"unet.{number}": SHAPE for number in range(layers)}, Options(method, device=device)
+    return seconds(lambda: move(relatives, named, options, rank=rank, adapters=adapters), repeats, clock)

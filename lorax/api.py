@@ -117,7 +117,7 @@ class Job:
 
 def router(host: Host) -> APIRouter:
     """The routes, over a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory()
+    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache())
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:

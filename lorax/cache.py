@@ -39,16 +39,22 @@ class Cache:
         self._memory: OrderedDict[str, Entry] = OrderedDict()
         self._lock = threading.Lock()  # a page's button clears while a picture is made
 
-    def get(self, key: str) -> Entry | None:
+    @property
+    def is_on_disk(self) -> bool:
+        return self.folder is not None and self.disk_limit > 0
+
+    def get(self, key: str, remember: bool = True) -> Entry | None:
+        """``remember``: whether it is kept in memory from now on; so for ``put``, which else keeps it on the disk alone."""
         with self._lock:
             entry = self._memory.get(key) or self._read(key)
-            if entry is not None:
+            if entry is not None and remember:
                 self._remember(key, entry)
             return entry
 
-    def put(self, key: str, entry: Entry) -> None:
+    def put(self, key: str, entry: Entry, remember: bool = True) -> None:
         with self._lock:
-            self._remember(key, entry)
+            if remember:
+                self._remember(key, entry)
             if self.folder is None or entry.size > self.disk_limit or self.disk_limit == 0:
                 return
             try:

@@ -16,7 +16,7 @@ from lorax.families import Family
 from lorax.layers import TEXT_MODEL, UNetNames
 from lorax.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.prediction import ZERO_SNR, prediction_of
-from lorax.tensors import Hashes, Part, TensorFile, hashes, is_finite
+from lorax.tensors import Hashes, Part, TensorFile, hashes, is_finite, legacy_hash
 
 
 class Checkpoint:
@@ -24,13 +24,19 @@ class Checkpoint:
 
     Only layers that an adapter can touch are listed: linear and convolution weights of the UNet and the text encoders.
     ``vectors`` are the parameters of one dimension, norms and biases: ``unet.out.0.weight`` -> size. Those of an encoder that is
-    stored as OpenCLIP names it are not listed.
+    stored as OpenCLIP names it are not listed. ``sha256``: of the file's content, where it is known.
     """
 
     def __init__(
-        self, path: Path, family: Family, names: UNetNames, where: Mapping[str, Part], vectors: Mapping[str, int] | None = None
+        self,
+        path: Path,
+        family: Family,
+        names: UNetNames,
+        where: Mapping[str, Part],
+        vectors: Mapping[str, int] | None = None,
+        sha256: str | None = None,
     ) -> None:
-        self.path, self.family, self.unet_names, self._where = path, family, names, where
+        self.path, self.family, self.unet_names, self._where, self._known = path, family, names, where, sha256
         self.layers = {layer: part.shape for layer, part in where.items()}
         self.vectors = vectors or {}
 
@@ -102,6 +108,8 @@ class Checkpoint:
 
     @cached_property
     def _hashes(self) -> Hashes:
+        if self._known and self.path.is_file():
+            return Hashes(self._known, legacy_hash(self.path))
         return hashes(*dict.fromkeys(part.file.path for part in self._where.values()))
 
     @cached_property
@@ -142,8 +150,8 @@ class Checkpoint:
         return component.kohya[0] + path.replace(".", "_")
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a base by its header.
+def open_checkpoint(path: Path | str, sha256: str | None = None) -> Checkpoint:
+    """Open a base by its header. ``sha256``: of the file's content, where it is known.
 
     That is a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, a UNet alone in such a file in either layout, or a folder
     that diffusers wrote. Raises LoraxError when it is not a base, UnsupportedFamily when it is one that is not supported.
@@ -166,7 +174,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
                 where[f"{component.name}.{parameter.removesuffix('.weight')}"] = part
             elif len(part.shape) == 1:
                 vectors[f"{component.name}.{parameter}"] = part.shape[0]
-    return Checkpoint(path, family, names, where, vectors)
+    return Checkpoint(path, family, names, where, vectors, sha256)
 
 
 def _supported(path: Path, layout: Layout) -> Family:

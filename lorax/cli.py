@@ -54,8 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move them to")
     _add_options(moving, Options)
     _add_options(moving, Running)
-    moving.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
-    moving.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
+    _add_cache(moving)
     moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
     moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the JSON there")
 
@@ -82,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--models", type=Path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
     command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
+    _add_cache(command)
     command.set_defaults(command=_serve)
 
     command = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
@@ -96,6 +96,11 @@ def _file_or_folder(text: str) -> Path:
     if text.endswith(("/", os.sep)) and not path.is_dir():
         raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")
     return path
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
+    parser.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
 
 
 def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
@@ -194,7 +199,7 @@ def _serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
 
-    serve(options.models, options.address, options.port)
+    serve(options.models, options.address, options.port, _cache(options))
     return 0
 
 
@@ -224,9 +229,12 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
 
 
 def _run(planned: list[Plan], options: argparse.Namespace) -> list[Moved]:
-    cache = Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run_all(planned, _progress(bar), cache)
+        return run_all(planned, _progress(bar), _cache(options))
+
+
+def _cache(options: argparse.Namespace) -> Cache | None:
+    return Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
 
 
 def _progress(bar: tqdm) -> Progress:

@@ -71,7 +71,7 @@ class Fitter:
         if self._is_source(adapter, base):
             fit = Fit(_encoded(base, _rebuilt(adapter, base, device, progress), dtype))
         elif (source := self._source(adapter)) is not None:
-            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress)
+            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress, self.cache)
             message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
         elif adapter.needs_source:

@@ -32,7 +32,8 @@ class Pass:
 
     def __init__(self, plans: Sequence[Plan], cache: Cache | None) -> None:
         self.plans, self.samples = plans, [sample(plan) for plan in plans]
-        self._cache = cache if METHODS[plans[0].options.method].gated else None  # the others measure too little to look it up
+        gated = METHODS[plans[0].options.method].gated  # the others measure too little to look it up
+        self._cache = cache if gated and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes, into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
@@ -92,7 +93,7 @@ class Pass:
             return
         key = kept.key(bases)
         try:
-            if (entry := self._cache.get(key)) is not None:
+            if (entry := self._cache.get(key, remember=False)) is not None:
                 bases = kept.from_entry(entry, bases)
         except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
             pass
@@ -100,7 +101,7 @@ class Pass:
         found = kept.to_entry(bases)
         if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
             self._written += found.size
-            self._cache.put(key, found)
+            self._cache.put(key, found, remember=False)  # a pass asks for each once, and for more than memory holds
 
     def _check_finite(self, task: Task, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Raise LoraxError if they are not. It takes longer than a copy, which reads no more than a part of them."""

@@ -168,10 +168,13 @@ class Saving:
 
 @dataclass(frozen=True)
 class Caching:
-    """How much is kept of what LoRA-X files were fitted to, by a host that fits them when a prompt names them."""
+    """How much a host keeps of LoRA-X files that it fitted, and of what methods that project find of the bases."""
 
     cache_folder: str = _option(
-        "", "Cache folder", "Where fitted LoRA-X files are kept; empty: lorax in the WebUI's own cache folder", example="a folder"
+        "",
+        "Cache folder",
+        "Where both are kept: fitted LoRA-X files, and what is found of bases; empty: lorax in the WebUI's own cache folder",
+        example="a folder",
     )
     cache_size: int = _option(4, "Cache size in GB", "What is used least goes first; 0 keeps nothing on the disk", bounds=(0, 64))
     cache_memory: int = _option(

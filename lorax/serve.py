@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from lorax.api import router
+from lorax.cache import Cache
 from lorax.hosts.base import Host
 from lorax.hosts.standalone import Standalone
 from lorax.ui.controls import js
@@ -15,9 +16,9 @@ from lorax.ui.tab import TITLE, build
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def serve(models: Path, address: str, port: int) -> None:
+def serve(models: Path, address: str, port: int, cache: Cache | None) -> None:
     """Serve until interrupted."""
-    page = open_page(Standalone(models), address, port)
+    page = open_page(Standalone(models, cache), address, port)
     print(f"LoRA-X serves {models} at {page.local_url}", flush=True)
     page.block_thread()
 

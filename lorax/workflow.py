@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from lorax import output
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
@@ -66,11 +67,15 @@ class Result:
 
 
 class Memory:
-    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large."""
+    """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large.
+
+    ``cache``: the host's, for what is found of the bases.
+    """
 
     LIMIT = 1 << 30  # bytes
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache = cache
         self._last: tuple[Hashable, list[Moved]] | None = None
 
     def of(self, key: Hashable) -> list[Moved] | None:
@@ -84,8 +89,9 @@ class Memory:
 
 def plans(request: Request) -> list[Plan]:
     """A plan for each adapter, all made before any work. Raises LoraxError when one of them does not fit the bases."""
-    source = open_checkpoint(request.source.path)
-    target = source if request.source.path == request.target.path else open_checkpoint(request.target.path)
+    source = open_checkpoint(request.source.path, request.source.sha256)
+    same = request.source.path == request.target.path
+    target = source if same else open_checkpoint(request.target.path, request.target.sha256)
     return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
 
 
@@ -127,6 +133,6 @@ def _run(request: Request, planned: list[Plan], progress: Progress, state: Hasha
     def show(done: int, total: int, layer: str) -> None:
         progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
 
-    moved = run_all(planned, show)
+    moved = run_all(planned, show, memory.cache)
     memory.keep(state, moved)
     return moved

@@ -120,6 +120,19 @@ def test_the_second_time_comes_from_the_cache(files: Files, file: Path, out: Pat
     assert_equal(tensors(again, files.pruned), tensors(first, files.pruned))
 
 
+def test_another_file_is_fitted_with_what_was_found_of_the_bases(files: Files, file: Path, out: Path, large: list[int]) -> None:
+    other = out / "other-x.safetensors"
+    lora, base = builders.save_lora(out / "other.safetensors", builders.deltas(rank=2)), open_checkpoint(files.base)
+    save_lorax(plan(open_adapter(lora), base, base, Options("lorax", rank="50%", threshold=0.0)), other)
+    cache = Cache(out / "cache", 1 << 30, 0)
+    expected = fit(other, files.target, files.base)
+    fit(file, files.target, files.base, cache=cache)
+    large.clear()
+    found = fit(other, files.target, files.base, cache=cache)
+    assert large == []
+    assert_equal(tensors(found, files.target), tensors(expected, files.target))
+
+
 def test_other_settings_and_another_target_are_fitted_for_themselves(files: Files, file: Path, out: Path) -> None:
     cache = Cache(None, 0, 1 << 30)
     other = changed(file, out, lorax_settings=builders.header(file)["lorax_settings"].replace("50%", "10%"))

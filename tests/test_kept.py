@@ -10,12 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorax.cache import Cache
+from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import Interrupted
 from lorax.formats import open_adapter
+from lorax.methods import kept
 from lorax.options import Options
 from lorax.transfer import Moved, plan, run
+from lorax.workflow import Memory, Request, analyse
 from tests import builders
 from tests.conftest import Files, arguments
 
@@ -51,6 +54,27 @@ def test_a_second_run_decomposes_nothing_and_gives_the_same(
     large.clear()
     assert_same(moved(files, tmp_path, method, rank), expected)
     assert large == []
+
+
+def test_a_hosts_cache_serves_the_tab_and_the_api(files: Files, tmp_path: Path, large: list[int]) -> None:
+    """What is found of bases is on the disk alone: memory is left to the LoRA-X files that were fitted."""
+    cache, work = Cache(tmp_path, BIG, BIG), []
+    base, target = (Model(path.stem, path) for path in (files.base, files.target))
+    for adapter in (files.lora, builders.save_lora(tmp_path / "other.safetensors", builders.deltas(rank=2))):
+        memory, asked = Memory(cache), Request(base, target, [Model("lora", adapter)], Options("lorax"))
+        large.clear()
+        analyse(asked, lambda done, total, text: None, memory)
+        work.append(len(large))
+    assert work[0] > work[1] == 0
+    cache.change(None, 0, BIG)
+    assert all(cache.get(path.stem) is None for path in tmp_path.glob("*.lorax-fit"))
+
+
+def test_a_cache_without_a_disk_is_not_asked(files: Files, large: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding the key takes a hash of all weights."""
+    monkeypatch.setattr(kept, "key", lambda bases: pytest.fail("asked"))
+    bases = open_checkpoint(files.base), open_checkpoint(files.target)
+    run(plan(open_adapter(files.lora), *bases, Options("lorax")), cache=Cache(None, 0, BIG))
 
 
 def test_another_adapter_uses_it_too(files: Files, tmp_path: Path, large: list[int]) -> None:

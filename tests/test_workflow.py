@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,16 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
     for change in changes.values():
         with pytest.raises(AssertionError, match="computed again"):
             analyse(change(), never, memory)
+
+
+def test_a_hash_that_the_host_knows_is_not_computed(folder: Path) -> None:
+    """It takes longer than a copy."""
+    asked = request(folder, "one")
+    known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
+    found = transfer(known, Destination(folder / "Lora"), silent)[0].written
+    assert found is not None
+    header = builders.header(found)
+    assert (header["lorax_source_model_hash"], header["ss_new_sd_model_hash"]) == ("a" * 64, "b" * 64)
 
 
 def test_what_is_large_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

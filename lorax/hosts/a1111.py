@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
 
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.errors import Interrupted
 from lorax.hosts.a1111_network import SCRIPT
-from lorax.hosts.a1111_settings import stored
+from lorax.hosts.a1111_settings import cache, stored
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Job, Turns
 from lorax.transfer import Progress
@@ -59,6 +60,9 @@ class A1111:
 
     def defaults(self) -> Mapping[str, Any]:
         return stored()
+
+    def cache(self) -> Cache | None:
+        return cache()
 
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"

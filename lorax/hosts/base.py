@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.transfer import Progress
 
@@ -42,6 +43,9 @@ class Host(Protocol):
 
     def defaults(self) -> Mapping[str, Any]:
         """Defaults of options that the user has set in the host, by the options' names."""
+
+    def cache(self) -> Cache | None:
+        """Where what is found of the bases is kept, if it is to be kept."""
 
     def device(self) -> str:
         """The device that ``auto`` stands for."""

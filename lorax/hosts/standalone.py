@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
@@ -21,16 +22,16 @@ ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
 
 
 class Standalone:
-    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers."""
+    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers. ``cache``: what ``Host.cache`` is to be."""
 
     notice = ""
     picture_size: int | None = None
     has_prompt = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
         if not folder.is_dir():
             raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
-        self.folder = folder
+        self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
         self._alone, self._turns = threading.Lock(), Turns()
         self._found: dict[str, dict[str, Model]] = {}
@@ -55,6 +56,9 @@ class Standalone:
 
     def defaults(self) -> Mapping[str, Any]:
         return {}
+
+    def cache(self) -> Cache | None:
+        return self._cache
 
     def device(self) -> str:
         return "auto"

@@ -38,11 +38,7 @@ class Bases:
         """The kept rank: the larger of what the rule says for either base, and no more than both have."""
         if self.known.r is not None:
             return self.known.r
-        return min(max(self._rank(self.source), self._rank(self.target)), self.source.p, self.target.p)
-
-    def _rank(self, of: Decomposition) -> int:
-        fixed = self.rule.of_size(of.p)
-        return self.rule.of(of.S) if fixed is None else fixed
+        return min(max(base.rank(self.rule) for base in (self.source, self.target)), self.source.p, self.target.p)
 
     @property
     def same_shape(self) -> bool:

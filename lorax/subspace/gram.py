@@ -8,7 +8,7 @@ import torch
 
 BLOCKS = 4  # of the Gram matrix's rows: half of it is enough, and blocks leave out most of the other half
 WINDOW = 32  # singular vectors on either side of the cut that are set right in float64
-ROWS = 2048  # of a weight that are in float64 at a time
+ROWS = 256  # of a weight that are in float64 at a time, such that they stay in a core's cache
 EPSILON = torch.finfo(torch.float32).eps
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from lorax.subspace.gram import Gram
-from lorax.subspace.rank import QUARTER
+from lorax.subspace.rank import QUARTER, RankRule
 
 SMALL = 256  # up to so many singular values, float64 costs next to nothing
 TOLERANCE = 5e-4  # error of a projection in float32, from which on it is done in float64
@@ -85,6 +85,11 @@ class Decomposition:
     def S(self) -> torch.Tensor:
         """All p singular values, largest first."""
         return self._first.S
+
+    def rank(self, rule: RankRule) -> int:
+        """How many singular directions the rule keeps. The singular values are found only where it asks for them."""
+        fixed = rule.of_size(self.p)
+        return rule.of(self.S) if fixed is None else fixed
 
     def project(self, X: torch.Tensor, r: int, side: int) -> torch.Tensor:
         """U~ U~^T X for X (m, k) and side 0, V~ V~^T X for X (n, k) and side 1; r the kept rank."""

@@ -60,7 +60,7 @@ class Network(nn.Module):
     def add(self, layer: str, module: nn.Linear | nn.Conv2d, settings: Settings) -> None:
         """Constrain one layer, of rank as ``settings`` say, in the basis of the base's own weight."""
         of = Decomposition(self.base.weight(layer))
-        U, V = basis(of, settings.of(layer).of(of.S))
+        U, V = basis(of, of.rank(settings.of(layer)))
         self.by_name[self.base.kohya_name(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
 
     def constrained(self) -> dict[str, Constrained]:
