@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lorax import families
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, sidecars
 from lorax.tensors import legacy_hash
@@ -92,7 +93,7 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
     except (LoraxError, OSError) as error:
         return Facts(problem=str(error))
     ranks, hints = sorted(adapter.ranks), sidecars.read(path)
-    family = adapter.family or hints.family
+    family = adapter.family or hints.family or families.told(adapter.metadata)
     return Facts(
         rank=" to ".join(str(rank) for rank in dict.fromkeys((*ranks[:1], *ranks[-1:]))),
         format=adapter.kind,

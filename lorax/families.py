@@ -110,6 +110,11 @@ class Family:
     ldm_names: bool = False  # kohya's adapters spell its UNet's layers as LDM does, and not as diffusers does
 
     @property
+    def told_as(self) -> set[str]:
+        """What trainers write of it into an adapter's header."""
+        return {self.base_version, self.architecture, *(self.velocity or ())}
+
+    @property
     def context(self) -> tuple[str, ...]:
         """The text encoders whose outputs, one beside the other, are the input of the UNet's cross-attention."""
         return tuple(component.title for component in self.components if component.name != "unet")
@@ -177,6 +182,12 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     refiner = deep and sum(bool(re.fullmatch(DOWNSAMPLER, key)) for key in shapes) > 2
     signs = Signs(len(projections[0]) == 2, deep, refiner)
     return next((family for family in FAMILIES if family.signs == signs), None)
+
+
+def told(metadata: Mapping[str, str]) -> Family | None:
+    """The family that an adapter's header names in kohya's words or modelspec's; None where it names none of these."""
+    words = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
+    return next((family for family in FAMILIES if words & family.told_as), None)
 
 
 def detect_adapter(prefixes: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from lorax import families
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, open_adapter
@@ -64,10 +65,17 @@ def _is_standard(base: Checkpoint) -> bool:
     return depths == expected
 
 
+def _family(adapter: AdapterFile) -> str:
+    if adapter.family:
+        return adapter.family.title
+    told = families.told(adapter.metadata)
+    return f"{told.title}, by its metadata" if told else "not told by its layers"
+
+
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
         "kind": adapter.kind,
-        "family": adapter.family.title if adapter.family else "not told by its layers",
+        "family": _family(adapter),
         "layers": len(adapter.parts),
         "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
         **({"prediction": predicts} if (predicts := of_metadata(adapter.metadata)) else {}),

@@ -45,7 +45,8 @@ def test_beside_each_without_an_output(files: Files, library: list[Path]) -> Non
 
 def test_one_pass(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(cli, "run_all", lambda plans, *more: calls.append(len(plans)) or transfer.run_all(plans, *more))
+    many = transfer.run_all
+    monkeypatch.setattr(cli, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named))
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out)]) == 0
     assert calls == [2]
 

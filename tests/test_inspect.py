@@ -42,7 +42,7 @@ def stored(state: State, suffix: str = ".safetensors", metadata: dict[str, str] 
     return make
 
 
-def adapter(recipe: str, sdxl: bool = False, component: str = "unet") -> Maker:
+def adapter(recipe: str, sdxl: bool = False, component: str = "unet", metadata: dict[str, str] | None = None) -> Maker:
     """Two layers of the format, in the names and at the widths of the family."""
     names = {
         (False, "unet"): ("lora_unet_mid_block_attentions_0_proj_in", "lora_unet_down_blocks_1_resnets_0_conv2"),
@@ -53,7 +53,7 @@ def adapter(recipe: str, sdxl: bool = False, component: str = "unet") -> Maker:
     for name, shape in zip(names, ((96, 96) if sdxl else (96, 96, 1, 1), (64, 64, 3, 3)), strict=True):
         tensors, _ = RECIPES[recipe](torch.randn(shape, generator=made), made)
         state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in tensors.items()}
-    return stored(state)
+    return stored(state, metadata=metadata)
 
 
 def peft(configuration: dict[str, object], **shapes: tuple[int, ...]) -> Maker:
@@ -204,6 +204,10 @@ FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
     "full, SDXL": (adapter("full", sdxl=True), facts("full", SDXL)),
     "GLoRA": (adapter("GLoRA"), facts("GLoRA", UNTOLD, (4, 4))),
     "GLoRA, old": (adapter("GLoRA, old"), facts("GLoRA", UNTOLD, (4, 4))),
+    "GLoRA, told by its header": (
+        adapter("GLoRA", metadata={"ss_base_model_version": "sd_v1"}),
+        facts("GLoRA", f"{SD1}, by its metadata", (4, 4)),
+    ),
     "OFT": (adapter("OFT"), facts("OFT", UNTOLD)),
     "OFT, old": (adapter("OFT, old"), facts("OFT", UNTOLD)),
     "BOFT": (adapter("BOFT", sdxl=True), facts("BOFT", SDXL)),
@@ -239,7 +243,7 @@ FILES: dict[str, tuple[Maker, dict[str, object] | str]] = {
             {"a.lora_up.weight": torch.ones(8, 2), "a.lora_down.weight": torch.ones(2, 8)},
             metadata={"ss_base_model_version": "sd_v2_v"},
         ),
-        facts("LoRA", UNTOLD, (2,), layers=1) | {"prediction": "velocity"},
+        facts("LoRA", f"{SD2}, by its metadata", (2,), layers=1) | {"prediction": "velocity"},
     ),
     "LoRA-X": (lora_x, {"kind": "LoRA-X", "family": SD1, "layers": len(builders.SOME)}),
     # refused by name

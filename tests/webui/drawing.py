@@ -15,7 +15,7 @@ from lorax.formats import open_adapter, writer
 from lorax.formats.lorax_writer import save_lorax
 from lorax.options import Options
 from lorax.transfer import plan, run
-from tests.webui import narrow_sd2, narrow_xl
+from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.server import INSTALLATION, Drawn, WebUI
 
 SD1 = (bundle.BASE, bundle.FINETUNE, bundle.PRUNED)
@@ -27,11 +27,11 @@ SAME, OTHER = 1, 8  # grey levels: the same picture, and another one
 
 
 def furnish(webui: WebUI) -> None:
-    """The LoRA-X files ``x`` and ``y`` of SD 1.x and ``z`` of SDXL, and their plain LoRAs; and a checkpoint of SD 2.x."""
+    """The LoRA-X files ``x`` and ``y`` of SD 1.x and ``z`` of SDXL, and their plain LoRAs; and further checkpoints."""
     make(webui, STYLE, "x", SD1)
     make(webui, noise(webui.data / "noise.safetensors"), "y", SD1)
     make(webui, narrow_xl.write(INSTALLATION, webui.data, webui.checkpoints, webui.loras), "z", SDXL)
-    narrow_sd2.write(INSTALLATION, webui.data, webui.checkpoints)
+    narrow_open_clip.write(INSTALLATION, webui.data, webui.checkpoints)
 
 
 def make(webui: WebUI, lora: Path, name: str, checkpoints: Iterable[str]) -> None:

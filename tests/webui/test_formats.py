@@ -20,7 +20,7 @@ from lorax.formats import open_adapter, writer
 from lorax.options import Options
 from lorax.transfer import plan, run
 from tests.builders import State
-from tests.webui import narrow_sd2, narrow_xl
+from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.drawing import OTHER, SAME
 from tests.webui.server import Drawn, WebUI, needs_webui
 
@@ -182,7 +182,7 @@ class Family:
         return PREFIXES[component] + path.replace(".", "_")
 
 
-@pytest.fixture(scope="module", params=[bundle.BASE, narrow_sd2.SD2, narrow_xl.XL])
+@pytest.fixture(scope="module", params=[bundle.BASE, narrow_open_clip.SD2, narrow_xl.XL])
 def family(started: WebUI, request: pytest.FixtureRequest) -> Family:
     base = open_checkpoint(started.checkpoints / f"{request.param}.safetensors")
     found: dict[tuple[str, str], str] = {}
@@ -257,3 +257,21 @@ def test_a_part_of_openclips_attention_is_drawn_once_it_is_converted(family: Fam
     save(family, {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}, name)
     assert family.webui.draw(f"<lora:{name}:1>").distance(family.plain) == 0
     assert family.webui.draw(f"<lora:{name}-plain:1>").distance(family.plain) >= OTHER
+
+
+def test_of_the_refiner_the_unets_layers_are_applied(started: WebUI) -> None:
+    """The WebUI looks for the refiner's only text encoder as for SDXL's second, and finds none of its layers."""
+    refiner = open_checkpoint(started.checkpoints / f"{narrow_open_clip.REFINER}.safetensors")
+    started.load(narrow_open_clip.REFINER)
+    family = Family(started, refiner, [], started.draw())
+    for component, applied in (("unet", True), ("te2", False)):
+        state = {}
+        for layer in refiner.layers:
+            if layer.startswith(f"{component}.") and layer.endswith(KINDS):
+                parts = {"alpha": torch.tensor(ALPHA)} | locon(refiner.weight(layer).reshape(refiner.layers[layer]))
+                state |= {f"{refiner.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}
+        save(family, state, f"refiner-{component}")
+        if applied:
+            assert_same_pictures(family, f"refiner-{component}")
+        else:
+            assert started.draw(f"<lora:refiner-{component}:1>").distance(family.plain) == 0
