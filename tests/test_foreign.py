@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
 from diffusers.models import transformers
+from packaging.version import Version
 from safetensors.torch import save_file
 
 from lorax import families, foreign
@@ -18,6 +19,7 @@ from lorax.cli import main
 from tests import builders, layouts
 from tests.conftest import Files, write
 
+needs_todays_models = pytest.mark.skipif(Version(diffusers.__version__) < Version("0.42"), reason="an older diffusers")
 # A class of diffusers, its title, and how to make it small.
 ONE, SINGLE = {"num_layers": 1}, {"num_layers": 1, "num_single_layers": 1}
 WIDTHS = {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1}
@@ -69,6 +71,7 @@ ORIGINAL = {
 }
 
 
+@needs_todays_models
 @pytest.mark.parametrize(("name", "title", "config"), MODELS)
 def test_models_of_diffusers(name: str, title: str, config: dict[str, Any]) -> None:
     with torch.device("meta"):
@@ -76,6 +79,7 @@ def test_models_of_diffusers(name: str, title: str, config: dict[str, Any]) -> N
         assert foreign.architecture(model(**config).state_dict()) == title
 
 
+@needs_todays_models
 @pytest.mark.parametrize("kind", ORIGINAL)
 def test_original_layouts(kind: str) -> None:
     keys = CHECKPOINT_KEY_NAMES[kind]
