@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from lorax.adapter import LowRank
+from lorax.lazy import once
 from lorax.subspace import Decomposition, RankRule, similarity
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
@@ -33,7 +33,7 @@ class Bases:
     rule: RankRule
     known: Known = NOTHING
 
-    @cached_property
+    @once
     def r(self) -> int:
         """The kept rank: the larger of what the rule says for either base, and no more than both have."""
         if self.known.r is not None:
@@ -54,7 +54,7 @@ class Bases:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == self.source.p
 
-    @cached_property
+    @once
     def agree(self) -> bool:
         """Whether the weights are the same but for rounding to half precision, as where two bases share a text encoder."""
         if not self.same_shape:
@@ -62,7 +62,7 @@ class Bases:
         W_s, W_t = self.source.stored, self.target.stored
         return W_s is W_t or bool((W_t.float() - W_s.float()).norm() <= ROUNDING * W_s.float().norm())
 
-    @cached_property
+    @once
     def similarity(self) -> float | None:
         return similarity(self.source, self.target) if self.known.similarity is None else self.known.similarity
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
+
+from lorax.lazy import once
 
 BLOCKS = 4  # of the Gram matrix's rows: half of it is enough, and blocks leave out most of the other half
 WINDOW = 32  # singular vectors on either side of the cut that are set right in float64
@@ -18,7 +18,7 @@ class Gram:
     def __init__(self, W: torch.Tensor) -> None:
         self.tall = W.mT if W.shape[0] <= W.shape[1] else W  # (far, near), the larger side first
 
-    @cached_property
+    @once
     def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
         values, vectors = torch.linalg.eigh(lower_gram(self.tall))
         return values.flip(0).clamp_min(0), vectors.flip(1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
+from lorax.lazy import once
 from lorax.subspace.gram import Gram
 from lorax.subspace.rank import QUARTER, RankRule
 
@@ -68,11 +68,11 @@ class Decomposition:
         """In which the weight is worked with first."""
         return torch.float64 if self.p <= SMALL else torch.float32
 
-    @cached_property
+    @once
     def _first(self) -> Gram:
         return Gram(self.stored.to(self.dtype))
 
-    @cached_property
+    @once
     def _double(self) -> Gram:
         return self._first if self.dtype is torch.float64 else Gram(self.stored.double())
 
