@@ -59,6 +59,7 @@ def server(models: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     served = open_page(Standalone(models), "127.0.0.1", port)
     yield f"http://127.0.0.1:{port}/"
+    served.server.force_exit = True  # gradio 3 would wait for ever for what a page that was closed had asked
     served.close()
 
 
