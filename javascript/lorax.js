@@ -3,6 +3,8 @@ window.lorax = (() => {
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const find = (selector) => root().querySelector(selector);
 
+    const isOurs = (tab) => tab.textContent.trim() === "LoRA-X";
+
     function put(area, text) {
         area.value = text;
         area.dispatchEvent(new Event("input", {bubbles: true}));
@@ -87,7 +89,7 @@ window.lorax = (() => {
     function sendCard(event) {
         event.stopPropagation();
         put(find("#lorax_card textarea, #lorax_card input"), event.target.closest(".card").dataset.name);
-        [...root().querySelectorAll("#tabs > .tab-nav button")].find((tab) => tab.textContent.trim() === "LoRA-X").click();
+        [...root().querySelectorAll("#tabs > .tab-nav button")].find(isOurs).click();
     }
 
     function addCardButtons() {
@@ -104,7 +106,7 @@ window.lorax = (() => {
 
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(addCardButtons);
-        onUiTabChange(ask); // another checkpoint may be loaded now
+        onUiTabChange(() => isOurs(get_uiCurrentTab()) && ask()); // another checkpoint may be loaded now
     }
     return {submit, ask, copy, send, transferred};
 })();

@@ -21,9 +21,8 @@ def load(make: Callable[[], M], part_of: Callable[[str], Part], device: torch.de
     """
     with torch.device("meta"):  # neither memory nor time for weights that are about to be replaced
         module = make()
-    module = (
-        nn.Module.to(module, dtype).to_empty(device=device).eval().requires_grad_(False)
-    )  # diffusers' own ``to`` warns of what is no matter here
+    # diffusers' own ``to`` warns of what is no matter here
+    module = nn.Module.to(module, dtype).to_empty(device=device).eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(_read(part_of(name), tuple(parameter.shape)))

@@ -70,27 +70,26 @@ class Handlers:
         The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
         still runs, and the notes would lack what was chosen in quick succession.
         """
-        answer, loaded = words.answers(question), self.host.loaded()
+        answer, loaded, chosen_before, loaded_before = words.answers(question), self.host.loaded(), *before
         try:
-            proposed = self._proposed(source, adapters or [], *before)
-            html = answer + self._notes(proposed or source, target, adapters)
+            models, proposed = self._adapters(adapters), None
+            if not adapters:
+                proposed = loaded if source == loaded_before != loaded else None  # what is loaded, until a LoRA is chosen
+            elif adapters != chosen_before:
+                proposed = self._proposed(models)
+            html = answer + self._notes(proposed or source, target, models)
         except (LoraxError, OSError) as error:
             return [before, KEEP, KEEP, answer + words.message(str(error), "error")]
         return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html]
 
-    def _proposed(self, source: str | None, adapters: list[str], before: list[str], loaded_before: str | None) -> str | None:
-        """The source that the chosen LoRAs name, if they are others than before; while there are none, what is loaded."""
-        bases, loaded = self.host.bases(), self.host.loaded()
-        if not adapters:
-            return loaded if source == loaded_before != loaded else None
-        if adapters == before:
-            return None
-        found = (propose(model.path, bases.values()) for model in self._adapters(adapters))
+    def _proposed(self, models: Sequence[Model]) -> str | None:
+        """The source that one of the LoRAs names, if it is there."""
+        bases = self.host.bases()
+        found = (propose(model.path, bases.values()) for model in models)
         return next((base.name for base in found if base), None)
 
-    def _notes(self, source: str | None, target: str | None, adapters: list[str] | None) -> str:
-        """What is known of the chosen LoRAs, and what does not fit."""
-        models = self._adapters(adapters)
+    def _notes(self, source: str | None, target: str | None, models: Sequence[Model]) -> str:
+        """What is known of the LoRAs, and what does not fit."""
         known = [(model.name, facts(model.path)) for model in models]
         problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
         warnings = [*problems, *self._misfits(source, target, models, known)]

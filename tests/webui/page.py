@@ -48,12 +48,8 @@ class Page(WebUI):
         except urllib.error.HTTPError as error:
             return error.code
 
-    def _answers(self) -> bool:
-        try:
-            self.status("")
-        except (urllib.error.URLError, ConnectionError):
-            return False
-        return True
+    def _knock(self) -> None:
+        self.status("")
 
     def moved(self) -> list[str]:
         return sorted(path.name for path in self.loras.rglob(f"{LORA}-*"))

@@ -101,10 +101,13 @@ class WebUI:
 
     def _answers(self) -> bool:
         try:
-            self.call("sdapi/v1/options")
+            self._knock()
         except (urllib.error.URLError, ConnectionError):
             return False
         return True
+
+    def _knock(self) -> None:
+        self.call("sdapi/v1/options")
 
     def call(self, path: str, data: dict[str, Any] | None = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
