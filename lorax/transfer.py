@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from lorax.prediction import of_metadata, warning
 from lorax.report import LayerRecord, Report
 from lorax.streaming import Stream
 from lorax.vectors import Vector, pair_vectors
+
+if TYPE_CHECKING:
+    from lorax.behaviour.model import Models
 
 Progress = Callable[[int, int, str], None]  # done, total, what is being worked on; raises to stop
 log = logging.getLogger(__name__)
@@ -146,23 +150,21 @@ def run_all(
     cache: Cache | None = None,
     *,
     survey: bool = False,
+    models: Models | None = None,
 ) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
 
     What is found of large layers is kept in ``cache``, and is taken from there. A ``survey`` measures the similarity of every
-    layer, for show, also where the method decides by a sample of them: it moves the same, and takes longer.
+    layer, for show, also where the method decides by a sample of them: it moves the same, and takes longer. ``models`` runs the
+    bases for the methods that need it; by default diffusers does.
 
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
     if plans[0].options.method in BEHAVIOURAL:
-        try:
-            from lorax import behaviour
-        except ModuleNotFoundError as error:
-            raise LoraxError(
-                f"method {plans[0].options.method} runs the models and needs {error.name}, which is not installed here. Use "
-                "it on the command line, where it is, or choose a method that needs the weights alone."
-            ) from error
-        return [behaviour.run(plan, progress) for plan in plans]
+        from lorax import behaviour
+
+        models = models or _runners(plans[0].options)
+        return [behaviour.run(plan, models, progress) for plan in plans]
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     moving = Pass(plans, cache, survey)
     stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)
@@ -175,6 +177,17 @@ def run_all(
         _concluded(plan, [moving.ended[number][name] for name in plan.pairs], moving.deciding(number))
         for number, plan in enumerate(plans)
     ]
+
+
+def _runners(options: Options) -> Models:
+    try:
+        from lorax.runner import Runners
+    except ModuleNotFoundError as error:
+        raise LoraxError(
+            f"method {options.method} runs the models and needs {error.name}, which is not installed here. Install it with "
+            "pip install -e .[demo], or choose a method that needs the weights alone."
+        ) from error
+    return Runners(pick_device(options.device))
 
 
 def pick_device(name: str) -> torch.device:

@@ -64,8 +64,7 @@ def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with runner.adapted(LOCON):
         merged = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
-    hooks = live.hooked({layer: runner.module(layer) for layer in layers}, live.adding(layers))
-    with hooks:
+    with live.adapted(runner, layers):
         hooked = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     alone = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     assert (hooked - merged).norm() < 1e-5 * merged.norm()
@@ -115,8 +114,7 @@ def test_the_best_look_is_kept(models: Path) -> None:
     """With a rate that ruins the factors, the start is the best."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    with target.adapted(LORA):
-        latents = content.pictures(target, PROMPTS, str)
+    latents = content.pictures(target, layers, PROMPTS, str)
     seen: list[float] = []
     kept = refine.refine(
         target, layers, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=lambda step, loss, layers: seen.append(loss)

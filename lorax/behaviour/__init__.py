@@ -1,6 +1,6 @@
 """Methods that run both models: what weights cannot tell of unrelated bases is told by what the models draw and compute.
 
-They need diffusers and transformers (the demo extra). One model is in memory at a time; what the other needs of it is kept.
+One model is in memory at a time; what the other needs of it is kept.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import torch
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.captions import captions, with_triggers
-from lorax.checkpoint import Checkpoint
+from lorax.behaviour.model import Model, Models
 from lorax.errors import LoraxError
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
-from lorax.runner import PIXELS, Runner
-from lorax.transfer import Moved, Plan, Progress, pick_device, run_all
+from lorax.transfer import Moved, Plan, Progress, run_all
 
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
@@ -40,54 +39,56 @@ class _Paired:
     norm: float
 
 
-def run(plan: Plan, progress: Progress) -> Moved:
+def run(plan: Plan, models: Models, progress: Progress) -> Moved:
     """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
     Raises LoraxError if a model cannot be run, or if a bridge is asked for between models that draw in different latent spaces.
     """
-    return (_bridge if plan.options.method == BRIDGE else _refine)(plan, _Meter(progress))
+    return (_bridge if plan.options.method == BRIDGE else _refine)(plan, models, _Meter(progress))
 
 
-def _bridge(plan: Plan, meter: _Meter) -> Moved:
-    source, paired = _open(plan, plan.source), _paired(plan)
+def _bridge(plan: Plan, models: Models, meter: _Meter) -> Moved:
+    paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in paired.values()}
-    count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
-    meter.expect(len(content.chunks(count, source.size)) + 2 + len(feeds))
-    prompts, latents = _drawn(plan, source, count, meter)
-    seen = content.noised(source, latents, prompts, count, seed=0)
-    outputs = bridge.record(
-        source, plan.adapter.path, list(dict.fromkeys(layer.source for layer in paired.values())), seen, meter
-    )
-    space = source.latent_scale, source.size
-    del source
-    target = _open(plan, plan.target)
-    if (target.latent_scale, target.size) != space:
-        raise LoraxError(
-            f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what their layers do cannot be "
-            "compared. Use method refine."
-        )
-    return _concluded(plan, paired, bridge.fit(target, outputs, feeds, seen, meter), "fitted to what the source's layer does")
+    with models.opened(plan.source) as source:
+        count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
+        meter.expect(len(content.chunks(count, source.size)) + 2 + len(feeds))
+        prompts = _prompts(plan, count)
+        latents = content.pictures(source, adapter, prompts, meter)
+        seen = content.noised(source, latents, prompts, count, seed=0)
+        layers = list(dict.fromkeys(layer.source for layer in paired.values()))
+        outputs = bridge.record(source, adapter, layers, seen, meter)
+        space = source.latent_scale, source.size
+    with models.opened(plan.target) as target:
+        if (target.latent_scale, target.size) != space:
+            raise LoraxError(
+                f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what their layers do cannot "
+                "be compared. Use method refine."
+            )
+        found = bridge.fit(target, outputs, feeds, seen, meter)
+    return _concluded(plan, paired, found, "fitted to what the source's layer does")
 
 
-def _refine(plan: Plan, meter: _Meter) -> Moved:
+def _refine(plan: Plan, models: Models, meter: _Meter) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
-    source, paired = _open(plan, plan.source), _paired(plan)
-    meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
-    prompts, latents = _drawn(plan, source, plan.running.pictures, meter)
-    pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
-    del source
-    target = _open(plan, plan.target)
-    latents = target.encode_pictures(_resized(pictures, target)).cpu()
-    ranks = {layer.target: layer.rank for layer in paired.values()}
-    start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-    layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
+    paired, prompts = _paired(plan), _prompts(plan, plan.running.pictures)
+    with models.opened(plan.source) as source:
+        meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
+        latents = content.pictures(source, plan.adapter.deltas_of(plan.source), prompts, meter)
+        pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
+    with models.opened(plan.target) as target:
+        latents = target.encode_pictures(_resized(pictures, target)).cpu()
+        ranks = {layer.target: layer.rank for layer in paired.values()}
+        start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
+        layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
     return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
-def _open(plan: Plan, base: Checkpoint) -> Runner:
-    return Runner(base.path, device=pick_device(plan.options.device))
+def _prompts(plan: Plan, count: int) -> list[str]:
+    file = Path(plan.running.captions) if plan.running.captions else None
+    return with_triggers(captions(count, file), plan.adapter)
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:
@@ -100,17 +101,9 @@ def _paired(plan: Plan) -> dict[str, _Paired]:
     return found
 
 
-def _drawn(plan: Plan, source: Runner, count: int, meter: _Meter) -> tuple[list[str], torch.Tensor]:
-    """Prompts, and latents (P, 4, h, w) of what the source draws for them with the adapter."""
-    file = Path(plan.running.captions) if plan.running.captions else None
-    prompts = with_triggers(captions(count, file), plan.adapter)
-    with source.adapted(plan.adapter.path):
-        return prompts, content.pictures(source, prompts, meter)
-
-
-def _resized(pictures: torch.Tensor, target: Runner) -> torch.Tensor:
-    """To the size at home in the target, 8 pixels a latent."""
-    side = PIXELS * target.size
+def _resized(pictures: torch.Tensor, target: Model) -> torch.Tensor:
+    """To the size at home in the target."""
+    side = 8 * target.size
     return torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 

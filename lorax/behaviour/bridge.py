@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from lorax.adapter import LowRank
 from lorax.behaviour.content import Content, Tick
-from lorax.behaviour.live import Hook, effect, hooked, rows_in, rows_out
-from lorax.runner import Runner
+from lorax.behaviour.live import Hook, adapted, effect, hooked, rows_in, rows_out
+from lorax.behaviour.model import Model
 
 ROWS = 4096  # positions that are kept of a layer, drawn at random
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # in units of the mean of the Gram matrix's diagonal
@@ -33,18 +32,18 @@ class Outputs:
     adapted: dict[str, torch.Tensor]
 
 
-def record(source: Runner, adapter: Path, layers: list[str], content: Content, tick: Tick) -> Outputs:
+def record(source: Model, adapter: Mapping[str, LowRank], layers: list[str], content: Content, tick: Tick) -> Outputs:
     alone = _outputs(source, layers, content)
     tick("recording what the source's layers do")
-    with source.adapted(adapter):
-        adapted = _outputs(source, layers, content)
+    with adapted(source, adapter):
+        changed = _outputs(source, layers, content)
     tick("recording what the adapter changes")
-    return Outputs(alone, adapted)
+    return Outputs(alone, changed)
 
 
 @torch.no_grad()
 def fit(
-    target: Runner, outputs: Outputs, feeds: Mapping[str, tuple[str, int]], content: Content, tick: Tick
+    target: Model, outputs: Outputs, feeds: Mapping[str, tuple[str, int]], content: Content, tick: Tick
 ) -> dict[str, LowRank]:
     """Target layer -> delta, in one run of the target on two copies of the content, of which the second is adapted on the way.
 
@@ -106,7 +105,7 @@ def _of_rank(X: torch.Tensor, W: torch.Tensor, rank: int) -> LowRank:
 
 
 @torch.no_grad()
-def _outputs(source: Runner, layers: list[str], content: Content) -> dict[str, torch.Tensor]:
+def _outputs(source: Model, layers: list[str], content: Content) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
     def keeping(layer: str) -> Hook:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lorax.runner import Runner
+from lorax.adapter import LowRank
+from lorax.behaviour.live import adapted
+from lorax.behaviour.model import Model
 
 STEPS = 12  # of drawing
+GUIDANCE = 3.0
+TRAINED = 1000  # times
 FEWEST = 16  # pictures, however large they are
 Tick = Callable[[str], None]  # what is being worked on; raises to stop
 
@@ -40,21 +44,38 @@ def chunks(count: int, size: int, most: int = 64) -> Sequence[torch.Tensor]:
     return torch.split(torch.arange(count), fitting(most, size))
 
 
-def pictures(source: Runner, prompts: Sequence[str], tick: Tick) -> torch.Tensor:
-    """Latents (P, 4, h, w) of a picture a prompt."""
+@torch.no_grad()
+def pictures(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], tick: Tick) -> torch.Tensor:
+    """Latents (P, 4, h, w) on the CPU of a picture a prompt, which the model draws with the adapter on its layers."""
     parts = []
-    for rows in chunks(len(prompts), source.size):
-        *_, (_, latents) = source.trajectory([prompts[i] for i in rows.tolist()], rows.tolist(), steps=STEPS)
-        parts.append(latents.cpu())
-        tick("drawing pictures")
+    with adapted(model, adapter):
+        for rows in chunks(len(prompts), model.size):
+            parts.append(_drawn(model, [prompts[i] for i in rows.tolist()], rows.tolist()).cpu())
+            tick("drawing pictures")
     return torch.cat(parts)
 
 
-def noised(runner: Runner, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
+def _drawn(model: Model, prompts: list[str], seeds: Sequence[int]) -> torch.Tensor:
+    """By DDIM (arXiv 2010.02502, equation 12 without noise) under classifier-free guidance."""
+    shape, leap = (4, model.size, model.size), TRAINED // STEPS
+    latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(model.device)
+    given, empty = model.encode(prompts), model.encode([""] * len(prompts))
+    for time in reversed(range(0, leap * STEPS, leap)):
+        times = torch.full((len(prompts),), time)
+        without = model.predict(latents, times, empty)
+        noise = without + GUIDANCE * (model.predict(latents, times, given) - without)
+        now, then = model.alphas[time].item(), model.alphas[max(0, time - leap)].item()
+        picture = (latents - (1 - now) ** 0.5 * noise) / now**0.5
+        latents = then**0.5 * picture + (1 - then) ** 0.5 * noise
+    return latents
+
+
+def noised(model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
     """``count`` noisy copies of pictures (P, 4, h, w) in turn, each with its own noise, at times spread evenly."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.arange(count) % len(latents)
-    times = (20 + 960 * (torch.randperm(count, generator=generator) + 0.5) / count).long()
+    times = (20 + (TRAINED - 40) * (torch.randperm(count, generator=generator) + 0.5) / count).long()
     noise = torch.randn((count, *latents.shape[1:]), generator=generator)
-    noisy = runner.scheduler.add_noise(latents[chosen], noise, times)
+    left = model.alphas[times].view(-1, 1, 1, 1)
+    noisy = left.sqrt() * latents[chosen] + (1 - left).sqrt() * noise
     return Content(noisy, noise, times, [prompts[i] for i in chosen.tolist()])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from lorax.adapter import LowRank
+from lorax.behaviour.model import Model
 
 Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  # module, input, output -> other output
 
@@ -25,9 +26,11 @@ def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> 
         yield
 
 
-def adding(layers: Mapping[str, LowRank]) -> Callable[[str], Hook]:
-    """For ``hooked``: every layer gives what it gives with its delta on it."""
-    return lambda layer: lambda module, x, y: y + effect(module, x, layers[layer])
+def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManager[None]:
+    """Within the block every layer gives what it gives with its delta on it."""
+    deltas = {layer: dW.to(model.device) for layer, dW in layers.items()}
+    modules = {layer: model.module(layer) for layer in layers}
+    return hooked(modules, lambda layer: lambda module, x, y: y + effect(module, x, deltas[layer]))
 
 
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:

@@ -10,8 +10,8 @@ from torch import nn
 
 from lorax.adapter import LowRank
 from lorax.behaviour.content import Content, Tick, chunks, noised
-from lorax.behaviour.live import adding, hooked
-from lorax.runner import Runner
+from lorax.behaviour.live import adapted
+from lorax.behaviour.model import Model
 
 BATCH = 16  # a step
 DECAY = 0.97  # of the averaged factors, a step
@@ -24,7 +24,7 @@ Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on wha
 
 
 def refine(
-    target: Runner,
+    target: Model,
     start: Mapping[str, LowRank],
     latents: torch.Tensor,
     prompts: Sequence[str],
@@ -70,11 +70,11 @@ def refine(
     return {layer: dW.to("cpu") for layer, dW in chosen.items()}
 
 
-def blank(target: Runner, ranks: Mapping[str, int]) -> dict[str, LowRank]:
+def blank(target: Model, ranks: Mapping[str, int]) -> dict[str, LowRank]:
     """A delta of zero for every layer, from which training can start: up is zero, down drawn at random."""
     generator, layers = torch.Generator().manual_seed(0), {}
     for layer, rank in ranks.items():
-        m, n = target.weight(layer).flatten(1).shape
+        m, n = target.base.matrix(layer)
         layers[layer] = LowRank(torch.zeros(m, rank), torch.randn(rank, n, generator=generator) / math.sqrt(n))
     return layers
 
@@ -104,13 +104,13 @@ def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _judge(target: Runner, layers: Mapping[str, LowRank], content: Content) -> float:
+def _judge(target: Model, layers: Mapping[str, LowRank], content: Content) -> float:
     parts = chunks(len(content), target.size)
     return sum(_loss(target, layers, content.rows(rows)).item() for rows in parts) / len(content)
 
 
-def _loss(target: Runner, layers: Mapping[str, LowRank], content: Content) -> torch.Tensor:
+def _loss(target: Model, layers: Mapping[str, LowRank], content: Content) -> torch.Tensor:
     """The sum over the pictures."""
-    with hooked({layer: target.module(layer) for layer in layers}, adding(layers)):
+    with adapted(target, layers):
         predicted = target.predict(content.latents, content.times, target.encode(content.prompts))
     return (predicted - content.noise.to(predicted)).square().mean((1, 2, 3)).sum()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTokenizer
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
@@ -82,6 +84,11 @@ class Runner:
         self.scheduler = DDIMScheduler(
             1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
         )
+
+    @property
+    def alphas(self) -> torch.Tensor:
+        """The share of a picture's variance that is left at each time, float32 (1000,)."""
+        return self.scheduler.alphas_cumprod
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -181,6 +188,10 @@ class Runner:
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
 
+    def blocks(self) -> Sequence[torch.nn.Module]:
+        """The UNet's residual and transformer blocks."""
+        return [module for module in self.unet.modules() if isinstance(module, (ResnetBlock2D, BasicTransformerBlock))]
+
     def weight(self, layer: str) -> torch.Tensor:
         """Of a layer of the base: the running model's own, not a copy."""
         weight = self.module(layer).weight
@@ -197,6 +208,19 @@ class Runner:
             return encoder.get_submodule(path)
         except AttributeError:  # transformers 5 has no text_model between
             return encoder.get_submodule(path.removeprefix(TEXT_MODEL))
+
+
+@dataclass(frozen=True)
+class Runners:
+    """Runs bases by ``Runner``, one at a time: ``lorax.behaviour.model.Models`` where there is no WebUI."""
+
+    device: torch.device
+
+    @contextmanager
+    def opened(self, base: Checkpoint) -> Iterator[Runner]:
+        yield Runner(base.path, device=self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:
