@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
-from lorax.behaviour.captions import captions, with_triggers
+from lorax.behaviour.captions import captions, trigger, with_triggers
 from lorax.behaviour.model import Model, Models
 from lorax.errors import LoraxError
 from lorax.methods import AUTO, BRIDGE
@@ -87,8 +86,7 @@ def _refine(plan: Plan, models: Models, meter: _Meter) -> Moved:
 
 
 def _prompts(plan: Plan, count: int) -> list[str]:
-    file = Path(plan.running.captions) if plan.running.captions else None
-    return with_triggers(captions(count, file), plan.adapter)
+    return with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:
