@@ -17,8 +17,8 @@ from lorax.behaviour.scaling import START, LossScale
 from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.precision import precision
 from lorax.runner import Runner, Runners
-from lorax.runner.memory import precision
 
 
 def computes(dtype: torch.dtype) -> bool:

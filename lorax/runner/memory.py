@@ -1,4 +1,4 @@
-"""Which parts of a model are on its graphics card, and in which precision they compute there."""
+"""Which parts of a model are on its graphics card."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ import torch
 from torch import nn
 
 DECODING = 8000  # bytes that the autoencoder needs at most for a pixel, in float32; measured by python -m bench.behaviour
-
-
-def precision(device: torch.device) -> torch.dtype:
-    """In which frozen weights compute there: half as wide on a graphics card, bfloat16 where the card itself has it."""
-    if device.type != "cuda":
-        return torch.float32
-    try:
-        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    except TypeError:  # torch before 2.4 does not count what is emulated anyway
-        has_it = torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_it else torch.float16
 
 
 def place(parts: Iterable[nn.Module], device: torch.device | str) -> None:

@@ -1,0 +1,199 @@
+"""What bridge and refine will take, told before a model is opened.
+
+How often what is done comes from the constants by which it is done, and what that takes from the bases' headers (``operations``). How
+much a device does in a second is measured on it; ``EFFICIENCY`` says what of that these models reach (docs/behaviour.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from lorax.behaviour import bridge, content, refine
+from lorax.behaviour.operations import Operations, operations
+from lorax.methods import BRIDGE
+from lorax.options import DENSE_RANK, Running
+from lorax.precision import precision
+from lorax.transfer import Plan, pick_device
+
+EFFICIENCY = 0.4  # of a matrix product's operations per second: a model also moves what it computes
+CALL = 2e-5  # seconds that a layer takes however little it computes
+BACKWARD = 1.2  # of a forward pass: weights are frozen, so that it is a gradient of inputs alone
+EIGEN = 10  # operations of an eigendecomposition, by the size cubed
+HELD = 3  # values that are held at a time, by those of the largest layer; of a block, by those of its layers
+STATES = 7  # of a factor that is trained: itself, its gradient, AdamW's two, the average, and that of the best and the last look
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one model is asked to do, in samples."""
+
+    predicted: int  # by the UNet
+    encoded: int  # by the text encoders
+    calls: int  # of the UNet, with ``at_once`` samples at most
+    at_once: int
+    decoded: int = 0
+    read: int = 0
+    trained: int = 0  # of those predicted, with a backward pass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``bytes``: of memory, at the most; the device's own where that is a graphics card."""
+
+    seconds: float
+    bytes: int
+    device: str
+
+    @property
+    def words(self) -> str:
+        where = "the CPU" if self.device == "cpu" else "the graphics card"
+        return f"about {spoken(self.seconds)} on {where}, and about {self.bytes / 1e9:.1f} GB of its memory"
+
+
+def estimate(plan: Plan, method: str | None = None) -> Cost:
+    """Of moving one adapter by the plan's method, or by another. Raises LoraxError where there is no such device."""
+    method, device = method or plan.options.method, pick_device(plan.options.device)
+    dtype = precision(device)
+    rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
+    pairs = [(pair.source, pair.target) for pair in plan.pairs.values() if pair and pair.target]
+    of_text = any(not target.startswith("unet.") for _, target in pairs)
+    works = works_of_bridge(plan.running, *models) if method == BRIDGE else works_of_refine(plan.running, *models, of_text)
+    seconds = sum(_seconds(work, of, rate) for work, of in zip(works, models, strict=True))
+    held = max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True))
+    outs = [models[0].layers[source].out for source, _ in pairs]
+    shapes = [(layer.out, layer.channels * layer.taps) for _, target in pairs for layer in (models[1].layers[target],)]
+    if method == BRIDGE:
+        kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
+        rows = min(bridge.ROWS, bridge.KEPT // kept)
+        solved = sum(_solved(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
+        seconds += solved / EFFICIENCY / rate_of(torch.device("cpu"), torch.float64)
+        held += rows * kept if device.type == "cpu" else 0
+    else:
+        rank = plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
+        held += STATES * FLOAT * rank * sum(m + n for m, n in shapes)
+    return Cost(seconds, held, device.type)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of several adapters, one after the other."""
+    found = list(costs)
+    return Cost(sum(one.seconds for one in found), max(one.bytes for one in found), found[0].device)
+
+
+def works_of_bridge(running: Running, source: Operations, target: Operations) -> tuple[Work, Work]:
+    """What the source and the target are asked to do."""
+    count = content.looked_at(running.pictures, source.size)
+    drawn = _drawing(count, source)
+    return (
+        dataclasses.replace(
+            drawn,
+            predicted=drawn.predicted + 2 * count,
+            encoded=drawn.encoded + 2 * count,
+            calls=drawn.calls + 1,
+            at_once=max(drawn.at_once, 2 * count),
+        ),
+        Work(2 * count, 2 * count, 1, 2 * count, read=_read(count, source, target)),
+    )
+
+
+def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
+    """The same. Training may end before its last step, if looks at it find no gain. ``of_text``: it trains text encoders, too."""
+    held = math.ceil(running.pictures / refine.HELD_OUT)
+    judged, batch = refine.REPEATS * held, min(refine.BATCH, running.pictures - held)
+    looks, trained = 1 + math.ceil(running.steps / refine.EVERY), running.steps * batch
+    predicted, at_once = looks * judged + trained, max(_at_once(judged, target), _at_once(batch, target, refine.BATCH))
+    calls = looks * _chunks(judged, target) + running.steps * _chunks(batch, target, refine.BATCH)
+    known = content.fitting(2, target.size) == 1 and not of_text  # then a caption is encoded once
+    return (
+        _drawing(running.pictures, source),
+        Work(
+            predicted,
+            running.pictures if known else predicted,
+            calls,
+            at_once,
+            read=_read(running.pictures, source, target),
+            trained=trained,
+        ),
+    )
+
+
+def spoken(seconds: float) -> str:
+    """As exactly as it can be known."""
+    if seconds < 90:
+        return f"{max(10, 10 * round(seconds / 10))} seconds"
+    minutes = seconds / 60
+    if minutes < 90:
+        step = 1 if minutes < 10 else 5
+        return f"{step * round(minutes / step)} minutes"
+    hours = minutes / 60
+    return f"{round(hours)} hours" if hours >= 9.5 else f"{round(2 * hours) / 2:g} hours"
+
+
+@lru_cache
+def rate_of(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product, beside whatever else the device does in these few tenths of a second."""
+    size = 512 if device.type == "cpu" else 4096
+    matrix, done = torch.ones(size, size, device=device, dtype=dtype), 0
+    (matrix @ matrix)[0, 0].item()  # the first takes longer, and reading it waits for the device
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < 0.3:
+        (matrix @ matrix)[0, 0].item()
+        done += 1
+    return 2.0 * size**3 * done / passed
+
+
+def _drawing(count: int, of: Operations) -> Work:
+    """With a caption and without, at each step."""
+    passes = 2 * content.STEPS
+    return Work(passes * count, 2 * count, passes * _chunks(count, of), _at_once(count, of), decoded=count)
+
+
+def _read(count: int, source: Operations, target: Operations) -> int:
+    """Pictures that the target's autoencoder encodes, where the source's latents are of another kind."""
+    return 0 if (source.latent_scale, source.size) == (target.latent_scale, target.size) else count
+
+
+def _chunks(count: int, of: Operations, most: int = 64) -> int:
+    return len(content.chunks(count, of.size, most))
+
+
+def _at_once(count: int, of: Operations, most: int = 64) -> int:
+    return min(count, content.fitting(most, of.size))
+
+
+def _seconds(work: Work, of: Operations, rate: float) -> float:
+    forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
+    again = BACKWARD + (of.size > refine.LARGE)  # whose blocks are computed once more
+    backward = work.trained * (again * of.predict + (BACKWARD * of.encode if work.encoded >= work.predicted else 0))
+    passes = work.calls * (1 + again * work.trained / work.predicted)
+    return (forward + backward) / (EFFICIENCY * rate) + CALL * passes * len(of.layers)
+
+
+def _solved(rows: int, m_s: int, m: int, n: int) -> float:
+    """Operations of fitting one pair of layers: the two regressions of ``bridge.fit``, and the cut to the adapter's rank."""
+    return _regression(rows, m_s, m) + _regression(rows, n, m) + 2.0 * rows * n * m + EIGEN * m**3
+
+
+def _regression(rows: int, n: int, m: int) -> float:
+    grams = (2 - bridge.HELD_OUT) * 2.0 * rows * n * (n + m)
+    ridges = len(bridge.RIDGES)
+    return grams + (ridges + 1) * (n**3 / 3 + 2.0 * n * n * m) + ridges * bridge.HELD_OUT * 2.0 * rows * n * m
+
+
+def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
+    """Weights, and what is held between layers or for a backward pass, of which recomputed blocks need one block at a time."""
+    width = dtype.itemsize
+    layers = [layer.values for layer in of.layers.values()]
+    held = HELD * work.at_once * max(layers)
+    if work.trained:
+        at_once = _at_once(refine.BATCH, of, refine.BATCH)
+        held = max(held, at_once * sum(layers) * HELD // (2 if of.size <= refine.LARGE else 8))
+    return width * (of.parameters + held)
