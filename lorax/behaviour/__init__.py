@@ -77,9 +77,9 @@ def _refine(plan: Plan, models: Models, meter: _Meter) -> Moved:
     with models.opened(plan.source) as source:
         meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
         latents = content.pictures(source, plan.adapter.deltas_of(plan.source), prompts, meter)
-        pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
+        pictures = [source.decode(latents[rows]).half().cpu() for rows in content.chunks(len(latents), source.size)]
     with models.opened(plan.target) as target:
-        latents = target.encode_pictures(_resized(pictures, target)).cpu()
+        latents = torch.cat([target.encode_pictures(_resized(part.float(), target)).cpu() for part in pictures])
         ranks = {layer.target: layer.rank for layer in paired.values()}
         start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
         layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
