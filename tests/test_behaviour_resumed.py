@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,19 @@ import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import refine
-from lorax.behaviour.kept import TRAINED, Kept
+from lorax.behaviour.kept import TRAINED, Kept, key
 from lorax.behaviour.training import Factors, Training
 from lorax.cache import Cache
-from lorax.demo.bundle import BASE, BUNDLE, unpack
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
 from lorax.errors import Interrupted
 from lorax.formats import open_adapter
-from lorax.runner import Runner
+from lorax.options import Options, Running
+from lorax.runner import Runner, Runners
+from lorax.transfer import plan, run_all
 
 LORA = BUNDLE / "loras" / "contrast-base.safetensors"
+LOCON = BUNDLE.parent / "headline" / "loras" / "openmoji-r4-base.safetensors"
 BIG = 1 << 30
 PROMPTS = ["sun", "cat face", "red car", "house"] * 4
 
@@ -93,7 +99,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Pat
 
     def trained(kept: Kept, tick: Callable[[str], None], seen: list[int]) -> dict[str, LowRank]:
         watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
-        return refine.refine(target, start, latents, PROMPTS, steps=6, rate=5e-3, tick=tick, watch=watch, kept=kept)
+        return refine.refine(target, start, latents, PROMPTS, steps=5, rate=5e-3, tick=tick, watch=watch, kept=kept)
 
     whole = trained(Kept(None, ""), str, [])
     looks: list[int] = []
@@ -104,9 +110,68 @@ def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Pat
     assert entry is not None
     assert entry.notes["step"] == "3"
     assert same(trained(kept, str, looks), whole)
-    assert looks == [0, 2, 4, 6]
+    assert looks == [0, 2, 4, 5]
     assert not list(tmp_path.glob("*.tmp"))
     assert any(not torch.equal(dW.up, start[layer].up) for layer, dW in whole.items())
+
+
+class Opening:
+    """Runners that note which bases are opened."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def opened(self, base: Checkpoint) -> AbstractContextManager[Runner]:
+        self.names.append(base.path.stem)
+        return Runners(torch.device("cpu")).opened(base)
+
+
+def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source is not run again, and nothing is left of the job at its end."""
+    monkeypatch.setattr(refine, "EVERY", 2)
+    source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
+    made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16, steps=4))
+    other = dataclasses.replace(made, running=Running(pictures=16, steps=3))
+    whole = run_all([made])[0].layers
+    cache, opening = Cache(tmp_path, BIG, 0), Opening()
+
+    def stop(done: int, total: int, name: str) -> None:
+        assert done <= total
+        if done == total - 1:  # three steps are done
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_all([made], stop, cache, models=opening)
+    assert opening.names == [BASE, FINETUNE]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert key(other) != key(made) == key(dataclasses.replace(made))
+    ticks: list[tuple[int, int]] = []
+    [moved] = run_all([made], lambda done, total, name: ticks.append((done, total)), cache, models=opening)
+    assert opening.names == [BASE, FINETUNE, FINETUNE]
+    assert same(moved.layers, whole)
+    assert ticks == [(number, 4) for number in range(4)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
+    """What they hold decides, and not where they are."""
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        for file in (f"{BASE}.safetensors", f"{BASE}.yaml"):
+            (tmp_path / name / file).write_bytes((models / file).read_bytes())
+    with (tmp_path / "three" / f"{BASE}.yaml").open("a", encoding="utf-8") as file:
+        file.write("# another scale\n")
+    captions = tmp_path / "captions.txt"
+
+    def made(folder: str, words: str = "", lora: Path = LORA) -> str:
+        captions.write_text(words, encoding="utf-8")
+        base = open_checkpoint(tmp_path / folder / f"{BASE}.safetensors")
+        running = Running(captions=str(captions) if words else "")
+        return key(dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running))
+
+    assert made("one") == made("two")
+    different = [made("one"), made("three"), made("one", "sun"), made("one", "cat"), made("one", lora=LOCON)]
+    assert len(set(different)) == len(different)
 
 
 def test_what_was_kept_is_removed_and_counts_for_the_limit(tmp_path: Path) -> None:
