@@ -99,7 +99,9 @@ def _file_or_folder(text: str) -> Path:
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
+    )
     parser.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
 
 
