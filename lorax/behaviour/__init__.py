@@ -44,8 +44,8 @@ class _Paired:
 def run(plan: Plan, models: Models, progress: Progress, cache: Cache | None = None, watch: Watch = unwatched) -> Moved:
     """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
-    What the source draws is kept in ``cache``, for other targets too. A ``refine`` that is stopped goes on where it was when it is
-    asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
+    What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
+    it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
     meter, kept = _Meter(progress), Kept.of(plan, cache)
     if plan.options.method == BRIDGE:

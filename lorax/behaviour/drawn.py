@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import content
-from lorax.behaviour.captions import captions, with_triggers
+from lorax.behaviour.captions import captions, trigger, with_triggers
 from lorax.behaviour.content import Tick
 from lorax.behaviour.model import Model
 from lorax.cache import Entry
@@ -57,8 +56,7 @@ def draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, 
 
 def prompts_of(plan: Plan, count: int) -> list[str]:
     """What the source draws: captions, with the adapter's trigger words in every second one."""
-    file = Path(plan.running.captions) if plan.running.captions else None
-    return with_triggers(captions(count, file), plan.adapter)
+    return with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
 
 
 def _space(model: Model) -> tuple[float, int]:
