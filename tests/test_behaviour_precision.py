@@ -14,6 +14,7 @@ from lorax.behaviour import content, refine
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.live import adapted, effect, recomputed
 from lorax.behaviour.scaling import START, LossScale
+from lorax.behaviour.training import Factors
 from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter

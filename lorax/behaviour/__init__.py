@@ -26,6 +26,7 @@ from lorax.transfer import Moved, Plan, Progress, run_all
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
 STEPS_UNRELATED, STEPS_RELATED = 150, 10
 RATE_SCALES, SCALING = 3e-2, 40  # steps
+NOTHING = "nothing"
 NO_VECTORS = "this method makes low-rank layers only"
 LEFT_OUT = "one of the models does not use it"
 
@@ -41,16 +42,24 @@ class _Paired:
     norm: float
 
 
-def run(plan: Plan, models: Models, progress: Progress, cache: Cache | None = None, watch: Watch = unwatched) -> Moved:
-    """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
+def run(
+    plan: Plan,
+    models: Models,
+    progress: Progress,
+    cache: Cache | None = None,
+    *,
+    start: str | None = None,
+    watch: Watch = unwatched,
+) -> Moved:
+    """``bridge``, or ``refine`` from ``start``, which is NOTHING, AUTO or BRIDGE; by default what served best.
 
     What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
     it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
-    meter, kept = _Meter(progress), Kept.of(plan, cache)
+    meter, kept = _Meter(progress), Kept.of(plan, cache, start)
     if plan.options.method == BRIDGE:
         return _bridge(plan, models, meter, kept)
-    moved = _refine(plan, models, meter, kept, watch)
+    moved = _refine(plan, models, meter, kept, start, watch)
     kept.remove()
     return moved
 
@@ -75,20 +84,22 @@ def _bridge(plan: Plan, models: Models, meter: _Meter, kept: Kept) -> Moved:
     return _concluded(plan, paired, found, "fitted to what the source's layer does")
 
 
-def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, watch: Watch) -> Moved:
+def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, start: str | None, watch: Watch) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
     paired, adapter, count = _paired(plan), plan.adapter.deltas_of(plan.source), plan.running.pictures
-    steps = plan.running.steps or (STEPS_RELATED if auto.layers else STEPS_UNRELATED)
+    rate, most = (RATE_RELATED, STEPS_RELATED) if auto.layers else (RATE_UNRELATED, STEPS_UNRELATED)
+    start, steps = start or (AUTO if auto.layers else NOTHING), plan.running.steps or most
     meter.expect(steps)
+    first = _bridge(plan, models, meter, kept).layers if start == BRIDGE else auto.layers
     if (drawn := kept.drawn(plan, count)) is None:
         with models.opened(plan.source) as source:
             drawn = _drawn(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        ranks = {layer.target: layer.rank for layer in paired.values()}
-        start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-        factors, latents = Factors(start, target.device), drawn.latents_in(target)
+        if start == NOTHING:
+            first = refine.blank(target, {layer.target: layer.rank for layer in paired.values()})
+        factors, latents = Factors(first, target.device), drawn.latents_in(target)
         layers = refine.refine(
             target, factors, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, watch=watch, kept=kept
         )

@@ -28,8 +28,8 @@ class Kept:
         self._cache, self._key, self._source_key = cache, key, source_key
 
     @classmethod
-    def of(cls, plan: Plan, cache: Cache | None) -> Kept:
-        return cls(cache, key(plan), source_key(plan)) if cache is not None and cache.is_on_disk else NOTHING
+    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Kept:
+        return cls(cache, key(plan, start), source_key(plan)) if cache is not None and cache.is_on_disk else NOTHING
 
     def drawn(self, plan: Plan, count: int) -> Drawn | None:
         """What the source has drawn, as many pictures as these."""
@@ -71,9 +71,10 @@ class Kept:
 NOTHING = Kept(None, "")
 
 
-def key(plan: Plan) -> str:
+def key(plan: Plan, start: str | None = None) -> str:
     """Of all that decides the result: what the files hold, and not where they are; and what is asked for."""
-    return _hash(source_key(plan), *_identity(plan.target), dataclasses.asdict(plan.options), dataclasses.asdict(plan.running))
+    options, running = dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
+    return _hash(source_key(plan), *_identity(plan.target), options, running, start)
 
 
 def source_key(plan: Plan) -> str:

@@ -17,9 +17,9 @@ from lorax.behaviour.training import Factors, Scales, Training
 
 BATCH = 16  # a step
 HELD_OUT = 8  # one picture in so many tells when to stop
-REPEATS = 4  # under so many noises
-EVERY = 25  # steps between looks at it
-PATIENCE = 3  # looks without a gain
+REPEATS = 2  # under so many noises
+EVERY = 10  # steps between looks at it
+PATIENCE = 5  # looks without a gain
 LARGE = 32  # latents, a side: above it, a card's memory does not hold what a backward pass needs
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on what is held out, the averages, which go on changing
 
