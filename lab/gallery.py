@@ -50,7 +50,7 @@ def run(results: Path, grids: Path) -> None:
 
 
 def _variants(source: str, target: str) -> list[str]:
-    """Those that run the models only where the sweep has left what they moved, and of those that do not, none across structures."""
+    """Across structures none that does not run the models; of those that do, what the sweep has left of all styles."""
     adapters = [ADAPTERS[f"{style}-r{HEADLINE_RANK}"] for style in STYLES]
     left = {name for name in BEHAVIOURAL if all(kept_file(VARIANTS[name], one, source, target).is_file() for one in adapters)}
     fixed = {ALONE, NATIVE} if (source, target) == CROSSING else set(DRAWN) - set(BEHAVIOURAL)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lab import data
+from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax import behaviour
@@ -30,7 +31,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
-FROM_BRIDGE = "refine from bridge"
+FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
+CHANGE_STEPS = 50
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
@@ -69,6 +71,7 @@ def _variants() -> list[Variant]:
     behaviour = [
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
+        Variant(CHANGE, Options(REFINE), (1.0,), "behaviour"),
     ]
     steps = [
         Variant(variant.at(step), variant.options, (1.0,), "steps", variant.start)
@@ -104,13 +107,30 @@ def move(
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
     if variant.options.method in BEHAVIOURAL:
         planned = dataclasses.replace(planned, running=Running(captions=_captions()))
-        runners, kept = Runners(torch.device("cpu")), Cache(CACHE / "behaviour", 1 << 30, 0)
-        return planned, behaviour.run(planned, runners, _unheard, kept, start=variant.start, watch=watch)
+        if variant.name == CHANGE:
+            return planned, _changed(planned, watch)
+        runners = Runners(torch.device("cpu"))
+        return planned, behaviour.run(planned, runners, _unheard, _kept(), start=variant.start, watch=watch)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
         moved = Moved({layer: random_like(delta, generator) for layer, delta in moved.layers.items()}, moved.report)
     return planned, moved
+
+
+def _changed(planned: Plan, watch: refine.Watch) -> Moved:
+    """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
+    moved = run(dataclasses.replace(planned, options=Options(AUTO)))
+    rate = behaviour.RATE_RELATED if moved.layers else behaviour.RATE_UNRELATED
+    if not moved.layers:
+        moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), cache=_kept())
+    found = match_change(planned, moved.layers, steps=CHANGE_STEPS, rate=rate, watch=watch)
+    return Moved(found, moved.report)
+
+
+def _kept() -> Cache:
+    """Where what sources draw is kept."""
+    return Cache(CACHE / "behaviour", 1 << 30, 0)
 
 
 def kept_file(variant: Variant, adapter: Adapter, source: str, target: str) -> Path:
