@@ -44,7 +44,7 @@ STYLE = {
     "legend.frameon": False,
 }
 FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
-COLOURS = dict(
+COLOURS = dict(zip(LINES, plt.color_sequences["tab10"], strict=True)) | {LONGER: "black"}
     zip(
         (COPY, AUTO, *PROJECTING, BY_NAME, NATIVE, REFINE, FROM_BRIDGE, CHANGE, LONGER),
         plt.color_sequences["tab10"],
