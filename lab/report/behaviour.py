@@ -34,7 +34,7 @@ def _of_pair(cells: Cells, pair: Pair, refined: Cell, methods: list[Cell]) -> It
     if teacher := cells.teacher(refined):
         how = {Verdict.MORE: "better", Verdict.LESS: "worse"}.get(verdict(teacher), "neither better nor worse")
         yield (
-            f"{name}: the source with its own LoRA, from which the target learns, predicts the style {how} than the target alone: "
+            f"{name}: the source with its LoRA, from which the target learns, predicts the style {how} than the target alone: "
             f"it would recover {number(teacher)}."
         )
     harm = grouped(((f"`{cell.variant}`", cells.harm(cell, NATIVE)) for cell in methods), figures=False)

@@ -44,13 +44,8 @@ STYLE = {
     "legend.frameon": False,
 }
 FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
+LINES = (COPY, AUTO, *PROJECTING, BY_NAME, NATIVE, REFINE, FROM_BRIDGE, CHANGE)
 COLOURS = dict(zip(LINES, plt.color_sequences["tab10"], strict=True)) | {LONGER: "black"}
-    zip(
-        (COPY, AUTO, *PROJECTING, BY_NAME, NATIVE, REFINE, FROM_BRIDGE, CHANGE, LONGER),
-        plt.color_sequences["tab10"],
-        strict=False,
-    )
-)
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
 Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
 
