@@ -106,7 +106,9 @@ def _read_captions(text: str) -> tuple[str, ...]:
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
+    )
     parser.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
 
 
@@ -236,7 +238,7 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
 
 def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:
     if (method := planned[0].options.method) in BEHAVIOURAL and not survey:
-        print(f"{method} takes {total(estimate(one) for one in planned).words}", file=sys.stderr)
+        print(f"{method} takes at most {total(estimate(one) for one in planned).words}", file=sys.stderr)
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
         return run_all(planned, _progress(bar), _cache(options), survey=survey)
 

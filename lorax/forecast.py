@@ -152,7 +152,7 @@ def forecast(report: Report) -> Forecast | Measured | None:
     """None where nothing is moved, and outside of what was measured.
 
     That is: a method that was not measured on such bases, a LoRA that ``--max-rank`` changed, or, of a method that goes by
-    weights, a similarity or coverage that no pair of the lab's bases has; more similar than the closest is still a close relative.
+    weights, a similarity or coverage that no pair of the lab's bases has; more similar than the closest is a close relative too.
     """
     if report.coverage == 0 or report.compression_error > MARGIN:
         return None

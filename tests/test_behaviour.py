@@ -14,6 +14,7 @@ from lorax import probe
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, live, refine
 from lorax.behaviour.captions import captions, plain, read, trigger, with_triggers
+from lorax.behaviour.training import Factors, Scales
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
@@ -117,12 +118,29 @@ def test_the_best_look_is_kept(models: Path) -> None:
     layers = open_adapter(LORA).deltas_of(target.base)
     latents = content.pictures(target, layers, PROMPTS, str)
     seen: list[float] = []
-    kept = refine.refine(
-        target, layers, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=lambda step, loss, layers: seen.append(loss)
-    )
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    factors = Factors(layers, target.device)
+    kept = refine.refine(target, factors, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
+
+
+def test_scales_leave_the_directions_alone(models: Path) -> None:
+    """A delta whose directions are twice as strong as they should be, some of them, is set right."""
+    target = Runner(models / f"{BASE}.safetensors")
+    layers = open_adapter(LORA).deltas_of(target.base)
+    latents = content.pictures(target, layers, PROMPTS * 4, str)
+    wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
+    seen: list[float] = []
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    scales = Scales(wrong, target.device)
+    found = refine.refine(target, scales, latents, PROMPTS * 4, steps=20, rate=0.05, tick=str, watch=watch)
+    assert seen[-1] < 0.9 * seen[0]
+    for layer, dW in found.items():
+        ratio = dW.up / wrong[layer].up
+        assert torch.equal(dW.down, wrong[layer].down)
+        assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-5, equal_nan=True)
 
 
 def test_the_largest_rank_is_kept_to(models: Path) -> None:
@@ -131,7 +149,8 @@ def test_the_largest_rank_is_kept_to(models: Path) -> None:
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
 
-def test_nothing_of_the_style_is_read(models: Path) -> None:
+@pytest.mark.parametrize("method", ["bridge", "refine"])
+def test_nothing_of_the_style_is_read(models: Path, method: str) -> None:
     """Neither pictures of the style, nor the adapter that was trained on the target: only the models and the adapter."""
     opened: set[Path] = set()
     watching = True
@@ -141,7 +160,7 @@ def test_nothing_of_the_style_is_read(models: Path) -> None:
             opened.add(Path(arguments[0]).resolve())
 
     sys.addaudithook(watch)  # there is no way to remove it
-    run(planned(models, STRANGER, "refine", steps=1, pictures=16))
+    run(planned(models, STRANGER, method, steps=1, pictures=16))
     watching = False
     root = BUNDLE.parents[1]
     data = {path for path in opened if root / "lab" in path.parents and path.suffix != ".py" and "__pycache__" not in path.parts}

@@ -199,14 +199,11 @@ def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(fitted: Fi
     many = {"mean": 0.8, "low": 0.7, "high": 0.9, "pairs": 2, "transfers": 8}
     stored["running"] = {"bridge": {"strangers": few}, "refine": {"strangers": many, "families": few}}
     forecast.FILE.write_text(json.dumps(stored))
-    assert (
-        running()
-        .summary()
-        .endswith(
-            "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect "
-            "of a LoRA trained on the target. Large models can differ."
-        )
+    told = (
+        "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect of "
+        "a LoRA trained on the target. Large models can differ."
     )
+    assert running().summary().endswith(told)
     assert "4 LoRAs moved so between one pair" in running(forecast.CROSSED).summary()
     assert running(forecast.RELATIVES).as_json()["forecast"] is None
     assert running(moved=0).as_json()["forecast"] is None

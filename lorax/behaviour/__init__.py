@@ -6,94 +6,108 @@ One model is in memory at a time; what the other needs of it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
-from lorax.behaviour.captions import captions, trigger, with_triggers
+from lorax.behaviour.drawn import Drawn, draw
+from lorax.behaviour.kept import Kept
 from lorax.behaviour.model import Model, Models
 from lorax.behaviour.outcome import Paired, by_weights, concluded, foretold, has_already, paired
-from lorax.methods import BRIDGE
+from lorax.behaviour.refine import (
+    RATE_RELATED,
+    RATE_SCALES,
+    RATE_UNRELATED,
+    SCALING,
+    STEPS_RELATED,
+    STEPS_UNRELATED,
+    Watch,
+    unwatched,
+)
+from lorax.behaviour.training import Factors, Scales
+from lorax.cache import Cache
+from lorax.methods import AUTO, BRIDGE
 from lorax.transfer import Moved, Plan, Progress
 
-# What served unrelated and related bases best (docs/behaviour.md).
-RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
+NOTHING = "nothing"
 
 
-def run(plan: Plan, models: Models, progress: Progress) -> Moved:
-    """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
+def run(
+    plan: Plan,
+    models: Models,
+    progress: Progress,
+    cache: Cache | None = None,
+    *,
+    start: str | None = None,
+    watch: Watch = unwatched,
+) -> Moved:
+    """``bridge``, or ``refine`` from ``start``, which is NOTHING, AUTO or BRIDGE; by default what served best.
 
-    Raises LoraxError if a model cannot be run.
+    What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
+    it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
-    [auto] = by_weights([plan])
+    meter, kept, [auto] = _Meter(progress), Kept.of(plan, cache, start), by_weights([plan])
     if has_already(plan, auto):
         return auto
     pairs = paired(plan)
-    layers = (_bridge if plan.options.method == BRIDGE else _refine)(plan, auto, pairs, models, _Meter(progress))
-    return concluded(plan, auto, pairs, layers)
+    if plan.options.method == BRIDGE:
+        return concluded(plan, auto, pairs, _bridge(plan, pairs, models, meter, kept))
+    moved = concluded(plan, auto, pairs, _refine(plan, auto, pairs, models, meter, kept, start, watch))
+    kept.remove()
+    return moved
 
 
-def _bridge(plan: Plan, auto: Moved, pairs: Mapping[str, Paired], models: Models, meter: _Meter) -> dict[str, LowRank]:
+def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept) -> dict[str, LowRank]:
     adapter = plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in pairs.values()}
     recorded = {source: adapter[source] for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = content.looked_at(plan.running.pictures, source.size)
-        meter.expect(len(content.chunks(count, source.size)) + len(adapter) + len(feeds))
-        drawn = _drawn(plan, source, adapter, count, meter)
+        meter.expect(len(adapter) + len(feeds) + SCALING)
+        drawn = _drawn(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
         where = bridge.places(source, list(recorded), seen)
         outputs = bridge.record(source, adapter, seen, where, meter)
     with models.opened(plan.target) as target:
-        seen = content.noised(target, drawn.latents_in(target), drawn.prompts, count, seed=0)
-        return bridge.fit(target, outputs, feeds, seen, where, meter)
-
-
-def _refine(plan: Plan, auto: Moved, pairs: Mapping[str, Paired], models: Models, meter: _Meter) -> dict[str, LowRank]:
-    adapter = plan.adapter.deltas_of(plan.source)
-    with models.opened(plan.source) as source:
-        meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
-        drawn = _drawn(plan, source, adapter, plan.running.pictures, meter)
-    with models.opened(plan.target) as target:
         latents = drawn.latents_in(target)
-        ranks = {layer.target: layer.rank for layer in pairs.values()}
-        start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-        return refine.refine(target, start, latents, drawn.prompts, steps=plan.running.steps, rate=rate, tick=meter)
+        seen = content.noised(target, latents, drawn.prompts, count, seed=0)
+        fitted = bridge.fit(target, outputs, feeds, seen, where, meter)
+        scales = Scales(fitted, target.device)
+        return refine.refine(target, scales, latents, drawn.prompts, steps=SCALING, rate=RATE_SCALES, tick=meter)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What the source drew: its latents (P, 4, h, w) on the CPU, and the pictures (P, 3, H, W) in [0, 1], in half precision."""
-
-    prompts: list[str]
-    latents: torch.Tensor
-    pictures: torch.Tensor
-    space: tuple[float, int]
-
-    def latents_in(self, target: Model) -> torch.Tensor:
-        """As the target sees them, at the size that is at home in it."""
-        if self.space == _space(target):
-            return self.latents
-        side = 8 * target.size
-        parts = [
-            torch.nn.functional.interpolate(self.pictures[rows].float(), (side, side), mode="bicubic", antialias=True)
-            for rows in content.chunks(len(self.pictures), target.size)
-        ]
-        return torch.cat([target.encode_pictures(part.clamp(0, 1)).cpu() for part in parts])
-
-
-def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter) -> _Drawn:
-    prompts = with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
-    latents = content.pictures(source, adapter, prompts, meter)
-    pictures = torch.cat([source.decode(latents[rows]).half().cpu() for rows in content.chunks(len(latents), source.size)])
-    return _Drawn(prompts, latents, pictures, _space(source))
+def _refine(
+    plan: Plan,
+    auto: Moved,
+    pairs: Mapping[str, Paired],
+    models: Models,
+    meter: _Meter,
+    kept: Kept,
+    start: str | None,
+    watch: Watch,
+) -> dict[str, LowRank]:
+    adapter, count = plan.adapter.deltas_of(plan.source), plan.running.pictures
+    rate, most = (RATE_RELATED, STEPS_RELATED) if auto.layers else (RATE_UNRELATED, STEPS_UNRELATED)
+    start, steps = start or (AUTO if auto.layers else NOTHING), plan.running.steps or most
+    meter.expect(steps)
+    first = _bridge(plan, pairs, models, meter, kept) if start == BRIDGE else auto.layers
+    if (drawn := kept.drawn(plan, count)) is None:
+        with models.opened(plan.source) as source:
+            drawn = _drawn(plan, source, adapter, count, meter, kept)
+    with models.opened(plan.target) as target:
+        if start == NOTHING:
+            first = refine.blank(target, {layer.target: layer.rank for layer in pairs.values()})
+        factors, latents = Factors(first, target.device), drawn.latents_in(target)
+        return refine.refine(target, factors, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, watch=watch, kept=kept)
 
 
-def _space(model: Model) -> tuple[float, int]:
-    """Models of which this is the same draw in the same latent space."""
-    return model.latent_scale, model.size
+def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
+    """As it was kept, or drawn now."""
+    if (known := kept.drawn(plan, count)) is not None:
+        return known
+    meter.expect(len(content.chunks(count, source.size)))
+    made = draw(plan, source, adapter, count, meter)
+    kept.keep_drawn(made)
+    return made
 
 
 class _Meter:

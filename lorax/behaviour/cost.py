@@ -1,12 +1,11 @@
 """What bridge and refine will take, told before a model is opened.
 
-How often what is done comes from the constants by which it is done, and what that takes from the bases' headers (``operations``). How
-much a device does in a second is measured on it; ``EFFICIENCY`` says what of that these models reach (docs/behaviour.md).
+How often what is done comes from the constants by which it is done, and what that takes from the bases' headers. How much a
+device does in a second is measured on it; ``EFFICIENCY`` says what of that these models reach (docs/behaviour.md).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ CALL = 2e-5  # seconds that a layer takes however little it computes
 BACKWARD = 1.2  # of a forward pass: weights are frozen, so that it is a gradient of inputs alone
 EIGEN = 10  # operations of an eigendecomposition, by the size cubed
 HELD = 3  # values that are held at a time, by those of the largest layer; of a block, by those of its layers
-STATES = 7  # of a factor that is trained: itself, its gradient, AdamW's two, the average, and that of the best and the last look
+STATES = 6  # of a factor that is trained: itself, its gradient, AdamW's two, the average, and that of the best look
 FLOAT = 4  # bytes
 
 
@@ -42,6 +41,11 @@ class Work:
     decoded: int = 0
     read: int = 0
     trained: int = 0  # of those predicted, with a backward pass
+
+    def __add__(self, other: Work) -> Work:
+        """One after the other."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
 
 
 @dataclass(frozen=True)
@@ -58,28 +62,31 @@ class Cost:
         return f"about {spoken(self.seconds)} on {where}, and about {self.bytes / 1e9:.1f} GB of its memory"
 
 
-def estimate(plan: Plan, method: str | None = None) -> Cost:
-    """Of moving one adapter by the plan's method, or by another. Raises LoraxError where there is no such device."""
+def estimate(plan: Plan, method: str | None = None, *, related: bool = False) -> Cost:
+    """Of moving one adapter by the plan's method, or by another; where training finds no gain any more it takes less.
+
+    ``related``: whether the bases are known to be. Raises LoraxError where there is no such device.
+    """
     method, device = method or plan.options.method, pick_device(plan.options.device)
     dtype = precision(device)
     rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
     pairs = [(pair.source, pair.target) for pair in plan.pairs.values() if pair and pair.target]
     of_text = any(not target.startswith("unet.") for _, target in pairs)
-    works = works_of_bridge(plan.running, *models) if method == BRIDGE else works_of_refine(plan.running, *models, of_text)
-    seconds = sum(_seconds(work, of, rate) for work, of in zip(works, models, strict=True))
-    held = max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True))
     outs = [models[0].layers[source].out for source, _ in pairs]
     shapes = [(layer.out, layer.channels * layer.taps) for _, target in pairs for layer in (models[1].layers[target],)]
+    rank = plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
     if method == BRIDGE:
+        works = works_of_bridge(plan.running, *models, of_text)
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
-        rows = min(bridge.ROWS, bridge.KEPT // kept)
+        rows = min(bridge.ROWS, bridge.KEPT // max(kept, 1))
         solved = sum(_solved(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
-        seconds += solved / EFFICIENCY / rate_of(torch.device("cpu"), torch.float64)
-        held += rows * kept if device.type == "cpu" else 0
+        seconds = solved / EFFICIENCY / rate_of(torch.device("cpu"), torch.float64)
+        held = rows * kept if device.type == "cpu" else 0
     else:
-        rank = plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
-        held += STATES * FLOAT * rank * sum(m + n for m, n in shapes)
-    return Cost(seconds, held, device.type)
+        works = works_of_refine(plan.running, *models, of_text, related)
+        seconds, held = 0.0, STATES * FLOAT * rank * sum(m + n for m, n in shapes)
+    seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
+    return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -88,41 +95,19 @@ def total(costs: Iterable[Cost]) -> Cost:
     return Cost(sum(one.seconds for one in found), max(one.bytes for one in found), found[0].device)
 
 
-def works_of_bridge(running: Running, source: Operations, target: Operations) -> tuple[Work, Work]:
-    """What the source and the target are asked to do."""
+def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
+    """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
     count = content.looked_at(running.pictures, source.size)
-    drawn = _drawing(count, source)
-    return (
-        dataclasses.replace(
-            drawn,
-            predicted=drawn.predicted + 2 * count,
-            encoded=drawn.encoded + 2 * count,
-            calls=drawn.calls + 1,
-            at_once=max(drawn.at_once, 2 * count),
-        ),
-        Work(2 * count, 2 * count, 1, 2 * count, read=_read(count, source, target)),
-    )
+    both = Work(2 * count, 2 * count, 1, 2 * count)  # with the adapter and without, side by side
+    scaling = _training(count, refine.SCALING, target, of_text)
+    return _drawing(count, source) + both, both + scaling + Work(0, 0, 0, 0, read=_read(count, source, target))
 
 
-def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
-    """The same. Training may end before its last step, if looks at it find no gain. ``of_text``: it trains text encoders, too."""
-    held = math.ceil(running.pictures / refine.HELD_OUT)
-    judged, batch = refine.REPEATS * held, min(refine.BATCH, running.pictures - held)
-    looks, trained = 1 + math.ceil(running.steps / refine.EVERY), running.steps * batch
-    predicted, at_once = looks * judged + trained, max(_at_once(judged, target), _at_once(batch, target, refine.BATCH))
-    calls = looks * _chunks(judged, target) + running.steps * _chunks(batch, target, refine.BATCH)
-    known = content.fitting(2, target.size) == 1 and not of_text  # then a caption is encoded once
-    return (
-        _drawing(running.pictures, source),
-        Work(
-            predicted,
-            running.pictures if known else predicted,
-            calls,
-            at_once,
-            read=_read(running.pictures, source, target),
-            trained=trained,
-        ),
-    )
+def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
+    """The same."""
+    steps = running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
+    reading = Work(0, 0, 0, 0, read=_read(running.pictures, source, target))
+    return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
 
 
 def spoken(seconds: float) -> str:
@@ -156,6 +141,22 @@ def _drawing(count: int, of: Operations) -> Work:
     return Work(passes * count, 2 * count, passes * _chunks(count, of), _at_once(count, of), decoded=count)
 
 
+def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
+    """To the last step."""
+    held = math.ceil(pictures / refine.HELD_OUT)
+    judged, batch = refine.REPEATS * held, min(refine.BATCH, pictures - held)
+    looks, trained = 1 + math.ceil(steps / refine.EVERY), steps * batch
+    predicted = looks * judged + trained
+    once = content.fitting(2, of.size) == 1 and not of_text  # is a caption encoded
+    return Work(
+        predicted,
+        pictures if once else predicted,
+        looks * _chunks(judged, of) + steps * _chunks(batch, of, refine.BATCH),
+        max(_at_once(judged, of), _at_once(batch, of, refine.BATCH)),
+        trained=trained,
+    )
+
+
 def _read(count: int, source: Operations, target: Operations) -> int:
     """Pictures that the target's autoencoder encodes, where the source's latents are of another kind."""
     return 0 if (source.latent_scale, source.size) == (target.latent_scale, target.size) else count
@@ -169,10 +170,10 @@ def _at_once(count: int, of: Operations, most: int = 64) -> int:
     return min(count, content.fitting(most, of.size))
 
 
-def _seconds(work: Work, of: Operations, rate: float) -> float:
+def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
     forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
     again = BACKWARD + (of.size > refine.LARGE)  # whose blocks are computed once more
-    backward = work.trained * (again * of.predict + (BACKWARD * of.encode if work.encoded >= work.predicted else 0))
+    backward = work.trained * (again * of.predict + BACKWARD * of.encode * of_text)
     passes = work.calls * (1 + again * work.trained / work.predicted)
     return (forward + backward) / (EFFICIENCY * rate) + CALL * passes * len(of.layers)
 

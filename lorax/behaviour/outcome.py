@@ -62,7 +62,7 @@ def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> 
             continue
         how = f"to be {HOW[plan.options.method]}"
         known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in paired(plan).items()}
-        found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=estimate(plan))))
+        found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=estimate(plan, related=bool(auto.layers)))))
     return found
 
 
