@@ -200,8 +200,8 @@ def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(fitted: Fi
     stored["running"] = {"bridge": {"strangers": few}, "refine": {"strangers": many, "families": few}}
     forecast.FILE.write_text(json.dumps(stored))
     told = (
-        "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect of "
-        "a LoRA trained on the target. Large models can differ."
+        "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect "
+        "of a LoRA trained on the target. Large models can differ."
     )
     assert running().summary().endswith(told)
     assert "4 LoRAs moved so between one pair" in running(forecast.CROSSED).summary()

@@ -21,9 +21,10 @@ from lorax.options import DENSE_RANK, Running
 from lorax.precision import precision
 from lorax.transfer import Plan, pick_device
 
-EFFICIENCY = 0.4  # of a matrix product's operations per second: a model also moves what it computes
-CALL = 2e-5  # seconds that a layer takes however little it computes
-BACKWARD = 1.2  # of a forward pass: weights are frozen, so that it is a gradient of inputs alone
+EFFICIENCY = 0.9  # of a large matrix product's operations per second, of a wide model; half of that at the width NARROW
+NARROW = 80
+SOLVING = 0.7  # the same, of regressions
+BACKWARD = 2  # forward passes
 EIGEN = 10  # operations of an eigendecomposition, by the size cubed
 HELD = 3  # values that are held at a time, by those of the largest layer; of a block, by those of its layers
 STATES = 6  # of a factor that is trained: itself, its gradient, AdamW's two, the average, and that of the best look
@@ -36,8 +37,7 @@ class Work:
 
     predicted: int  # by the UNet
     encoded: int  # by the text encoders
-    calls: int  # of the UNet, with ``at_once`` samples at most
-    at_once: int
+    at_once: int  # samples at most that it predicts
     decoded: int = 0
     read: int = 0
     trained: int = 0  # of those predicted, with a backward pass
@@ -80,7 +80,7 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
         rows = min(bridge.ROWS, bridge.KEPT // max(kept, 1))
         solved = sum(_solved(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
-        seconds = solved / EFFICIENCY / rate_of(torch.device("cpu"), torch.float64)
+        seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
         held = rows * kept if device.type == "cpu" else 0
     else:
         works = works_of_refine(plan.running, *models, of_text, related)
@@ -98,15 +98,15 @@ def total(costs: Iterable[Cost]) -> Cost:
 def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
     """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
     count = content.looked_at(running.pictures, source.size)
-    both = Work(2 * count, 2 * count, 1, 2 * count)  # with the adapter and without, side by side
+    both = Work(2 * count, 2 * count, 2 * count)  # with the adapter and without, side by side
     scaling = _training(count, refine.SCALING, target, of_text)
-    return _drawing(count, source) + both, both + scaling + Work(0, 0, 0, 0, read=_read(count, source, target))
+    return _drawing(count, source) + both, both + scaling + Work(0, 0, 0, read=_read(count, source, target))
 
 
 def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
     """The same."""
     steps = running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
-    reading = Work(0, 0, 0, 0, read=_read(running.pictures, source, target))
+    reading = Work(0, 0, 0, read=_read(running.pictures, source, target))
     return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
 
 
@@ -137,8 +137,7 @@ def rate_of(device: torch.device, dtype: torch.dtype) -> float:
 
 def _drawing(count: int, of: Operations) -> Work:
     """With a caption and without, at each step."""
-    passes = 2 * content.STEPS
-    return Work(passes * count, 2 * count, passes * _chunks(count, of), _at_once(count, of), decoded=count)
+    return Work(2 * content.STEPS * count, 2 * count, _at_once(count, of), decoded=count)
 
 
 def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
@@ -151,7 +150,6 @@ def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
     return Work(
         predicted,
         pictures if once else predicted,
-        looks * _chunks(judged, of) + steps * _chunks(batch, of, refine.BATCH),
         max(_at_once(judged, of), _at_once(batch, of, refine.BATCH)),
         trained=trained,
     )
@@ -162,10 +160,6 @@ def _read(count: int, source: Operations, target: Operations) -> int:
     return 0 if (source.latent_scale, source.size) == (target.latent_scale, target.size) else count
 
 
-def _chunks(count: int, of: Operations, most: int = 64) -> int:
-    return len(content.chunks(count, of.size, most))
-
-
 def _at_once(count: int, of: Operations, most: int = 64) -> int:
     return min(count, content.fitting(most, of.size))
 
@@ -174,8 +168,7 @@ def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
     forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
     again = BACKWARD + (of.size > refine.LARGE)  # whose blocks are computed once more
     backward = work.trained * (again * of.predict + BACKWARD * of.encode * of_text)
-    passes = work.calls * (1 + again * work.trained / work.predicted)
-    return (forward + backward) / (EFFICIENCY * rate) + CALL * passes * len(of.layers)
+    return (forward + backward) * (1 + NARROW / of.width) / (EFFICIENCY * rate)
 
 
 def _solved(rows: int, m_s: int, m: int, n: int) -> float:

@@ -53,6 +53,12 @@ class Operations:
     layers: dict[str, Layer]  # of the UNet and the text encoders
 
     @property
+    def width(self) -> float:
+        """The narrower side of the UNet's weights, by where its operations are: narrow products keep a device less busy."""
+        unet = [layer for name, layer in self.layers.items() if name.startswith("unet.")]
+        return sum(layer.operations * min(layer.out, layer.channels) for layer in unet) / sum(layer.operations for layer in unet)
+
+    @property
     def parameters(self) -> int:
         return sum(layer.parameters for layer in self.layers.values())
 
