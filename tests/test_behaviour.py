@@ -175,7 +175,9 @@ def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.
     words.write_text("cat face\n\nred car\n", encoding="utf-8")
     asked = [str(LORA), *bases, "--method", "bridge", "--pictures", "16", "--captions", str(words), "--output", str(file)]
     assert main(["transfer", *asked]) == 0
-    assert "fitted to what the source's layer does" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "fitted to what the source's layer does" in said.out
+    assert said.err.startswith("bridge takes at most about ")
     assert open_adapter(file).metadata["lorax_method"] == "bridge"
     assert main(["transfer", *asked, "--save-as", "lora-x"]) == 2
     assert "runs the models" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lorax.behaviour import cost
 from lorax.behaviour.cost import Cost
 from lorax.behaviour.operations import operations
 from lorax.checkpoint import open_checkpoint
+from lorax.cli import main
 from lorax.demo.bundle import BASE, unpack
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
@@ -81,7 +83,7 @@ def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None
 def test_what_is_counted_is_what_is_done(
     models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, target: str, method: str, of_text: bool
 ) -> None:
-    """In each of the two models; of large ones without layers of text encoders a caption is encoded once."""
+    """In each of the two models."""
     lora = tmp_path / "lora.safetensors"
     save_file({key: value for key, value in load_file(LORA).items() if of_text or key.startswith("lora_unet_")}, lora)
     done: dict[str, Counter[str]] = {}
@@ -120,6 +122,13 @@ def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -
     assert (both.seconds, both.bytes) == (few.seconds + many.seconds, max(few.bytes, many.bytes))
 
 
+def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trained(models: Path) -> None:
+    large = dataclasses.replace(operations(open_checkpoint(models / "base.safetensors")), size=64)
+    once, often = (cost.works_of_refine(ASKED, large, large, of_text, related=False)[1] for of_text in (False, True))
+    assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
+    assert often.encoded == often.predicted > once.encoded
+
+
 def test_a_larger_rank_takes_more_memory(models: Path) -> None:
     one, two = (dataclasses.replace(planned(models, "scratch", "refine"), options=Options("refine", max_rank=n)) for n in (1, 2))
     assert cost.estimate(one).bytes < cost.estimate(two).bytes
@@ -141,6 +150,19 @@ def test_an_analysis_runs_no_model(models: Path, monkeypatch: pytest.MonkeyPatch
     assert "Forecast: unrelated. 4 LoRAs moved so" in report.summary()
     assert report.summary().endswith(f"No model was run for this. A transfer takes {report.cost.words}.")
     assert report.as_json()["cost"]["words"] == report.cost.words
+
+
+def test_the_command_line_tells_it_without_running_a_model(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Runner, "__init__", None)
+    bases = ["--source", str(models / "base.safetensors"), "--target", str(models / "scratch.safetensors")]
+    asked = ["analyze", str(LORA), *bases, "--method", "refine", "--pictures", "16", "--report", str(tmp_path / "report.json")]
+    assert main(asked) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert f"A transfer takes {report['cost']['words']}." in capsys.readouterr().out
+    assert main(["analyze", str(LORA), *bases]) == 3
+    assert "refine takes about " in capsys.readouterr().err
 
 
 def test_auto_proposes_what_runs_the_models(models: Path) -> None:

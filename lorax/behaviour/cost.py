@@ -146,7 +146,7 @@ def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
     judged, batch = refine.REPEATS * held, min(refine.BATCH, pictures - held)
     looks, trained = 1 + math.ceil(steps / refine.EVERY), steps * batch
     predicted = looks * judged + trained
-    once = content.fitting(2, of.size) == 1 and not of_text  # is a caption encoded
+    once = _at_once(2, of) == 1 and not of_text  # is a caption encoded
     return Work(
         predicted,
         pictures if once else predicted,
