@@ -175,14 +175,32 @@ def test_stopping_leaves_nothing(models: Path) -> None:
     assert reached[0] == "drawing pictures"
 
 
-def test_models_with_other_latents_are_refused(models: Path, out: Path) -> None:
-    for name in (BASE, STRANGER):
+def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path) -> None:
+    """From SD 1.x to SDXL, whose latents have another scale and another size here."""
+    for name in (BASE, "xl"):
         (out / f"{name}.safetensors").symlink_to(models / f"{name}.safetensors")
         text = (models / f"{name}.yaml").read_text(encoding="utf-8")
-        (out / f"{name}.yaml").write_text(text.replace("scale_factor: ", "scale_factor: 2" if name == BASE else "scale_factor: "))
+        if name == "xl":
+            text = text.replace("scale_factor: ", "scale_factor: 2").replace("image_size: 8", "image_size: 16")
+        (out / f"{name}.yaml").write_text(text)
     (out / "tokenizer").symlink_to(models / "tokenizer")
-    with pytest.raises(LoraxError, match="different latent spaces"):
-        run(planned(out, STRANGER, "bridge", pictures=16))
+    moved = run(planned(out, "xl", "bridge", pictures=16))
+    target = open_checkpoint(models / "xl.safetensors")
+    assert all(dW.shape == target.matrix(layer) for layer, dW in moved.layers.items())
+    assert len(moved.layers) > 100
+    assert sum(dW.norm() > 0 for dW in moved.layers.values()) > len(moved.layers) / 2
+
+
+def test_places_are_the_same_at_any_resolution() -> None:
+    where = bridge.Places.drawn(3, 50)
+    fine = torch.arange(3 * 8 * 8).view(3, 8, 8)
+    coarse = fine[:, ::2, ::2]  # a cell's first
+    of_fine, of_coarse = (where.of(grid.reshape(-1, 1), 3).squeeze(1) for grid in (fine, coarse))
+    assert (of_fine // 64 == of_coarse // 64).all()  # of the same picture
+    apart = (of_fine - of_coarse).int() % 64
+    assert set(apart.tolist()) <= {0, 1, 8, 9}  # and of the same cell
+    tokens = where.of(torch.arange(3 * 77).view(-1, 1), 3).squeeze(1)
+    assert torch.equal((tokens // 77).long(), where.item)
 
 
 def test_plain_captions_are_many_and_differ() -> None:

@@ -16,7 +16,6 @@ from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.captions import captions, with_triggers
 from lorax.behaviour.model import Model, Models
-from lorax.errors import LoraxError
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
@@ -25,7 +24,7 @@ from lorax.transfer import Moved, Plan, Progress, run_all
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
 NO_VECTORS = "this method makes low-rank layers only"
-LEFT_OUT = "it computes at other positions than the source's layer"
+LEFT_OUT = "one of the models does not use it"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class _Paired:
 def run(plan: Plan, models: Models, progress: Progress) -> Moved:
     """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
-    Raises LoraxError if a model cannot be run, or if a bridge is asked for between models that draw in different latent spaces.
+    Raises LoraxError if a model cannot be run.
     """
     return (_bridge if plan.options.method == BRIDGE else _refine)(plan, models, _Meter(progress))
 
@@ -50,22 +49,17 @@ def run(plan: Plan, models: Models, progress: Progress) -> Moved:
 def _bridge(plan: Plan, models: Models, meter: _Meter) -> Moved:
     paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in paired.values()}
+    recorded = {source: adapter[source] for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
-        meter.expect(len(content.chunks(count, source.size)) + 2 + len(feeds))
-        prompts = _prompts(plan, count)
-        latents = content.pictures(source, adapter, prompts, meter)
-        seen = content.noised(source, latents, prompts, count, seed=0)
-        layers = list(dict.fromkeys(layer.source for layer in paired.values()))
-        outputs = bridge.record(source, adapter, layers, seen, meter)
-        space = source.latent_scale, source.size
+        meter.expect(len(content.chunks(count, source.size)) + len(adapter) + len(feeds))
+        drawn = _drawn(plan, source, adapter, count, meter)
+        seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
+        where = bridge.places(source, list(recorded), seen)
+        outputs = bridge.record(source, adapter, seen, where, meter)
     with models.opened(plan.target) as target:
-        if (target.latent_scale, target.size) != space:
-            raise LoraxError(
-                f"{plan.source.path} and {plan.target.path} draw in different latent spaces, so that what their layers do cannot "
-                "be compared. Use method refine."
-            )
-        found = bridge.fit(target, outputs, feeds, seen, meter)
+        seen = content.noised(target, drawn.latents_in(target), drawn.prompts, count, seed=0)
+        found = bridge.fit(target, outputs, feeds, seen, where, meter)
     return _concluded(plan, paired, found, "fitted to what the source's layer does")
 
 
@@ -73,22 +67,50 @@ def _refine(plan: Plan, models: Models, meter: _Meter) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
-    paired, prompts = _paired(plan), _prompts(plan, plan.running.pictures)
+    paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
     with models.opened(plan.source) as source:
         meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
-        latents = content.pictures(source, plan.adapter.deltas_of(plan.source), prompts, meter)
-        pictures = torch.cat([source.decode(latents[rows]).cpu() for rows in content.chunks(len(latents), source.size)])
+        drawn = _drawn(plan, source, adapter, plan.running.pictures, meter)
     with models.opened(plan.target) as target:
-        latents = target.encode_pictures(_resized(pictures, target)).cpu()
+        latents = drawn.latents_in(target)
         ranks = {layer.target: layer.rank for layer in paired.values()}
         start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-        layers = refine.refine(target, start, latents, prompts, steps=plan.running.steps, rate=rate, tick=meter)
+        layers = refine.refine(target, start, latents, drawn.prompts, steps=plan.running.steps, rate=rate, tick=meter)
     return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
-def _prompts(plan: Plan, count: int) -> list[str]:
+@dataclass(frozen=True)
+class _Drawn:
+    """What the source drew: its latents (P, 4, h, w) on the CPU, and the pictures (P, 3, H, W) in [0, 1], in half precision."""
+
+    prompts: list[str]
+    latents: torch.Tensor
+    pictures: torch.Tensor
+    space: tuple[float, int]
+
+    def latents_in(self, target: Model) -> torch.Tensor:
+        """As the target sees them, at the size that is at home in it."""
+        if self.space == _space(target):
+            return self.latents
+        side = 8 * target.size
+        parts = [
+            torch.nn.functional.interpolate(self.pictures[rows].float(), (side, side), mode="bicubic", antialias=True)
+            for rows in content.chunks(len(self.pictures), target.size)
+        ]
+        return torch.cat([target.encode_pictures(part.clamp(0, 1)).cpu() for part in parts])
+
+
+def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter) -> _Drawn:
     file = Path(plan.running.captions) if plan.running.captions else None
-    return with_triggers(captions(count, file), plan.adapter)
+    prompts = with_triggers(captions(count, file), plan.adapter)
+    latents = content.pictures(source, adapter, prompts, meter)
+    pictures = torch.cat([source.decode(latents[rows]).half().cpu() for rows in content.chunks(len(latents), source.size)])
+    return _Drawn(prompts, latents, pictures, _space(source))
+
+
+def _space(model: Model) -> tuple[float, int]:
+    """Models of which this is the same draw in the same latent space."""
+    return model.latent_scale, model.size
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:
@@ -99,12 +121,6 @@ def _paired(plan: Plan) -> dict[str, _Paired]:
             dW = plan.adapter.delta(name, plan.source)
             found[name] = _Paired(pair.source, pair.target, pair.reason, min(dW.rank, plan.limit(name) or dW.rank), dW.norm())
     return found
-
-
-def _resized(pictures: torch.Tensor, target: Model) -> torch.Tensor:
-    """To the size at home in the target."""
-    side = 8 * target.size
-    return torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def _concluded(plan: Plan, paired: Mapping[str, _Paired], layers: Mapping[str, LowRank], how: str) -> Moved:

@@ -3,11 +3,12 @@
 Layer by layer, in the order in which the target runs them, dW_t x' = R (y_s' - y_s) - (y' - y_t) is solved for dW_t by ridge
 regression. x' and y' are what the layer sees and gives once all layers before it are adapted; y_s' and y_s what the source's
 layer gives with the adapter and without, on the same pictures and captions; R carries the source layer's output to the target
-layer's and is fitted on y_s and y_t.
+layer's and is fitted on y_s and y_t. The models may differ in width and resolution: layers are compared at the same places.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,69 +17,117 @@ from torch import nn
 
 from lorax.adapter import LowRank
 from lorax.behaviour.content import Content, Tick
-from lorax.behaviour.live import Hook, adapted, effect, hooked, rows_in, rows_out
+from lorax.behaviour.live import Hook, effect, hooked, rows_in, rows_out
 from lorax.behaviour.model import Model
 
-ROWS = 4096  # positions that are kept of a layer, drawn at random
+ROWS = 4096  # places at which layers are compared
+KEPT = 4 << 30  # bytes at most that are kept of the source; of a very large adapter there are fewer places
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # in units of the mean of the Gram matrix's diagonal
 HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Source layer -> what it gives at the drawn positions, float32 (rows, m), without and with the adapter."""
+class Places:
+    """Places in the content, the same in layers of any resolution: ``item`` (rows,) and ``point`` (rows, 2) in [0, 1)."""
 
-    alone: dict[str, torch.Tensor]
-    adapted: dict[str, torch.Tensor]
+    item: torch.Tensor
+    point: torch.Tensor
+
+    @classmethod
+    def drawn(cls, count: int, rows: int) -> Places:
+        """At random points of so many pictures, picture after picture: the last rows are of pictures of their own."""
+        point = torch.rand(rows, 2, generator=torch.Generator().manual_seed(0))
+        return cls(torch.arange(rows) * count // rows, point)
+
+    def of(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """Rows, float32 on the CPU, of a layer's values (count * positions, C): of a grid, of a prompt's tokens, or of one."""
+        positions, (y, x) = len(values) // count, self.point.unbind(1)
+        side = math.isqrt(positions)
+        grid = (y * side).long() * side + (x * side).long()
+        within = grid if side * side == positions else (y * positions).long()
+        return values[(self.item * positions + within).to(values.device)].float().cpu()
 
 
-def record(source: Model, adapter: Mapping[str, LowRank], layers: list[str], content: Content, tick: Tick) -> Outputs:
-    alone = _outputs(source, layers, content)
-    tick("recording what the source's layers do")
-    with adapted(source, adapter):
-        changed = _outputs(source, layers, content)
-    tick("recording what the adapter changes")
-    return Outputs(alone, changed)
+@dataclass(frozen=True)
+class Output:
+    """What a source layer gives at the places, float16 (rows, m), and what the adapter adds to it."""
+
+    alone: torch.Tensor
+    change: torch.Tensor
+
+
+def places(source: Model, layers: list[str], content: Content) -> Places:
+    """As many as can be kept of all these layers."""
+    width = sum(source.base.matrix(layer)[0] for layer in layers)
+    return Places.drawn(len(content), min(ROWS, KEPT // (2 * torch.half.itemsize * width)))
+
+
+@torch.no_grad()
+def record(source: Model, adapter: Mapping[str, LowRank], content: Content, where: Places, tick: Tick) -> dict[str, Output]:
+    """By layer of the adapter, in one run of the source on two copies of the content, of which the second is adapted."""
+    found: dict[str, Output] = {}
+
+    def recording(layer: str) -> Hook:
+        def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            tick(layer)
+            half = len(x) // 2
+            y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
+            alone, adapted = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
+            found[layer] = Output(alone.half(), (adapted - alone).half())
+            return y
+
+        return hook
+
+    deltas = {layer: dW.to(source.device) for layer, dW in adapter.items()}
+    _run_twice(source, content, {layer: recording(layer) for layer in adapter})
+    return found
 
 
 @torch.no_grad()
 def fit(
-    target: Model, outputs: Outputs, feeds: Mapping[str, tuple[str, int]], content: Content, tick: Tick
+    target: Model,
+    outputs: Mapping[str, Output],
+    feeds: Mapping[str, tuple[str, int]],
+    content: Content,
+    where: Places,
+    tick: Tick,
 ) -> dict[str, LowRank]:
     """Target layer -> delta, in one run of the target on two copies of the content, of which the second is adapted on the way.
 
-    ``feeds``: target layer -> (source layer, rank). A layer that computes at other positions than its source layer is left out.
+    ``feeds``: target layer -> (source layer, rank). A layer that one of the models does not use is left out.
     """
     found: dict[str, LowRank] = {}
 
     def fitting(layer: str) -> Hook:
-        s, rank = feeds[layer]
-        y_s, change = outputs.alone[s], outputs.adapted[s] - outputs.alone[s]
+        source, rank = feeds[layer]
 
-        def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
+        def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             tick(layer)
             half = len(x) // 2
-            y_t, y_1 = (rows_out(module, part) for part in torch.split(y, half))
-            if len(rows := _drawn(len(y_t))) != len(y_s):
-                return None
-            y_t, y_1, x_1 = y_t[rows].cpu(), y_1[rows].cpu(), rows_in(module, x[half:])[rows].cpu()
+            y_s, change = outputs[source].alone.float(), outputs[source].change.float()
+            y_t, y_1 = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
+            x_1 = where.of(rows_in(module, x[half:]), half)
             R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0))
             found[layer] = _of_rank(x_1, ridge(x_1, change @ R - (y_1 - y_t)), rank)
-            return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer])])
+            return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])
 
         return hook
 
-    with hooked({layer: target.module(layer) for layer in feeds}, fitting):
-        conditioning = target.encode(content.prompts * 2)
-        target.predict(content.latents.repeat(2, 1, 1, 1), content.times.repeat(2), conditioning)
+    _run_twice(target, content, {layer: fitting(layer) for layer, (source, _) in feeds.items() if source in outputs})
     return found
+
+
+def _run_twice(model: Model, content: Content, hooks: Mapping[str, Hook]) -> None:
+    """On two copies of the content, side by side."""
+    with hooked({layer: model.module(layer) for layer in hooks}, hooks.__getitem__):
+        model.predict(content.latents.repeat(2, 1, 1, 1), content.times.repeat(2), model.encode(content.prompts * 2))
 
 
 def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     """argmin_W ||Y - X W||^2 + lambda ||W||^2, float32 (n, m), for X (rows, n) and Y (rows, m).
 
-    lambda is the one of RIDGES under which a part that was left out of the fit is predicted best. 0 where none predicts it better
-    than 0 does.
+    lambda is the one of RIDGES under which the last rows, left out of the fit, are predicted best. 0 where none predicts them
+    better than 0 does.
     """
     X, Y = X.double(), Y.double()
     cut = int(len(X) * (1 - HELD_OUT))
@@ -102,24 +151,3 @@ def _of_rank(X: torch.Tensor, W: torch.Tensor, rank: int) -> LowRank:
     effect = (X @ W).double()
     V = torch.linalg.eigh(effect.mT @ effect).eigenvectors[:, -rank:].float()
     return LowRank(V.contiguous(), (W @ V).mT.contiguous())
-
-
-@torch.no_grad()
-def _outputs(source: Model, layers: list[str], content: Content) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-
-    def keeping(layer: str) -> Hook:
-        def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-            rows = rows_out(module, y)
-            found[layer] = rows[_drawn(len(rows))].float().cpu()
-
-        return hook
-
-    with hooked({layer: source.module(layer) for layer in layers}, keeping):
-        source.predict(content.latents, content.times, source.encode(content.prompts))
-    return found
-
-
-def _drawn(count: int) -> torch.Tensor:
-    """Which of so many positions are kept: the same in both models."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(count))[:ROWS]
