@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from lab import data
-from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
@@ -75,7 +74,7 @@ def moving(variant: Variant, adapter: Adapter) -> Adapter:
 def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoint, target: Checkpoint) -> tuple[Plan, Moved]:
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
     if variant.name in BEHAVIOURAL:
-        planned = dataclasses.replace(planned, running=Running(captions=str(_captions())))
+        planned = dataclasses.replace(planned, running=Running(captions=_captions()))
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
@@ -94,12 +93,10 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
 
 
 @cache
-def _captions() -> Path:
-    """A file with what the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
+def _captions() -> tuple[str, ...]:
+    """What the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
     subjects = {one for name in data.names("base") for one in data.load(name).subjects if not data.is_held_out(one)}
-    file = CACHE / "captions.txt"
-    file.write_text("".join(f"{subject.replace('-', ' ')}\n" for subject in sorted(subjects)), encoding="utf-8")
-    return file
+    return tuple(subject.replace("-", " ") for subject in sorted(subjects))
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

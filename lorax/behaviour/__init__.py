@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
-from lorax.behaviour.captions import captions, with_triggers
+from lorax.behaviour.captions import captions, trigger, with_triggers
 from lorax.behaviour.model import Model, Models
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
@@ -101,8 +100,7 @@ class _Drawn:
 
 
 def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter) -> _Drawn:
-    file = Path(plan.running.captions) if plan.running.captions else None
-    prompts = with_triggers(captions(count, file), plan.adapter)
+    prompts = with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
     latents = content.pictures(source, adapter, prompts, meter)
     pictures = torch.cat([source.decode(latents[rows]).half().cpu() for rows in content.chunks(len(latents), source.size)])
     return _Drawn(prompts, latents, pictures, _space(source))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lorax.adapter import LowRank
 from lorax.behaviour.model import Model
@@ -33,8 +35,28 @@ def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManag
     return hooked(modules, lambda layer: lambda module, x, y: y + effect(module, x, deltas[layer]))
 
 
+@contextmanager
+def recomputed(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block, which a backward pass must be in too, nothing inside these modules is kept for it.
+
+    Each runs once more when its gradient is needed, as its hooks are at that time (arXiv 1604.06174). None is inside another.
+    """
+    with ExitStack() as stack:
+        for block in blocks:
+            before = vars(block).get("forward")  # a host may have put its own there
+            stack.callback(_restore, block, before)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        yield
+
+
+def _restore(block: nn.Module, forward: Callable[..., object] | None) -> None:
+    del block.forward
+    if forward is not None:
+        block.forward = forward
+
+
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
-    """dW x, as the module would compute it: x (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
+    """dW x, as the module would compute it, in the dtype of x: (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
     up, down = dW.up.to(x), dW.down.to(x)
     if isinstance(module, nn.Conv2d):
         inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)

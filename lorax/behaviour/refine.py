@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from lorax.adapter import LowRank
+from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.content import Content, Tick, chunks, noised
-from lorax.behaviour.live import adapted
+from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
+from lorax.behaviour.scaling import LossScale
 
 BATCH = 16  # a step
 DECAY = 0.97  # of the averaged factors, a step
@@ -20,6 +22,7 @@ HELD_OUT = 8  # one picture in so many tells when to stop
 REPEATS = 4  # under so many noises
 EVERY = 25  # steps between looks at it
 PATIENCE = 3  # looks without a gain
+LARGE = 32  # latents, a side: above it, a card's memory does not hold what a backward pass needs
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on what is held out, the averaged factors
 
 
@@ -44,7 +47,9 @@ def refine(
     is_held = torch.arange(len(prompts)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
     judged = noised(target, latents[held], [prompts[i] for i in held], REPEATS * len(held), seed=0)
-    best, chosen, since = _judge(target, factors.layers(average), judged), factors.copied(average), 0
+    said, scale = Prompts(target, prompts, start), LossScale()
+    blocks = target.blocks() if target.size > LARGE else ()
+    best, chosen, since = _judge(target, factors.layers(average), judged, said), factors.copied(average), 0
     watch(0, best, chosen)
     for step in range(1, steps + 1):
         tick("training")
@@ -54,14 +59,14 @@ def refine(
             group["lr"] = rate * min(1.0, step / WARMUP)
         optimizer.zero_grad(set_to_none=True)
         for part in chunks(len(batch), target.size, BATCH):  # the gradient of a batch, as much at a time as fits
-            torch.autograd.backward(_loss(target, factors.layers(factors.all), batch.rows(part)) / len(batch))
-        nn.utils.clip_grad_norm_(factors.all, 1.0)
-        optimizer.step()
+            with adapted(target, factors.layers(factors.all)), recomputed(blocks):
+                torch.autograd.backward(scale.value * _loss(target, batch.rows(part), said) / len(batch))
+        scale.step(optimizer, factors.all)
         for mean, factor in zip(average, factors.all, strict=True):
             mean.lerp_(factor.detach(), 1 - DECAY)
         if step % EVERY == 0 or step == steps:
             layers = factors.copied(average)
-            loss, since = _judge(target, layers, judged), since + 1
+            loss, since = _judge(target, layers, judged, said), since + 1
             watch(step, loss, layers)
             if loss < best:
                 best, chosen, since = loss, layers, 0
@@ -104,13 +109,13 @@ def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _judge(target: Model, layers: Mapping[str, LowRank], content: Content) -> float:
+def _judge(target: Model, layers: Mapping[str, LowRank], content: Content, said: Prompts) -> float:
     parts = chunks(len(content), target.size)
-    return sum(_loss(target, layers, content.rows(rows)).item() for rows in parts) / len(content)
-
-
-def _loss(target: Model, layers: Mapping[str, LowRank], content: Content) -> torch.Tensor:
-    """The sum over the pictures."""
     with adapted(target, layers):
-        predicted = target.predict(content.latents, content.times, target.encode(content.prompts))
+        return sum(_loss(target, content.rows(rows), said).item() for rows in parts) / len(content)
+
+
+def _loss(target: Model, content: Content, said: Prompts) -> torch.Tensor:
+    """The sum over the pictures."""
+    predicted = target.predict(content.latents, content.times, said(content.prompts))
     return (predicted - content.noise.to(predicted)).square().mean((1, 2, 3)).sum()

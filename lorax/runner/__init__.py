@@ -20,6 +20,7 @@ from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
 from lorax.model_settings import settings_of
 from lorax.openclip import padded_with_zeros
+from lorax.runner.memory import freed, has_room, place, precision
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
@@ -48,7 +49,8 @@ class Runner:
 
     ``tokenizer`` is a folder with CLIP's ``vocab.json`` and ``merges.txt``; by default, ``tokenizer`` beside the checkpoint. It
     also has ``config.json`` (and ``config_2.json``, of SDXL's second) if the text encoders' heads are not 64 channels wide.
-    Text encoders and UNet compute in ``dtype`` on ``device``. Raises LoraxError if something is missing or does not fit.
+    Text encoders and UNet compute in ``dtype`` on ``device``, where they make room for the autoencoder if it needs theirs, and
+    the text encoders for a training that is not theirs. Raises LoraxError if something is missing or does not fit.
     """
 
     def __init__(
@@ -102,23 +104,25 @@ class Runner:
 
         After it they are read from the checkpoint again, so that nothing is held twice; blocks thus cannot be nested.
         """
-        changed: list[tuple[str, torch.Tensor]] = []
+        changed: list[str] = []
         try:
             if adapter is not None:
                 opened = open_adapter(adapter)
                 for name, layer in opened.layers_of(self.base).items():
                     if layer is not None:
                         weight, dW = self.weight(layer), opened.delta(name, self.base)
-                        changed.append((layer, weight))
-                        product = strength * dW.scale * (dW.up.to(self.device) @ dW.down.to(self.device))
+                        changed.append(layer)
+                        product = strength * dW.scale * (dW.up.to(weight.device) @ dW.down.to(weight.device))
                         weight += product.reshape(weight.shape).to(self.dtype)
             yield
         finally:
-            for layer, weight in changed:
+            for layer in changed:
+                weight = self.weight(layer)  # which may have moved in the meantime
                 weight.copy_(self.base.stored(layer).reshape(weight.shape))
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Of N prompts."""
+        place(self.text_encoders.values(), self.device)
         tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.to(self.device)
         if self.text_encoder_2 is None:
@@ -137,6 +141,9 @@ class Runner:
                 f"{self.base.path}: the UNet takes {channels} channels, as models for inpainting do; expected "
                 f"{latents.shape[1]}. Use a checkpoint that makes pictures from text."
             )
+        if torch.is_grad_enabled() and not conditioning.context.requires_grad:
+            place(self.text_encoders.values(), "cpu")
+        place([self.unet], self.device)
         added = None
         if conditioning.pooled is not None:
             height, width = (PIXELS * side for side in latents.shape[-2:])
@@ -153,13 +160,28 @@ class Runner:
 
     def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]."""
-        return encode(self.vae, 2 * pictures - 1, batch=16)
+        with self._autoencoder(pictures.shape[-2] * pictures.shape[-1]) as vae:
+            return encode(vae, 2 * pictures - 1, batch=_at_once(16, pictures.shape[-1]))
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures (N, 3, H, W) in [0, 1] of scaled latents (N, 4, h, w)."""
-        pictures = self.vae.decode(latents / self.latent_scale, return_dict=False)[0]
+        height, width = (PIXELS * side for side in latents.shape[-2:])
+        with self._autoencoder(height * width) as vae:
+            parts = torch.split(latents.to(self.device) / self.latent_scale, _at_once(64, width))
+            pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
         return (pictures.clamp(-1, 1) + 1) / 2
+
+    @contextmanager
+    def _autoencoder(self, pixels: int) -> Iterator[AutoencoderKL]:
+        """For pictures of so many pixels. What makes room for it comes back when it is next needed."""
+        if not has_room(self.device, pixels):
+            place([self.unet, *self.text_encoders.values()], "cpu")
+        place([self.vae], self.device)
+        yield self.vae
+        if self.device.type != "cpu":
+            place([self.vae], "cpu")
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
@@ -189,6 +211,10 @@ class Runner:
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
 
+    def close(self) -> None:
+        """Give back what the weights take. The model cannot run any more."""
+        freed([self.unet, *self.text_encoders.values(), *([self.vae] if "vae" in vars(self) else [])])
+
     def blocks(self) -> Sequence[torch.nn.Module]:
         """The UNet's residual and transformer blocks."""
         return [module for module in self.unet.modules() if isinstance(module, (ResnetBlock2D, BasicTransformerBlock))]
@@ -213,15 +239,28 @@ class Runner:
 
 @dataclass(frozen=True)
 class Runners:
-    """Runs bases by ``Runner``, one at a time: ``lorax.behaviour.model.Models`` where there is no WebUI."""
+    """Runs bases by ``Runner``, one at a time: ``lorax.behaviour.model.Models`` where there is no WebUI.
+
+    ``dtype`` is what their UNet and text encoders compute in; by default as suits the device.
+    """
 
     device: torch.device
+    dtype: torch.dtype | None = None
 
     @contextmanager
     def opened(self, base: Checkpoint) -> Iterator[Runner]:
-        yield Runner(base.path, device=self.device)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        runner = Runner(base.path, device=self.device, dtype=self.dtype or precision(self.device))
+        try:
+            yield runner
+        finally:
+            runner.close()  # whoever had it in a variable still has
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _at_once(small: int, side: int) -> int:
+    """Pictures of this side that the autoencoder takes at a time, if it takes ``small`` ones of 64 pixels."""
+    return max(1, small * 64**2 // side**2)
 
 
 def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:

@@ -1,8 +1,9 @@
 """Runs inside the WebUI, whose API does not carry the messages in a picture's output and cannot reload the UI.
 
 It also has the host take the small models' configurations for those of SD 1.x and SDXL, so that checkpoints without their own
-share them, and the lab's SDXL, whose text encoders know few words, read its prompts by the tokenizer of these words. If weights are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU
-computes in single precision only.
+share them; and read prompts for the lab's SDXL, whose text encoders know few words, by the tokenizer of these words. If weights
+are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU computes in single
+precision only.
 """
 
 import runpy
@@ -75,7 +76,6 @@ def add_routes(demo, app):
         path = Path(data_path) / f"{name}-decoded.safetensors"
         save_file({key: delta.contiguous() for key, delta in deltas.items()}, path)
         return str(path)
-
 
     @app.post("/probe/compute")
     def compute(asked: dict):

@@ -1,0 +1,34 @@
+"""What models are told by prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from lorax.behaviour.content import chunks
+from lorax.behaviour.model import Model
+
+UNET = "unet."
+
+
+class Prompts:
+    """Encodes prompts for a model with these layers adapted: beforehand, and only once, where none of them encodes prompts.
+
+    Its text encoders are then not needed any more. Models that are run on several pictures at a time are small: they encode
+    each batch when it is there.
+    """
+
+    def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str]) -> None:
+        self._model, self._known = model, {}
+        one_by_one = len(chunks(2, model.size)) == 2
+        if one_by_one and all(layer.startswith(UNET) for layer in adapted):
+            with torch.no_grad():
+                self._known = {prompt: model.encode([prompt]) for prompt in dict.fromkeys(prompts)}
+
+    def __call__(self, prompts: list[str]) -> Any:
+        """What ``predict`` takes of them."""
+        if len(prompts) == 1 and prompts[0] in self._known:
+            return self._known[prompts[0]]
+        return self._model.encode(prompts)
