@@ -106,7 +106,7 @@ def _watched(sender: multiprocessing.connection.Connection, relatives: Relatives
 
     def watch() -> None:
         while not done.wait(0.005):
-            peak[0] = max(peak[0], _anonymous())
+            peak[0] = max(peak[0], anonymous())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -118,6 +118,7 @@ def _watched(sender: multiprocessing.connection.Connection, relatives: Relatives
         sender.send(peak[0])
 
 
-def _anonymous() -> int:
+def anonymous() -> int:
+    """Bytes of this process; mapped files, which can be dropped, do not count."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)

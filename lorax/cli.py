@@ -104,7 +104,9 @@ def _read_captions(text: str) -> tuple[str, ...]:
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, for the next adapter")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
+    )
     parser.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
 
 

@@ -155,7 +155,12 @@ class Running:
         "larger than 64 pixels a side, but 16",
         bounds=(16, 4096),
     )
-    steps: int = _option(150, "Training steps", "refine alone: how many it trains at most", bounds=(1, 1000))
+    steps: int | None = _option(
+        None,
+        "Training steps",
+        "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
+        example="N",
+    )
     trigger: str = _option(
         "",
         "Trigger words",
@@ -175,6 +180,8 @@ class Running:
         for option in declared(Running):
             if option.bounds and not option.bounds[0] <= (given := getattr(self, option.name)) <= option.bounds[1]:
                 raise LoraxError(f"{option.name} {given}: expected a whole number from {option.bounds[0]} to {option.bounds[1]}.")
+        if self.steps is not None and self.steps < 1:
+            raise LoraxError(f"steps {self.steps}: expected a whole number of at least 1.")
         if blank := [number for number, caption in enumerate(self.captions, 1) if not caption.strip()]:
             raise LoraxError(f"captions: number {blank[0]} of {len(self.captions)} is empty. Leave it out, or give it words.")
 

@@ -157,9 +157,10 @@ def run_all(
 ) -> list[Moved]:
     """The same for the plans of one ``plan_all``, in one pass over the bases: each gives what it gives alone.
 
-    What is found of large layers is kept in ``cache``, and is taken from there. A ``survey`` measures the similarity of every
-    layer, for show, also where the method decides by a sample of them: it moves the same, and takes longer. ``models`` runs the
-    bases for the methods that need it; by default diffusers does.
+    What is found of large layers is kept in ``cache``, and is taken from there; so is, until it ends, what a method that trains
+    needs to go on after it was stopped. A ``survey`` measures the similarity of every layer, for show, also where the method
+    decides by a sample of them: it moves the same, and takes longer. ``models`` runs the bases for the methods that need it; by
+    default diffusers does.
 
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
     """
@@ -167,7 +168,7 @@ def run_all(
         from lorax import behaviour
 
         models = models or _runners(plans[0].options)
-        return [behaviour.run(plan, models, progress) for plan in plans]
+        return [behaviour.run(plan, models, progress, cache) for plan in plans]
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     moving = Pass(plans, cache, survey)
     stream = Stream(pick_device(plans[0].options.device), moving.size, moving.load, moving.work)

@@ -14,6 +14,7 @@ from lorax import probe
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, live, refine
 from lorax.behaviour.captions import captions, plain, read, trigger, with_triggers
+from lorax.behaviour.training import Factors, Scales
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
@@ -117,12 +118,29 @@ def test_the_best_look_is_kept(models: Path) -> None:
     layers = open_adapter(LORA).deltas_of(target.base)
     latents = content.pictures(target, layers, PROMPTS, str)
     seen: list[float] = []
-    kept = refine.refine(
-        target, layers, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=lambda step, loss, layers: seen.append(loss)
-    )
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    factors = Factors(layers, target.device)
+    kept = refine.refine(target, factors, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
+
+
+def test_scales_leave_the_directions_alone(models: Path) -> None:
+    """A delta whose directions are twice as strong as they should be, some of them, is set right."""
+    target = Runner(models / f"{BASE}.safetensors")
+    layers = open_adapter(LORA).deltas_of(target.base)
+    latents = content.pictures(target, layers, PROMPTS * 4, str)
+    wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
+    seen: list[float] = []
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    scales = Scales(wrong, target.device)
+    found = refine.refine(target, scales, latents, PROMPTS * 4, steps=20, rate=0.05, tick=str, watch=watch)
+    assert seen[-1] < 0.9 * seen[0]
+    for layer, dW in found.items():
+        ratio = dW.up / wrong[layer].up
+        assert torch.equal(dW.down, wrong[layer].down)
+        assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-5, equal_nan=True)
 
 
 def test_the_largest_rank_is_kept_to(models: Path) -> None:

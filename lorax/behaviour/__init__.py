@@ -9,12 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
-from lorax.behaviour.captions import captions, trigger, with_triggers
+from lorax.behaviour.drawn import Drawn, draw
+from lorax.behaviour.kept import Kept
 from lorax.behaviour.model import Model, Models
+from lorax.behaviour.refine import Watch, unwatched
+from lorax.behaviour.training import Factors, Scales
+from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
@@ -22,6 +24,8 @@ from lorax.transfer import Moved, Plan, Progress, run_all
 
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
+STEPS_UNRELATED, STEPS_RELATED = 150, 10
+RATE_SCALES, SCALING = 3e-2, 40  # steps
 NO_VECTORS = "this method makes low-rank layers only"
 LEFT_OUT = "one of the models does not use it"
 
@@ -37,78 +41,68 @@ class _Paired:
     norm: float
 
 
-def run(plan: Plan, models: Models, progress: Progress) -> Moved:
+def run(plan: Plan, models: Models, progress: Progress, cache: Cache | None = None, watch: Watch = unwatched) -> Moved:
     """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
 
-    Raises LoraxError if a model cannot be run.
+    What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
+    it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
-    return (_bridge if plan.options.method == BRIDGE else _refine)(plan, models, _Meter(progress))
+    meter, kept = _Meter(progress), Kept.of(plan, cache)
+    if plan.options.method == BRIDGE:
+        return _bridge(plan, models, meter, kept)
+    moved = _refine(plan, models, meter, kept, watch)
+    kept.remove()
+    return moved
 
 
-def _bridge(plan: Plan, models: Models, meter: _Meter) -> Moved:
+def _bridge(plan: Plan, models: Models, meter: _Meter, kept: Kept) -> Moved:
     paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in paired.values()}
     recorded = {source: adapter[source] for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
-        meter.expect(len(content.chunks(count, source.size)) + len(adapter) + len(feeds))
-        drawn = _drawn(plan, source, adapter, count, meter)
+        meter.expect(len(adapter) + len(feeds) + SCALING)
+        drawn = _drawn(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
         where = bridge.places(source, list(recorded), seen)
         outputs = bridge.record(source, adapter, seen, where, meter)
     with models.opened(plan.target) as target:
-        seen = content.noised(target, drawn.latents_in(target), drawn.prompts, count, seed=0)
-        found = bridge.fit(target, outputs, feeds, seen, where, meter)
+        latents = drawn.latents_in(target)
+        seen = content.noised(target, latents, drawn.prompts, count, seed=0)
+        fitted = bridge.fit(target, outputs, feeds, seen, where, meter)
+        scales = Scales(fitted, target.device)
+        found = refine.refine(target, scales, latents, drawn.prompts, steps=SCALING, rate=RATE_SCALES, tick=meter)
     return _concluded(plan, paired, found, "fitted to what the source's layer does")
 
 
-def _refine(plan: Plan, models: Models, meter: _Meter) -> Moved:
+def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, watch: Watch) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
-    paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
-    with models.opened(plan.source) as source:
-        meter.expect(len(content.chunks(plan.running.pictures, source.size)) + plan.running.steps)
-        drawn = _drawn(plan, source, adapter, plan.running.pictures, meter)
+    paired, adapter, count = _paired(plan), plan.adapter.deltas_of(plan.source), plan.running.pictures
+    steps = plan.running.steps or (STEPS_RELATED if auto.layers else STEPS_UNRELATED)
+    meter.expect(steps)
+    if (drawn := kept.drawn(plan, count)) is None:
+        with models.opened(plan.source) as source:
+            drawn = _drawn(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        latents = drawn.latents_in(target)
         ranks = {layer.target: layer.rank for layer in paired.values()}
         start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-        layers = refine.refine(target, start, latents, drawn.prompts, steps=plan.running.steps, rate=rate, tick=meter)
+        factors, latents = Factors(start, target.device), drawn.latents_in(target)
+        layers = refine.refine(
+            target, factors, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, watch=watch, kept=kept
+        )
     return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What the source drew: its latents (P, 4, h, w) on the CPU, and the pictures (P, 3, H, W) in [0, 1], in half precision."""
-
-    prompts: list[str]
-    latents: torch.Tensor
-    pictures: torch.Tensor
-    space: tuple[float, int]
-
-    def latents_in(self, target: Model) -> torch.Tensor:
-        """As the target sees them, at the size that is at home in it."""
-        if self.space == _space(target):
-            return self.latents
-        side = 8 * target.size
-        parts = [
-            torch.nn.functional.interpolate(self.pictures[rows].float(), (side, side), mode="bicubic", antialias=True)
-            for rows in content.chunks(len(self.pictures), target.size)
-        ]
-        return torch.cat([target.encode_pictures(part.clamp(0, 1)).cpu() for part in parts])
-
-
-def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter) -> _Drawn:
-    prompts = with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
-    latents = content.pictures(source, adapter, prompts, meter)
-    pictures = torch.cat([source.decode(latents[rows]).half().cpu() for rows in content.chunks(len(latents), source.size)])
-    return _Drawn(prompts, latents, pictures, _space(source))
-
-
-def _space(model: Model) -> tuple[float, int]:
-    """Models of which this is the same draw in the same latent space."""
-    return model.latent_scale, model.size
+def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
+    """As it was kept, or drawn now."""
+    if (known := kept.drawn(plan, count)) is not None:
+        return known
+    meter.expect(len(content.chunks(count, source.size)))
+    made = draw(plan, source, adapter, count, meter)
+    kept.keep_drawn(made)
+    return made
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:

@@ -141,7 +141,7 @@ class Runner:
                 f"{self.base.path}: the UNet takes {channels} channels, as models for inpainting do; expected "
                 f"{latents.shape[1]}. Use a checkpoint that makes pictures from text."
             )
-        if torch.is_grad_enabled() and not conditioning.context.requires_grad:
+        if self.device.type == "cuda" and torch.is_grad_enabled() and not conditioning.context.requires_grad:
             place(self.text_encoders.values(), "cpu")
         place([self.unet], self.device)
         added = None

@@ -1,0 +1,95 @@
+"""What a job of minutes or hours keeps of itself: asked for again after it was stopped, it goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from lorax import __version__
+from lorax.behaviour.drawn import Drawn, prompts_of
+from lorax.behaviour.training import Training
+from lorax.cache import Cache, Entry
+from lorax.checkpoint import Checkpoint
+from lorax.tensors import hashes
+from lorax.transfer import Plan
+
+TRAINED = "trained"  # the state of the training
+
+
+class Kept:
+    """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found."""
+
+    def __init__(self, cache: Cache | None, key: str, source_key: str = "") -> None:
+        self._cache, self._key, self._source_key = cache, key, source_key
+
+    @classmethod
+    def of(cls, plan: Plan, cache: Cache | None) -> Kept:
+        return cls(cache, key(plan), source_key(plan)) if cache is not None and cache.is_on_disk else NOTHING
+
+    def drawn(self, plan: Plan, count: int) -> Drawn | None:
+        """What the source has drawn, as many pictures as these."""
+        entry = self._cache.get(f"{self._source_key}-{count}-drawn", remember=False) if self._cache else None
+        return Drawn.of(entry, prompts_of(plan, count)) if entry is not None else None
+
+    def keep_drawn(self, drawn: Drawn) -> None:
+        """Also beyond the job: other targets of the adapter are shown the same."""
+        if self._cache:
+            self._cache.put(f"{self._source_key}-{len(drawn.prompts)}-drawn", Entry(*drawn.state()), remember=False)
+
+    def get(self, part: str) -> Entry | None:
+        return self._cache.get(self._name(part), remember=False) if self._cache else None
+
+    def put(self, part: str, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
+        if self._cache:
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            self._cache.put(self._name(part), Entry(whole, dict(notes)), remember=False)
+
+    def restored(self, training: Training) -> bool:
+        """Whether the training goes on from what was kept of it."""
+        if (entry := self.get(TRAINED)) is None:
+            return False
+        try:
+            training.restore(*entry)
+        except (KeyError, ValueError):  # another version's
+            return False
+        return True
+
+    def remove(self) -> None:
+        """The job has finished."""
+        if self._cache:
+            self._cache.remove(self._name(TRAINED))
+
+    def _name(self, part: str) -> str:
+        return f"{self._key}-{part}"
+
+
+NOTHING = Kept(None, "")
+
+
+def key(plan: Plan) -> str:
+    """Of all that decides the result: what the files hold, and not where they are; and what is asked for."""
+    return _hash(source_key(plan), *_identity(plan.target), dataclasses.asdict(plan.options), dataclasses.asdict(plan.running))
+
+
+def source_key(plan: Plan) -> str:
+    """Of all that decides what the source draws, but for the number of pictures."""
+    beside = _sha256(plan.adapter.path.with_name("adapter_config.json"))
+    running = {"captions": plan.running.captions, "trigger": plan.running.trigger}
+    return _hash(__version__, hashes(plan.adapter.path).sha256, beside, *_identity(plan.source), running)
+
+
+def _identity(base: Checkpoint) -> tuple[str, str]:
+    return base.sha256, _sha256(base.path.with_suffix(".yaml"))
+
+
+def _hash(*content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

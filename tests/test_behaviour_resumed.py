@@ -1,0 +1,186 @@
+"""A refine that was stopped goes on where it was, and ends where it would have ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.adapter import LowRank
+from lorax.behaviour import refine
+from lorax.behaviour.kept import TRAINED, Kept, key
+from lorax.behaviour.training import Factors, Training
+from lorax.cache import Cache
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
+from lorax.errors import Interrupted
+from lorax.formats import open_adapter
+from lorax.options import Options, Running
+from lorax.runner import Runner, Runners
+from lorax.transfer import plan, run_all
+
+LORA = BUNDLE / "loras" / "contrast-base.safetensors"
+LOCON = BUNDLE.parent / "headline" / "loras" / "openmoji-r4-base.safetensors"
+BIG = 1 << 30
+PROMPTS = ["sun", "cat face", "red car", "house"] * 4
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    unpack(folder)
+    return folder
+
+
+def stopped_at(step: int) -> Callable[[str], None]:
+    """A tick that stops before this step."""
+    ticks = iter(range(1, 1000))
+
+    def tick(name: str) -> None:
+        if next(ticks) == step:
+            raise Interrupted
+
+    return tick
+
+
+def same(a: Mapping[str, LowRank], b: Mapping[str, LowRank]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k].up, b[k].up) and torch.equal(a[k].down, b[k].down) for k in a)
+
+
+def test_a_training_goes_on_from_its_state() -> None:
+    start = {"a": LowRank(torch.ones(3, 2), torch.ones(2, 4)), "b": LowRank(torch.ones(2, 1), torch.ones(1, 2))}
+
+    def gradient(training: Training) -> Callable[[float], None]:
+        made = torch.Generator().manual_seed(training.step)
+        targets = [torch.randn(p.shape, generator=made) for p in training.parameters]
+        return lambda scale: torch.autograd.backward(
+            scale * sum((p - t).square().sum() for p, t in zip(training.parameters, targets, strict=True))
+        )
+
+    def steps(training: Training, count: int) -> Training:
+        for _ in range(count):
+            training.advance(gradient(training))
+            training.look(abs(training.step - 3.5))
+        return training
+
+    whole = steps(Training(Factors(start, torch.device("cpu")).all, 1e-2), 8)
+    first = steps(Training(Factors(start, torch.device("cpu")).all, 1e-2), 5)
+    tensors, notes = first.state()
+    again = Training(Factors(start, torch.device("cpu")).all, 1e-2)
+    again.restore({name: tensor.detach().clone() for name, tensor in tensors.items()}, notes)
+    assert (again.step, again.since, again.best) == (5, 2, 0.5)
+    steps(again, 3)
+    for found, expected in ((again.average, whole.average), (again.chosen, whole.chosen), (again.parameters, whole.parameters)):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(whole.average[0], whole.chosen[0])
+
+
+def test_the_state_of_other_factors_is_refused() -> None:
+    made = [Training(Factors({"a": LowRank(torch.ones(3, k), torch.ones(k, 4))}, torch.device("cpu")).all, 1e-2) for k in (1, 2)]
+    before = [value.clone() for value in made[1].average]
+    with pytest.raises(ValueError, match="other factors"):
+        made[1].restore(*made[0].state())
+    with pytest.raises(KeyError):
+        made[1].restore({}, made[0].state()[1])
+    assert all(torch.equal(a, b) for a, b in zip(made[1].average, before, strict=True))
+
+
+def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between two looks by a host, and later by what lets nothing be said any more, as a power cut."""
+    monkeypatch.setattr(refine, "EVERY", 2)
+    target = Runner(models / f"{BASE}.safetensors")
+    start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 2))
+    latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = Kept(Cache(tmp_path, BIG, 0), "job")
+
+    def trained(kept: Kept, tick: Callable[[str], None], seen: list[int]) -> dict[str, LowRank]:
+        watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
+        factors = Factors(start, target.device)
+        return refine.refine(target, factors, latents, PROMPTS, steps=5, rate=5e-3, tick=tick, watch=watch, kept=kept)
+
+    whole = trained(Kept(None, ""), str, [])
+    looks: list[int] = []
+    with pytest.raises(Interrupted):
+        trained(kept, stopped_at(4), looks)  # after 3 steps
+    assert looks == [0, 2]
+    entry = kept.get(TRAINED)
+    assert entry is not None
+    assert entry.notes["step"] == "3"
+    assert same(trained(kept, str, looks), whole)
+    assert looks == [0, 2, 4, 5]
+    assert not list(tmp_path.glob("*.tmp"))
+    assert any(not torch.equal(dW.up, start[layer].up) for layer, dW in whole.items())
+
+
+class Opening:
+    """Runners that note which bases are opened."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def opened(self, base: Checkpoint) -> AbstractContextManager[Runner]:
+        self.names.append(base.path.stem)
+        return Runners(torch.device("cpu")).opened(base)
+
+
+def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source is not run again, not for another target either, and nothing is left of the training at its end."""
+    monkeypatch.setattr(refine, "EVERY", 2)
+    source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
+    made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16, steps=4))
+    other = dataclasses.replace(made, running=Running(pictures=16, steps=3))
+    whole = run_all([made])[0].layers
+    cache, opening = Cache(tmp_path, BIG, 0), Opening()
+
+    def stop(done: int, total: int, name: str) -> None:
+        assert done <= total
+        if done == total - 1:  # three steps are done
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_all([made], stop, cache, models=opening)
+    assert opening.names == [BASE, FINETUNE]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert key(other) != key(made) == key(dataclasses.replace(made))
+    ticks: list[tuple[int, int]] = []
+    [moved] = run_all([made], lambda done, total, name: ticks.append((done, total)), cache, models=opening)
+    assert opening.names == [BASE, FINETUNE, FINETUNE]
+    assert same(moved.layers, whole)
+    assert ticks == [(number, 4) for number in range(4)]
+    assert [file.name.partition("-")[2] for file in tmp_path.iterdir()] == ["16-drawn.lorax-fit"]
+    run_all([dataclasses.replace(made, target=source, options=Options("refine"))], cache=cache, models=opening)
+    assert opening.names[3:] == [BASE]
+
+
+def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
+    """What they hold decides, and not where they are."""
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        for file in (f"{BASE}.safetensors", f"{BASE}.yaml"):
+            (tmp_path / name / file).write_bytes((models / file).read_bytes())
+    with (tmp_path / "three" / f"{BASE}.yaml").open("a", encoding="utf-8") as file:
+        file.write("# another scale\n")
+
+    def made(folder: str, *captions: str, lora: Path = LORA) -> str:
+        base = open_checkpoint(tmp_path / folder / f"{BASE}.safetensors")
+        running = Running(captions=captions)
+        return key(dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running))
+
+    assert made("one") == made("two")
+    different = [made("one"), made("three"), made("one", "sun"), made("one", "cat"), made("one", lora=LOCON)]
+    assert len(set(different)) == len(different)
+
+
+def test_what_was_kept_is_removed_and_counts_for_the_limit(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 5000, 0)
+    kept, other = Kept(cache, "job"), Kept(cache, "other")
+    for one in (kept, other):
+        one.put(TRAINED, {"a": torch.zeros(1000)}, {"step": "1"})  # 4000 bytes: the second pushes out the first
+    assert kept.get(TRAINED) is None
+    assert other.get(TRAINED) is not None
+    other.remove()
+    assert not list(tmp_path.iterdir())
