@@ -8,13 +8,15 @@ import json
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lorax.demo import bundle
-from tests.ui.conftest import SHOTS
+from tests.ui.conftest import SHOTS, pick
 from tests.webui.narrow_xl import VISION
 from tests.webui.server import INSTALLATION, PATIENCE, WebUI
 
@@ -87,6 +89,21 @@ def opened(browser: Any, webui: Page) -> Any:
     page.goto(webui.address)
     page.wait_for_selector("#txt2img_prompt textarea")
     return page
+
+
+@contextmanager
+def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
+    """The tab, with source, target and LoRA chosen, where nothing was moved yet."""
+    for path in webui.loras.rglob(f"{LORA}-*"):
+        path.unlink()
+    page = opened(browser, webui)
+    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+    page.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+    pick(page, "#lorax_target", target)
+    pick(page, "#lorax_adapters", LORA)
+    page.wait_for_selector("#lorax_notes .lorax-facts")
+    yield page
+    page.close()
 
 
 def shoot(page: Any, name: str) -> None:
