@@ -155,11 +155,13 @@ def _take_networks_off(loaded: Any) -> None:
 
 @contextmanager
 def _as_the_host_runs() -> Iterator[None]:
-    """In its precision. Where it moves or casts weights while it runs, a backward pass finds them as they were."""
-    with devices.autocast(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+    """In its precision. Where it moves or casts weights while it runs, a backward pass finds them as they were.
+
+    For it moves and casts by giving a parameter other data, which what is detached from the parameter does not follow.
+    """
+    with devices.autocast(), torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _as_it_is):
         yield
 
 
 def _as_it_is(kept: torch.Tensor) -> torch.Tensor:
-    """A hook of this kind has autograd keep the weight's storage, and not the parameter, whose storage may change."""
     return kept

@@ -22,7 +22,7 @@ sd_models_config.config_sdxl = str(Path(data_path) / "sd_xl_base.yaml")
 open_clip.add_model_config(Path(data_path) / "open_clip")
 
 
-class FewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
+class OpenCLIPOfFewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
     """By the first text encoder's tokenizer, where the second knows no more words than that."""
 
     def __init__(self, wrapped, hijack):
@@ -38,7 +38,7 @@ class FewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
         return self.few(texts, add_special_tokens=False)["input_ids"] if self.few else super().tokenize(texts)
 
 
-sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords = FewWords
+sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords = OpenCLIPOfFewWords
 
 
 class Probe(scripts.Script):

@@ -14,12 +14,12 @@ from lorax.runner import Runner
 from tests.ui.conftest import pick
 from tests.webui.computed import computed
 from tests.webui.page import HEADLINE, LORA, Page, shoot, tab
-from tests.webui.server import needs_webui
+from tests.webui.server import Drawn, needs_webui
 
 pytestmark = needs_webui
 
 XL, XL_PRUNED = "xl", "xl-pruned"
-SAME, OTHER = 3, 8  # grey levels: the same picture, and another one
+SAME = 3  # grey levels
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle.unpack(folder)
     bundle.unpack(folder, HEADLINE)
     return folder
+
+
+def apart(a: Drawn, b: Drawn) -> float:
+    """In grey levels, on average."""
+    return float(abs(a.pictures - b.pictures).mean())
 
 
 def loaded(ui: Page) -> list[str]:
@@ -83,8 +88,8 @@ def test_the_tab_moves_what_the_command_line_does(browser: Any, ui: Page, folder
         moved, expected, alone = (ui.draw(tag) for tag in (f"<lora:{LORA}-{target}:1>", f"<lora:{told.stem}:1>", ""))
     finally:
         ui.load(bundle.FINETUNE)
-    assert moved.distance(expected) <= SAME
-    assert moved.distance(alone) >= OTHER
+    # With few pictures, a millionth more or less in what a model gives moves single pixels of what bridge finds by 30 levels.
+    assert apart(moved, expected) < min(SAME, 0.1 * apart(moved, alone))
 
 
 @pytest.mark.parametrize(
