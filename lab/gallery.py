@@ -16,13 +16,14 @@ from lab.classifier import Classifier, accuracy, labelled, through
 from lab.pictures import Judge, Measures, generate, held_out_prompts
 from lab.report.tables import number
 from lab.results import ALONE, NATIVE
-from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, move, written
-from lab.zoo import ADAPTERS, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
+from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, kept_file, move, written
+from lab.zoo import ADAPTERS, CROSSING, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.grid import draw
+from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE
 from lorax.runner import Runner
 
-DRAWN = (ALONE, BY_NAME, COPY, AUTO, LORAX, NATIVE)
+DRAWN = (ALONE, BY_NAME, COPY, AUTO, LORAX, BRIDGE, REFINE, NATIVE)
 SHOWN = 8  # prompts in a grid
 MEASURED = {"style": "style arrives", "distance": "distance to real", "kept": "content kept", "diversity": "diversity"}
 
@@ -31,29 +32,40 @@ def run(results: Path, grids: Path) -> None:
     """Write ``pictures.json`` into ``results``, and a grid for each pair into ``grids``."""
     classifier = Classifier.load()
     prompts, rows = held_out_prompts(classifier), []
-    for source, target in HEADLINE_PAIRS:
-        runner, grid = runner_of(target), []
-        found: dict[str, list[Measures]] = {variant: [] for variant in DRAWN}
+    for source, target in (*HEADLINE_PAIRS, CROSSING):
+        runner, grid, variants = runner_of(target), [], _variants(source, target)
+        found: dict[str, list[Measures]] = {variant: [] for variant in variants}
         for style in tqdm(STYLES, desc=f"pictures of {target}"):
             judge = Judge.of_icons(classifier, style, runner.vae)
-            for variant, adapter in _adapters(runner, source, target, f"{style}-r{HEADLINE_RANK}"):
+            for variant, adapter in _adapters(runner, source, target, f"{style}-r{HEADLINE_RANK}", variants):
                 pictures, asked = generate(runner, adapter, prompts)
                 found[variant].append(judge.measures(pictures, asked))
                 if style == STYLES[0] or variant != ALONE:
                     grid.append((style if variant != ALONE else target, variant, pictures[:SHOWN]))
-        rows += [{"pair": f"{source} to {target}", "variant": variant} | _cells(found[variant]) for variant in DRAWN]
+        rows += [{"pair": f"{source} to {target}", "variant": variant} | _cells(found[variant]) for variant in variants]
         grids.mkdir(parents=True, exist_ok=True)
         draw(grid, prompts[:SHOWN], grids / f"{source}-to-{target}.png", inches=0.7, palette=True)
     content = {"rows": rows, "sentences": list(_accuracies(classifier))}
     (results / "pictures.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _adapters(runner: Runner, source: str, target: str, name: str) -> Iterator[tuple[str, Path | None]]:
+def _variants(source: str, target: str) -> list[str]:
+    """Across structures none that does not run the models; of those that do, what the sweep has left of all styles."""
+    adapters = [ADAPTERS[f"{style}-r{HEADLINE_RANK}"] for style in STYLES]
+    left = {name for name in BEHAVIOURAL if all(kept_file(VARIANTS[name], one, source, target).is_file() for one in adapters)}
+    fixed = {ALONE, NATIVE} if (source, target) == CROSSING else set(DRAWN) - set(BEHAVIOURAL)
+    return [variant for variant in DRAWN if variant in left | fixed]
+
+
+def _adapters(runner: Runner, source: str, target: str, name: str, variants: list[str]) -> Iterator[tuple[str, Path | None]]:
     """Variant -> the file to draw with; None draws with the target alone, as where nothing is moved."""
     adapter = ADAPTERS[name]
-    for variant in DRAWN:
+    for variant in variants:
         if variant in (ALONE, NATIVE):
             yield variant, adapter.path(target) if variant == NATIVE else None
+            continue
+        if variant in BEHAVIOURAL:
+            yield variant, kept_file(VARIANTS[variant], adapter, source, target)
             continue
         planned, moved = move(VARIANTS[variant], adapter, source, open_checkpoint(checkpoint(source)), runner.base)
         with written(planned, moved) as path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.variants import STRENGTHS, Variant, asked, move, moving, written
+from lab.variants import STEPS, STRENGTHS, Variant, asked, kept_file, move, moving, written
 from lab.zoo import (
     ADAPTERS,
     ALL_PAIRS,
@@ -27,8 +28,11 @@ from lab.zoo import (
     checkpoint,
 )
 from lorax import forecast
+from lorax.adapter import LowRank
+from lorax.behaviour import refine
+from lorax.behaviour.live import adapted
 from lorax.checkpoint import open_checkpoint
-from lorax.methods import REFINE
+from lorax.methods import BEHAVIOURAL
 from lorax.report import Report
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
@@ -56,11 +60,10 @@ def full() -> Iterator[Task]:
 
 
 def behaviour() -> Iterator[Task]:
-    """Between strangers what runs the models; between relatives, and across structures, what trains the target."""
-    for source, target in (*HEADLINE_PAIRS, CROSSING):
-        strangers = (source, target) != CROSSING and not are_related(source, target)
-        for variant in asked("behaviour", None if strangers else REFINE):
-            for name in STYLES:
+    """What runs the models, from the base to every other base of the headline, and across structures."""
+    for name in STYLES:
+        for source, target in (*(pair for pair in HEADLINE_PAIRS if pair[0] == CROSSING[0]), CROSSING):
+            for variant in asked("behaviour"):
                 yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
 
 
@@ -120,15 +123,31 @@ class _Target:
         if not wanted and key in self.results.reports:
             return
         began = time.monotonic()
-        planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), self.runner.base)
+        watch = self._watching(source, adapter, variant, losses)
+        planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), self.runner.base, watch)
         self.results.add_report(key, _facts(moved.report) | {"seconds": round(time.monotonic() - began, 2)})
         content = _digest(moved.layers)
         with written(planned, moved) as path:
+            if path is not None and variant.options.method in BEHAVIOURAL:
+                kept = kept_file(variant, adapter, source, self.name)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, kept)
             for one, where in wanted:
                 same = (content, adapter.name, one.strength, one.on)
                 if same not in self.known:
                     self.known[same] = where.of(path, one.strength)
                 self.results.add_losses(one, self.known[same])
+
+    def _watching(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> refine.Watch:
+        """Stores what is recovered after some of refine's steps."""
+
+        def watch(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
+            key = Key(self.name, adapter.name, variant.at(step), source)
+            if step in STEPS and key not in self.results.losses:
+                with adapted(self.runner, layers):
+                    self.results.add_losses(key, losses.of(None))
+
+        return watch
 
 
 def _facts(report: Report) -> dict[str, Any]:

@@ -13,18 +13,26 @@ from pathlib import Path
 import torch
 
 from lab import data
+from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
+from lorax import behaviour
 from lorax.adapter import LowRank
+from lorax.behaviour import refine
+from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.formats import open_adapter, writer
-from lorax.methods import BEHAVIOURAL, METHODS
+from lorax.methods import BEHAVIOURAL, BRIDGE, METHODS, REFINE
 from lorax.options import Options, Running
+from lorax.runner import Runners
 from lorax.transfer import Moved, Plan, plan, run
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
+STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
+FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
+CHANGE_STEPS = 50
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
@@ -34,7 +42,12 @@ class Variant:
     name: str
     options: Options
     strengths: tuple[float, ...] = STRENGTHS
-    question: str = "headline"  # which table or plot it is for: headline, rank, threshold or behaviour
+    question: str = "headline"  # which table or plot it is for: headline, rank, threshold, behaviour or steps
+    start: str | None = None  # of refine
+
+    def at(self, step: int) -> str:
+        """The name under which refine's result after so many steps is stored."""
+        return f"{self.name} to step {step}"
 
 
 def _variants() -> list[Variant]:
@@ -55,8 +68,18 @@ def _variants() -> list[Variant]:
         for name in PROJECTING
         for threshold in THRESHOLDS
     ]
-    behaviour = [Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL]
-    return [*headline, *ranks, *thresholds, *behaviour]
+    behaviour = [
+        *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
+        Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
+        Variant(CHANGE, Options(REFINE), (1.0,), "behaviour"),
+    ]
+    steps = [
+        Variant(variant.at(step), variant.options, (1.0,), "steps", variant.start)
+        for variant in behaviour
+        if variant.options.method == REFINE
+        for step in STEPS
+    ]
+    return [*headline, *ranks, *thresholds, *behaviour, *steps]
 
 
 VARIANTS = {variant.name: variant for variant in _variants()}
@@ -72,15 +95,51 @@ def moving(variant: Variant, adapter: Adapter) -> Adapter:
     return _another(adapter) if variant.name == WRONG else adapter
 
 
-def move(variant: Variant, adapter: Adapter, source_name: str, source: Checkpoint, target: Checkpoint) -> tuple[Plan, Moved]:
+def move(
+    variant: Variant,
+    adapter: Adapter,
+    source_name: str,
+    source: Checkpoint,
+    target: Checkpoint,
+    watch: refine.Watch = refine.unwatched,
+) -> tuple[Plan, Moved]:
+    """``watch`` hears of what refine trains."""
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
-    if variant.name in BEHAVIOURAL:
-        planned = dataclasses.replace(planned, running=Running(captions=str(_captions())))
+    if variant.options.method in BEHAVIOURAL:
+        planned = dataclasses.replace(planned, running=Running(captions=_captions()))
+        if variant.name == CHANGE:
+            return planned, _changed(planned, watch)
+        runners = Runners(torch.device("cpu"))
+        return planned, behaviour.run(planned, runners, _unheard, _kept(), start=variant.start, watch=watch)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
         moved = Moved({layer: random_like(delta, generator) for layer, delta in moved.layers.items()}, moved.report)
     return planned, moved
+
+
+def _changed(planned: Plan, watch: refine.Watch) -> Moved:
+    """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
+    moved = run(dataclasses.replace(planned, options=Options(AUTO)))
+    rate = behaviour.RATE_RELATED if moved.layers else behaviour.RATE_UNRELATED
+    if not moved.layers:
+        moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), cache=_kept())
+    found = match_change(planned, moved.layers, steps=CHANGE_STEPS, rate=rate, watch=watch)
+    return Moved(found, moved.report)
+
+
+def _kept() -> Cache:
+    """Where what sources draw is kept."""
+    return Cache(CACHE / "behaviour", 1 << 30, 0)
+
+
+def kept_file(variant: Variant, adapter: Adapter, source: str, target: str) -> Path:
+    """Where the sweep leaves what a method that runs the models has moved, which takes minutes."""
+    return CACHE / "moved" / f"{variant.name} {adapter.name} {source} {target}.safetensors".replace(" ", "_")
+
+
+def _unheard(done: int, total: int, name: str) -> None:
+    """Progress of single layers, of which nobody is told."""
 
 
 @contextmanager
@@ -94,12 +153,10 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
 
 
 @cache
-def _captions() -> Path:
-    """A file with what the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
+def _captions() -> tuple[str, ...]:
+    """What the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
     subjects = {one for name in data.names("base") for one in data.load(name).subjects if not data.is_held_out(one)}
-    file = CACHE / "captions.txt"
-    file.write_text("".join(f"{subject.replace('-', ' ')}\n" for subject in sorted(subjects)), encoding="utf-8")
-    return file
+    return tuple(subject.replace("-", " ") for subject in sorted(subjects))
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

@@ -1,4 +1,4 @@
-"""``/lorax/v1/``: the same as the tab for programs. Files are named as the host lists them, never by a path.
+"""``/lorax/v1/``: the same as the tab for programs. Files are named as the host lists them, never by a path; captions are texts.
 
 Works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, create_model
 from lorax.catalog import Model, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
-from lorax.options import Options, Saving, declared
+from lorax.options import Options, Running, Saving, declared
 from lorax.transfer import Progress
 from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 
@@ -34,6 +34,7 @@ def _model(name: str, declaration: type) -> Any:
 
 
 OptionsModel = _model("LoraxOptions", Options)
+RunningModel = _model("LoraxRunning", Running)
 SavingModel = _model("LoraxSaving", Saving)
 
 
@@ -59,6 +60,9 @@ class LoraxAnalysis(BaseModel):
     target: str = Field(description="Name of the base to move them to")
     adapters: list[str] = Field(description="Names as /adapters lists them")
     options: OptionsModel = Field(default_factory=OptionsModel, description=UNSAID)  # type: ignore[valid-type]
+    running: RunningModel = Field(  # type: ignore[valid-type]
+        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {UNSAID}"
+    )
 
 
 class LoraxTransfer(LoraxAnalysis):
@@ -189,6 +193,7 @@ def _request(host: Host, asked: LoraxAnalysis) -> Request:
             _named(bases, asked.target, "base"),
             [_named(adapters, name, "adapter") for name in asked.adapters],
             options,
+            _chosen(host, Running, asked.running),
         )
     except LoraxError as error:
         raise HTTPException(422, str(error)) from error

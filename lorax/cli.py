@@ -18,6 +18,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lorax import __version__, demo, output
+from lorax.behaviour.captions import read as read_captions
 from lorax.cache import Cache
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
@@ -98,6 +99,10 @@ def _file_or_folder(text: str) -> Path:
     return path
 
 
+def _read_captions(text: str) -> tuple[str, ...]:
+    return read_captions(Path(text))
+
+
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
@@ -110,10 +115,10 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
         if option.kind is bool:
             parser.add_argument(option.flag, action="store_true", help=option.help)
             continue
-        default = "" if option.default is None else " (default: %(default)s)"
+        default = "" if option.default in (None, "", ()) else " (default: %(default)s)"
         parser.add_argument(
             option.flag,
-            type=option.kind,
+            type=_read_captions if option.lines else option.kind,
             choices=option.choices,
             default=option.default,
             metavar=option.example,
@@ -226,8 +231,7 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
         check_folder(options.report, "--report")
         inputs = (source.path, target.path, *(adapter.path for adapter in adapters))
         check_free(options.report, inputs, options.overwrite, "--report")
-    running = _chosen(options, Running)
-    return [dataclasses.replace(one, running=running) for one in plan_all(adapters, source, target, chosen)]
+    return plan_all(adapters, source, target, chosen, _chosen(options, Running))
 
 
 def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:

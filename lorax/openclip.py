@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
+
 from lorax.errors import LoraxError
 from lorax.layers import PROJECTION, TEXT_MODEL
 from lorax.tensors import Part, TensorFile
@@ -52,6 +54,11 @@ def part(file: TensorFile, prefix: str, name: str) -> Part:
             "The checkpoint is damaged; use another copy."
         )
     return Part(file, key, slice(third * rows, (third + 1) * rows))
+
+
+def padded_with_zeros(ids: torch.Tensor, end: int) -> torch.Tensor:
+    """Token ids (N, 77) as OpenCLIP pads them: with 0 after the first end token, and not with more of it."""
+    return ids.masked_fill((ids == end).int().cumsum(1) > 1, 0)
 
 
 def layers(file: TensorFile, prefix: str, pooled: bool = True) -> Mapping[str, Part]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ class Option:
     offered: Callable[[], Mapping[str, str]] | None = None  # value -> what it means
     example: str | None = None
     bounds: tuple[float, float] | None = None
+    lines: bool = False  # a text a line, of which there may be none
     name: str = ""
     kind: type = str
     default: Any = None
@@ -61,15 +62,22 @@ class Option:
         """What a text field, a slider or a settings page holds. Raises LoraxError where that is not what the option expects."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return self.default
+        if self.lines:
+            return texts(value.splitlines())
         try:
             return self.kind(value.strip() if isinstance(value, str) else value)
         except ValueError:
             raise LoraxError(f"{self.label} {value!r}: expected a number.") from None
 
 
+def texts(lines: Iterable[str]) -> tuple[str, ...]:
+    """Without the empty ones, and without the blanks around them."""
+    return tuple(text for line in lines if (text := line.strip()))
+
+
 def declared(of: type) -> list[Option]:
     """The options of a declaration, in their order."""
-    kinds = {"str": str, "float": float, "int": int, "int | None": int, "bool": bool}
+    kinds = {"str": str, "float": float, "int": int, "int | None": int, "bool": bool, "tuple[str, ...]": tuple[str, ...]}
     return [
         dataclasses.replace(field.metadata["option"], name=field.name, kind=kinds[str(field.type)], default=field.default)
         for field in dataclasses.fields(of)
@@ -140,24 +148,42 @@ class Options:
 class Running:
     """What bridge and refine have the models do."""
 
-    captions: str = _option(
-        "",
-        "Captions",
-        "What the source draws for bridge and refine: a text file with a caption a line; empty: plain captions of our own",
-        example="FILE",
-    )
     pictures: int = _option(
         384,
         "Pictures",
-        "How many pictures the source draws; bridge looks at fewer where they are larger than 64 pixels a side, but 16",
+        "How many pictures the source draws: more take longer, and show more of the LoRA. bridge looks at fewer where they are "
+        "larger than 64 pixels a side, but 16",
         bounds=(16, 4096),
     )
-    steps: int = _option(150, "Steps", "How many steps refine trains at most", bounds=(1, 1000))
+    steps: int | None = _option(
+        None,
+        "Training steps",
+        "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
+        example="N",
+    )
+    trigger: str = _option(
+        "",
+        "Trigger words",
+        "They lead every second caption, so that what hides behind them is drawn; empty: the tag that the LoRA says it was "
+        "trained on most",
+        example="words",
+    )
+    captions: tuple[str, ...] = _option(
+        (),
+        "Captions",
+        "What the source draws, a caption a line; empty: plain captions of our own. Name what the LoRA is for, if that is narrow",
+        example="FILE",
+        lines=True,
+    )
 
     def __post_init__(self) -> None:
         for option in declared(Running):
-            if option.bounds and (given := getattr(self, option.name)) < option.bounds[0]:
-                raise LoraxError(f"{option.name} {given}: expected a whole number of at least {option.bounds[0]}.")
+            if option.bounds and not option.bounds[0] <= (given := getattr(self, option.name)) <= option.bounds[1]:
+                raise LoraxError(f"{option.name} {given}: expected a whole number from {option.bounds[0]} to {option.bounds[1]}.")
+        if self.steps is not None and self.steps < 1:
+            raise LoraxError(f"steps {self.steps}: expected a whole number of at least 1.")
+        if blank := [number for number, caption in enumerate(self.captions, 1) if not caption.strip()]:
+            raise LoraxError(f"captions: number {blank[0]} of {len(self.captions)} is empty. Leave it out, or give it words.")
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,17 @@ class Moved:
     vectors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
 
-def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options) -> Plan:
+def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None) -> Plan:
     """Resolve the adapter's layers on the source and pair them with the target's. Reads no weight where names agree.
 
     Raises LoraxError when adapter, source and target do not fit together.
     """
-    return plan_all([adapter], source, target, options)[0]
+    return plan_all([adapter], source, target, options, running)[0]
 
 
-def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options) -> list[Plan]:
+def plan_all(
+    adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None
+) -> list[Plan]:
     """The same for several adapters, for which the bases' layers are paired once."""
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
@@ -131,6 +133,7 @@ def plan_all(adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkp
             options,
             {name: pairs[layer] if layer else None for name, layer in layers.items()},
             pair_vectors(adapter, source, target, pairs, cut=options.max_rank is not None),
+            running or Running(),
         )
         for adapter, layers in resolved
     ]

@@ -13,8 +13,8 @@ from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.methods import METHODS
-from lorax.options import LORAX, Options, Saving
+from lorax.methods import BEHAVIOURAL, METHODS
+from lorax.options import LORAX, Options, Running, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
@@ -29,6 +29,7 @@ class Request:
     target: Model
     adapters: Sequence[Model]
     options: Options = field(default_factory=Options)
+    running: Running = field(default_factory=Running)
 
     def __post_init__(self) -> None:
         if not self.adapters:
@@ -106,7 +107,8 @@ def plans(request: Request) -> list[Plan]:
     source = open_checkpoint(request.source.path, request.source.sha256)
     same = request.source.path == request.target.path
     target = source if same else open_checkpoint(request.target.path, request.target.sha256)
-    return plan_all([open_adapter(adapter.path) for adapter in request.adapters], source, target, request.options)
+    adapters = [open_adapter(adapter.path) for adapter in request.adapters]
+    return plan_all(adapters, source, target, request.options, request.running)
 
 
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
@@ -152,7 +154,7 @@ def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> No
 def _state(request: Request) -> Hashable:
     """Differs once a file or an option does, and always where a folder is asked for, since what is in it may change unseen."""
     paths = (request.source.path, request.target.path, *(adapter.path for adapter in request.adapters))
-    return request.options, tuple(stamp(path) if path.is_file() else object() for path in paths)
+    return request.options, request.running, tuple(stamp(path) if path.is_file() else object() for path in paths)
 
 
 def _run(
@@ -162,8 +164,10 @@ def _run(
         return known
     who = request.adapters[0].name if len(request.adapters) == 1 else f"{len(request.adapters)} LoRAs"
 
-    def show(done: int, total: int, layer: str) -> None:
-        progress(done, total, f"{who}: layer {min(done + 1, total)} of {total}")
+    running = request.options.method in BEHAVIOURAL
+
+    def show(done: int, total: int, name: str) -> None:
+        progress(done, total, f"{who}: {f'{name}, step' if running else 'layer'} {min(done + 1, total)} of {total}")
 
     moved = run_all(planned, show, memory.cache, survey=survey)
     memory.keep(state, survey, moved)

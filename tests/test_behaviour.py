@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 from lorax import probe
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, live, refine
-from lorax.behaviour.captions import captions, plain, trigger, with_triggers
+from lorax.behaviour.captions import captions, plain, read, trigger, with_triggers
+from lorax.behaviour.training import Factors, Scales
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
@@ -39,10 +41,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: int) -> Plan:
+def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:
     source = open_checkpoint(models / f"{BASE}.safetensors")
     found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
-    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))  # type: ignore[arg-type]
+    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))
 
 
 def gained(models: Path, made: Plan, out: Path) -> float:
@@ -116,12 +118,29 @@ def test_the_best_look_is_kept(models: Path) -> None:
     layers = open_adapter(LORA).deltas_of(target.base)
     latents = content.pictures(target, layers, PROMPTS, str)
     seen: list[float] = []
-    kept = refine.refine(
-        target, layers, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=lambda step, loss, layers: seen.append(loss)
-    )
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    factors = Factors(layers, target.device)
+    kept = refine.refine(target, factors, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
+
+
+def test_scales_leave_the_directions_alone(models: Path) -> None:
+    """A delta whose directions are twice as strong as they should be, some of them, is set right."""
+    target = Runner(models / f"{BASE}.safetensors")
+    layers = open_adapter(LORA).deltas_of(target.base)
+    latents = content.pictures(target, layers, PROMPTS * 4, str)
+    wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
+    seen: list[float] = []
+    watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
+    scales = Scales(wrong, target.device)
+    found = refine.refine(target, scales, latents, PROMPTS * 4, steps=20, rate=0.05, tick=str, watch=watch)
+    assert seen[-1] < 0.9 * seen[0]
+    for layer, dW in found.items():
+        ratio = dW.up / wrong[layer].up
+        assert torch.equal(dW.down, wrong[layer].down)
+        assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-5, equal_nan=True)
 
 
 def test_the_largest_rank_is_kept_to(models: Path) -> None:
@@ -211,18 +230,22 @@ def test_plain_captions_are_many_and_differ() -> None:
 def test_bad_captions_name_the_file(tmp_path: Path) -> None:
     (empty := tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(LoraxError, match=r"empty\.txt: holds no caption"):
-        captions(4, empty)
+        read(empty)
     with pytest.raises(LoraxError, match=r"none\.txt: cannot be read"):
-        captions(4, tmp_path / "none.txt")
+        read(tmp_path / "none.txt")
 
 
 def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:
     adapter = open_adapter(builders.save_lora(tmp_path / "style.safetensors", files.deltas, metadata=SOURCE_METADATA))
     assert trigger(adapter) == "paper"
-    assert with_triggers(["a", "b"], adapter) == ["a", "paper, b"]
+    assert with_triggers(["a", "b"], trigger(adapter)) == ["a", "paper, b"]
+    assert with_triggers(["a", "b"], None) == ["a", "b"]
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"pictures": 15}])
-def test_too_few_are_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(LoraxError, match="expected a whole number of at least"):
-        Running(**bad)  # type: ignore[arg-type]
+def test_what_is_drawn_is_what_was_asked_for(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    encode = Runner.encode
+    monkeypatch.setattr(Runner, "encode", lambda self, prompts: asked.extend(prompts) or encode(self, prompts))
+    made = planned(models, STRANGER, "bridge", pictures=16, captions=("cat", "car"), trigger="ink")
+    run(made)
+    assert set(asked) == {"", "cat", "car", "ink, cat", "ink, car"}

@@ -14,6 +14,7 @@ from lorax.behaviour import content, refine
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.live import adapted, effect, recomputed
 from lorax.behaviour.scaling import START, LossScale
+from lorax.behaviour.training import Factors
 from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
@@ -115,7 +116,9 @@ def test_training_in_half_precision_gains_what_float32_gains(base: Path) -> None
         target, seen = Runner(base, dtype=dtype), {}
         start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
         watch = partial(_noted, seen)
-        layers = refine.refine(target, start, latents, prompts, steps=10, rate=1e-2, tick=str, watch=watch)
+        layers = refine.refine(
+            target, Factors(start, target.device), latents, prompts, steps=10, rate=1e-2, tick=str, watch=watch
+        )
         assert {dW.up.dtype for dW in layers.values()} == {torch.float32}
         gains.append(1 - seen[10] / seen[0])
     assert gains[0] > 0.03

@@ -99,7 +99,8 @@ def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Pat
 
     def trained(kept: Kept, tick: Callable[[str], None], seen: list[int]) -> dict[str, LowRank]:
         watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
-        return refine.refine(target, start, latents, PROMPTS, steps=5, rate=5e-3, tick=tick, watch=watch, kept=kept)
+        factors = Factors(start, target.device)
+        return refine.refine(target, factors, latents, PROMPTS, steps=5, rate=5e-3, tick=tick, watch=watch, kept=kept)
 
     whole = trained(Kept(None, ""), str, [])
     looks: list[int] = []
@@ -127,7 +128,7 @@ class Opening:
 
 
 def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The source is not run again, and nothing is left of the job at its end."""
+    """The source is not run again, not for another target either, and nothing is left of the training at its end."""
     monkeypatch.setattr(refine, "EVERY", 2)
     source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
     made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16, steps=4))
@@ -150,7 +151,9 @@ def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monke
     assert opening.names == [BASE, FINETUNE, FINETUNE]
     assert same(moved.layers, whole)
     assert ticks == [(number, 4) for number in range(4)]
-    assert not list(tmp_path.iterdir())
+    assert [file.name.partition("-")[2] for file in tmp_path.iterdir()] == ["16-drawn.lorax-fit"]
+    run_all([dataclasses.replace(made, target=source, options=Options("refine"))], cache=cache, models=opening)
+    assert opening.names[3:] == [BASE]
 
 
 def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
@@ -161,12 +164,10 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
             (tmp_path / name / file).write_bytes((models / file).read_bytes())
     with (tmp_path / "three" / f"{BASE}.yaml").open("a", encoding="utf-8") as file:
         file.write("# another scale\n")
-    captions = tmp_path / "captions.txt"
 
-    def made(folder: str, words: str = "", lora: Path = LORA) -> str:
-        captions.write_text(words, encoding="utf-8")
+    def made(folder: str, *captions: str, lora: Path = LORA) -> str:
         base = open_checkpoint(tmp_path / folder / f"{BASE}.safetensors")
-        running = Running(captions=str(captions) if words else "")
+        running = Running(captions=captions)
         return key(dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running))
 
     assert made("one") == made("two")

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 
 from lorax.cli import main
-from lorax.options import Caching, Options, Saving, declared
+from lorax.errors import LoraxError
+from lorax.options import Caching, Options, Running, Saving, declared
 
 
-@pytest.mark.parametrize("declaration", [Options, Saving, Caching])
+@pytest.mark.parametrize("declaration", [Options, Running, Saving, Caching])
 def test_every_field_is_declared_with_words_for_an_artist(declaration: type) -> None:
     options = declared(declaration)
     assert [option.name for option in options] == [field.name for field in dataclasses.fields(declaration)]
@@ -25,4 +26,24 @@ def test_the_command_line_offers_every_option(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["transfer", "--help"])
     shown = capsys.readouterr().out
-    assert all(option.flag in shown for option in declared(Options) + declared(Saving))
+    assert all(option.flag in shown for option in declared(Options) + declared(Running) + declared(Saving))
+
+
+def test_texts_come_a_line_each() -> None:
+    (captions,) = (option for option in declared(Running) if option.lines)
+    assert captions.parse(" cat face\n\n red car \n") == ("cat face", "red car")
+    assert captions.parse("\n ") == captions.parse(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"steps": 0}, "steps 0: expected a whole number from 1 to 1000"),
+        ({"pictures": 15}, "pictures 15: expected a whole number from 16 to 4096"),
+        ({"pictures": 5000}, "pictures 5000"),
+        ({"captions": ("cat", " ")}, "captions: number 2 of 2 is empty"),
+    ],
+)
+def test_what_models_cannot_be_asked_is_refused(bad: dict, words: str) -> None:
+    with pytest.raises(LoraxError, match=words):
+        Running(**bad)

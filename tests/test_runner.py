@@ -15,8 +15,8 @@ from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
 from lorax.formats import open_adapter
+from lorax.model_settings import Settings, settings_of
 from lorax.runner import Conditioning, Runner
-from lorax.runner.settings import Settings, settings_of
 from lorax.runner.text import load_text_encoder, padded_with_zeros
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae

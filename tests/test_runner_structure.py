@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from lab import ldm, xl
 from lab.models import CONTEXT
 from lorax.layers import UNetNames
-from lorax.runner.settings import DEFAULTS, Settings
+from lorax.model_settings import DEFAULTS, Settings
 from lorax.runner.unet import load_unet, time_ids, unet_config
 from lorax.tensors import open_tensors
 

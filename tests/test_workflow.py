@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lorax.catalog import Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
-from lorax.options import Options, Saving
+from lorax.options import Options, Running, Saving
 from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
 from tests import builders
 from tests.conftest import Files
@@ -196,6 +196,7 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
 
     changes = {
         "options": lambda: request(folder, "one", "styles/two", options=Options("copy", max_rank=2)),
+        "running": lambda: replace(asked, running=Running(pictures=20)),
         "adapters": lambda: request(folder, "one"),
         "file": lambda: os.utime(folder / "base.safetensors", (0, 0)) or asked,
     }

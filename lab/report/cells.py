@@ -106,6 +106,17 @@ class Cells:
         measured = self._measured(cell, strength)
         return recovered(measured) if measured else None
 
+    def teacher(self, cell: Cell) -> Interval | None:
+        """What the source itself with its adapter would recover: how much better than the target alone it predicts the style."""
+        losses, found = self.results.losses, []
+        for name in cell.adapters:
+            whose = (Key(cell.target, name, ALONE), Key(cell.target, name, NATIVE), Key(cell.source, name, NATIVE))
+            alone, native, its = (losses.get(key) for key in whose)
+            if alone is None or native is None or its is None or not self.has_yardstick(cell.target, name):
+                return None
+            found.append(Measured(alone, native, its))
+        return recovery(found)
+
     def difference(self, cell: Cell, other: str, strength: float = 1.0, its: float = 1.0) -> Interval | None:
         """Of the cell's recovery at ``strength`` to that of another variant at the strength ``its``, on the same icons."""
         measured, minus = self._measured(cell, strength), self._measured(cell.of(other), its)

@@ -22,6 +22,7 @@ QUESTIONS = {
     "threshold": plots.against_threshold,
     "similarity": plots.against_similarity,
     "strength": plots.against_strength,
+    "steps": plots.against_steps,
 }
 
 

@@ -15,8 +15,23 @@ from matplotlib.figure import Figure
 from lab.report.cells import Cell, Cells, Pair, mean_of
 from lab.results import NATIVE
 from lab.stats import Interval
-from lab.variants import AUTO, BY_NAME, COPY, LORAX, PROJECTING, RANKS, STRENGTHS, THRESHOLDS, asked
-from lab.zoo import HEADLINE_RANK, RATES, are_related
+from lab.variants import (
+    AUTO,
+    BY_NAME,
+    CHANGE,
+    COPY,
+    FROM_BRIDGE,
+    LORAX,
+    PROJECTING,
+    RANKS,
+    STEPS,
+    STRENGTHS,
+    THRESHOLDS,
+    VARIANTS,
+    asked,
+)
+from lab.zoo import CROSSING, HEADLINE_RANK, RATES, are_related
+from lorax.methods import BRIDGE, REFINE
 
 STYLE = {
     "svg.hashsalt": "lorax",  # else ids are drawn anew every time
@@ -28,7 +43,9 @@ STYLE = {
     "legend.frameon": False,
 }
 FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
-COLOURS = dict(zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE), plt.color_sequences["tab10"], strict=False))
+COLOURS = dict(
+    zip((COPY, AUTO, *PROJECTING, BY_NAME, NATIVE, REFINE, FROM_BRIDGE, CHANGE), plt.color_sequences["tab10"], strict=False)
+)
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
 Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
 
@@ -92,6 +109,20 @@ def against_strength(cells: Cells) -> Figure | None:
     return _panels(cells, (COPY, AUTO, *PROJECTING, NATIVE), points, shown, "strength")
 
 
+def against_steps(cells: Cells) -> Figure | None:
+    """What trains the target, from each start, after so many steps; 0 is the start."""
+    starts = {REFINE: AUTO, FROM_BRIDGE: BRIDGE, CHANGE: AUTO}
+    shown = ["0", *map(str, STEPS)]
+
+    def points(pair: Pair, variant: str) -> Points:
+        first = starts[variant] if are_related(*pair) or variant == FROM_BRIDGE else BRIDGE if variant == CHANGE else AUTO
+        found = [("0", cells.pooled(*pair, first, HEADLINE_RANK))]
+        found += [(str(step), cells.pooled(*pair, VARIANTS[variant].at(step), HEADLINE_RANK)) for step in STEPS]
+        return _measured(cells, found) if any(cell for _, cell in found[1:]) else []
+
+    return _panels(cells, tuple(starts), points, shown, "steps", (*cells.headline_pairs(), CROSSING))
+
+
 def against_similarity(cells: Cells) -> Figure | None:
     """Every ordered pair: what is known of it before a transfer against what copy and lorax recover."""
     facts = (("similarity", LORAX, "median similarity of paired layers"), ("kept", LORAX, "share that lorax keeps"))
@@ -132,9 +163,11 @@ def predicted_against_measured(predicted: Sequence[float], measured: Sequence[fl
         return figure
 
 
-def _panels(cells: Cells, lines: Sequence[str], points: Drawn, ticks: Sequence[str], label: str) -> Figure | None:
-    """A panel for each headline pair with a line for each variant; None where nothing was measured."""
-    found = {pair: {line: points(pair, line) for line in lines} for pair in cells.headline_pairs()}
+def _panels(
+    cells: Cells, lines: Sequence[str], points: Drawn, ticks: Sequence[str], label: str, pairs: Sequence[Pair] = ()
+) -> Figure | None:
+    """A panel for each pair, of the headline's by default, with a line for each variant; None where nothing was measured."""
+    found = {pair: {line: points(pair, line) for line in lines} for pair in pairs or cells.headline_pairs()}
     drawn = {pair: its for pair, its in found.items() if any(its.values())}
     if not drawn:
         return None

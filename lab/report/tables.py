@@ -74,16 +74,26 @@ def by_style(cells: Cells) -> dict[Pair, str]:
 
 def by_behaviour(cells: Cells) -> str | None:
     """Per pair: what runs the models beside ``auto`` and ``copy``, at strength 1, and the seconds that a transfer took."""
-    head = ("pair", "method", "recovery", "less copy", "ordinary loss", *STYLES, "seconds")
+    head = ("pair", "method", "recovery", "less copy", "ordinary loss", "native's", *STYLES, "seconds")
     rows = []
     for pair in (*cells.headline_pairs(), CROSSING):
         ran = [cell for name in BEHAVIOUR_VARIANTS if (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         rivals = [cell for name in (COPY, AUTO) if ran and (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         for cell in (*rivals, *ran):
-            styles = [number(cells.recovery(dataclasses.replace(cell, adapters=(name,)))) for name in cell.adapters]
+            styles = [number(cells.recovery(one)) for one in _apart(cell)]
             whole = number(cells.recovery(cell)), number(cells.difference(cell, COPY)), percent(cells.harm(cell))
-            rows.append((" to ".join(pair), cell.variant, *whole, *styles, f"{mean_of(cells.facts(cell), 'seconds') or 0:.0f}"))
+            native = percent(cells.harm(cell.of_native()))
+            seconds = f"{mean_of(cells.facts(cell), 'seconds') or 0:.0f}"
+            rows.append((" to ".join(pair), cell.variant, *whole, native, *styles, seconds))
+        if ran:
+            styles = [number(cells.teacher(one)) for one in _apart(ran[0])]
+            rows.append((" to ".join(pair), "the source itself", number(cells.teacher(ran[0])), "-", "-", "-", *styles, "-"))
     return markdown(head, rows) if rows else None
+
+
+def _apart(cell: Cell) -> list[Cell]:
+    """Each of its adapters."""
+    return [dataclasses.replace(cell, adapters=(name,)) for name in cell.adapters]
 
 
 def by_rank(cells: Cells) -> dict[Pair, str]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
-from lorax.behaviour.captions import captions, with_triggers
-from lorax.behaviour.kept import DRAWN, Kept
+from lorax.behaviour.drawn import Drawn, draw
+from lorax.behaviour.kept import Kept
 from lorax.behaviour.model import Model, Models
-from lorax.cache import Cache, Entry
+from lorax.behaviour.refine import Watch, unwatched
+from lorax.behaviour.training import Factors, Scales
+from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE
 from lorax.moving import unmatched
 from lorax.report import LayerRecord, Report
@@ -25,6 +24,9 @@ from lorax.transfer import Moved, Plan, Progress, run_all
 
 # What served unrelated and related bases best (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
+STEPS_UNRELATED, STEPS_RELATED = 150, 10
+RATE_SCALES, SCALING = 3e-2, 40  # steps
+NOTHING = "nothing"
 NO_VECTORS = "this method makes low-rank layers only"
 LEFT_OUT = "one of the models does not use it"
 
@@ -40,106 +42,78 @@ class _Paired:
     norm: float
 
 
-def run(plan: Plan, models: Models, progress: Progress, cache: Cache | None = None) -> Moved:
-    """``bridge``, or ``refine``, which between relatives starts from what ``auto`` moves.
+def run(
+    plan: Plan,
+    models: Models,
+    progress: Progress,
+    cache: Cache | None = None,
+    *,
+    start: str | None = None,
+    watch: Watch = unwatched,
+) -> Moved:
+    """``bridge``, or ``refine`` from ``start``, which is NOTHING, AUTO or BRIDGE; by default what served best.
 
-    A ``refine`` that is stopped goes on where it was when it is asked for again with the same ``cache``. Raises LoraxError if a
-    model cannot be run.
+    What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
+    it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
-    meter = _Meter(progress)
+    meter, kept = _Meter(progress), Kept.of(plan, cache, start)
     if plan.options.method == BRIDGE:
-        return _bridge(plan, models, meter)
-    kept = Kept.of(plan, cache)
-    moved = _refine(plan, models, meter, kept)
+        return _bridge(plan, models, meter, kept)
+    moved = _refine(plan, models, meter, kept, start, watch)
     kept.remove()
     return moved
 
 
-def _bridge(plan: Plan, models: Models, meter: _Meter) -> Moved:
+def _bridge(plan: Plan, models: Models, meter: _Meter, kept: Kept) -> Moved:
     paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in paired.values()}
     recorded = {source: adapter[source] for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
-        meter.expect(len(content.chunks(count, source.size)) + len(adapter) + len(feeds))
-        drawn = _drawn(plan, source, adapter, count, meter)
+        meter.expect(len(adapter) + len(feeds) + SCALING)
+        drawn = _drawn(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
         where = bridge.places(source, list(recorded), seen)
         outputs = bridge.record(source, adapter, seen, where, meter)
     with models.opened(plan.target) as target:
-        seen = content.noised(target, drawn.latents_in(target), drawn.prompts, count, seed=0)
-        found = bridge.fit(target, outputs, feeds, seen, where, meter)
+        latents = drawn.latents_in(target)
+        seen = content.noised(target, latents, drawn.prompts, count, seed=0)
+        fitted = bridge.fit(target, outputs, feeds, seen, where, meter)
+        scales = Scales(fitted, target.device)
+        found = refine.refine(target, scales, latents, drawn.prompts, steps=SCALING, rate=RATE_SCALES, tick=meter)
     return _concluded(plan, paired, found, "fitted to what the source's layer does")
 
 
-def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept) -> Moved:
+def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, start: str | None, watch: Watch) -> Moved:
     [auto] = run_all([dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))])
     if auto.report.declined and not auto.report.unrelated:
         return auto  # the target has the adapter already
-    paired, adapter = _paired(plan), plan.adapter.deltas_of(plan.source)
-    meter.expect(plan.running.steps)
-    if (drawn := _Drawn.of(kept.get(DRAWN), _prompts(plan, plan.running.pictures))) is None:
+    paired, adapter, count = _paired(plan), plan.adapter.deltas_of(plan.source), plan.running.pictures
+    rate, most = (RATE_RELATED, STEPS_RELATED) if auto.layers else (RATE_UNRELATED, STEPS_UNRELATED)
+    start, steps = start or (AUTO if auto.layers else NOTHING), plan.running.steps or most
+    meter.expect(steps)
+    first = _bridge(plan, models, meter, kept).layers if start == BRIDGE else auto.layers
+    if (drawn := kept.drawn(plan, count)) is None:
         with models.opened(plan.source) as source:
-            meter.expect(len(content.chunks(plan.running.pictures, source.size)))
-            drawn = _drawn(plan, source, adapter, plan.running.pictures, meter)
-        kept.put(DRAWN, *drawn.state())
+            drawn = _drawn(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        latents = drawn.latents_in(target)
-        ranks = {layer.target: layer.rank for layer in paired.values()}
-        start, rate = (auto.layers, RATE_RELATED) if auto.layers else (refine.blank(target, ranks), RATE_UNRELATED)
-        steps = plan.running.steps
-        layers = refine.refine(target, start, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, kept=kept)
+        if start == NOTHING:
+            first = refine.blank(target, {layer.target: layer.rank for layer in paired.values()})
+        factors, latents = Factors(first, target.device), drawn.latents_in(target)
+        layers = refine.refine(
+            target, factors, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, watch=watch, kept=kept
+        )
     return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """What the source drew: its latents (P, 4, h, w) on the CPU, and the pictures, uint8 (P, 3, H, W)."""
-
-    prompts: list[str]
-    latents: torch.Tensor
-    pictures: torch.Tensor
-    space: tuple[float, int]
-
-    @classmethod
-    def of(cls, entry: Entry | None, prompts: list[str]) -> _Drawn | None:
-        """As it was kept; None where it was not."""
-        if entry is None:
-            return None
-        latents, pictures = entry.tensors["latents"], entry.tensors["pictures"]
-        return cls(prompts, latents, pictures, (float(entry.notes["scale"]), int(entry.notes["size"])))
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        scale, size = self.space
-        return {"latents": self.latents, "pictures": self.pictures}, {"scale": repr(scale), "size": str(size)}
-
-    def latents_in(self, target: Model) -> torch.Tensor:
-        """As the target sees them, at the size that is at home in it."""
-        if self.space == _space(target):
-            return self.latents
-        side = 8 * target.size
-        parts = [
-            torch.nn.functional.interpolate(self.pictures[rows] / 255, (side, side), mode="bicubic", antialias=True)
-            for rows in content.chunks(len(self.pictures), target.size)
-        ]
-        return torch.cat([target.encode_pictures(part.clamp(0, 1)).cpu() for part in parts])
-
-
-def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter) -> _Drawn:
-    prompts = _prompts(plan, count)
-    latents = content.pictures(source, adapter, prompts, meter)
-    pictures = [(255 * source.decode(latents[rows])).round().byte().cpu() for rows in content.chunks(count, source.size)]
-    return _Drawn(prompts, latents, torch.cat(pictures), _space(source))
-
-
-def _prompts(plan: Plan, count: int) -> list[str]:
-    file = Path(plan.running.captions) if plan.running.captions else None
-    return with_triggers(captions(count, file), plan.adapter)
-
-
-def _space(model: Model) -> tuple[float, int]:
-    """Models of which this is the same draw in the same latent space."""
-    return model.latent_scale, model.size
+def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
+    """As it was kept, or drawn now."""
+    if (known := kept.drawn(plan, count)) is not None:
+        return known
+    meter.expect(len(content.chunks(count, source.size)))
+    made = draw(plan, source, adapter, count, meter)
+    kept.keep_drawn(made)
+    return made
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:

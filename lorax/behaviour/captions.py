@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
+from lorax.options import texts
 
 SUBJECTS = """
 a woman, a man, a girl, a boy, an old man, an old woman, a baby, two friends, a family, a crowd, a chef, a fisherman,
@@ -39,23 +40,31 @@ def plain() -> list[str]:
     return [f"{subjects[s]} {settings[(p + s) % len(settings)]}".strip() for p, s in rows]
 
 
-def captions(count: int, file: Path | None = None) -> list[str]:
-    """``count`` captions, evenly spread over the file's lines, or over the plain ones.
-
-    Raises LoraxError if the file cannot be read as text or holds no caption.
-    """
-    known = _lines(file) if file else plain()
+def captions(count: int, given: Sequence[str] = ()) -> list[str]:
+    """``count`` captions, evenly spread over those given, or over the plain ones."""
+    known = given or plain()
     return [known[i * len(known) // count] for i in range(count)]
 
 
-def with_triggers(captions: Sequence[str], adapter: AdapterFile, share: float = 0.5) -> list[str]:
-    """The captions, in every second of which the adapter's most frequent training tag leads, if its metadata names one.
+def read(file: Path) -> tuple[str, ...]:
+    """A caption a line. Raises LoraxError if the file cannot be read as text or holds no caption."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
+    if not (known := texts(lines)):
+        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
+    return known
+
+
+def with_triggers(captions: Sequence[str], words: str | None) -> list[str]:
+    """The captions, every second of which the words lead, if there are any.
 
     What hides behind a trigger word would otherwise never be seen.
     """
-    if not (tag := trigger(adapter)):
+    if not words:
         return list(captions)
-    return [f"{tag}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]
+    return [f"{words}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]
 
 
 def trigger(adapter: AdapterFile) -> str | None:
@@ -66,13 +75,3 @@ def trigger(adapter: AdapterFile) -> str | None:
     except (ValueError, AttributeError, TypeError):  # what others write there is not ours to judge
         return None
     return max(counts, key=counts.__getitem__, default=None)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
-    if not (known := [line for line in lines if line]):
-        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
-    return known

@@ -11,23 +11,35 @@ from pathlib import Path
 import torch
 
 from lorax import __version__
+from lorax.behaviour.drawn import Drawn, prompts_of
 from lorax.behaviour.training import Training
 from lorax.cache import Cache, Entry
+from lorax.checkpoint import Checkpoint
 from lorax.tensors import hashes
 from lorax.transfer import Plan
 
-DRAWN, TRAINED = PARTS = "drawn", "trained"  # what the source drew, and the state of the training
+TRAINED = "trained"  # the state of the training
 
 
 class Kept:
     """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found."""
 
-    def __init__(self, cache: Cache | None, key: str) -> None:
-        self._cache, self._key = cache, key
+    def __init__(self, cache: Cache | None, key: str, source_key: str = "") -> None:
+        self._cache, self._key, self._source_key = cache, key, source_key
 
     @classmethod
-    def of(cls, plan: Plan, cache: Cache | None) -> Kept:
-        return cls(cache, key(plan)) if cache is not None and cache.is_on_disk else NOTHING
+    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Kept:
+        return cls(cache, key(plan, start), source_key(plan)) if cache is not None and cache.is_on_disk else NOTHING
+
+    def drawn(self, plan: Plan, count: int) -> Drawn | None:
+        """What the source has drawn, as many pictures as these."""
+        entry = self._cache.get(f"{self._source_key}-{count}-drawn", remember=False) if self._cache else None
+        return Drawn.of(entry, prompts_of(plan, count)) if entry is not None else None
+
+    def keep_drawn(self, drawn: Drawn) -> None:
+        """Also beyond the job: other targets of the adapter are shown the same."""
+        if self._cache:
+            self._cache.put(f"{self._source_key}-{len(drawn.prompts)}-drawn", Entry(*drawn.state()), remember=False)
 
     def get(self, part: str) -> Entry | None:
         return self._cache.get(self._name(part), remember=False) if self._cache else None
@@ -50,8 +62,7 @@ class Kept:
     def remove(self) -> None:
         """The job has finished."""
         if self._cache:
-            for part in PARTS:
-                self._cache.remove(self._name(part))
+            self._cache.remove(self._name(TRAINED))
 
     def _name(self, part: str) -> str:
         return f"{self._key}-{part}"
@@ -60,20 +71,24 @@ class Kept:
 NOTHING = Kept(None, "")
 
 
-def key(plan: Plan) -> str:
+def key(plan: Plan, start: str | None = None) -> str:
     """Of all that decides the result: what the files hold, and not where they are; and what is asked for."""
-    running = plan.running
-    beside = [*(base.path.with_suffix(".yaml") for base in (plan.source, plan.target))]
-    beside += [plan.adapter.path.with_name("adapter_config.json"), Path(running.captions)]
-    content = [
-        __version__,
-        hashes(plan.adapter.path).sha256,
-        plan.source.sha256,
-        plan.target.sha256,
-        *(_sha256(path) for path in beside),
-        dataclasses.asdict(plan.options),
-        dataclasses.asdict(running) | {"captions": ""},
-    ]
+    options, running = dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
+    return _hash(source_key(plan), *_identity(plan.target), options, running, start)
+
+
+def source_key(plan: Plan) -> str:
+    """Of all that decides what the source draws, but for the number of pictures."""
+    beside = _sha256(plan.adapter.path.with_name("adapter_config.json"))
+    running = {"captions": plan.running.captions, "trigger": plan.running.trigger}
+    return _hash(__version__, hashes(plan.adapter.path).sha256, beside, *_identity(plan.source), running)
+
+
+def _identity(base: Checkpoint) -> tuple[str, str]:
+    return base.sha256, _sha256(base.path.with_suffix(".yaml"))
+
+
+def _hash(*content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -13,44 +13,47 @@ from lorax.behaviour.content import Content, Tick, chunks, noised
 from lorax.behaviour.kept import NOTHING, TRAINED, Kept
 from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
-from lorax.behaviour.training import Factors, Training
+from lorax.behaviour.training import Factors, Scales, Training
 
 BATCH = 16  # a step
 HELD_OUT = 8  # one picture in so many tells when to stop
-REPEATS = 4  # under so many noises
-EVERY = 25  # steps between looks at it
-PATIENCE = 3  # looks without a gain
+REPEATS = 2  # under so many noises
+EVERY = 10  # steps between looks at it
+PATIENCE = 5  # looks without a gain
 LARGE = 32  # latents, a side: above it, a card's memory does not hold what a backward pass needs
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on what is held out, the averages, which go on changing
 
 
+def unwatched(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
+    """Nobody watches."""
+
+
 def refine(
     target: Model,
-    start: Mapping[str, LowRank],
+    trained: Factors | Scales,
     latents: torch.Tensor,
     prompts: Sequence[str],
     *,
     steps: int,
     rate: float,
     tick: Tick,
-    watch: Watch = lambda step, loss, layers: None,
+    watch: Watch = unwatched,
     kept: Kept = NOTHING,
 ) -> dict[str, LowRank]:
-    """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over every layer's factors.
+    """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over what is trained.
 
-    AdamW from ``start``, or from where ``kept`` has it, for ``steps`` steps or until PATIENCE looks found no gain; returns the
-    averaged factors of the best.
+    AdamW from what that is now, or from where ``kept`` has it, for ``steps`` steps or until PATIENCE looks found no gain; returns
+    the layers with the averages of the best.
     """
-    factors = Factors(start, target.device)
-    training = Training(factors.all, rate)
+    training = Training(trained.all, rate)
     is_held = torch.arange(len(prompts)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
     judged = noised(target, latents[held], [prompts[i] for i in held], REPEATS * len(held), seed=0)
-    said = Prompts(target, prompts, start)
+    said = Prompts(target, prompts, trained.layers(trained.all))
     blocks = target.blocks() if target.size > LARGE else ()
 
     def look() -> None:
-        layers = factors.layers(training.average)
+        layers = trained.layers(training.average)
         loss = _judge(target, layers, judged, said)
         training.look(loss)
         watch(training.step, loss, layers)
@@ -72,14 +75,14 @@ def refine(
 
         def gradient(scale: float, batch: Content = batch) -> None:
             for part in chunks(len(batch), target.size, BATCH):  # as much at a time as fits
-                with adapted(target, factors.layers(factors.all)), recomputed(blocks):
+                with adapted(target, trained.layers(trained.all)), recomputed(blocks):
                     torch.autograd.backward(scale * _loss(target, batch.rows(part), said) / len(batch))
 
         training.advance(gradient)
         if training.step % EVERY == 0 or training.step == steps:
             look()
             kept.put(TRAINED, *training.state())
-    return {layer: dW.to("cpu") for layer, dW in factors.layers(training.chosen).items()}
+    return {layer: dW.to("cpu") for layer, dW in trained.layers(training.chosen).items()}
 
 
 def blank(target: Model, ranks: Mapping[str, int]) -> dict[str, LowRank]:

@@ -28,6 +28,19 @@ class Factors:
         return {name: LowRank(factors[2 * i], factors[2 * i + 1]) for i, name in enumerate(self._names)}
 
 
+class Scales:
+    """How strong each direction of every layer is, 1 at the start; the directions stay as they are."""
+
+    def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
+        self._start = {name: dW.to(device) for name, dW in layers.items()}
+        self.all = [nn.Parameter(torch.ones(dW.rank, device=device)) for dW in layers.values()]
+
+    def layers(self, scales: Sequence[torch.Tensor]) -> dict[str, LowRank]:
+        """With these values in the place of ``all``."""
+        pairs = zip(self._start.items(), scales, strict=True)
+        return {name: LowRank(dW.up * scale, dW.down, dW.scale) for (name, dW), scale in pairs}
+
+
 class Training:
     """Of ``parameters``, float32. ``average``: each one's mean over the last steps. ``chosen``: the averages of the best look."""
 
@@ -48,7 +61,7 @@ class Training:
         gradient(self._scale.value)
         self._scale.step(self._optimizer, self.parameters)
         for mean, parameter in zip(self.average, self.parameters, strict=True):
-            mean.lerp_(parameter.detach(), 1 - DECAY)
+            mean.lerp_(parameter.detach(), max(1 - DECAY, 1 / (self.step + 1)))  # of all steps while they are few
 
     def look(self, loss: float) -> None:
         """At the averages: how well they do on what is held out."""

@@ -12,7 +12,7 @@ from modules import paths_internal, shared
 
 from lorax.cache import Cache
 from lorax.errors import LoraxError
-from lorax.options import Caching, Option, Options, Saving, declared
+from lorax.options import Caching, Option, Options, Running, Saving, declared
 
 PREFIX = "lorax_"  # of our options among the host's
 SECTION = ("lorax", "LoRA-X")
@@ -66,7 +66,8 @@ def _limits() -> tuple[Path, int, int]:
 
 
 def _defaults() -> list[Option]:
-    return declared(Options) + [option for option in declared(Saving) if option.kind is not bool]  # replacing is asked each time
+    running = [option for option in declared(Running) if option.bounds]  # what is drawn is chosen for each LoRA
+    return declared(Options) + running + [option for option in declared(Saving) if option.kind is not bool]  # replacing is, too
 
 
 def _add(option: Option) -> Any:

@@ -18,9 +18,10 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
+from lorax.model_settings import settings_of
+from lorax.openclip import padded_with_zeros
 from lorax.runner.memory import freed, has_room, place, precision
-from lorax.runner.settings import settings_of
-from lorax.runner.text import load_text_encoder, padded_with_zeros
+from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
 from lorax.tensors import open_tensors

@@ -73,11 +73,6 @@ def load_text_encoder(
     return encoder
 
 
-def padded_with_zeros(ids: torch.Tensor, end: int) -> torch.Tensor:
-    """Token ids (N, 77) as OpenCLIP pads them: with 0 after the first end token, and not with more of it."""
-    return ids.masked_fill((ids == end).int().cumsum(1) > 1, 0)
-
-
 def _heads(config: Path, width: int) -> int:
     if not config.is_file():
         if width % (heads := max(1, width // HEAD_CHANNELS)):

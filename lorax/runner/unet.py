@@ -13,8 +13,8 @@ from diffusers import UNet2DConditionModel
 from lorax import families
 from lorax.errors import LoraxError
 from lorax.layers import UNetNames
+from lorax.model_settings import Settings
 from lorax.runner.loading import load
-from lorax.runner.settings import Settings
 from lorax.tensors import Part, TensorFile
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."

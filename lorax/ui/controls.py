@@ -28,6 +28,8 @@ def control(option: Option, default: Any) -> Any:
         return gr.Slider(*option.bounds, value=default, step=option.step, **shown)
     if option.kind is bool:
         return gr.Checkbox(value=default, **shown)
+    if option.lines:
+        return gr.Textbox(value="\n".join(default), placeholder="one a line", lines=3, max_lines=12, **shown)
     return gr.Textbox(value="" if default is None else str(default), placeholder=option.example, max_lines=1, **shown)
 
 

@@ -13,7 +13,8 @@ from lorax.catalog import Facts, Model, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import open_adapter
 from lorax.hosts.base import Host, Shot
-from lorax.options import Options, Saving, declared
+from lorax.methods import BEHAVIOURAL
+from lorax.options import Options, Running, Saving, declared
 from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
@@ -24,7 +25,7 @@ KEEP = gr.update()
 
 
 class Handlers:
-    """The first values of a job's handler are source, target, LoRAs and the controls of ``Options``."""
+    """The first values of a job's handler are source, target, LoRAs and the controls of ``Options`` and ``Running``."""
 
     def __init__(self, host: Host) -> None:
         self.host, self.memory = host, Memory(host.cache())
@@ -63,14 +64,24 @@ class Handlers:
         return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
 
     def noted(
-        self, question: str, before: list[Any], source: str | None, target: str | None, adapters: list[str] | None
+        self,
+        question: str,
+        before: list[Any],
+        source: str | None,
+        target: str | None,
+        adapters: list[str] | None,
+        method: str,
+        *options: Any,
     ) -> list[Any]:
         """What there is to say after a choice: what was chosen and is loaded now, the source that follows from it, notes.
+
+        Last, whether what only methods that run the models have is shown.
 
         The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
         still runs, and the notes would lack what was chosen in quick succession.
         """
         answer, loaded, chosen_before, loaded_before = words.answers(question), self.host.loaded(), *before
+        running = gr.update(visible=method in BEHAVIOURAL)
         try:
             models, proposed = self._adapters(adapters), None
             if not adapters:
@@ -79,8 +90,8 @@ class Handlers:
                 proposed = self._proposed(models)
             html = answer + self._notes(proposed or source, target, models)
         except (LoraxError, OSError) as error:
-            return [before, KEEP, KEEP, answer + words.message(str(error), "error")]
-        return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html]
+            return [before, KEEP, KEEP, answer + words.message(str(error), "error"), running]
+        return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html, running]
 
     def _proposed(self, models: Sequence[Model]) -> str | None:
         """The source that one of the LoRAs names, if it is there."""
@@ -185,10 +196,11 @@ class Handlers:
         for role, name in (("source", source), ("target", target)):
             if name not in bases:
                 raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
-        made = chosen(Options, options)
+        count = len(declared(Options))
+        made, running = chosen(Options, options[:count]), chosen(Running, options[count:])
         if made.device == "auto":
             made = replace(made, device=self.host.device())
-        return Request(bases[source], bases[target], self._adapters(adapters), made)
+        return Request(bases[source], bases[target], self._adapters(adapters), made, running)
 
     def _labels(self) -> dict[str, str]:
         """What the list of LoRAs shows -> name."""

@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from lorax.hosts.base import Host
-from lorax.options import Options, Saving, declared
+from lorax.methods import BEHAVIOURAL
+from lorax.options import Options, Running, Saving, declared
 from lorax.ui import words
 from lorax.ui.controls import control, js
 from lorax.ui.handlers import Handlers
@@ -21,20 +22,24 @@ def build(host: Host, **page: Any) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False, **page) as blocks, gr.Column(elem_id="lorax"):
         if host.notice:
             gr.HTML(words.message(host.notice, "warning"))
-        source, target, adapters = _choosers(host, handlers, blocks)
+        choices, loaded, notes = _choosers(host, handlers, blocks)
         with gr.Accordion("Options", open=False, elem_id="lorax_options"):
             options = _controls(Options, preset)
+            with gr.Column(visible=preset.get("method") in BEHAVIOURAL, elem_id="lorax_running") as running:
+                gr.HTML(words.heading("For bridge and refine, which run the checkpoints", words.RUNNING))
+                options += _controls(Running, preset, row=2)
             with gr.Row():
                 name = _line("Output name", "Empty: the LoRA's name and the target's, or lorax for a LoRA-X file", "lorax_name")
                 subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
             saving = _controls(Saving, preset)
+        _noting(handlers, [*choices, *options], [loaded, notes, running])
         task = gr.Textbox(visible=False)  # the browser puts the id of the host's task here
         with gr.Row():
             analyse = gr.Button("Analyse", elem_id="lorax_analyse")
             transfer = gr.Button("Transfer", variant="primary", elem_id="lorax_transfer")
             interrupt = gr.Button("Interrupt", elem_id="lorax_interrupt")
         status = gr.HTML(elem_id="lorax_status")
-        given = [task, source, target, adapters, *options]
+        given = [task, *choices, *options]
 
         with gr.Column(visible=False) as analysis:
             gr.HTML(words.heading("What a transfer would do"))
@@ -56,7 +61,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
                 send = gr.Button("Send to txt2img", scale=0, visible=host.has_prompt, elem_id="lorax_send")
                 send.click(None, [tag], None, **js("(text) => lorax.send(text)"))
             state, which = _comparison(host, handlers, task, status)
-        outcome = [result, written, tag, state, which, adapters, status]
+        outcome = [result, written, tag, state, which, choices[-1], status]
         asked = [*given, name, subfolder, *saving]
         done = transfer.click(handlers.job(handlers.transfer, len(outcome)), asked, outcome, **_submit(len(asked)))
         done.then(None, None, None, **js("() => lorax.transferred()"))
@@ -64,7 +69,8 @@ def build(host: Host, **page: Any) -> gr.Blocks:
     return blocks
 
 
-def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, Any, Any]:
+def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[list[Any], Any, Any]:
+    """Source, target and LoRAs; what is loaded; what there is to say of them."""
     loaded = gr.HTML(elem_id="lorax_loaded")
     with gr.Row():
         source = _list("Source checkpoint", "The one that the LoRA was trained on", "lorax_source")
@@ -74,8 +80,7 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
         target_loaded = gr.Button("Target: the loaded one", size="sm", visible=host.has_prompt, elem_id="lorax_target_loaded")
         refresh = gr.Button("Refresh lists", size="sm", elem_id="lorax_refresh")
     adapters = _list("LoRAs", "One or many; type to search by name, rank, family or base", "lorax_adapters", multiselect=True)
-    card, question = _wire("lorax_card"), _wire("lorax_question")
-    before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
+    card = _wire("lorax_card")
     notes = gr.HTML(elem_id="lorax_notes")
     chosen, lists = [source, target, adapters], [source, target, adapters, loaded]
     blocks.load(handlers.lists, chosen, lists)
@@ -83,10 +88,17 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[Any, A
     source_loaded.click(handlers.use_loaded, None, [source])
     target_loaded.click(handlers.use_loaded, None, [target])
     card.input(handlers.add_card, [card, adapters], [adapters, card])
-    question.input(handlers.noted, [question, before, *chosen], [before, source, loaded, notes], show_progress="hidden")
-    for choice in chosen:
-        choice.change(None, None, None, **js("() => lorax.ask()"))
-    return source, target, adapters
+    return chosen, loaded, notes
+
+
+def _noting(handlers: Handlers, given: list[Any], shown: list[Any]) -> None:
+    """Have a word said of each choice, by its being asked for in the browser."""
+    question = _wire("lorax_question")
+    before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
+    question.input(handlers.noted, [question, before, *given], [before, given[0], *shown], show_progress="hidden")
+    for choice in given:
+        if not isinstance(choice, gr.Textbox):  # nothing is said of what is typed
+            choice.change(None, None, None, **js("() => lorax.ask()"))
 
 
 def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple[Any, Any]:
@@ -97,7 +109,7 @@ def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple
             which = _list("LoRA", "Which of those moved", "lorax_which", scale=2)
         with gr.Row():
             seed = gr.Number(7, label="Seed", precision=0)
-            steps = gr.Slider(1, 50, 20, step=1, label="Steps", elem_id="lorax_steps")
+            steps = gr.Slider(1, 50, 20, step=1, label="Steps", elem_id="lorax_compare_steps")
             sized = host.picture_size is not None
             size = gr.Number(host.picture_size, label="Size", precision=0, visible=sized, elem_id="lorax_size")
             compare = gr.Button("Compare", scale=0, elem_id="lorax_compare")
@@ -121,9 +133,8 @@ def _line(label: str, info: str, elem_id: str) -> Any:
     return gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id)
 
 
-def _controls(declaration: type, preset: Any) -> list[Any]:
+def _controls(declaration: type, preset: Any, row: int = 3) -> list[Any]:
     made: list[Any] = []
-    row = 3
     options = declared(declaration)
     for start in range(0, len(options), row):
         with gr.Row():

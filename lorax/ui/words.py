@@ -12,6 +12,10 @@ from lorax.workflow import Result
 
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
 MAP = f"{ALIKE}. Columns are the blocks of the network in the order in which they work, rows the kinds of layers in them"
+RUNNING = (
+    "Both checkpoints are run here, one after the other: the source draws pictures with the LoRA, and the target is made to do "
+    "the same. No other method uses these options"
+)
 GLOSSARY = {
     "squared norm": "How much a LoRA changes the picture-making weights: the sum of all its changes, squared",
     "Forecast": "What transfers between checkpoints as alike as these were worth when they were measured",

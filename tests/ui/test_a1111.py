@@ -12,7 +12,7 @@ import pytest
 from lorax.catalog import Model
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
-from lorax.options import Options, Saving, declared
+from lorax.options import Options, Running, Saving, declared
 from lorax.workflow import Destination, Request, transfer
 from tests.ui.double import Double
 
@@ -48,7 +48,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     assert (title, name) == ("LoRA-X", "lorax_tab")
     ids = {component.elem_id for component in blocks.blocks.values()}
     assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_transfer", "lorax_gallery"} <= ids
-    assert {f"lorax_{option.name}" for option in declared(Options)} <= ids
+    assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
 def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None:
@@ -57,11 +57,13 @@ def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None
     assert options.data_labels["lorax_method"].default == "auto"
     assert options.data_labels["lorax_threshold"].label == "Similarity threshold"
     assert dict(host.defaults()) == {}
-    options.data |= {"lorax_method": "copy", "lorax_max_rank": "8"}
-    assert dict(host.defaults()) == {"method": "copy", "max_rank": "8"}
+    assert options.data_labels["lorax_pictures"].default == 384
+    assert not {"lorax_captions", "lorax_trigger"} & set(options.data_labels), "they are chosen for each LoRA"
+    options.data |= {"lorax_method": "copy", "lorax_max_rank": "8", "lorax_pictures": 64}
+    assert dict(host.defaults()) == {"method": "copy", "max_rank": "8", "pictures": 64}
     ((blocks, *_),) = callbacks(double)["tabs"]()
     values = {component.elem_id: getattr(component, "value", None) for component in blocks.blocks.values()}
-    assert (values["lorax_method"], values["lorax_max_rank"]) == ("copy", "8")
+    assert (values["lorax_method"], values["lorax_max_rank"], values["lorax_pictures"]) == ("copy", "8", 64)
 
 
 def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"saving": {"save_as": "loha"}}, 422, "expected one of"),
         ({"options": {"threshold": 3}}, 422, "between 0 and 1"),
         ({"adapters": []}, 422, "No LoRA is chosen"),
+        ({"running": {"pictures": 4}}, 422, "from 16 to 4096"),
+        ({"running": {"captions": ["cat", ""]}}, 422, "number 2 of 2 is empty"),
+        ({"running": {"captions": "/etc/passwd"}}, 422, "captions"),
     ],
 )
 def test_refusals(server: str, change: dict, code: int, words: str) -> None:

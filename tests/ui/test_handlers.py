@@ -11,16 +11,26 @@ import torch
 from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
-from lorax.options import Options, Saving, declared
+from lorax.options import Options, Running, Saving, declared
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
 
 def values(adapters: list[str], **changed: Any) -> list[Any]:
     """Of the tab's controls as they are at first, some of them changed."""
-    found = {option.name: option.default for option in declared(Options) + declared(Saving)} | {"method": "copy"} | changed
-    options, saving = ([found[option.name] for option in declared(declaration)] for declaration in (Options, Saving))
-    return ["base", "finetune", adapters, *options, found.get("name", ""), found.get("subfolder", ""), *saving]
+    given, saving = declared(Options) + declared(Running), declared(Saving)
+    found = {option.name: option.default for option in given + saving} | {"method": "copy", "captions": ""} | changed
+    options, saved = ([found[option.name] for option in declarations] for declarations in (given, saving))
+    return ["base", "finetune", adapters, *options, found.get("name", ""), found.get("subfolder", ""), *saved]
+
+
+def asked(adapters: list[str], **changed: Any) -> list[Any]:
+    """The same for what writes nothing."""
+    return values(adapters, **changed)[: 3 + len(declared(Options) + declared(Running))]
+
+
+def noted(handlers: Any, question: str, before: list, source: str, target: str | None, adapters: list[str], **new: Any) -> Any:
+    return handlers.noted(question, before, source, target, *asked(adapters, **new)[2:])
 
 
 def labels(handlers: Any, *names: str) -> list[str]:
@@ -37,8 +47,8 @@ def handlers(models: Path) -> Any:
 
 
 def test_save_as_and_precision_reach_the_file(handlers: Any, models: Path) -> None:
-    asked = values(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
-    _, written, tag, *_ = handlers.transfer(lambda *given: None, *asked)
+    given = values(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
+    _, written, tag, *_ = handlers.transfer(lambda *given: None, *given)
     assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in written
     assert tag["value"] == "<lora:contrast-base-lorax:1>"
@@ -49,9 +59,9 @@ def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> N
     def never(done: int, total: int, text: str) -> None:
         assert ": layer" not in text, "computed again"
 
-    asked = values(labels(handlers, "Lora/contrast-base"))
-    handlers.analyse(lambda *given: None, *asked[: 3 + len(declared(Options))])
-    handlers.transfer(never, *asked)
+    chosen = labels(handlers, "Lora/contrast-base")
+    handlers.analyse(lambda *given: None, *asked(chosen))
+    handlers.transfer(never, *values(chosen))
     assert (models / "Lora" / "contrast-base-finetune.safetensors").is_file()
 
 
@@ -111,30 +121,45 @@ def test_a_lora_of_another_family_is_warned_of(handlers: Any, models: Path) -> N
     factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
     save_file(factors, models / "Lora" / "large.safetensors")
     handlers.host.refresh()
-    *_, notes = handlers.noted("7", [[], None], "base", "finetune", labels(handlers, "Lora/large"))
+    *_, notes, _ = noted(handlers, "7", [[], None], "base", "finetune", labels(handlers, "Lora/large"))
     assert "data-answers='7'" in notes
     assert "Stable Diffusion XL" in notes
     assert "lorax-warning" in notes
 
 
+def test_what_only_running_uses_is_shown_for_the_methods_that_run(handlers: Any) -> None:
+    chosen = labels(handlers, "Lora/contrast-base")
+    for method, shown in (("auto", False), ("bridge", True), ("refine", True)):
+        *_, running = noted(handlers, "1", [[], None], "base", "finetune", chosen, method=method)
+        assert running["visible"] is shown
+
+
+def test_what_is_to_be_drawn_reaches_the_request(handlers: Any) -> None:
+    chosen = labels(handlers, "Lora/contrast-base")
+    made = handlers._request(asked(chosen, pictures=20.0, captions="cat\n\ncar\n", trigger=" ink "))
+    assert made.running == Running(pictures=20, captions=("cat", "car"), trigger="ink")
+    with pytest.raises(LoraxError, match="pictures 3: expected"):
+        handlers._request(asked(chosen, pictures=3))
+
+
 def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
     """So that another choice is not undone by the next question."""
     chosen = labels(handlers, "Lora/contrast-base")
-    before, source, *_ = handlers.noted("1", [[], None], "pruned", "finetune", chosen)
+    before, source, *_ = noted(handlers, "1", [[], None], "pruned", "finetune", chosen)
     assert source["value"] == "base"
-    _, source, *_ = handlers.noted("2", before, "pruned", "finetune", chosen)
+    _, source, *_ = noted(handlers, "2", before, "pruned", "finetune", chosen)
     assert "value" not in source
 
 
 def test_the_source_follows_what_is_loaded_until_a_lora_is_chosen(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
-    before, source, *_ = handlers.noted("1", [[], None], "base", None, [])
+    before, source, *_ = noted(handlers, "1", [[], None], "base", None, [])
     assert "value" not in source
     monkeypatch.setattr(handlers.host, "loaded", lambda: "finetune")
-    before, source, loaded, _ = handlers.noted("2", before, "base", None, [])
+    before, source, loaded, *_ = noted(handlers, "2", before, "base", None, [])
     assert source["value"] == "finetune"
     assert "finetune" in loaded
-    _, source, *_ = handlers.noted("3", before, "pruned", None, [])
+    _, source, *_ = noted(handlers, "3", before, "pruned", None, [])
     assert "value" not in source, "chosen by hand"
 
 
@@ -143,6 +168,6 @@ def test_an_error_is_an_answer(handlers: Any, monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError("Permission denied: 'base.safetensors'")
 
     monkeypatch.setattr(handlers.host, "bases", denied)
-    *_, notes = handlers.noted("5", [[], None], "base", "finetune", labels(handlers, "Lora/contrast-base"))
+    *_, notes, _ = noted(handlers, "5", [[], None], "base", "finetune", labels(handlers, "Lora/contrast-base"))
     assert "data-answers='5'" in notes
     assert "Permission denied" in notes

@@ -75,6 +75,17 @@ def test_the_table_of_layers_is_sorted_by_a_click(chosen: Any) -> None:
     chosen.wait_for_function(f"() => Number({first}) < {before}")
 
 
+def test_what_models_are_to_draw_is_asked_only_where_they_run(chosen: Any) -> None:
+    chosen.click("#lorax_options button, #lorax_options .label-wrap")
+    assert chosen.is_hidden("#lorax_pictures")
+    pick(chosen, "#lorax_method", "refine")
+    chosen.wait_for_selector("#lorax_pictures", state="visible")
+    assert all(chosen.is_visible(f"#lorax_{name}") for name in ("steps", "captions", "trigger"))
+    shoot(chosen, "running")
+    pick(chosen, "#lorax_method", "copy")
+    chosen.wait_for_selector("#lorax_pictures", state="hidden")
+
+
 def test_refreshed_lists_have_what_is_there_now(chosen: Any, models: Path) -> None:
     (models / "Lora" / "contrast-base.safetensors").rename(models / "Lora" / "brand-new.safetensors")
     chosen.click("#lorax_refresh")
@@ -119,8 +130,8 @@ def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch:
 
 def compare(page: Any) -> None:
     page.fill("#lorax_prompt textarea", "guitar")
-    page.fill("#lorax_steps input[type=number]", "2")
-    page.locator("#lorax_steps input[type=number]").blur()
+    page.fill("#lorax_compare_steps input[type=number]", "2")
+    page.locator("#lorax_compare_steps input[type=number]").blur()
     page.click("#lorax_compare")
     if find_spec("diffusers"):
         page.wait_for_selector("#lorax_gallery img")

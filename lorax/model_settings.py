@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,8 +38,8 @@ DEFAULTS = {
 }
 
 
-def settings_of(file: TensorFile, family: str) -> Settings:
-    """Of a checkpoint of the family with this name.
+def settings_of(file: TensorFile, family: str, config: Path | None = None) -> Settings:
+    """Of a checkpoint of the family with this name. ``config``: the ``.yaml`` that a host has it by, where it is another one.
 
     Reads ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` from the ``.yaml``, in ldm's or
     sgm's format. Raises LoraxError if that is damaged, or if it or the checkpoint says that the model does not predict noise,
@@ -46,7 +47,7 @@ def settings_of(file: TensorFile, family: str) -> Settings:
     """
     if family not in DEFAULTS:
         raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
-    settings, path = DEFAULTS[family], file.path.with_suffix(".yaml")
+    settings, path = DEFAULTS[family], config or file.path.with_suffix(".yaml")
     if (predicts := prediction_of(file.path, file)) not in (NOISE, None):
         raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise, and cannot be run here. Compare in the WebUI.")
     if not path.is_file():
