@@ -27,6 +27,7 @@ from lorax.options import Running
 from lorax.runner.memory import precision
 from lorax.transfer import pick_device
 
+COUNTED = 24  # one in so many layers of a LoRA is enough to count with
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, help="of UNets and text encoders; by default bfloat16 on a CPU")
     parser.add_argument("--pictures", type=int, default=Running.pictures, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=Running.steps, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of refine; by default what served best")
     parser.add_argument("--narrow", action="store_true", help="the same structures at a fraction of the size")
     parser.add_argument("--folder", type=Path, help="where the temporary files go; 9 GB must be free there")
     chosen = parser.parse_args(arguments)
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="lorax-bench-", dir=chosen.folder))
     try:
         (folder / "narrow").mkdir()
-        running.write(folder / "narrow", running.NARROW, 4)
+        running.write(folder / "narrow", running.NARROW, 4, every=COUNTED)
         running.write(folder, pair, chosen.rank)
         print(f"torch {torch.__version__}, {device}, {dtype}, {torch.get_num_threads()} threads; LoRA of rank {chosen.rank}\n")
         found = {name: _measured(name, folder, device, dtype) for name in ("sd", "xl")}

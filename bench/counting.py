@@ -18,11 +18,12 @@ from lorax.formats import open_adapter
 from lorax.options import Options, Running
 from lorax.transfer import plan
 
+POSITIONS = 4  # that layers compute
 OFFSET = 100.0  # of the first prediction; it falls, so that no training stops early
 
 
 class Idle:
-    """``lorax.behaviour.model.Model``: zeros of the right shapes, which count as small pictures."""
+    """``lorax.behaviour.model.Model``: values of the right shapes but small pictures, and layers side by side."""
 
     device = torch.device("cpu")
     latent_scale = 1.0
@@ -31,7 +32,7 @@ class Idle:
     def __init__(self, base: Checkpoint, size: int) -> None:
         self.base, self.size, self.counts = base, size, Counter[str]()
         self.largest = 0  # pictures that are evaluated at a time
-        self._nothing = nn.Identity()
+        self._modules: dict[str, nn.Linear] = {}
 
     def encode(self, prompts: list[str]) -> Any:
         self.counts["prompt"] += len(prompts)
@@ -40,6 +41,8 @@ class Idle:
         learns = torch.is_grad_enabled()
         self.largest = max(self.largest, len(latents))
         self.counts["training" if learns else "evaluation"] += len(latents)
+        for module in self._modules.values():  # bridge works in their hooks
+            module(torch.randn(len(latents), POSITIONS, module.in_features))
         value = OFFSET / (1 + self.counts.total())
         return torch.full(latents.shape, value, requires_grad=learns)
 
@@ -52,7 +55,8 @@ class Idle:
         return torch.zeros(len(latents), 3, 8, 8)
 
     def module(self, layer: str) -> nn.Module:
-        return self._nothing
+        m, n = self.base.matrix(layer)
+        return self._modules.setdefault(layer, nn.Linear(n, m).requires_grad_(False))
 
     def blocks(self) -> Sequence[nn.Module]:
         return ()

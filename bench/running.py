@@ -40,14 +40,17 @@ NARROW = Pair(
 )
 
 
-def write(folder: Path, pair: Pair, rank: int) -> None:
-    """``sd.safetensors`` and ``xl.safetensors`` in half precision, ``lora.safetensors``, and a folder with a tokenizer."""
+def write(folder: Path, pair: Pair, rank: int, every: int = 1) -> None:
+    """``sd.safetensors`` and ``xl.safetensors`` in half precision, ``lora.safetensors``, and a folder with a tokenizer.
+
+    The LoRA has one in ``every`` so many layers of what is trained by default.
+    """
     baked = list(autoencoder(pair.autoencoder))
     sd = [(builders.UNET + param.ldm, param.shape) for param in pair.sd.unet()]
     sd += [(builders.TE + param.ldm, param.shape) for param in pair.sd.text()]
     full_size.write(folder / "sd.safetensors", sd + baked)
     full_size.write(folder / "xl.safetensors", full_size.checkpoint(pair.xl) + baked)
-    full_size.write(folder / "lora.safetensors", list(lora(pair.sd, rank)))
+    full_size.write(folder / "lora.safetensors", list(lora(pair.sd, rank, every)))
     for name, size, heads in zip(("sd", "xl"), pair.sizes, ("num_heads: 8", "num_head_channels: 64"), strict=True):
         (folder / f"{name}.yaml").write_text(YAML.format(size=size, heads=heads), encoding="utf-8")
     (folder / "tokenizer").mkdir()
@@ -67,12 +70,12 @@ def autoencoder(widths: tuple[int, ...]) -> Iterator[Tensor]:
     return ((ldm_name(name, len(widths)), tuple(parameter.shape)) for name, parameter in made.named_parameters())
 
 
-def lora(size: structure.Size, rank: int) -> Iterator[Tensor]:
+def lora(size: structure.Size, rank: int, every: int = 1) -> Iterator[Tensor]:
     """On the attention modules of the UNet, in kohya's names: what it trains by default, but for the text encoder."""
-    for param in size.unet():
-        if param.is_layer and (".transformer_blocks." in param.ldm or ".proj_" in param.ldm):
-            m, n, *kernel = param.shape
-            name = "lora_unet_" + param.diffusers.removesuffix(".weight").replace(".", "_")
-            yield f"{name}.lora_up.weight", (m, rank, *kernel)
-            yield f"{name}.lora_down.weight", (rank, n, *kernel)
-            yield f"{name}.alpha", ()
+    params = [param for param in size.unet() if param.is_layer and (".transformer_blocks." in param.ldm or ".proj_" in param.ldm)]
+    for param in params[::every]:
+        m, n, *kernel = param.shape
+        name = "lora_unet_" + param.diffusers.removesuffix(".weight").replace(".", "_")
+        yield f"{name}.lora_up.weight", (m, rank, *(1 for _ in kernel))
+        yield f"{name}.lora_down.weight", (rank, n, *kernel)
+        yield f"{name}.alpha", ()

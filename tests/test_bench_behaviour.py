@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import behaviour, full_size, running
+from bench import behaviour as bench
+from bench import full_size, running
 from bench.counting import counted
 from bench.gauge import Gauge, operations
+from lorax import behaviour
 from lorax.behaviour import content, refine
 from lorax.options import Running
 from tests import xl
@@ -28,15 +30,16 @@ def test_full_size_is_as_large_as_the_real_ones() -> None:
 
 
 def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
-    running.write(tmp_path, running.NARROW, 2)
+    running.write(tmp_path, running.NARROW, 2, every=bench.COUNTED)
     asked = Running(pictures=16, steps=3)
     refined, bridged = (counted(tmp_path, method, (64, 128), asked) for method in ("refine", "bridge"))
     assert refined.counts["sd"]["evaluation"] == 2 * content.STEPS * 16
     assert refined.counts["xl"]["training"] == 3 * min(refine.BATCH, 14)  # of 16 pictures two are held out
-    assert refined.counts["xl"]["evaluation"] == 2 * refine.REPEATS * 2  # looks at 8 noisy copies, before and after
+    assert refined.counts["xl"]["evaluation"] == 2 * refine.REPEATS * 2  # two looks at the held-out ones
     assert refined.counts["xl"]["encoded"] == bridged.counts["xl"]["encoded"] == 16
     assert refined.largest == {"sd": 1, "xl": 1}
-    assert not bridged.counts["xl"]["training"]
+    assert bridged.counts["xl"]["training"] == behaviour.SCALING * 14
+    assert bridged.largest == {"sd": 32, "xl": 32}  # 16 pictures, with the LoRA and without
 
 
 def test_memory_and_operations_are_those_of_the_action() -> None:
@@ -50,7 +53,7 @@ def test_memory_and_operations_are_those_of_the_action() -> None:
 
 
 def test_it_measures(capfd: pytest.CaptureFixture[str]) -> None:
-    behaviour.main(["--narrow", "--rank", "4", "--device", "cpu", "--pictures", "32", "--steps", "2"])
+    bench.main(["--narrow", "--rank", "4", "--device", "cpu", "--pictures", "32", "--steps", "2"])
     said = capfd.readouterr().out
     assert re.search(r"\| train on a picture \| \d+\.\d \| \d\.\d\d \| \d\.\d\d \|", said)
     assert re.search(r"\| refine: SDXL, train on a picture: UNet 0\.\d\d, .*\d+ x computing 0\.\d\d \| 0\.\d\d \|", said)
