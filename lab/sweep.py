@@ -14,15 +14,16 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.variants import STEPS, STRENGTHS, Variant, asked, kept_file, move, moving, written
+from lab.variants import CHANGE, FROM_BRIDGE, LONGER, STEPS, STRENGTHS, VARIANTS, Variant, asked, kept_file, move, moving, written
 from lab.zoo import (
     ADAPTERS,
     ALL_PAIRS,
     CONCEPT,
-    CROSSING,
     HEADLINE_PAIRS,
     HEADLINE_RANK,
+    SCRATCH,
     STYLES,
+    XL,
     Adapter,
     are_related,
     checkpoint,
@@ -32,7 +33,8 @@ from lorax.adapter import LowRank
 from lorax.behaviour import refine
 from lorax.behaviour.live import adapted
 from lorax.checkpoint import open_checkpoint
-from lorax.methods import BEHAVIOURAL
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE
 from lorax.report import Report
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
@@ -61,10 +63,16 @@ def full() -> Iterator[Task]:
 
 def behaviour() -> Iterator[Task]:
     """What runs the models, from the base to every other base of the headline, and across structures."""
-    for name in STYLES:
-        for source, target in (*(pair for pair in HEADLINE_PAIRS if pair[0] == CROSSING[0]), CROSSING):
-            for variant in asked("behaviour"):
-                yield source, target, ADAPTERS[f"{name}-r{HEADLINE_RANK}"], variant
+    asked_of = {
+        FINETUNE: (BRIDGE, REFINE, LONGER, CHANGE),
+        PRUNED: (BRIDGE, REFINE, LONGER),
+        SCRATCH: (BRIDGE, REFINE, FROM_BRIDGE, CHANGE),
+        XL: (BRIDGE, REFINE, FROM_BRIDGE),
+    }
+    for style in STYLES:
+        for target, names in asked_of.items():
+            for name in names:
+                yield BASE, target, ADAPTERS[f"{style}-r{HEADLINE_RANK}"], VARIANTS[name]
 
 
 def run(tasks: Iterable[Task], results: Results) -> None:

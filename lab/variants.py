@@ -31,8 +31,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
-FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
-CHANGE_STEPS = 50
+FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, 50 steps", "match the change"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
@@ -44,6 +43,7 @@ class Variant:
     strengths: tuple[float, ...] = STRENGTHS
     question: str = "headline"  # which table or plot it is for: headline, rank, threshold, behaviour or steps
     start: str | None = None  # of refine
+    steps: int | None = None
 
     def at(self, step: int) -> str:
         """The name under which refine's result after so many steps is stored."""
@@ -71,7 +71,8 @@ def _variants() -> list[Variant]:
     behaviour = [
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
-        Variant(CHANGE, Options(REFINE), (1.0,), "behaviour"),
+        Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
+        Variant(CHANGE, Options(REFINE), (1.0,), "behaviour", steps=50),
     ]
     steps = [
         Variant(variant.at(step), variant.options, (1.0,), "steps", variant.start)
@@ -106,7 +107,7 @@ def move(
     """``watch`` hears of what refine trains."""
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
     if variant.options.method in BEHAVIOURAL:
-        planned = dataclasses.replace(planned, running=Running(captions=_captions()))
+        planned = dataclasses.replace(planned, running=Running(captions=_captions(), steps=variant.steps))
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
         runners = Runners(torch.device("cpu"))
@@ -124,7 +125,7 @@ def _changed(planned: Plan, watch: refine.Watch) -> Moved:
     rate = behaviour.RATE_RELATED if moved.layers else behaviour.RATE_UNRELATED
     if not moved.layers:
         moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), cache=_kept())
-    found = match_change(planned, moved.layers, steps=CHANGE_STEPS, rate=rate, watch=watch)
+    found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(found, moved.report)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import refine
-from lorax.behaviour.kept import TRAINED, Kept, key
+from lorax.behaviour.kept import Kept, key
 from lorax.behaviour.training import Factors, Training
 from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint, open_checkpoint
@@ -107,9 +107,9 @@ def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Pat
     with pytest.raises(Interrupted):
         trained(kept, stopped_at(4), looks)  # after 3 steps
     assert looks == [0, 2]
-    entry = kept.get(TRAINED)
-    assert entry is not None
-    assert entry.notes["step"] == "3"
+    resumed = Training(Factors(start, target.device).all, 5e-3)
+    assert kept.restored(resumed)
+    assert resumed.step == 3
     assert same(trained(kept, str, looks), whole)
     assert looks == [0, 2, 4, 5]
     assert not list(tmp_path.glob("*.tmp"))
@@ -176,11 +176,12 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_kept_is_removed_and_counts_for_the_limit(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 5000, 0)
+    training = Training(Factors({"a": LowRank(torch.ones(50, 2), torch.ones(2, 50))}, torch.device("cpu")).all, 1e-2)
+    cache = Cache(tmp_path, 3000, 0)
     kept, other = Kept(cache, "job"), Kept(cache, "other")
     for one in (kept, other):
-        one.put(TRAINED, {"a": torch.zeros(1000)}, {"step": "1"})  # 4000 bytes: the second pushes out the first
-    assert kept.get(TRAINED) is None
-    assert other.get(TRAINED) is not None
+        one.keep(training)  # 2400 bytes: the second pushes out the first
+    assert not kept.restored(training)
+    assert other.restored(training)
     other.remove()
     assert not list(tmp_path.iterdir())

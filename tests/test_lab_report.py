@@ -14,7 +14,7 @@ import torch
 
 from lab import report
 from lab.__main__ import parser
-from lab.report import checks, page, plots, prose
+from lab.report import behaviour, checks, page, plots, prose, tables
 from lab.report.cells import Cells
 from lab.report.claims import Verdict, verdict
 from lab.report.records import records, show
@@ -96,6 +96,31 @@ def test_the_summary_has_the_known_recoveries(found: list[dict[str, Any]]) -> No
     assert (best["strength"], best["icons"], best["harm"]) == (BEST, ICONS * len(STYLES), None)
     assert best["recovery"] == pytest.approx(0.9, abs=1e-3)
     assert one[FINETUNE, "copy", CONCEPT, 4, "best"]["concept"]
+
+
+def test_methods_that_run_the_models_are_told_of(tmp_path: Path) -> None:
+    """Against what weights give, against the source itself, and along the steps."""
+    results = store(tmp_path, RECOVERY)
+    for style in STYLES:
+        adapter = f"{style}-r4"
+        alone, native = (results.losses[Key(FINETUNE, adapter, name)] for name in (ALONE, NATIVE))
+        results.add_losses(Key(BASE, adapter, NATIVE), alone + 0.1)  # the source is worse than the target without a LoRA
+        for name, worth in (("bridge", 0.2), ("refine", 0.9), ("refine to step 10", 0.7)):
+            results.add_losses(Key(FINETUNE, adapter, name, BASE), alone - worth * (alone - native))
+            results.add_losses(Key(FINETUNE, adapter, name, BASE, on=ORDINARY), 1.1 * alone)
+    cells = Cells(Results(tmp_path))
+    said = list(behaviour.sentences(cells))
+    assert said[0].startswith("base to finetune: `refine` recovers 0.90 [0.90, 0.90]; more than `bridge` (0.70 [0.70, 0.70])")
+    assert "predicts the style worse than the target alone: it would recover -0.20" in said[1]
+    assert "compared with the native LoRA: worse: `bridge` and `refine`" in said[2]
+    table = tables.by_behaviour(cells)
+    assert table is not None
+    assert "| base to finetune | the source itself | -0.20 [-0.20, -0.20] |" in table
+    figure = plots.against_steps(cells)
+    assert figure is not None
+    (axes,) = figure.axes
+    heights = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert heights["refine"] == pytest.approx([0.5, 0.7], abs=0.01)
 
 
 def test_the_best_strength_is_one_for_all_styles(cells: Cells, tmp_path: Path) -> None:

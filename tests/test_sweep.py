@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab import data, measure, sweep, zoo
+from lab import change, data, measure, sweep, variants, zoo
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import AUTO, BY_NAME, COPY, RANDOM, VARIANTS
-from lab.zoo import ADAPTERS, HEADLINE_PAIRS
-from lorax.demo.bundle import BASE, FINETUNE
+from lab.zoo import ADAPTERS, HEADLINE_PAIRS, SCRATCH, XL
+from lorax.behaviour import content, refine
+from lorax.behaviour.live import adapted
+from lorax.checkpoint import open_checkpoint
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.formats import open_adapter
+from lorax.options import Options, Running
 from lorax.runner import Runner
+from lorax.transfer import plan
 from tests import narrow
 
 ADAPTER = ADAPTERS["contrast-r4"]
@@ -106,6 +113,46 @@ def test_the_sweep_is_the_headline_and_more() -> None:
     assert {adapter.rank for _, _, adapter, _ in headline} == {4}
     assert {adapter.rank for _, _, adapter, _ in full} == {4, 16, 64}
     running = list(sweep.behaviour())
-    assert {variant.name for _, _, _, variant in [*full, *running]} == set(VARIANTS)
+    assert {variant.name for _, _, _, variant in [*full, *running]} == {
+        v.name for v in VARIANTS.values() if v.question != "steps"
+    }
+    assert {target for _, target, _, _ in running} == {FINETUNE, PRUNED, SCRATCH, XL}
     assert not {variant.name for _, _, _, variant in full} & {variant.name for _, _, _, variant in running}
     assert all(adapter.rank == 4 and not adapter.is_concept for _, _, adapter, _ in running), "what is committed"
+
+
+def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the steps that are asked for, by what it had then; and what it moved is left for the pictures."""
+    monkeypatch.setattr(variants, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(variants, "_captions", lambda: ("sun", "cat"))
+    refined = variants.VARIANTS[variants.LONGER]
+    monkeypatch.setattr(variants, "Running", lambda **asked: Running(**asked | {"pictures": 16, "steps": 20}))
+    results = Results(tmp_path / "results")
+    sweep.run([(BASE, FINETUNE, ADAPTER, refined)], results)
+    at = {step: results.losses[Key(FINETUNE, ADAPTER.name, refined.at(step), BASE)] for step in (10, 20)}
+    assert not torch.equal(at[10], at[20])
+    assert Key(FINETUNE, ADAPTER.name, refined.at(30), BASE) not in results.losses
+    assert variants.kept_file(refined, ADAPTER, BASE, FINETUNE).is_file()
+    assert torch.allclose(results.losses[Key(FINETUNE, ADAPTER.name, refined.name, BASE)], at[20], atol=1e-3)
+
+
+def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path: Path) -> None:
+    """Trained from nothing, the target's change comes nearer to the source's, which there is the adapter's own."""
+    base = open_checkpoint(checkpoints / f"{BASE}.safetensors")
+    narrow.save_lora(lora := tmp_path / "lora.safetensors", 0)
+    planned = plan(open_adapter(lora), base, base, Options("refine"))
+    planned = dataclasses.replace(planned, running=Running(pictures=16, captions=("sun", "cat")))
+    runner, adapter = Runner(base.path), planned.adapter.deltas_of(base)
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = content.noised(runner, latents, ["sun"] * 4, 4, seed=1)
+    wanted = change._wanted(runner, runner, adapter, seen)
+    steps: list[int] = []
+    start = refine.blank(runner, dict.fromkeys(adapter, 4))
+    watch = lambda step, loss, layers: steps.append(step)  # noqa: E731
+    found = change.match_change(planned, start, steps=20, rate=1e-2, watch=watch)
+    assert steps == [10, 20]
+    with torch.no_grad():
+        alone = change._predicted(runner, seen)
+        with adapted(runner, found):
+            matched = change._predicted(runner, seen)
+    assert (matched - wanted).norm() < 0.9 * (alone - wanted).norm()

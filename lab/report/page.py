@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lab.measure import SEEDS, TIMES
-from lab.report import checks, plots, prose, tables, trained
+from lab.report import behaviour, checks, plots, prose, tables, trained
 from lab.report.cells import Cells
 from lab.stats import DRAWS
 from lab.zoo import CONCEPT, HEADLINE_RANK, RATES, STYLES, are_related
@@ -39,6 +39,7 @@ def write(cells: Cells, page: Path) -> None:
         "by_pair": tables.by_pair(cells),
         "by_overlap": tables.by_overlap(cells),
         "by_behaviour": tables.by_behaviour(cells),
+        "of_behaviour": list(behaviour.sentences(cells)),
         "over_ranks": list(prose.over_ranks(cells)),
         "over_kept_rank": list(prose.over_question(cells, "rank")),
         "over_threshold": list(prose.over_question(cells, "threshold")),

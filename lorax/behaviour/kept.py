@@ -18,8 +18,6 @@ from lorax.checkpoint import Checkpoint
 from lorax.tensors import hashes
 from lorax.transfer import Plan
 
-TRAINED = "trained"  # the state of the training
-
 
 class Kept:
     """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found."""
@@ -33,25 +31,19 @@ class Kept:
 
     def drawn(self, plan: Plan, count: int) -> Drawn | None:
         """What the source has drawn, as many pictures as these."""
-        entry = self._cache.get(f"{self._source_key}-{count}-drawn", remember=False) if self._cache else None
+        entry = self._get(self._of_source(count))
         return Drawn.of(entry, prompts_of(plan, count)) if entry is not None else None
 
     def keep_drawn(self, drawn: Drawn) -> None:
         """Also beyond the job: other targets of the adapter are shown the same."""
-        if self._cache:
-            self._cache.put(f"{self._source_key}-{len(drawn.prompts)}-drawn", Entry(*drawn.state()), remember=False)
+        self._put(self._of_source(len(drawn.prompts)), *drawn.state())
 
-    def get(self, part: str) -> Entry | None:
-        return self._cache.get(self._name(part), remember=False) if self._cache else None
-
-    def put(self, part: str, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-        if self._cache:
-            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            self._cache.put(self._name(part), Entry(whole, dict(notes)), remember=False)
+    def keep(self, training: Training) -> None:
+        self._put(self._of_job, *training.state())
 
     def restored(self, training: Training) -> bool:
         """Whether the training goes on from what was kept of it."""
-        if (entry := self.get(TRAINED)) is None:
+        if (entry := self._get(self._of_job)) is None:
             return False
         try:
             training.restore(*entry)
@@ -62,10 +54,22 @@ class Kept:
     def remove(self) -> None:
         """The job has finished."""
         if self._cache:
-            self._cache.remove(self._name(TRAINED))
+            self._cache.remove(self._of_job)
 
-    def _name(self, part: str) -> str:
-        return f"{self._key}-{part}"
+    @property
+    def _of_job(self) -> str:
+        return f"{self._key}-trained"
+
+    def _of_source(self, count: int) -> str:
+        return f"{self._source_key}-{count}-drawn"
+
+    def _get(self, name: str) -> Entry | None:
+        return self._cache.get(name, remember=False) if self._cache else None
+
+    def _put(self, name: str, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
+        if self._cache:
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            self._cache.put(name, Entry(whole, dict(notes)), remember=False)
 
 
 NOTHING = Kept(None, "")

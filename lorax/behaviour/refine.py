@@ -10,7 +10,7 @@ import torch
 from lorax.adapter import LowRank
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.content import Content, Tick, chunks, noised
-from lorax.behaviour.kept import NOTHING, TRAINED, Kept
+from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
 from lorax.behaviour.training import Factors, Scales, Training
@@ -67,7 +67,7 @@ def refine(
         try:
             tick("training")
         except BaseException:
-            kept.put(TRAINED, *training.state())
+            kept.keep(training)
             raise
         step = training.step + 1
         rows = shown[torch.randperm(len(shown), generator=torch.Generator().manual_seed(step))[:BATCH]]
@@ -81,7 +81,7 @@ def refine(
         training.advance(gradient)
         if training.step % EVERY == 0 or training.step == steps:
             look()
-            kept.put(TRAINED, *training.state())
+            kept.keep(training)
     return {layer: dW.to("cpu") for layer, dW in trained.layers(training.chosen).items()}
 
 
