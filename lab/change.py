@@ -7,6 +7,8 @@ noise and ' for "with the adapter". It needs one latent space, and both models a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -26,7 +28,7 @@ def match_change(plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: 
     """The averaged factors after the last step, from ``start``, and told of on the way."""
     source, target = Runner(plan.source.path), Runner(plan.target.path)
     adapter, prompts = plan.adapter.deltas_of(plan.source), captions(plan.running.pictures, plan.running.captions)
-    latents = content.pictures(source, {}, prompts, lambda what: None)
+    latents = _plain(plan.source.path, tuple(prompts))
     factors = Factors(start, target.device)
     training = Training(factors.all, rate)
     while training.step < steps:
@@ -43,6 +45,12 @@ def match_change(plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: 
         if training.step % EVERY == 0:
             watch(training.step, 0.0, factors.layers(training.average))
     return {layer: LowRank(dW.up.clone(), dW.down.clone()) for layer, dW in factors.layers(training.average).items()}
+
+
+@cache
+def _plain(source: Path, prompts: tuple[str, ...]) -> torch.Tensor:
+    """What the source draws alone, which is the same for every adapter."""
+    return content.pictures(Runner(source), {}, prompts, lambda what: None)
 
 
 @torch.no_grad()

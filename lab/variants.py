@@ -25,7 +25,7 @@ from lorax.formats import open_adapter, writer
 from lorax.methods import BEHAVIOURAL, BRIDGE, METHODS, REFINE
 from lorax.options import Options, Running
 from lorax.runner import Runners
-from lorax.transfer import Moved, Plan, plan, run
+from lorax.transfer import Moved, Plan, plan, run, run_all
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
@@ -121,10 +121,10 @@ def move(
 
 def _changed(planned: Plan, watch: refine.Watch) -> Moved:
     """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
-    moved = run(dataclasses.replace(planned, options=Options(AUTO)))
-    rate = behaviour.RATE_RELATED if moved.layers else behaviour.RATE_UNRELATED
+    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), behaviour.RATE_RELATED
     if not moved.layers:
-        moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), cache=_kept())
+        rate = behaviour.RATE_UNRELATED
+        [moved] = run_all([dataclasses.replace(planned, options=Options(BRIDGE))], cache=_kept())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(found, moved.report)
 

@@ -149,7 +149,8 @@ def test_the_largest_rank_is_kept_to(models: Path) -> None:
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
 
-def test_nothing_of_the_style_is_read(models: Path) -> None:
+@pytest.mark.parametrize("method", ["bridge", "refine"])
+def test_nothing_of_the_style_is_read(models: Path, method: str) -> None:
     """Neither pictures of the style, nor the adapter that was trained on the target: only the models and the adapter."""
     opened: set[Path] = set()
     watching = True
@@ -159,7 +160,7 @@ def test_nothing_of_the_style_is_read(models: Path) -> None:
             opened.add(Path(arguments[0]).resolve())
 
     sys.addaudithook(watch)  # there is no way to remove it
-    run(planned(models, STRANGER, "refine", steps=1, pictures=16))
+    run(planned(models, STRANGER, method, steps=1, pictures=16))
     watching = False
     root = BUNDLE.parents[1]
     data = {path for path in opened if root / "lab" in path.parents and path.suffix != ".py" and "__pycache__" not in path.parts}

@@ -71,7 +71,7 @@ def _bridge(plan: Plan, models: Models, meter: _Meter, kept: Kept) -> Moved:
     with models.opened(plan.source) as source:
         count = max(content.FEWEST, content.fitting(plan.running.pictures, source.size))
         meter.expect(len(adapter) + len(feeds) + SCALING)
-        drawn = _drawn(plan, source, adapter, count, meter, kept)
+        drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
         where = bridge.places(source, list(recorded), seen)
         outputs = bridge.record(source, adapter, seen, where, meter)
@@ -95,7 +95,7 @@ def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, start: str | 
     first = _bridge(plan, models, meter, kept).layers if start == BRIDGE else auto.layers
     if (drawn := kept.drawn(plan, count)) is None:
         with models.opened(plan.source) as source:
-            drawn = _drawn(plan, source, adapter, count, meter, kept)
+            drawn = _draw(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
         if start == NOTHING:
             first = refine.blank(target, {layer.target: layer.rank for layer in paired.values()})
@@ -106,14 +106,11 @@ def _refine(plan: Plan, models: Models, meter: _Meter, kept: Kept, start: str | 
     return _concluded(plan, paired, layers, "trained on what the source draws with the adapter")
 
 
-def _drawn(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
-    """As it was kept, or drawn now."""
-    if (known := kept.drawn(plan, count)) is not None:
-        return known
+def _draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
     meter.expect(len(content.chunks(count, source.size)))
-    made = draw(plan, source, adapter, count, meter)
-    kept.keep_drawn(made)
-    return made
+    drawn = draw(plan, source, adapter, count, meter)
+    kept.keep_drawn(drawn)
+    return drawn
 
 
 def _paired(plan: Plan) -> dict[str, _Paired]:
