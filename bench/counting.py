@@ -31,7 +31,7 @@ class Idle:
 
     def __init__(self, base: Checkpoint, size: int) -> None:
         self.base, self.size, self.counts = base, size, Counter[str]()
-        self.largest = 0  # pictures that are evaluated at a time
+        self.largest = Counter[str]()  # how many pictures at a time
         self._modules: dict[str, nn.Linear] = {}
 
     def encode(self, prompts: list[str]) -> Any:
@@ -39,8 +39,9 @@ class Idle:
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Any) -> torch.Tensor:
         learns = torch.is_grad_enabled()
-        self.largest = max(self.largest, len(latents))
-        self.counts["training" if learns else "evaluation"] += len(latents)
+        kind = "training" if learns else "evaluation"
+        self.largest[kind] = max(self.largest[kind], len(latents))
+        self.counts[kind] += len(latents)
         for module in self._modules.values():  # bridge works in their hooks
             module(torch.randn(len(latents), POSITIONS, module.in_features))
         value = OFFSET / (1 + self.counts.total())
@@ -68,7 +69,7 @@ class Idles:
     def __init__(self, sizes: dict[str, int]) -> None:
         self._sizes = sizes
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in sizes}
-        self.largest: dict[str, int] = dict.fromkeys(sizes, 0)
+        self.largest: dict[str, Counter[str]] = {name: Counter() for name in sizes}
 
     @contextmanager
     def opened(self, base: Checkpoint) -> Iterator[Idle]:
@@ -76,7 +77,7 @@ class Idles:
         model = Idle(base, self._sizes[name])
         yield model
         self.counts[name] += model.counts
-        self.largest[name] = max(self.largest[name], model.largest)
+        self.largest[name] |= model.largest
 
 
 def counted(narrow: Path, method: str, sizes: tuple[int, int], running: Running) -> Idles:

@@ -55,6 +55,7 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     model.device = META
     with adapted(model, adapter), torch.no_grad():
         stage.operations["evaluation"] = operations(lambda: model.predict(latents, time, _on_meta(given)))
+        stage.operations["decoded"] = operations(lambda: model.decode(latents))
     return stage
 
 
@@ -102,6 +103,7 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     stage.operations["training"] = operations(lambda: _train(model, layers, seen, lambda prompts: given))
     with adapted(model, start), torch.no_grad():
         stage.operations["evaluation"] = operations(lambda: model.predict(seen.latents, seen.times, given))
+        stage.operations["encoded"] = operations(lambda: model.encode_pictures(torch.rand(1, 3, side, side)))
     return stage
 
 

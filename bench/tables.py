@@ -11,6 +11,7 @@ from lorax.behaviour import bridge
 
 CARDS = {"RTX 3060 12 GB": 25.6e12, "RTX 4070 12 GB": 58.3e12}  # operations a second, bfloat16 summed in float32, not sparse
 REACHED = 0.4  # of them
+FLOAT32 = {"decoded": 0.5, "encoded": 0.5}  # of them, where the autoencoder computes
 STATE = {"factors": 1, "their gradient": 1, "AdamW's moments": 2, "averaged": 1}  # in sizes of the factors
 TITLES = {"sd": "SD 1.5", "xl": "SDXL"}
 ACTIONS = {  # what is counted -> what is measured
@@ -37,7 +38,7 @@ def memory(found: Mapping[str, Stage], methods: Mapping[str, Idles]) -> Iterator
                     parts |= {part: times * sizes["factors"] for part, times in STATE.items()}
                 else:
                     parts |= {"text encoders": sizes["text encoders"], "factors": sizes["factors"]}
-                at_a_time = idles.largest[name]
+                at_a_time = idles.largest[name][kind]
                 parts[f"{at_a_time} x computing"] = at_a_time * _beyond(found[name], ACTIONS[kind])
                 yield _sum(f"{method}: {title}, {ACTIONS[kind]}", parts)
         for action in ("decode a picture", "encode a picture"):
@@ -52,31 +53,28 @@ def times(found: Mapping[str, Stage], method: str, idles: Idles) -> Iterator[str
     cards = " | ".join(f"minutes on {card}, arithmetic" for card in CARDS)
     yield f"| {method} | times | seconds of one | hours here | TFLOP of one | {cards} |"
     yield "| --- " * (5 + len(CARDS)) + "|"
-    rows = [
-        (
-            f"{title}: {action}",
-            idles.counts[name][kind],
-            found[name].readings[action].seconds,
-            found[name].operations.get(kind, 0),
-        )
-        for name, title in TITLES.items()
-        for kind, action in ACTIONS.items()
-        if idles.counts[name][kind]
-    ]
     whole, on_cards = 0.0, Counter[str]()
-    for title, count, seconds, operations in rows:
-        whole += count * seconds
-        minutes = {card: count * operations / (REACHED * speed) / 60 for card, speed in CARDS.items()}
-        on_cards.update(minutes)
-        cells = " | ".join(f"{one:.1f}" for one in minutes.values())
-        yield f"| {title} | {count} | {seconds:.1f} | {count * seconds / 3600:.1f} | {operations / 1e12:.2f} | {cells} |"
+    for name, title in TITLES.items():
+        for kind, action in ACTIONS.items():
+            if not (count := idles.counts[name][kind]):
+                continue
+            seconds, operations = found[name].readings[action].seconds, found[name].operations.get(kind, 0)
+            whole += count * seconds
+            share = REACHED * FLOAT32.get(kind, 1)
+            minutes = {card: count * operations / (share * speed) / 60 for card, speed in CARDS.items()}
+            on_cards.update(minutes)
+            figures = f"{seconds:.1f} | {count * seconds / 3600:.1f} | {operations / 1e12:.2f}"
+            yield f"| {title}: {action} | {count} | {figures} | {_cells(minutes)} |"
     if method == "bridge":
         one, every = found["xl"].operations["solved"], found["xl"].operations["solving"]
         seconds = found["xl"].readings["bridge: solve a layer"].seconds * every / one
         whole += seconds
         yield f"| all layers solved, by a processor | 1 | {seconds:.0f} | {seconds / 3600:.1f} | {every / 1e12:.2f} | | |"
-    cells = " | ".join(f"{on_cards[card]:.0f}" for card in CARDS)
-    yield f"| together | | | {whole / 3600:.1f} | | {cells} |\n"
+    yield f"| together | | | {whole / 3600:.1f} | | {_cells(on_cards)} |\n"
+
+
+def _cells(minutes: Mapping[str, float]) -> str:
+    return " | ".join(f"{minutes[card]:.1f}" for card in CARDS)
 
 
 def _beyond(stage: Stage, action: str) -> int:

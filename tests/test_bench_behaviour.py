@@ -36,10 +36,10 @@ def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     assert refined.counts["sd"]["evaluation"] == 2 * content.STEPS * 16
     assert refined.counts["xl"]["training"] == 3 * min(refine.BATCH, 14)  # of 16 pictures two are held out
     assert refined.counts["xl"]["evaluation"] == 2 * refine.REPEATS * 2  # two looks at the held-out ones
-    assert refined.counts["xl"]["encoded"] == bridged.counts["xl"]["encoded"] == 16
-    assert refined.largest == {"sd": 1, "xl": 1}
-    assert bridged.counts["xl"]["training"] == behaviour.SCALING * 14
-    assert bridged.largest == {"sd": 32, "xl": 32}  # 16 pictures, with the LoRA and without
+    assert refined.counts["xl"]["encoded"] == 2 * bridged.counts["xl"]["encoded"] == 16
+    assert refined.largest == {"sd": {"evaluation": 1}, "xl": {"evaluation": 1, "training": 1}}
+    assert bridged.counts["xl"]["training"] == behaviour.SCALING * 7
+    assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 32, "training": 1}}  # with the LoRA and without
 
 
 def test_memory_and_operations_are_those_of_the_action() -> None:
