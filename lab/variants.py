@@ -31,7 +31,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
-FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, 50 steps", "match the change"
+FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
