@@ -92,7 +92,8 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, start))
     stage.operations["solved"] = ridge_operations(typical[2], typical[1], bridge.ROWS)
     stage.operations["solving"] = sum(
-        ridge_operations(m_s, m_t, bridge.ROWS) + ridge_operations(n_t, m_t, bridge.ROWS) for m_s, m_t, n_t in shapes
+        ridge_operations(m_s, m_t, bridge.ROWS) + ridge_operations(n_t, m_t, bridge.ROWS) + rank_operations(n_t, m_t, bridge.ROWS)
+        for m_s, m_t, n_t in shapes
     )
     given = _on_meta(said([PROMPT]))
     opened.__exit__(None, None, None)
@@ -109,9 +110,18 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
 
 def ridge_operations(n: int, m: int, rows: int) -> int:
     """Of ``bridge.ridge`` from n to m: Gram matrices, and for every lambda a Cholesky decomposition, a solution and its error."""
-    fits = sum(2 * part * n * (n + m) for part in (rows, int(rows * (1 - bridge.HELD_OUT))))
-    solution = n**3 // 3 + 2 * n * n * m
-    return fits + (len(bridge.RIDGES) + 1) * solution + len(bridge.RIDGES) * 2 * int(rows * bridge.HELD_OUT) * n * m
+    total, fitted = 0, int(rows * (1 - bridge.HELD_OUT))
+    for part, solutions in ((fitted, len(bridge.RIDGES)), (rows, 1)):
+        side, other = sorted((n, part))
+        total += 2 * side * side * other + solutions * (side**3 // 3 + 2 * side * side * m) + 2 * part * n * m
+        total += 2 * part * n * m * solutions if n > part else 0
+    return total + len(bridge.RIDGES) * 2 * (rows - fitted) * n * m
+
+
+def rank_operations(n: int, m: int, rows: int) -> int:
+    """Of cutting a map from n to m to its rank: its effect, and an eigendecomposition (9 p^3) of the smaller Gram matrix."""
+    side, other = sorted((m, rows))
+    return 2 * rows * n * m + 2 * side * side * other + 9 * side**3
 
 
 def _train(model: Runner, layers: Mapping[str, LowRank], seen: content.Content, said: Callable[[list[str]], Any]) -> None:
