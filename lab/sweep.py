@@ -66,8 +66,8 @@ def behaviour() -> Iterator[Task]:
     asked_of = {
         FINETUNE: (BRIDGE, REFINE, LONGER, CHANGE),
         PRUNED: (BRIDGE, REFINE, LONGER),
-        SCRATCH: (BRIDGE, REFINE, FROM_BRIDGE, CHANGE),
-        XL: (BRIDGE, REFINE, FROM_BRIDGE),
+        SCRATCH: (BRIDGE, REFINE, FROM_BRIDGE),
+        XL: (BRIDGE, REFINE),
     }
     for style in STYLES:
         for target, names in asked_of.items():
