@@ -39,7 +39,7 @@ def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     assert refined.counts["xl"]["encoded"] == 2 * bridged.counts["xl"]["encoded"] == 16
     assert refined.largest == {"sd": {"evaluation": 1}, "xl": {"evaluation": 1, "training": 1}}
     assert bridged.counts["xl"]["training"] == behaviour.SCALING * 7
-    assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 32, "training": 1}}  # with the LoRA and without
+    assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 16, "training": 1}}  # with the LoRA and without
 
 
 def test_memory_and_operations_are_those_of_the_action() -> None:
