@@ -48,15 +48,15 @@ class Checkpoint:
     @cached_property
     def prediction(self) -> str | None:
         """What the UNet predicts, as ``lorax.prediction`` has it; None where nothing tells."""
-        return prediction_of(self.path, self._unet)
+        return prediction_of(self.path, self.unet_file)
 
     @property
     def has_zero_snr(self) -> bool:
         """Whether the file is marked as trained with a schedule that ends in noise alone."""
-        return ZERO_SNR in self._unet.shapes
+        return ZERO_SNR in self.unet_file.shapes
 
     @property
-    def _unet(self) -> TensorFile:
+    def unet_file(self) -> TensorFile:
         """A file that holds some of the UNet."""
         return next(part.file for layer, part in self._where.items() if layer.startswith("unet."))
 

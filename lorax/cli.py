@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from lorax import __version__, demo, output
 from lorax.behaviour.captions import read as read_captions
+from lorax.behaviour.cost import estimate, total
 from lorax.cache import Cache
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter, writer
 from lorax.inspection import inspect
+from lorax.methods import BEHAVIOURAL
 from lorax.options import Options, Running, Saving, declared
 from lorax.staging import Staging, check_folder, check_free
 from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
@@ -147,7 +149,7 @@ def _transfer(options: argparse.Namespace) -> int:
     for one, made, files, note in zip(planned, moved, written, notes, strict=True):
         if made.report.declined and not files:
             code = EXIT_DECLINED
-            print(f"{_head(one, planned)}declined, no adapter was written: {made.report.declined}", file=sys.stderr)
+            print(f"{_head(one, planned)}declined, no adapter was written: {made.report.refusal}", file=sys.stderr)
         elif files and not options.json:
             print(_head(one, planned) + made.report.summary())
             print("\n".join([*(f"wrote {file}" for file in files), *filter(None, [note])]))
@@ -187,7 +189,7 @@ def _analyze(options: argparse.Namespace) -> int:
         if not options.json:
             print("\n".join([*filter(None, [_head(one, planned)]), made.report.table(), "", made.report.summary()]))
         if made.report.declined:
-            print(f"{_head(one, planned)}a transfer would be declined: {made.report.declined}", file=sys.stderr)
+            print(f"{_head(one, planned)}a transfer would be declined: {made.report.refusal}", file=sys.stderr)
     return EXIT_DECLINED if any(made.report.declined for made in moved) else 0
 
 
@@ -235,6 +237,8 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
 
 
 def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:
+    if (method := planned[0].options.method) in BEHAVIOURAL and not survey:
+        print(f"{method} takes at most {total(estimate(one) for one in planned).words}", file=sys.stderr)
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
         return run_all(planned, _progress(bar), _cache(options), survey=survey)
 

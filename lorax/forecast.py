@@ -1,6 +1,7 @@
 """What a transfer will be worth, told from its report, by what ``python -m lab forecast`` found among relatives and strangers.
 
-That is the range of what was measured in the group; or a linear model, where one proved nearer than the group's mean.
+That is the range of what was measured in the group; or a linear model, where one proved nearer than the group's mean. Of methods
+that run the models, few transfers were measured: what is told is their range, by the kind of pair.
 
 Recovery is measured on the lab's small models: 1 is the gain of a LoRA trained on the target itself, 0 is none, below 0 is harm.
 """
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lorax.report import Report
 
 FILE = Path(__file__).with_suffix(".json")
+RELATIVES, STRANGERS, CROSSED = "relatives", "strangers", "families"  # kinds of pairs of bases
+KINDS = {RELATIVES: "close relatives", STRANGERS: "unrelated", CROSSED: "of different families"}
 MARGIN = 0.05  # by how much a report may lie outside of what was measured
 Known = Mapping[str, float | None]
 
@@ -56,8 +59,32 @@ class Forecast:
 
     @property
     def _range(self) -> str:
-        low, high = _percent(self.low), _percent(self.high)
-        return f"about {low}" if low == high else f"between {low} and {high}"
+        return _between(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a method that runs the models: mean, least and most recovery of all transfers that were measured of a kind of pair."""
+
+    kind: str
+    mean: float
+    low: float
+    high: float
+    pairs: int
+    transfers: int
+
+    @property
+    def words(self) -> str:
+        """For an artist."""
+        return f"Forecast: {KINDS[self.kind]}. {self.amount[0].upper()}{self.amount[1:]}. Large models can differ."
+
+    @property
+    def amount(self) -> str:
+        pairs = "one pair" if self.pairs == 1 else f"{self.pairs} pairs"
+        return (
+            f"{self.transfers} LoRAs moved so between {pairs} of the lab's small models had {_between(self.low, self.high)} of "
+            "the effect of a LoRA trained on the target"
+        )
 
 
 @dataclass(frozen=True)
@@ -121,15 +148,17 @@ def value(feature: str, known: Known) -> float:
     return math.prod(factors)
 
 
-def forecast(report: Report) -> Forecast | None:
+def forecast(report: Report) -> Forecast | Measured | None:
     """None where nothing is moved, and outside of what was measured.
 
-    That is: another method than ``copy`` and ``auto``, a LoRA that ``--max-rank`` changed, or a similarity or coverage that no
-    pair of the lab's bases has; more similar than the closest of them is still a close relative.
+    That is: a method that was not measured on such bases, a LoRA that ``--max-rank`` changed, or, of a method that goes by
+    weights, a similarity or coverage that no pair of the lab's bases has; more similar than the closest is a close relative too.
     """
-    groups = _fitted().get(report.method)
-    if groups is None or report.coverage == 0 or report.compression_error > MARGIN:
+    if report.coverage == 0 or report.compression_error > MARGIN:
         return None
+    if report.kind is not None:
+        return measured(report.kind).get(report.method)
+    groups = _fitted().get(report.method, {})
     facts = known(report)
     related = are_alike(facts)
     group = groups.get("related" if related else "unrelated")
@@ -137,6 +166,13 @@ def forecast(report: Report) -> Forecast | None:
         return None
     mean = group.model.predict(facts)
     return Forecast(mean, mean + group.residuals[0], mean + group.residuals[1], related, bool(group.model.coefficients))
+
+
+def measured(kind: str) -> dict[str, Measured]:
+    """By method that runs the models, the one that was worth most first."""
+    stored = json.loads(FILE.read_text(encoding="utf-8")).get("running", {})
+    found = {method: Measured(kind, **kinds[kind]) for method, kinds in stored.items() if kind in kinds}
+    return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 
 
 @cache
@@ -160,6 +196,11 @@ def _effect(forecast: Forecast) -> str:
     if forecast.mean >= 0.5:
         return "most of the original's effect"
     return "a part of the original's effect" if forecast.mean >= 0.25 else "little of the original's effect"
+
+
+def _between(low: float, high: float) -> str:
+    least, most = _percent(low), _percent(high)
+    return f"about {least}" if least == most else f"between {least} and {most}"
 
 
 def _percent(share: float) -> str:

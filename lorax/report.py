@@ -8,10 +8,13 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lorax.forecast import forecast
+from lorax.forecast import Forecast, Measured, forecast
 from lorax.vectors import Vector
+
+if TYPE_CHECKING:
+    from lorax.behaviour.cost import Cost
 
 EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -39,13 +42,31 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """Another method that moves what was declined: what it was worth between such bases, and what it takes."""
+
+    method: str
+    worth: Measured
+    cost: Cost
+
+    @property
+    def words(self) -> str:
+        return f"{self.method} takes {self.cost.words}; {self.worth.amount}."
+
+    def as_json(self) -> dict[str, Any]:
+        told = {"forecast": _told(self.worth), "cost": _told(self.cost)}
+        return {"method": self.method, **told}
+
+
+@dataclass(frozen=True)
 class Report:
     """All layers, in the adapter's order.
 
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
     ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``mismatch``: what must be known where they do
     not predict the same. ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as
-    they are. ``vectors``: the norms and biases, which go along as they are or are left out.
+    they are. ``vectors``: the norms and biases, which go along as they are or are left out. ``kind``: of the pair of bases, where
+    the method runs them. ``cost``: what a transfer would take, where no model has run yet. ``proposals``: of what was declined.
     """
 
     records: list[LayerRecord]
@@ -56,6 +77,18 @@ class Report:
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
     vectors: tuple[Vector, ...] = ()
+    kind: str | None = None
+    cost: Cost | None = None
+    proposals: tuple[Proposal, ...] = ()
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing is moved, and what can be done about it."""
+        if not (self.declined and self.unrelated):
+            return self.declined
+        others = " ".join(proposal.words for proposal in self.proposals)
+        can = f" What runs both models can; choose it as the method: {others}" if others else ""
+        return f"{self.declined}{can} To try weights all the same, choose a method that goes by them alone."
 
     @property
     def overlap(self) -> float:
@@ -110,11 +143,13 @@ class Report:
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if self.unrelated and not self.declined:
-            lines.append(f"{self.unrelated} {EXPECT}")
+            lines.append(self.unrelated if self.kind else f"{self.unrelated} {EXPECT}")
         if self.mismatch:
             lines.append(self.mismatch)
         if expected := forecast(self):
             lines.append(expected.words)
+        if self.cost:
+            lines.append(f"No model was run for this. A transfer takes {self.cost.words}.")
         return "\n".join(lines)
 
     def table(self) -> str:
@@ -138,7 +173,9 @@ class Report:
             "coverage": self.coverage,
             "embeddings": self.embeddings,
             "vectors": [dataclasses.asdict(vector) for vector in self.vectors],
-            "forecast": dataclasses.asdict(expected) | {"words": expected.words} if expected else None,
+            "forecast": _told(expected) if expected else None,
+            "cost": _told(self.cost) if self.cost else None,
+            "proposals": [proposal.as_json() for proposal in self.proposals],
             "counts": Counter(record.status for record in self.records),
             "layers": [dataclasses.asdict(record) for record in self.records],
         }
@@ -147,6 +184,10 @@ class Report:
         """Of the adapter's squared norm; of an adapter that is zero everywhere, of its layers."""
         weights = [record.norm**2 for record in self.records]
         return sum(r.norm**2 for r in records) / sum(weights) if any(weights) else len(records) / len(self.records)
+
+
+def _told(figures: Forecast | Measured | Cost) -> dict[str, Any]:
+    return dataclasses.asdict(figures) | {"words": figures.words}
 
 
 def _number(value: float | None) -> str:

@@ -18,13 +18,13 @@ from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.methods import BEHAVIOURAL, METHODS, REFINE
+from lorax.methods import BEHAVIOURAL, METHODS
 from lorax.methods.auto import judge
 from lorax.moving import End, Pass
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, pair
 from lorax.prediction import of_metadata, warning
-from lorax.report import LayerRecord, Report
+from lorax.report import LayerRecord, Proposal, Report
 from lorax.streaming import Stream
 from lorax.vectors import Vector, pair_vectors
 
@@ -159,7 +159,8 @@ def run_all(
 
     What is found of large layers is kept in ``cache``, and is taken from there; so is, until it ends, what a method that trains
     needs to go on after it was stopped. A ``survey`` measures the similarity of every layer, for show, also where the method
-    decides by a sample of them: it moves the same, and takes longer. ``models`` runs the bases for the methods that need it; by
+    decides by a sample of them: it moves the same, and takes longer. Of a method that runs the models it runs none and moves
+    nothing: the report says what would be done, and what that takes. ``models`` runs the bases for the methods that need it; by
     default diffusers does.
 
     ``done`` and ``total`` count the layers of all adapters; of a method that runs the models, the steps of each adapter's.
@@ -167,6 +168,8 @@ def run_all(
     if plans[0].options.method in BEHAVIOURAL:
         from lorax import behaviour
 
+        if survey:
+            return behaviour.foretold(plans, progress, cache)
         models = models or _runners(plans[0].options)
         return [behaviour.run(plan, models, progress, cache) for plan in plans]
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
@@ -225,11 +228,12 @@ def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mo
     report = Report(records, plan.options.method, mismatch=plan.mismatch)
     strength = METHODS[plan.options.method].strength(report.overlap)
     unrelated, declined, why = _unrelated(plan, records, deciding), None, "the bases are not related"
+    proposals: tuple[Proposal, ...] = ()
     if unrelated and METHODS[plan.options.method].declines:
-        declined = (
-            f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm. Method {REFINE} can: it "
-            "trains, for minutes, on pictures that the source draws with the adapter. To try weights all the same, name a method."
-        )
+        from lorax.behaviour.proposals import proposals_for
+
+        proposals = proposals_for(plan)
+        declined = f"{unrelated} Weights alone transfer nothing between such bases, and a copy would do harm."
     elif strength == 0:
         declined = (
             f"{plan.target.path} already has {report.overlap:.0%} of what {plan.adapter.path} adds. Use it without the LoRA."
@@ -237,7 +241,8 @@ def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mo
         why = "the target has it already"
     if declined:
         records = [_unmoved(record, why) if record.status == "transferred" else record for record in records]
-        return Moved({}, dataclasses.replace(report, records=records, declined=declined, unrelated=unrelated))
+        report = dataclasses.replace(report, records=records, declined=declined, unrelated=unrelated, proposals=proposals)
+        return Moved({}, report)
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
     vectors = [_ended(vector, layers) for vector in plan.vectors]
     report = dataclasses.replace(

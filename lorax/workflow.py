@@ -9,12 +9,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from lorax import output
+from lorax.behaviour.cost import Cost, estimate, total
 from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.methods import BEHAVIOURAL, METHODS
+from lorax.methods import BEHAVIOURAL
 from lorax.options import LORAX, Options, Running, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
@@ -115,10 +116,18 @@ def plans(request: Request) -> list[Plan]:
     return plan_all(adapters, source, target, request.options, request.running)
 
 
+def cost_of(request: Request) -> Cost:
+    """Of a transfer by a method that runs the models, told by headers alone."""
+    return total(estimate(one) for one in plans(request))
+
+
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:
-    """Do everything but write, and measure how alike the bases are in every layer."""
+    """Do everything but write, and measure how alike the bases are in every layer.
+
+    Of a method that runs the models nothing is done, but told what a transfer would do and take.
+    """
     state, planned = _state(request), plans(request)
-    moved = _run(request, planned, progress, state, memory or Memory(), survey=request.options.method in METHODS)
+    moved = _run(request, planned, progress, state, memory or Memory(), survey=True)
     return [Result(adapter, one.report) for adapter, one in zip(request.adapters, moved, strict=True)]
 
 
@@ -164,15 +173,17 @@ def _state(request: Request) -> Hashable:
 def _run(
     request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory, *, survey: bool
 ) -> list[Moved]:
+    running = request.options.method in BEHAVIOURAL
     if (known := memory.of(state, survey)) is not None:
         return known
     who = request.adapters[0].name if len(request.adapters) == 1 else f"{len(request.adapters)} LoRAs"
 
-    running = request.options.method in BEHAVIOURAL
-
     def show(done: int, total: int, name: str) -> None:
-        progress(done, total, f"{who}: {f'{name}, step' if running else 'layer'} {min(done + 1, total)} of {total}")
+        progress(
+            done, total, f"{who}: {f'{name}, step' if running and not survey else 'layer'} {min(done + 1, total)} of {total}"
+        )
 
     moved = run_all(planned, show, memory.cache, survey=survey, models=memory.models)
-    memory.keep(state, survey, moved)
+    if not (running and survey):
+        memory.keep(state, survey, moved)
     return moved

@@ -18,8 +18,8 @@ from lorax.behaviour.training import Factors
 from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
+from lorax.precision import precision
 from lorax.runner import Runner, Runners
-from lorax.runner.memory import precision
 
 
 def computes(dtype: torch.dtype) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from lorax import forecast
 from lorax.catalog import Model
 from lorax.forecast import Forecast
+from lorax.methods import BEHAVIOURAL
 from lorax.report import LayerRecord, Report
 from lorax.ui import words
 from lorax.workflow import Result
@@ -184,3 +185,37 @@ def test_the_committed_model() -> None:
     assert stranger.mean < 0.1
     assert relative.mean > 0.4
     assert relative.low < relative.mean < relative.high
+
+
+def running(kind: str = forecast.STRANGERS, method: str = "refine", moved: int = 10) -> Report:
+    records = [LayerRecord(str(i), "transferred" if i < moved else "skipped", "", 1.0) for i in range(10)]
+    return Report(records, method, kind=kind)
+
+
+def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(fitted: Fitted) -> None:
+    fitted()
+    stored = json.loads(forecast.FILE.read_text())
+    few = {"mean": 0.3, "low": 0.2, "high": 0.4, "pairs": 1, "transfers": 4}
+    many = {"mean": 0.8, "low": 0.7, "high": 0.9, "pairs": 2, "transfers": 8}
+    stored["running"] = {"bridge": {"strangers": few}, "refine": {"strangers": many, "families": few}}
+    forecast.FILE.write_text(json.dumps(stored))
+    told = (
+        "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect "
+        "of a LoRA trained on the target. Large models can differ."
+    )
+    assert running().summary().endswith(told)
+    assert "4 LoRAs moved so between one pair" in running(forecast.CROSSED).summary()
+    assert running(forecast.RELATIVES).as_json()["forecast"] is None
+    assert running(moved=0).as_json()["forecast"] is None
+    assert list(forecast.measured(forecast.STRANGERS)) == ["refine", "bridge"], "what was worth most comes first"
+    assert list(forecast.measured(forecast.CROSSED)) == ["refine"]
+    assert running(method="bridge").as_json()["forecast"]["mean"] == 0.3
+
+
+def test_what_is_proposed_was_measured() -> None:
+    """Of what is shipped: each method that runs the models, where it was measured, and by how much."""
+    for kind in (forecast.STRANGERS, forecast.CROSSED):
+        for method, worth in forecast.measured(kind).items():
+            assert method in BEHAVIOURAL
+            assert worth.low <= worth.mean <= worth.high
+            assert worth.transfers >= worth.pairs >= 1

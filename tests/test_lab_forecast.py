@@ -18,7 +18,7 @@ from lab.forecast.sentences import Judged
 from lab.report.cells import Cells
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import STRENGTHS
-from lab.zoo import ALL_PAIRS, STYLES, are_related
+from lab.zoo import ALL_PAIRS, CROSSING, STYLES, are_related
 from lorax import probe
 
 
@@ -62,6 +62,25 @@ def _probe(generator: np.random.Generator, moved: bool) -> dict[str, Any]:
 def written(cells: Cells, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     forecast.write(cells, folder / "forecast.json", folder / "model.json")
     return json.loads((folder / "forecast.json").read_text()), json.loads((folder / "model.json").read_text())["methods"]
+
+
+def test_methods_that_run_the_models_are_told_by_the_kind_of_pair(tmp_path: Path) -> None:
+    results = store(tmp_path, matters=True).results
+    recoveries = {("base", "finetune"): 0.2, ("base", "pruned"): 0.4, ("base", "scratch"): 0.7, CROSSING: 0.9}
+    for (source, target), recovery in recoveries.items():
+        for number, style in enumerate(STYLES):
+            key = Key(target, f"{style}-r4", "refine", source)
+            results.add_losses(key, torch.ones(4, 5) - 0.5 * (recovery + 0.01 * number))
+    forecast.write(Cells(Results(tmp_path)), tmp_path / "forecast.json", tmp_path / "model.json")
+    found = json.loads((tmp_path / "model.json").read_text())["running"]
+    assert set(found) == {"refine"}, "nothing is told of what was not measured"
+    related = found["refine"]["relatives"]
+    assert (related["pairs"], related["transfers"]) == (2, 2 * len(STYLES))
+    assert [related[name] for name in ("mean", "low", "high")] == pytest.approx([0.315, 0.2, 0.43], abs=1e-3)
+    assert found["refine"]["strangers"]["mean"] == pytest.approx(0.715, abs=1e-3)
+    assert found["refine"]["families"]["high"] == pytest.approx(0.93, abs=1e-3)
+    told = "\n".join(json.loads((tmp_path / "forecast.json").read_text())["sentences"])
+    assert "`refine` between relatives: recovery is 0.32 in the mean of 8 transfers of 2 pairs, all between 0.20 and 0.43" in told
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.forecast import sentences, validation
+from lab.forecast import running, sentences, validation
 from lab.forecast.examples import examples
 from lab.forecast.sentences import Judged
 from lab.forecast.validation import MEAN, Features
@@ -58,10 +58,16 @@ def write(cells: Cells, findings: Path, models: Path) -> None:
             points["predicted"] += _rounded(predicted)
             points["measured"] += _rounded(example.measured for example in fold.held)
             points["labels"] += [f"{one.group}, without {fold.bases}"] * len(predicted)
-    told = [*sentences.everything(judged), *sentences.strength(cells, examples(cells, COPY))]
+    ran = running.measured(cells)
+    told = [
+        *sentences.everything(judged),
+        *sentences.strength(cells, examples(cells, COPY)),
+        *running.sentences(ran),
+    ]
     tables = [sentences.errors(judged), sentences.candidates(judged)]
     _write(findings, {"plots": plots, "sentences": told, "tables": tables})
-    _write(models, {"about": "written by python -m lab forecast from lab/results; read by lorax/forecast.py", "methods": shown})
+    about = "written by python -m lab forecast from lab/results; read by lorax/forecast.py"
+    _write(models, {"about": about, "methods": shown, "running": ran})
 
 
 def model_of(judged: Judged) -> dict[str, Any]:

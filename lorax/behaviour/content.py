@@ -39,6 +39,11 @@ def fitting(count: int, size: int) -> int:
     return max(1, count * 64 // size**2)
 
 
+def looked_at(pictures: int, size: int) -> int:
+    """How many pictures bridge looks at, if the user asks for so many."""
+    return max(FEWEST, fitting(pictures, size))
+
+
 def chunks(count: int, size: int, most: int = 64) -> Sequence[torch.Tensor]:
     """Rows (n,) of ``count``, as many at a time as a small graphics card runs; ``most`` where latents are 8 a side."""
     return torch.split(torch.arange(count), fitting(most, size))

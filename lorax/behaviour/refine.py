@@ -15,6 +15,9 @@ from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
 from lorax.behaviour.training import Factors, Scales, Training
 
+# What served unrelated and related bases best, and bridge's scales (docs/behaviour.md).
+RATE_UNRELATED, RATE_RELATED, RATE_SCALES = 5e-3, 2e-3, 3e-2
+STEPS_UNRELATED, STEPS_RELATED, SCALING = 150, 10, 40
 BATCH = 16  # a step
 HELD_OUT = 8  # one picture in so many tells when to stop
 REPEATS = 2  # under so many noises

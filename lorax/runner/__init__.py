@@ -20,7 +20,8 @@ from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
 from lorax.model_settings import settings_of
 from lorax.openclip import padded_with_zeros
-from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place, precision
+from lorax.precision import precision
+from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae

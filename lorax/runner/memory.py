@@ -1,4 +1,4 @@
-"""Which parts of a model are on its graphics card, and in which precision they compute there."""
+"""Which parts of a model are on its graphics card."""
 
 from __future__ import annotations
 
@@ -11,17 +11,6 @@ from torch import nn
 DECODING = 8000  # of the autoencoder, in float32
 EVALUATING = 640  # of the UNet, in half precision
 LITTLE = 2 << 30  # bytes that are there, or all is lost anyway
-
-
-def precision(device: torch.device) -> torch.dtype:
-    """In which frozen weights compute there: half as wide on a graphics card, bfloat16 where the card itself has it."""
-    if device.type != "cuda":
-        return torch.float32
-    try:
-        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    except TypeError:  # torch before 2.4 does not count what is emulated anyway
-        has_it = torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_it else torch.float16
 
 
 def place(parts: Iterable[nn.Module], device: torch.device | str) -> None:

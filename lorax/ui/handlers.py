@@ -19,7 +19,7 @@ from lorax.transfer import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Destination, Memory, Request, analyse, plans, transfer
+from lorax.workflow import Destination, Memory, Request, analyse, cost_of, plans, transfer
 
 KEEP = gr.update()
 
@@ -88,7 +88,7 @@ class Handlers:
                 proposed = loaded if source == loaded_before != loaded else None  # what is loaded, until a LoRA is chosen
             elif adapters != chosen_before:
                 proposed = self._proposed(models)
-            html = answer + self._notes(proposed or source, target, models)
+            html = answer + self._notes(proposed or source, target, models, method, *options)
         except (LoraxError, OSError) as error:
             return [before, KEEP, KEEP, answer + words.message(str(error), "error"), running]
         return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html, running]
@@ -99,12 +99,17 @@ class Handlers:
         found = (propose(model.path, bases.values()) for model in models)
         return next((base.name for base in found if base), None)
 
-    def _notes(self, source: str | None, target: str | None, models: Sequence[Model]) -> str:
-        """What is known of the LoRAs, and what does not fit."""
+    def _notes(self, source: str | None, target: str | None, models: Sequence[Model], method: str, *options: Any) -> str:
+        """What is known of the LoRAs, what does not fit, and what running the checkpoints would take."""
         known = [(model.name, facts(model.path)) for model in models]
         problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
         warnings = [*problems, *self._misfits(source, target, models, known)]
-        return words.facts_table(known) + "".join(words.message(text, "warning") for text in warnings)
+        html = words.facts_table(known) + "".join(words.message(text, "warning") for text in warnings)
+        bases = self.host.bases()
+        if warnings or method not in BEHAVIOURAL or source not in bases or target not in bases or not models:
+            return html
+        request = self._asked(bases[source], bases[target], models, [method, *options])
+        return html + words.message(f"{method} runs both checkpoints. It takes at most {cost_of(request).words}.")
 
     def _misfits(
         self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]
@@ -196,11 +201,14 @@ class Handlers:
         for role, name in (("source", source), ("target", target)):
             if name not in bases:
                 raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
+        return self._asked(bases[source], bases[target], self._adapters(adapters), options)
+
+    def _asked(self, source: Model, target: Model, models: Sequence[Model], options: Sequence[Any]) -> Request:
         count = len(declared(Options))
         made, running = chosen(Options, options[:count]), chosen(Running, options[count:])
         if made.device == "auto":
             made = replace(made, device=self.host.device())
-        return Request(bases[source], bases[target], self._adapters(adapters), made, running)
+        return Request(source, target, models, made, running)
 
     def _labels(self) -> dict[str, str]:
         """What the list of LoRAs shows -> name."""

@@ -97,8 +97,8 @@ def _noting(handlers: Handlers, given: list[Any], shown: list[Any]) -> None:
     before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
     question.input(handlers.noted, [question, before, *given], [before, given[0], *shown], show_progress="hidden")
     for choice in given:
-        if not isinstance(choice, gr.Textbox):  # nothing is said of what is typed
-            choice.change(None, None, None, **js("() => lorax.ask()"))
+        chosen = choice.blur if isinstance(choice, gr.Textbox) else choice.change  # not at every letter
+        chosen(None, None, None, **js("() => lorax.ask()"))
 
 
 def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple[Any, Any]:

@@ -91,7 +91,7 @@ def written(results: Sequence[Result]) -> str:
             parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
             parts += [message(result.note)] if result.note else []
         elif result.report.declined:
-            parts.append(message(f"{result.adapter.name}: {result.report.declined}", "warning"))
+            parts.append(message(f"{result.adapter.name}: {result.report.refusal}", "warning"))
         else:
             parts.append(message(f"{result.adapter.name}: no layer could be moved, so nothing was written.", "warning"))
     return "".join(parts) + summary(results)
@@ -125,7 +125,7 @@ def tag(host_tag: str, facts: Facts) -> str:
 def _summary(report: Report) -> str:
     lines = report.summary().splitlines()
     if report.declined:
-        lines.insert(0, f"A transfer is declined: {report.declined}")
+        lines.insert(0, f"A transfer is declined: {report.refusal}")
     html = "".join(f"<li>{escape(line.strip())}</li>" if line.startswith("  ") else f"<p>{escape(line)}</p>" for line in lines)
     html = re.sub(r"((?:<li>.*?</li>)+)", r"<ul>\1</ul>", html)
     for word, meaning in GLOSSARY.items():

@@ -89,6 +89,16 @@ def test_analyse(server: str, models: Path) -> None:
     assert len(list((models / "Lora").iterdir())) == 3
 
 
+def test_what_running_the_models_takes_is_told_and_nothing_is_run(server: str) -> None:
+    asked = MOVE | {"options": {"method": "refine"}, "running": {"pictures": 16, "captions": ["a cat"], "trigger": "ink"}}
+    job = finished(server, call(server, "analyse", asked))
+    assert (job["state"], job["error"]) == ("done", "")
+    report = job["results"][0]["report"]
+    assert report["cost"]["seconds"] > 0
+    assert report["cost"]["words"].startswith("about ")
+    assert report["forecast"]["kind"] == "relatives"
+
+
 def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     move = Pass._move
     monkeypatch.setattr(Pass, "_move", lambda *given: time.sleep(0.1) or move(*given))

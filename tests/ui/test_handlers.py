@@ -134,6 +134,24 @@ def test_what_only_running_uses_is_shown_for_the_methods_that_run(handlers: Any)
         assert running["visible"] is shown
 
 
+def test_what_running_takes_is_said_when_the_method_is_chosen(handlers: Any) -> None:
+    chosen = labels(handlers, "Lora/contrast-base")
+    *_, few, _ = noted(handlers, "1", [[], None], "base", "finetune", chosen, method="refine", pictures=16, steps=1)
+    *_, many, _ = noted(handlers, "1", [[], None], "base", "finetune", chosen, method="refine", pictures=4096, steps=1000)
+    assert "refine runs both checkpoints. It takes at most about " in few
+    assert "on the CPU" in few
+    assert few != many
+    assert "runs both checkpoints" not in noted(handlers, "1", [[], None], "base", "finetune", chosen, method="copy")[3]
+
+
+def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(handlers: Any) -> None:
+    """Also where no package is installed that could run them."""
+    _, summary, _, rows, _ = handlers.analyse(silent, *asked(labels(handlers, "Lora/contrast-base"), method="refine"))
+    assert "No model was run for this. A transfer takes about " in summary
+    assert {row[3] for row in rows} == {"to be trained on what the source draws with the adapter"}
+    assert handlers.memory._last is None
+
+
 def test_what_is_to_be_drawn_reaches_the_request(handlers: Any) -> None:
     chosen = labels(handlers, "Lora/contrast-base")
     made = handlers._request(asked(chosen, pictures=20.0, captions="cat\n\ncar\n", trigger=" ink "))

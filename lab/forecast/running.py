@@ -1,0 +1,55 @@
+"""What the methods that run the models were worth, by the kind of pair: they are too slow to be measured on many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from lab.report.cells import Cells
+from lab.zoo import CROSSING, HEADLINE_RANK, STRUCTURES, STYLES, are_related
+from lorax.forecast import CROSSED, RELATIVES, STRANGERS
+from lorax.methods import BEHAVIOURAL
+
+Measured = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> what was measured
+
+
+def measured(cells: Cells) -> Measured:
+    """The mean and the range of recovery at strength 1, over the styles at the headline's rank; of how many pairs."""
+    found: Measured = defaultdict(dict)
+    for method in BEHAVIOURAL:
+        by_kind: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(dict)
+        for pair in (*cells.pairs(), CROSSING):
+            if recoveries := _recoveries(cells, pair, method):
+                by_kind[_kind(*pair)][pair] = recoveries
+        for kind, pairs in by_kind.items():
+            values = [value for recoveries in pairs.values() for value in recoveries]
+            found[method][kind] = {
+                "mean": round(sum(values) / len(values), 4),
+                "low": round(min(values), 4),
+                "high": round(max(values), 4),
+                "pairs": len(pairs),
+                "transfers": len(values),
+            }
+    return dict(found)
+
+
+def sentences(found: Measured) -> Iterator[str]:
+    for method, kinds in found.items():
+        for kind, one in kinds.items():
+            yield (
+                f"`{method}` between {kind}: recovery is {one['mean']:.2f} in the mean of {one['transfers']} transfers of "
+                f"{one['pairs']} pair{'s' if one['pairs'] > 1 else ''}, all between {one['low']:.2f} and {one['high']:.2f}. "
+                "`analyze`, `transfer` and what `auto` proposes show this range."
+            )
+
+
+def _recoveries(cells: Cells, pair: tuple[str, str], method: str) -> list[float]:
+    found = (cells.recovered(cell) for cell in cells.single(*pair, method) if cell.rank == HEADLINE_RANK and cell.style in STYLES)
+    return [one for one in found if one is not None]
+
+
+def _kind(source: str, target: str) -> str:
+    if not any(source in structure and target in structure for structure in STRUCTURES):
+        return CROSSED
+    return RELATIVES if are_related(source, target) else STRANGERS

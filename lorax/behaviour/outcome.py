@@ -1,0 +1,99 @@
+"""Which layers get a delta by running the models, and what a report says of it, before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lorax.adapter import LowRank
+from lorax.behaviour.cost import estimate
+from lorax.behaviour.proposals import kind_of
+from lorax.cache import Cache
+from lorax.methods import AUTO, BRIDGE, REFINE
+from lorax.moving import unmatched
+from lorax.report import LayerRecord, Report
+from lorax.transfer import Moved, Plan, Progress, run_all
+
+HOW = {BRIDGE: "fitted to what the source's layer does", REFINE: "trained on what the source draws with the adapter"}
+NO_VECTORS = "this method makes low-rank layers only"
+LEFT_OUT = "one of the models does not use it"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A layer of the adapter that has a pair, with what is known of its delta."""
+
+    source: str
+    target: str
+    reason: str  # of the pair
+    rank: int  # the adapter's, but no more than is asked for
+    norm: float
+
+
+def paired(plan: Plan) -> dict[str, Paired]:
+    """By name in the adapter; every delta is decoded once."""
+    found = {}
+    for name, pair in plan.pairs.items():
+        if pair and pair.target:
+            dW = plan.adapter.delta(name, plan.source)
+            found[name] = Paired(pair.source, pair.target, pair.reason, min(dW.rank, plan.limit(name) or dW.rank), dW.norm())
+    return found
+
+
+def by_weights(plans: Sequence[Plan], progress: Progress = lambda *step: None, cache: Cache | None = None) -> list[Moved]:
+    """What ``auto`` moves, and says of the bases by a few of their layers."""
+    return run_all(
+        [dataclasses.replace(one, options=dataclasses.replace(one.options, method=AUTO)) for one in plans], progress, cache
+    )
+
+
+def has_already(plan: Plan, auto: Moved) -> bool:
+    """Whether there is nothing to train, since the target has the adapter already."""
+    return plan.options.method == REFINE and auto.report.declined is not None and not auto.report.unrelated
+
+
+def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> list[Moved]:
+    """What the method would do, and what that takes, without running a model or moving anything."""
+    found = []
+    for plan, auto in zip(plans, by_weights(plans, progress, cache), strict=True):
+        if has_already(plan, auto):
+            found.append(auto)
+            continue
+        how = f"to be {HOW[plan.options.method]}"
+        known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in paired(plan).items()}
+        found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=estimate(plan, related=bool(auto.layers)))))
+    return found
+
+
+def concluded(plan: Plan, auto: Moved, pairs: Mapping[str, Paired], layers: Mapping[str, LowRank]) -> Moved:
+    """With the deltas that the method made, by target layer."""
+    known = {name: _ended(plan, layer, layers.get(layer.target)) for name, layer in pairs.items()}
+    return Moved(dict(layers), _report(plan, auto, known))
+
+
+def _record(layer: Paired) -> LayerRecord:
+    return LayerRecord("", "skipped", LEFT_OUT, layer.norm, layer.source, layer.target, layer.reason)
+
+
+def _ended(plan: Plan, layer: Paired, dW: LowRank | None) -> LayerRecord:
+    if dW is None:
+        return _record(layer)
+    kept = dW.norm() / layer.norm if layer.norm > 0 else 1.0
+    return _record(layer).ended("transferred", HOW[plan.options.method], kept=kept, rank=dW.rank)
+
+
+def _report(plan: Plan, auto: Moved, known: Mapping[str, LayerRecord]) -> Report:
+    """``known``: by name in the adapter, where there is a pair. How alike the layers are, as far as ``auto`` measured it."""
+    similarity = {record.name: record.similarity for record in auto.report.records}
+    return Report(
+        [
+            dataclasses.replace(known[name], name=name, similarity=similarity[name]) if name in known else unmatched(plan, name)
+            for name in plan.pairs
+        ],
+        plan.options.method,
+        unrelated=auto.report.unrelated,
+        embeddings=plan.embeddings,
+        vectors=tuple(dataclasses.replace(vector, target=None, reason=NO_VECTORS) for vector in plan.vectors),
+        kind=kind_of(plan, auto.report.unrelated),
+    )

@@ -1,0 +1,183 @@
+"""What running models takes, told beforehand: against what torch counts, and against what the methods do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from lorax.behaviour import cost
+from lorax.behaviour.cost import Cost
+from lorax.behaviour.operations import operations
+from lorax.checkpoint import open_checkpoint
+from lorax.demo.bundle import BASE, unpack
+from lorax.formats import open_adapter
+from lorax.options import Options, Running
+from lorax.runner import Runner
+from lorax.transfer import Plan, plan, run, run_all
+from tests.test_behaviour import HEADLINE, LOCON, LORA
+
+ASKED = Running(pictures=16, steps=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's, and two of them at four times the resolution."""
+    folder = tmp_path_factory.mktemp("models")
+    unpack(folder)
+    unpack(folder, HEADLINE)
+    (folder / "large").mkdir()
+    (folder / "large" / "tokenizer").symlink_to(folder / "tokenizer")
+    for name in (BASE, "scratch"):
+        (folder / "large" / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
+        settings = (folder / f"{name}.yaml").read_text(encoding="utf-8").replace("image_size: 8", "image_size: 16")
+        (folder / "large" / f"{name}.yaml").write_text(settings, encoding="utf-8")
+    return folder
+
+
+def planned(models: Path, target: str, method: str, lora: Path = LORA, running: Running = ASKED) -> Plan:
+    bases = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, target))
+    return plan(open_adapter(lora), *bases, Options(method, device="cpu"), running)
+
+
+@pytest.mark.parametrize("name", [BASE, "pruned", "xl", "xl-pruned"])
+def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    runner, told = Runner(models / f"{name}.safetensors"), operations(open_checkpoint(models / f"{name}.safetensors"))
+    runner.unet.set_attn_processor(AttnProcessor())  # torch counts the products of no other
+    latents, said = torch.randn(2, 4, told.size, told.size), runner.encode(["sun", "cat"])
+    asked = {
+        "predict": lambda: runner.predict(latents, torch.tensor([5, 9]), said),
+        "encode": lambda: runner.encode(["sun", "cat"]),
+        "decode": lambda: runner.decode(latents),
+        "read": lambda: runner.encode_pictures(torch.rand(2, 3, 8 * told.size, 8 * told.size)),
+    }
+    for what, work in asked.items():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            work()
+        assert getattr(told, what) == pytest.approx(counter.get_total_flops() / 2, rel=0.005), what
+    parts = (runner.unet, *runner.text_encoders.values())
+    weights = [w for part in parts for key, w in part.named_parameters() if w.dim() > 1 and not key.endswith("_embedding.weight")]
+    assert told.parameters == sum(weight.numel() for weight in weights)
+
+
+@pytest.mark.parametrize(
+    ("folder", "target", "method", "of_text"),
+    [
+        ("", "scratch", "bridge", True),
+        ("", "xl", "bridge", True),
+        ("", "scratch", "refine", True),
+        ("", "xl", "refine", True),
+        ("large", "scratch", "refine", False),
+    ],
+)
+def test_what_is_counted_is_what_is_done(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, target: str, method: str, of_text: bool
+) -> None:
+    """In each of the two models; of large ones without layers of text encoders a caption is encoded once."""
+    lora = tmp_path / "lora.safetensors"
+    save_file({key: value for key, value in load_file(LORA).items() if of_text or key.startswith("lora_unet_")}, lora)
+    done: dict[str, Counter[str]] = {}
+    for name, what in (("predict", "predicted"), ("encode", "encoded"), ("decode", "decoded"), ("encode_pictures", "read")):
+        original = getattr(Runner, name)
+
+        def counted(self: Runner, items: Any, *more: Any, original: Any = original, what: str = what) -> Any:
+            counts = done.setdefault(self.base.path.stem, Counter())
+            counts[what] += len(items)
+            if what == "predicted":
+                counts["trained"] += len(items) * torch.is_grad_enabled()
+                counts["at_once"] = max(counts["at_once"], len(items))
+            return original(self, items, *more)
+
+        monkeypatch.setattr(Runner, name, counted)
+    made = planned(models / folder, target, method, lora)
+    run(made)
+    both = operations(made.source), operations(made.target)
+    works = (
+        cost.works_of_bridge(made.running, *both, of_text=of_text)
+        if method == "bridge"
+        else cost.works_of_refine(made.running, *both, of_text=of_text, related=False)
+    )
+    for base, work in zip((BASE, target), works, strict=True):
+        assert dataclasses.asdict(work) == {name: done[base][name] for name in dataclasses.asdict(work)}, base
+
+
+def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -> None:
+    few = cost.estimate(planned(models, "scratch", "refine"))
+    many = cost.estimate(planned(models, "scratch", "refine", running=Running(pictures=200, steps=1)))
+    longer = cost.estimate(planned(models, "scratch", "refine", running=Running(pictures=16, steps=200)))
+    assert 0 < few.seconds < min(many.seconds, longer.seconds)
+    assert cost.estimate(planned(models, "scratch", "auto"), "refine") == few
+    assert few.bytes > 4 * operations(open_checkpoint(models / "base.safetensors")).parameters
+    both = cost.total([few, many])
+    assert (both.seconds, both.bytes) == (few.seconds + many.seconds, max(few.bytes, many.bytes))
+
+
+def test_a_larger_rank_takes_more_memory(models: Path) -> None:
+    one, two = (dataclasses.replace(planned(models, "scratch", "refine"), options=Options("refine", max_rank=n)) for n in (1, 2))
+    assert cost.estimate(one).bytes < cost.estimate(two).bytes
+
+
+@pytest.mark.parametrize("method", ["bridge", "refine"])
+def test_an_analysis_runs_no_model(models: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def never(*given: Any, **more: Any) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(Runner, "__init__", never)
+    [moved] = run_all([planned(models, "scratch", method, LOCON)], survey=True)
+    report = moved.report
+    assert moved.layers == {}
+    assert report.cost == cost.estimate(planned(models, "scratch", method, LOCON))
+    assert {record.reason.partition(" ")[0] for record in report.records} == {"to"}
+    assert all(record.target and record.kept is None and record.rank == 4 for record in report.records)
+    assert "are not related" in report.summary()
+    assert "Forecast: unrelated. 4 LoRAs moved so" in report.summary()
+    assert report.summary().endswith(f"No model was run for this. A transfer takes {report.cost.words}.")
+    assert report.as_json()["cost"]["words"] == report.cost.words
+
+
+def test_auto_proposes_what_runs_the_models(models: Path) -> None:
+    for target, methods in (("scratch", {"bridge", "refine"}), ("xl", {"refine"})):
+        made = planned(models, target, "auto")
+        report = run(made).report
+        found = {proposal.method: proposal for proposal in report.proposals}
+        assert found.keys() >= methods
+        worth = [proposal.worth.mean for proposal in report.proposals]
+        assert worth == sorted(worth, reverse=True)
+        assert found["refine"].cost == cost.estimate(made, "refine")
+        assert report.refusal
+        assert all(proposal.words in report.refusal for proposal in report.proposals)
+        assert [one["method"] for one in report.as_json()["proposals"]] == list(found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "10 seconds"),
+        (44, "40 seconds"),
+        (89, "90 seconds"),
+        (200, "3 minutes"),
+        (1450, "25 minutes"),
+        (5300, "90 minutes"),
+        (8000, "2 hours"),
+        (9500, "2.5 hours"),
+        (50_000, "14 hours"),
+    ],
+)
+def test_no_more_is_said_than_is_known(seconds: float, words: str) -> None:
+    assert cost.spoken(seconds) == words
+    assert Cost(seconds, 2_140_000_000, "cpu").words == f"about {words} on the CPU, and about 2.1 GB of its memory"
+
+
+def test_the_rate_of_a_device_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = cost.rate_of(torch.device("cpu"), torch.float32)
+    assert rate > 1e8
+    monkeypatch.setattr(cost.time, "perf_counter", None)
+    assert cost.rate_of(torch.device("cpu"), torch.float32) == rate
