@@ -123,7 +123,7 @@ class Job:
 
 def router(host: Host) -> APIRouter:
     """The routes, over a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache())
+    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache(), host.models())
     one_at_a_time = threading.Lock()  # requests come in threads
 
     @api.get("/bases", response_model=list[LoraxBase])

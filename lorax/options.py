@@ -152,7 +152,7 @@ class Running:
         384,
         "Pictures",
         "How many pictures the source draws: more take longer, and show more of the LoRA. bridge looks at fewer where they are "
-        "larger than 64 pixels a side, but 16",
+        "larger than 64 pixels a side, but 8",
         bounds=(16, 4096),
     )
     steps: int | None = _option(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from lorax import output
 from lorax.behaviour.cost import Cost, estimate, total
@@ -20,6 +21,9 @@ from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
 from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
+
+if TYPE_CHECKING:
+    from lorax.behaviour.model import Models
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,13 @@ class Result:
 class Memory:
     """What was computed last, so that a transfer need not repeat what was analysed just before. Not kept when it is large.
 
-    ``cache``: the host's, for what is found of the bases.
+    ``cache``: the host's, for what is found of the bases. ``models``: what runs them in the host, as ``Host.models``.
     """
 
     LIMIT = 1 << 30  # bytes
 
-    def __init__(self, cache: Cache | None = None) -> None:
-        self.cache = cache
+    def __init__(self, cache: Cache | None = None, models: Models | None = None) -> None:
+        self.cache, self.models = cache, models
         self._last: tuple[Hashable, bool, list[Moved]] | None = None
 
     def of(self, key: Hashable, survey: bool) -> list[Moved] | None:
@@ -179,7 +183,7 @@ def _run(
             done, total, f"{who}: {f'{name}, step' if running and not survey else 'layer'} {min(done + 1, total)} of {total}"
         )
 
-    moved = run_all(planned, show, memory.cache, survey=survey)
+    moved = run_all(planned, show, memory.cache, survey=survey, models=memory.models)
     if not (running and survey):
         memory.keep(state, survey, moved)
     return moved

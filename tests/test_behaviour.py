@@ -88,6 +88,21 @@ def test_ridge_finds_a_map_and_finds_none_in_noise() -> None:
     assert not bridge.ridge(X, noise).any()
 
 
+def test_wide_layers_are_solved_by_the_smaller_gram_matrix() -> None:
+    """What comes out satisfies the normal equations of one lambda, and is of the best rank."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(60, 90, generator=generator)
+    true = torch.randn(90, 2, generator=generator) @ torch.randn(2, 80, generator=generator)
+    W, Y = bridge.ridge(X, X @ true).double(), (X @ true).double()
+    unit = X.double().square().sum() / 90 * torch.eye(90)
+    residual = X.double().mT @ (Y - X.double() @ W)
+    assert min((residual - one * unit.double() @ W).norm() for one in bridge.RIDGES) < 1e-4 * residual.norm()
+    cut = bridge._of_rank(X, W.float(), 2)
+    U, S, Vh = torch.linalg.svd(X.double() @ W, full_matrices=False)
+    effect = X.double() @ (cut.up @ cut.down).double().mT
+    assert (effect - (U[:, :2] * S[:2]) @ Vh[:2]).norm() < 1e-4 * effect.norm()
+
+
 def test_between_equal_models_the_bridge_finds_the_adapter(models: Path, out: Path) -> None:
     native = gained(models, planned(models, BASE, "copy"), out)
     assert gained(models, planned(models, BASE, "bridge"), out) > 0.7 * native > 0.1

@@ -16,8 +16,9 @@ from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
 from lorax.formats import open_adapter
 from lorax.model_settings import Settings, settings_of
+from lorax.openclip import padded_with_zeros
 from lorax.runner import Conditioning, Runner
-from lorax.runner.text import load_text_encoder, padded_with_zeros
+from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae
 from lorax.tensors import open_tensors

@@ -140,14 +140,28 @@ def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
 
 
 def _solver(X: torch.Tensor, Y: torch.Tensor) -> Callable[[float], torch.Tensor]:
-    """By a Cholesky decomposition for each lambda: an eigendecomposition for all of them fails on some rank-deficient X."""
-    gram, moment = X.mT @ X, X.mT @ Y
-    unit = torch.eye(len(gram), dtype=gram.dtype) * (gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
-    return lambda ridge: torch.cholesky_solve(moment, torch.linalg.cholesky(gram + ridge * unit))
+    """By a Cholesky decomposition for each lambda: an eigendecomposition for all of them fails on some rank-deficient X.
+
+    Of the smaller Gram matrix: (X'X + l)^-1 X' = X' (XX' + l)^-1, which matters for the widest layers of full-size models.
+    """
+    is_wide = X.shape[1] > len(X)
+    gram, right = (X @ X.mT, Y) if is_wide else (X.mT @ X, X.mT @ Y)
+    size = X.square().sum() / X.shape[1] + torch.finfo(X.dtype).tiny
+    unit = torch.eye(len(gram), dtype=gram.dtype) * size
+
+    def solve(ridge: float) -> torch.Tensor:
+        solution = torch.cholesky_solve(right, torch.linalg.cholesky(gram + ridge * unit))
+        return X.mT @ solution if is_wide else solution
+
+    return solve
 
 
 def _of_rank(X: torch.Tensor, W: torch.Tensor, rank: int) -> LowRank:
     """The delta (m, n) of this rank whose effect on X (rows, n) is nearest to X W (reduced-rank regression)."""
     effect = (X @ W).double()
-    V = torch.linalg.eigh(effect.mT @ effect).eigenvectors[:, -rank:].float()
+    if len(effect) < effect.shape[1]:  # of the smaller Gram matrix, too
+        U = torch.linalg.eigh(effect @ effect.mT).eigenvectors[:, -rank:]
+        V = torch.linalg.qr(effect.mT @ U).Q.float()
+    else:
+        V = torch.linalg.eigh(effect.mT @ effect).eigenvectors[:, -rank:].float()
     return LowRank(V.contiguous(), (W @ V).mT.contiguous())

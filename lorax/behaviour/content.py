@@ -14,7 +14,7 @@ from lorax.behaviour.model import Model
 STEPS = 12  # of drawing
 GUIDANCE = 3.0
 TRAINED = 1000  # times
-FEWEST = 16  # pictures, however large they are
+FEWEST = 8  # pictures, however large they are: twice as many run side by side, for which SDXL takes 11 GB
 Tick = Callable[[str], None]  # what is being worked on; raises to stop
 
 

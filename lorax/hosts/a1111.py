@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
 
 from lorax.cache import Cache
 from lorax.catalog import Model
+from lorax.checkpoint import Checkpoint
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.a1111_network import SCRIPT
 from lorax.hosts.a1111_settings import cache, stored
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Job, Turns
 from lorax.transfer import Progress
+
+if TYPE_CHECKING:
+    from lorax.hosts.a1111_models import HostModel
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
@@ -53,8 +58,7 @@ class A1111:
         return {name: model.path for name, model in self.adapters().items()}
 
     def loaded(self) -> str | None:
-        model = sd_models.model_data.sd_model  # shared.sd_model would load one
-        info = model.sd_checkpoint_info if model else sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        info = _loaded() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
         return info.name if info else None
 
     def refresh(self) -> None:
@@ -71,6 +75,9 @@ class A1111:
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
 
+    def models(self) -> Models:
+        return Models()
+
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         def both(done: int, total: int, text: str) -> None:
             progress(done, total, text)
@@ -79,7 +86,8 @@ class A1111:
         with call_queue.queue_lock:
             shared.state.begin(job="lorax")
             try:
-                return work(both)
+                with _loaded_again():
+                    return work(both)
             finally:
                 shared.state.end()
 
@@ -90,7 +98,8 @@ class A1111:
                 _progress(done, total, text)
 
             self._turns.begin(job)
-            return work(progress, *values)
+            with _loaded_again():
+                return work(progress, *values)
 
         wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
 
@@ -147,6 +156,15 @@ class A1111:
         return drawn, said
 
 
+class Models:
+    """``lorax.behaviour.model.Models``: the checkpoints as the host loads them."""
+
+    def opened(self, base: Checkpoint) -> AbstractContextManager[HostModel]:
+        from lorax.hosts.a1111_models import opened  # not at start-up
+
+        return opened(base)
+
+
 def guards(app: Any) -> list[Any] | None:
     """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
     routes = {getattr(route, "path", ""): route for route in app.routes}
@@ -166,6 +184,24 @@ def _fitting() -> Any:
     known = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
     runner.alwayson_scripts = [script for script in known if type(script).__name__ == SCRIPT]
     return runner
+
+
+def _loaded() -> Any:
+    """The CheckpointInfo of what is loaded now, or None."""
+    model = sd_models.model_data.sd_model  # shared.sd_model would load one
+    return model.sd_checkpoint_info if model else None
+
+
+@contextmanager
+def _loaded_again() -> Iterator[None]:
+    """What is loaded at the start of the block is loaded again at its end, where another has taken its place."""
+    before = _loaded()
+    try:
+        yield
+    finally:
+        if _loaded() is not before:
+            with sd_models.SkipWritingToConfig():  # the user may have chosen another one meanwhile
+                sd_models.reload_model_weights(info=before)
 
 
 def _networks() -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.transfer import Progress
+
+if TYPE_CHECKING:
+    from lorax.behaviour.model import Models
 
 T = TypeVar("T")
 
@@ -53,11 +56,17 @@ class Host(Protocol):
     def device(self) -> str:
         """The device that ``auto`` stands for."""
 
+    def models(self) -> Models | None:
+        """What runs bases for the methods that need it, within ``run`` or ``handler``; None where diffusers is to."""
+
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
-        """Do the work alone, in the host's queue; ``progress`` hears of it too, and may stop it."""
+        """Do the work alone, in the host's queue; ``progress`` hears of it too, and may stop it.
+
+        What the host had loaded before is loaded again at the end, however the work ends.
+        """
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        """A gradio handler of a long job, run in the host's queue with its progress bar.
+        """A gradio handler of a long job, run in the host's queue with its progress bar, and as ``run`` does.
 
         ``work(progress, *values of the inputs but the first)`` returns values for the outputs, the last one HTML.
         """

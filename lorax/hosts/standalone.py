@@ -66,6 +66,9 @@ class Standalone:
     def device(self) -> str:
         return "auto"
 
+    def models(self) -> None:
+        return None
+
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         with self._alone:
             return work(progress)

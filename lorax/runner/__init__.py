@@ -21,7 +21,7 @@ from lorax.layers import TEXT_MODEL
 from lorax.model_settings import settings_of
 from lorax.openclip import padded_with_zeros
 from lorax.precision import precision
-from lorax.runner.memory import freed, has_room, place
+from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
@@ -142,9 +142,7 @@ class Runner:
                 f"{self.base.path}: the UNet takes {channels} channels, as models for inpainting do; expected "
                 f"{latents.shape[1]}. Use a checkpoint that makes pictures from text."
             )
-        if self.device.type == "cuda" and torch.is_grad_enabled() and not conditioning.context.requires_grad:
-            place(self.text_encoders.values(), "cpu")
-        place([self.unet], self.device)
+        self._place_unet(EVALUATING * latents.shape[0] * latents[0, 0].numel() * PIXELS**2, conditioning)
         added = None
         if conditioning.pooled is not None:
             height, width = (PIXELS * side for side in latents.shape[-2:])
@@ -173,14 +171,21 @@ class Runner:
             pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
         return (pictures.clamp(-1, 1) + 1) / 2
 
+    def _place_unet(self, size: int, conditioning: Conditioning) -> None:
+        """For an evaluation that takes so many bytes. The text encoders make room for a training that is not theirs."""
+        is_training = self.device.type == "cuda" and torch.is_grad_enabled()
+        if not conditioning.context.requires_grad and (is_training or not has_room(self.device, size)):
+            place(self.text_encoders.values(), "cpu")
+        place([self.unet], self.device)
+
     @contextmanager
     def _autoencoder(self, pixels: int) -> Iterator[AutoencoderKL]:
         """For pictures of so many pixels. What makes room for it comes back when it is next needed."""
-        if not has_room(self.device, pixels):
+        if not has_room(self.device, DECODING * pixels):
             place([self.unet, *self.text_encoders.values()], "cpu")
         place([self.vae], self.device)
         yield self.vae
-        if self.device.type != "cpu":
+        if self.device.type == "cuda":
             place([self.vae], "cpu")
             torch.cuda.empty_cache()
 

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-DECODING = 8000  # bytes that the autoencoder needs at most for a pixel, in float32; measured by python -m bench.behaviour
+# Bytes for a pixel, as python -m bench.behaviour measures them, and some more.
+DECODING = 8000  # of the autoencoder, in float32
+EVALUATING = 640  # of the UNet, in half precision
+LITTLE = 2 << 30  # bytes that are there, or all is lost anyway
 
 
 def place(parts: Iterable[nn.Module], device: torch.device | str) -> None:
@@ -17,12 +20,12 @@ def place(parts: Iterable[nn.Module], device: torch.device | str) -> None:
             nn.Module.to(part, device)  # diffusers' own ``to`` warns of what is no matter here
 
 
-def has_room(device: torch.device, pixels: int) -> bool:
-    """Whether the autoencoder can work on a picture of this many pixels beside what is on the device."""
-    if device.type != "cuda":
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes are free beside what is on the device. Little is not asked for: asking takes time."""
+    if device.type != "cuda" or size < LITTLE:
         return True
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0] > DECODING * pixels
+    return torch.cuda.mem_get_info(device)[0] > size
 
 
 def freed(parts: Iterable[nn.Module]) -> None:

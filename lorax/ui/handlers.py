@@ -28,7 +28,7 @@ class Handlers:
     """The first values of a job's handler are source, target, LoRAs and the controls of ``Options`` and ``Running``."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.memory = host, Memory(host.cache())
+        self.host, self.memory = host, Memory(host.cache(), host.models())
 
     # What is there to choose
 

@@ -15,6 +15,7 @@ from tests import xl
 XL, RELATIVE, PRUNED = "xl", "xl-relative", "xl-pruned"
 ARCHITECTURE = "narrow"  # of the second text encoder; ``probe.py`` registers it with OpenCLIP
 HEADS, HEAD_CHANNELS = 4, 16
+VISION = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 16, "head_width": 16}  # the host throws it away
 # The host's own OpenCLIP tokenizer gives ids up to 49407. SSD-1B's blocks are those that the host removes from SDXL.
 SIZE = xl.Size((0, 2, 10), 10, ((10, 10, 10), (2, 2, 2), (0, 0, 0)), (64, 64, 64), 64, 64, (3, 3), 49408)
 SSD = replace(SIZE, down=(0, 2, 4), middle=None, up=((4, 4, 10), (2, 1, 1), (0, 0, 0)))
@@ -27,8 +28,7 @@ def write(installation: Path, data: Path, checkpoints: Path, loras: Path) -> Pat
     (checkpoints / f"{PRUNED}.yaml").write_text(config)
     (data / "open_clip").mkdir()
     text = {"context_length": 77, "vocab_size": SIZE.vocabulary, "width": SIZE.second, "heads": HEADS, "layers": 3}
-    vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 16, "head_width": 16}  # the host throws it away
-    sizes = {"embed_dim": SIZE.second, "vision_cfg": vision, "text_cfg": text}
+    sizes = {"embed_dim": SIZE.second, "vision_cfg": VISION, "text_cfg": text}
     (data / "open_clip" / f"{ARCHITECTURE}.json").write_text(json.dumps(sizes))
     base = xl.base(0, SIZE)
     states = {XL: base, RELATIVE: xl.relative(base, noise=0.3), PRUNED: xl.pruned(base, SSD)}

@@ -8,26 +8,33 @@ import json
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lorax.demo import bundle
-from tests.ui.conftest import SHOTS
+from tests.ui.conftest import SHOTS, pick
+from tests.webui.narrow_xl import VISION
 from tests.webui.server import INSTALLATION, PATIENCE, WebUI
 
 LORA = "contrast-base"
+HEADLINE = bundle.BUNDLE.parent / "headline"  # further really trained models, with SDXL's structure among them
+ARCHITECTURE = "lorax-lab-xl"  # as the ``.yaml`` calls it
 MORE = ("more-1", "more-2", "more-3")  # copies of it
 
 
 class Page(WebUI):
-    """A WebUI with its page, which may ask for a password."""
+    """A WebUI with its page, which may ask for a password, and with all models that the lab trained."""
 
     def __init__(self, data: Path, *flags: str, api: bool = True, **config: Any) -> None:
         super().__init__(INSTALLATION, data, *flags)
         if not api:
             self._command.remove("--api")
+        bundle.unpack(self.checkpoints, HEADLINE)
+        _register(data, self.checkpoints / "tokenizer" / "config_2.json")
         shutil.copytree(bundle.BUNDLE / "loras", self.loras, dirs_exist_ok=True)
         for name in MORE:
             shutil.copyfile(self.loras / f"{LORA}.safetensors", self.loras / f"{name}.safetensors")
@@ -55,6 +62,21 @@ class Page(WebUI):
         return sorted(path.name for path in self.loras.rglob(f"{LORA}-*"))
 
 
+def _register(data: Path, config: Path) -> None:
+    """The second text encoder of the lab's SDXL, for ``probe.py`` to tell OpenCLIP of."""
+    sizes = json.loads(config.read_text())
+    text = {
+        "context_length": sizes["max_position_embeddings"],
+        "vocab_size": sizes["vocab_size"],
+        "width": sizes["hidden_size"],
+        "heads": sizes["num_attention_heads"],
+        "layers": sizes["num_hidden_layers"],
+    }
+    described = {"embed_dim": sizes["projection_dim"], "vision_cfg": VISION, "text_cfg": text}
+    (data / "open_clip").mkdir()
+    (data / "open_clip" / f"{ARCHITECTURE}.json").write_text(json.dumps(described))
+
+
 def picture() -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (32, 32), "teal").save(content, "png")
@@ -67,6 +89,21 @@ def opened(browser: Any, webui: Page) -> Any:
     page.goto(webui.address)
     page.wait_for_selector("#txt2img_prompt textarea")
     return page
+
+
+@contextmanager
+def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
+    """The tab, with source, target and LoRA chosen, where nothing was moved yet."""
+    for path in webui.loras.rglob(f"{LORA}-*"):
+        path.unlink()
+    page = opened(browser, webui)
+    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+    page.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+    pick(page, "#lorax_target", target)
+    pick(page, "#lorax_adapters", LORA)
+    page.wait_for_selector("#lorax_notes .lorax-facts")
+    yield page
+    page.close()
 
 
 def shoot(page: Any, name: str) -> None:

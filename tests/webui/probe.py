@@ -1,22 +1,44 @@
 """Runs inside the WebUI, whose API does not carry the messages in a picture's output and cannot reload the UI.
 
 It also has the host take the small models' configurations for those of SD 1.x and SDXL, so that checkpoints without their own
-share them. If weights are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU
-computes in single precision only.
+share them; and read prompts for the lab's SDXL, whose text encoders know few words, by the tokenizer of these words. If weights
+are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU computes in single
+precision only.
 """
 
+import runpy
 from contextlib import nullcontext
 from pathlib import Path
 
 import open_clip
 import torch
-from modules import devices, script_callbacks, scripts, sd_models_config, shared
+from modules import devices, script_callbacks, scripts, sd_hijack_open_clip, sd_models_config, shared
 from modules.paths_internal import data_path
 from safetensors.torch import save_file
+from transformers import CLIPTokenizer
 
 sd_models_config.config_default = str(Path(data_path) / "v1-inference.yaml")
 sd_models_config.config_sdxl = str(Path(data_path) / "sd_xl_base.yaml")
 open_clip.add_model_config(Path(data_path) / "open_clip")
+
+
+class OpenCLIPOfFewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
+    """By the first text encoder's tokenizer, where the second knows no more words than that."""
+
+    def __init__(self, wrapped, hijack):
+        super().__init__(wrapped, hijack)
+        self.few = CLIPTokenizer.from_pretrained(Path(data_path) / "models/Stable-diffusion/tokenizer")
+        if wrapped.model.token_embedding.wrapped.num_embeddings > len(self.few):
+            self.few = None
+        else:
+            self.id_start, self.id_end = self.few.bos_token_id, self.few.eos_token_id
+            self.comma_token = self.few.get_vocab()[",</w>"]
+
+    def tokenize(self, texts):
+        return self.few(texts, add_special_tokens=False)["input_ids"] if self.few else super().tokenize(texts)
+
+
+sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords = OpenCLIPOfFewWords
 
 
 class Probe(scripts.Script):
@@ -53,6 +75,22 @@ def add_routes(demo, app):
             deltas = {key: module.calc_updown(weight(key, module.sd_module))[0] for key, module in network.modules.items()}
         path = Path(data_path) / f"{name}-decoded.safetensors"
         save_file({key: delta.contiguous() for key, delta in deltas.items()}, path)
+        return str(path)
+
+    @app.post("/probe/compute")
+    def compute(asked: dict):
+        """What a base computes, run by what the host offers for it, in a file whose path is returned."""
+        from lorax.checkpoint import open_checkpoint
+        from lorax.hosts.a1111 import A1111
+
+        computed = runpy.run_path(str(Path(data_path) / "extensions/lorax/tests/webui/computed.py"))["computed"]
+
+        def work(progress):
+            with A1111().models().opened(open_checkpoint(asked["base"])) as model:
+                return computed(model, Path(asked["lora"]))
+
+        path = Path(data_path) / "computed.safetensors"
+        save_file(A1111().run(work, lambda done, total, text: None), path)
         return str(path)
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.ui.conftest import pick
-from tests.webui.page import LORA, MORE, Page, opened, shoot
+from tests.webui.page import LORA, MORE, Page, shoot, tab
 from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
@@ -32,17 +32,8 @@ BAR = """(() => {
 
 @pytest.fixture
 def page(browser: Any, ui: Page) -> Iterator[Any]:
-    """The tab, with source, target and LoRA chosen."""
-    for path in ui.loras.rglob(f"{LORA}-*"):
-        path.unlink()
-    page = opened(browser, ui)
-    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-    page.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
-    pick(page, "#lorax_target", "finetune")
-    pick(page, "#lorax_adapters", LORA)
-    page.wait_for_selector("#lorax_notes .lorax-facts")
-    yield page
-    page.close()
+    with tab(browser, ui, "finetune") as page:
+        yield page
 
 
 def compared(page: Any) -> list[np.ndarray]:

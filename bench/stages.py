@@ -1,0 +1,145 @@
+"""What bridge and refine have each model do, once each, on full-size models: measured, and counted in operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.gauge import Gauge, Reading, operations
+from lorax.adapter import LowRank
+from lorax.behaviour import bridge, content, refine
+from lorax.behaviour.conditioning import Prompts
+from lorax.behaviour.live import adapted, recomputed
+from lorax.behaviour.scaling import START, LossScale
+from lorax.checkpoint import open_checkpoint
+from lorax.formats import open_adapter
+from lorax.options import Options
+from lorax.runner import Conditioning, Runner, Runners
+from lorax.transfer import plan
+
+PROMPT = "a red car"
+SEEN = 2  # pictures of the recording that is measured
+META = torch.device("meta")  # computes shapes only, in which operations are counted
+
+
+@dataclass
+class Stage:
+    """Of one model. ``sizes``: bytes of its parts; ``operations``: of one evaluation, and of one picture's training."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+
+
+def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callable[[Reading], None]) -> Stage:
+    gauge, base = Gauge(device, show), open_checkpoint(folder / "sd.safetensors")
+    adapter = open_adapter(folder / "lora.safetensors").deltas_of(base)
+    opened = Runners(device, dtype).opened(base)
+    model = gauge("open", opened.__enter__)
+    given = gauge("encode a prompt", torch.no_grad()(lambda: model.encode([PROMPT])))
+    latents, time = torch.randn(1, 4, model.size, model.size), torch.tensor([500])
+    with adapted(model, adapter), torch.no_grad():
+        gauge("evaluate with the LoRA", lambda: model.predict(latents, time, given))
+    gauge("open the autoencoder", lambda: model.vae)
+    gauge("decode a picture", lambda: model.decode(latents))
+    seen = content.noised(model, latents, [PROMPT], SEEN, seed=0)
+    where = bridge.places(model, list(adapter), seen)
+    gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, seen, where, str))
+    stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, adapter))
+    opened.__exit__(None, None, None)
+    model.device = META
+    with adapted(model, adapter), torch.no_grad():
+        stage.operations["evaluation"] = operations(lambda: model.predict(latents, time, _on_meta(given)))
+        stage.operations["decoded"] = operations(lambda: model.decode(latents))
+    return stage
+
+
+def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callable[[Reading], None]) -> Stage:
+    gauge, base = Gauge(device, show), open_checkpoint(folder / "xl.safetensors")
+    planned = plan(open_adapter(folder / "lora.safetensors"), open_checkpoint(folder / "sd.safetensors"), base, Options("refine"))
+    ranks = {
+        pair.target: planned.adapter.delta(name, planned.source).rank
+        for name, pair in planned.pairs.items()
+        if pair and pair.target
+    }
+    feeds = {pair.target: pair.source for pair in planned.pairs.values() if pair and pair.target}
+    opened = Runners(device, dtype).opened(base)
+    model = gauge("open", opened.__enter__)
+    side = 8 * model.size
+    gauge("open the autoencoder", lambda: model.vae)
+    gauge("encode a picture", lambda: model.encode_pictures(torch.rand(1, 3, side, side)))
+    said = gauge("encode a prompt", lambda: Prompts(model, [PROMPT], ranks))
+    latents = torch.randn(1, 4, model.size, model.size)
+    seen = content.noised(model, latents, [PROMPT], 1, seed=0)
+    start = refine.blank(model, ranks)
+    with adapted(model, start), torch.no_grad():
+        gauge("evaluate with the LoRA", lambda: model.predict(seen.latents, seen.times, said([PROMPT])))
+    factors = [nn.Parameter(factor.to(device)) for dW in start.values() for factor in (dW.up, dW.down)]
+    layers = {layer: LowRank(factors[2 * i], factors[2 * i + 1]) for i, layer in enumerate(start)}
+    gauge("train on a picture", lambda: _train(model, layers, seen, said))
+    optimizer, scale = torch.optim.AdamW(factors), LossScale()
+    gauge("AdamW's step", lambda: scale.step(optimizer, factors))
+    shapes = [(planned.source.matrix(source)[0], *base.matrix(layer)) for layer, source in feeds.items()]
+    typical = sorted(shapes)[len(shapes) // 2]
+    made = torch.Generator().manual_seed(0)
+    X, Y = (torch.randn(bridge.ROWS, width, generator=made) for width in (typical[2], typical[1]))
+    gauge("bridge: solve a layer", lambda: bridge.ridge(X, X @ torch.randn(X.shape[1], Y.shape[1], generator=made) + Y))
+    stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, start))
+    stage.operations["solved"] = ridge_operations(typical[2], typical[1], bridge.ROWS)
+    stage.operations["solving"] = sum(
+        ridge_operations(m_s, m_t, bridge.ROWS) + ridge_operations(n_t, m_t, bridge.ROWS) + rank_operations(n_t, m_t, bridge.ROWS)
+        for m_s, m_t, n_t in shapes
+    )
+    given = _on_meta(said([PROMPT]))
+    opened.__exit__(None, None, None)
+    model.device = META
+    layers = {
+        layer: LowRank(*(factor.detach().to(META).requires_grad_() for factor in (dW.up, dW.down))) for layer, dW in start.items()
+    }
+    stage.operations["training"] = operations(lambda: _train(model, layers, seen, lambda prompts: given))
+    with adapted(model, start), torch.no_grad():
+        stage.operations["evaluation"] = operations(lambda: model.predict(seen.latents, seen.times, given))
+        stage.operations["encoded"] = operations(lambda: model.encode_pictures(torch.rand(1, 3, side, side)))
+    return stage
+
+
+def ridge_operations(n: int, m: int, rows: int) -> int:
+    """Of ``bridge.ridge`` from n to m: Gram matrices, and for every lambda a Cholesky decomposition, a solution and its error."""
+    total, fitted = 0, int(rows * (1 - bridge.HELD_OUT))
+    for part, solutions in ((fitted, len(bridge.RIDGES)), (rows, 1)):
+        side, other = sorted((n, part))
+        total += 2 * side * side * other + solutions * (side**3 // 3 + 2 * side * side * m) + 2 * part * n * m
+        total += 2 * part * n * m * solutions if n > part else 0
+    return total + len(bridge.RIDGES) * 2 * (rows - fitted) * n * m
+
+
+def rank_operations(n: int, m: int, rows: int) -> int:
+    """Of cutting a map from n to m to its rank: its effect, and an eigendecomposition (9 p^3) of the smaller Gram matrix."""
+    side, other = sorted((m, rows))
+    return 2 * rows * n * m + 2 * side * side * other + 9 * side**3
+
+
+def _train(model: Runner, layers: Mapping[str, LowRank], seen: content.Content, said: Callable[[list[str]], Any]) -> None:
+    """The gradient of one picture's loss, as refine takes it where latents are large."""
+    with adapted(model, layers), recomputed(model.blocks()):
+        predicted = model.predict(seen.latents, seen.times, said(seen.prompts))
+        torch.autograd.backward(START * (predicted - seen.noise.to(predicted)).square().mean())
+
+
+def _on_meta(given: Conditioning) -> Conditioning:
+    return Conditioning(given.context.to(META), None if given.pooled is None else given.pooled.to(META))
+
+
+def _sizes(model: Runner, layers: Mapping[str, LowRank]) -> dict[str, int]:
+    """Bytes."""
+    parts = {"UNet": [model.unet], "text encoders": list(model.text_encoders.values()), "autoencoder": [model.vae]}
+    sizes = {
+        name: sum(one.numel() * one.element_size() for module in modules for one in module.parameters())
+        for name, modules in parts.items()
+    }
+    return sizes | {"factors": sum(4 * (dW.up.numel() + dW.down.numel()) for dW in layers.values())}

@@ -1,0 +1,120 @@
+"""In a real WebUI, methods that run the models run the host's own, which compute what diffusers' do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from lorax.cli import main
+from lorax.demo import bundle
+from lorax.runner import Runner
+from tests.ui.conftest import pick
+from tests.webui.computed import computed
+from tests.webui.page import HEADLINE, LORA, Page, shoot, tab
+from tests.webui.server import Drawn, needs_webui
+
+pytestmark = needs_webui
+
+XL, XL_PRUNED = "xl", "xl-pruned"
+SAME = 3  # grey levels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The host's checkpoints with all that diffusers needs beside them."""
+    folder = tmp_path_factory.mktemp("diffusers")
+    bundle.unpack(folder)
+    bundle.unpack(folder, HEADLINE)
+    return folder
+
+
+def apart(a: Drawn, b: Drawn) -> float:
+    """In grey levels, on average."""
+    return float(abs(a.pictures - b.pictures).mean())
+
+
+def loaded(ui: Page) -> list[str]:
+    return [base["name"] for base in ui.call("lorax/v1/bases") if base["loaded"]]
+
+
+@pytest.mark.parametrize("base", [bundle.BASE, bundle.PRUNED, XL])
+def test_the_hosts_model_computes_what_diffusers_does(ui: Page, folder: Path, base: str) -> None:
+    lora = HEADLINE / "loras" / f"openmoji-r4-{base}.safetensors"
+    ui.load(bundle.BASE)
+    ui.draw(f"<lora:{LORA}:1>", steps=1)  # which must not stay in the weights
+    try:
+        found = load_file(ui.call("probe/compute", {"base": str(ui.checkpoints / f"{base}.safetensors"), "lora": str(lora)}))
+        assert loaded(ui) == ["base.safetensors"]
+    finally:
+        ui.load(bundle.FINETUNE)
+    expected = computed(Runner(folder / f"{base}.safetensors"), lora)
+    assert found.keys() == expected.keys()
+    largest = max(float(value.norm()) for name, value in expected.items() if name.startswith("gradient"))
+    for name, value in expected.items():
+        scale = max(float(value.norm()), largest / 100 if name.startswith("gradient") else 0)
+        assert (found[name] - value).norm() <= 1e-4 * scale, name
+
+
+def ask(page: Any, method: str, **running: int) -> None:
+    page.click("#lorax_options .label-wrap")
+    pick(page, "#lorax_method", method)
+    for name, value in running.items():
+        field = page.locator(f"#lorax_{name} input[type=number], #lorax_{name} textarea, #lorax_{name} input[type=text]").first
+        field.fill(str(value))
+        field.blur()
+
+
+@pytest.mark.parametrize(("target", "method"), [(XL, "refine"), (XL, "bridge"), (bundle.PRUNED, "bridge")])
+def test_the_tab_moves_what_the_command_line_does(browser: Any, ui: Page, folder: Path, target: str, method: str) -> None:
+    with tab(browser, ui, f"{target}.safetensors") as page:
+        ask(page, method, pictures=16, steps=8)
+        page.click("#lorax_transfer")
+        page.wait_for_selector("#lorax_written .lorax-done, #lorax_status .lorax-error")
+        shoot(page, f"{method}-{target}")
+        assert page.input_value("#lorax_tag textarea") == f"<lora:{LORA}-{target}:1> in contrast"
+    assert loaded(ui) == ["finetune.safetensors"]
+    assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune.safetensors")
+
+    # What diffusers finds outside the host.
+    lora, told = bundle.BUNDLE / "loras" / f"{LORA}.safetensors", ui.loras / f"told-{target}-{method}.safetensors"
+    bases = [f"--{role}={folder / name}.safetensors" for role, name in (("source", bundle.BASE), ("target", target))]
+    asked = [f"--method={method}", "--pictures=16", "--steps=8", f"--output={told}"]
+    assert main(["transfer", str(lora), *bases, *asked]) == 0
+    ui.load(target)
+    try:
+        moved, expected, alone = (ui.draw(tag) for tag in (f"<lora:{LORA}-{target}:1>", f"<lora:{told.stem}:1>", ""))
+    finally:
+        ui.load(bundle.FINETUNE)
+    # With few pictures, a millionth more or less in what a model gives moves single pixels of what bridge finds by 30 levels.
+    assert apart(moved, expected) < min(SAME, 0.1 * apart(moved, alone))
+
+
+@pytest.mark.parametrize(
+    ("moment", "running"), [("drawing pictures", {"pictures": 384}), ("training", {"pictures": 16, "steps": 1000})]
+)
+def test_interrupt_leaves_all_as_it_was(browser: Any, ui: Page, moment: str, running: dict[str, int]) -> None:
+    with tab(browser, ui, f"{XL}.safetensors") as page:
+        before, picture = sorted(ui.loras.rglob("*")), ui.draw()
+        ask(page, "refine", **running)
+        page.click("#lorax_transfer")
+        page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('{moment}, step')")
+        shoot(page, moment.replace(" ", "-"))
+        page.click("#lorax_interrupt")
+        page.wait_for_selector("#lorax_status .lorax-warning")
+        assert "Nothing was written" in page.inner_text("#lorax_status")
+    assert sorted(ui.loras.rglob("*")) == before
+    assert loaded(ui) == ["finetune.safetensors"]
+    assert ui.draw().distance(picture) == 0
+
+
+def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> None:
+    """The host takes each pruned SDXL for SSD-1B."""
+    with tab(browser, ui, f"{XL_PRUNED}.safetensors") as page:
+        ask(page, "refine", pictures=16)
+        page.click("#lorax_transfer")
+        page.wait_for_selector("#lorax_status .lorax-error")
+        assert f"{XL_PRUNED}.safetensors: the WebUI cannot load it" in page.inner_text("#lorax_status")
+    assert loaded(ui) == ["finetune.safetensors"]
