@@ -21,7 +21,7 @@ from lorax.options import DENSE_RANK, Running
 from lorax.precision import precision
 from lorax.transfer import Plan, pick_device
 
-EFFICIENCY = 0.9  # of a large matrix product's operations per second, of a wide model; half of that at the width NARROW
+EFFICIENCY = 0.8  # of a large matrix product's operations per second, of a wide model; half of that at the width NARROW
 NARROW = 80
 SOLVING = 0.7  # the same, of regressions
 BACKWARD = 2  # forward passes
