@@ -64,7 +64,7 @@ def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Met
         count = content.looked_at(plan.running.pictures, source.size)
         meter.expect(len(adapter) + len(feeds) + SCALING)
         drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
-        seen = content.noised(source, drawn.latents, drawn.prompts, count, seed=0)
+        seen = content.noised(source, drawn.latents_in(source), drawn.prompts, count, seed=0)
         where = bridge.places(source, list(recorded), seen)
         outputs = bridge.record(source, adapter, seen, where, meter)
     with models.opened(plan.target) as target:

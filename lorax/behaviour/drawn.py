@@ -18,47 +18,43 @@ from lorax.transfer import Plan
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the source drew: its latents (P, 4, h, w) on the CPU, and the pictures, uint8 (P, 3, H, W)."""
+    """What the source drew: pictures, uint8 (P, 3, H, W), on the CPU."""
 
     prompts: list[str]
-    latents: torch.Tensor
     pictures: torch.Tensor
-    space: tuple[float, int]
 
     @classmethod
     def of(cls, entry: Entry, prompts: list[str]) -> Drawn:
         """From its ``state``."""
-        latents, pictures = entry.tensors["latents"], entry.tensors["pictures"]
-        return cls(prompts, latents, pictures, (float(entry.notes["scale"]), int(entry.notes["size"])))
+        return cls(prompts, entry.tensors["pictures"])
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        scale, size = self.space
-        return {"latents": self.latents, "pictures": self.pictures}, {"scale": repr(scale), "size": str(size)}
+        return {"pictures": self.pictures}, {}
 
-    def latents_in(self, target: Model) -> torch.Tensor:
-        """As the target sees them, at the size that is at home in it."""
-        if self.space == _space(target):
-            return self.latents
-        side = 8 * target.size
-        parts = [
-            torch.nn.functional.interpolate(self.pictures[rows] / 255, (side, side), mode="bicubic", antialias=True)
-            for rows in content.chunks(len(self.pictures), target.size)
-        ]
-        return torch.cat([target.encode_pictures(part.clamp(0, 1)).cpu() for part in parts])
+    def latents_in(self, model: Model) -> torch.Tensor:
+        """As a model sees them, at the size that is at home in it: scaled latents (P, 4, h, w) on the CPU.
+
+        The source, too, sees what its autoencoder makes of the pictures, as it does of pictures that people train on: latents as
+        they were drawn are like no picture's, and a target learns less from them.
+        """
+        side = 8 * model.size
+        parts = []
+        for rows in content.chunks(len(self.pictures), model.size):
+            part = self.pictures[rows] / 255
+            if part.shape[-1] != side:
+                part = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            parts.append(model.encode_pictures(part).cpu())
+        return torch.cat(parts)
 
 
 def draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, tick: Tick) -> Drawn:
+    """As many pictures, a prompt each."""
     prompts = prompts_of(plan, count)
     latents = content.pictures(source, adapter, prompts, tick)
     pictures = [(255 * source.decode(latents[rows])).round().byte().cpu() for rows in content.chunks(count, source.size)]
-    return Drawn(prompts, latents, torch.cat(pictures), _space(source))
+    return Drawn(prompts, torch.cat(pictures))
 
 
 def prompts_of(plan: Plan, count: int) -> list[str]:
     """What the source draws: captions, with the adapter's trigger words in every second one."""
     return with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
-
-
-def _space(model: Model) -> tuple[float, int]:
-    """Models of which this is the same draw in the same latent space."""
-    return model.latent_scale, model.size
