@@ -26,7 +26,6 @@ class Idle:
     """``lorax.behaviour.model.Model``: values of the right shapes but small pictures, and layers side by side."""
 
     device = torch.device("cpu")
-    latent_scale = 1.0
     alphas = torch.linspace(0.999, 0.001, 1000)
 
     def __init__(self, base: Checkpoint, size: int) -> None:

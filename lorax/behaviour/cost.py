@@ -98,15 +98,15 @@ def total(costs: Iterable[Cost]) -> Cost:
 def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
     """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
     count = content.looked_at(running.pictures, source.size)
-    both = Work(2 * count, 2 * count, 2 * count)  # with the adapter and without, side by side
+    both = Work(2 * count, 2 * count, 2 * count, read=count)  # with the adapter and without, side by side
     scaling = _training(count, refine.SCALING, target, of_text)
-    return _drawing(count, source) + both, both + scaling + Work(0, 0, 0, read=_read(count, source, target))
+    return _drawing(count, source) + both, both + scaling
 
 
 def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
     """The same."""
     steps = running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
-    reading = Work(0, 0, 0, read=_read(running.pictures, source, target))
+    reading = Work(0, 0, 0, read=running.pictures)
     return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
 
 
@@ -155,11 +155,6 @@ def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
     )
 
 
-def _read(count: int, source: Operations, target: Operations) -> int:
-    """Pictures that the target's autoencoder encodes, where the source's latents are of another kind."""
-    return 0 if (source.latent_scale, source.size) == (target.latent_scale, target.size) else count
-
-
 def _at_once(count: int, of: Operations, most: int = 64) -> int:
     return min(count, content.fitting(most, of.size))
 
@@ -177,9 +172,10 @@ def _solved(rows: int, m_s: int, m: int, n: int) -> float:
 
 
 def _regression(rows: int, n: int, m: int) -> float:
-    grams = (2 - bridge.HELD_OUT) * 2.0 * rows * n * (n + m)
-    ridges = len(bridge.RIDGES)
-    return grams + (ridges + 1) * (n**3 / 3 + 2.0 * n * n * m) + ridges * bridge.HELD_OUT * 2.0 * rows * n * m
+    k, ridges = min(rows, n), len(bridge.RIDGES)  # of the smaller Gram matrix
+    products = (2 - bridge.HELD_OUT) * 2.0 * rows * n * (k + m)
+    solved = k**3 / 3 + 2.0 * k * k * m + (2.0 * rows * n * m if n > rows else 0.0)
+    return products + (ridges + 1) * solved + ridges * bridge.HELD_OUT * 2.0 * rows * n * m
 
 
 def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:

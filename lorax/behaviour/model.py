@@ -21,7 +21,6 @@ class Model(Protocol):
     base: Checkpoint
     device: torch.device
     size: int  # of the latents that are at home in it, a side; 8 pixels each
-    latent_scale: float  # latents times this have about unit variance: with ``size`` it tells one latent space from another
 
     @property
     def alphas(self) -> torch.Tensor:

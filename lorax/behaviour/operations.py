@@ -45,7 +45,6 @@ class Operations:
     """Of one sample, at the size at home in the base. ``decode`` and ``read`` are the autoencoder's, 0 where it is elsewhere."""
 
     size: int  # of the latents, a side
-    latent_scale: float  # with ``size`` it tells one latent space from another
     predict: float
     encode: float  # a prompt
     decode: float
@@ -71,7 +70,6 @@ def operations(base: Checkpoint) -> Operations:
     decode, read = (sum(layer.operations for layer in _autoencoder(base, size, side)) for side in ("decoder", "encoder"))
     return Operations(
         size,
-        settings.latent_scale,
         sum(layer.operations for layer in unet.values()) + sum(_attention(name, layer, unet) for name, layer in unet.items()),
         sum(layer.operations for layer in texts),
         decode,
