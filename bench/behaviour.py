@@ -24,7 +24,7 @@ from bench.stages import Stage
 from bench.tables import TITLES, memory, times
 from lorax.methods import BRIDGE, REFINE
 from lorax.options import Running
-from lorax.runner.memory import precision
+from lorax.precision import precision
 from lorax.transfer import pick_device
 
 COUNTED = 24  # one in so many layers of a LoRA is enough to count with
