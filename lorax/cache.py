@@ -6,7 +6,6 @@ cannot be read counts as absent, and what cannot be written is kept in memory on
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import threading
@@ -63,13 +62,6 @@ class Cache:
             except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
             self._trim(self.folder, self.disk_limit)
-
-    def remove(self, key: str) -> None:
-        with self._lock:
-            self._memory.pop(key, None)
-            if self.folder is not None:
-                with contextlib.suppress(OSError):  # another process holds it open: it goes when it was not used for long
-                    (self.folder / (key + SUFFIX)).unlink(missing_ok=True)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         """Keep within other limits from now on. What is in another folder stays there."""

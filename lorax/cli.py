@@ -238,7 +238,7 @@ def _plan(options: argparse.Namespace) -> list[Plan]:
 
 def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:
     if (method := planned[0].options.method) in BEHAVIOURAL and not survey:
-        print(f"{method} takes at most {total(estimate(one) for one in planned).words}", file=sys.stderr)
+        print(f"{method} takes {total(estimate(one) for one in planned).words}, or less", file=sys.stderr)
     with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
         return run_all(planned, _progress(bar), _cache(options), survey=survey)
 

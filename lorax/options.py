@@ -164,8 +164,8 @@ class Running:
     trigger: str = _option(
         "",
         "Trigger words",
-        "They lead every second caption, so that what hides behind them is drawn; empty: the tag that the LoRA says it was "
-        "trained on most",
+        "They lead every second caption, so that what hides behind them is drawn; empty: those that the LoRA's card or metadata "
+        "names, else the tag that it was trained on most",
         example="words",
     )
     captions: tuple[str, ...] = _option(

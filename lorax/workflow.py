@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from lorax import output
 from lorax.behaviour.cost import Cost, estimate, total
+from lorax.behaviour.runnable import check
 from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
@@ -117,8 +118,11 @@ def plans(request: Request) -> list[Plan]:
 
 
 def cost_of(request: Request) -> Cost:
-    """Of a transfer by a method that runs the models, told by headers alone."""
-    return total(estimate(one) for one in plans(request))
+    """Of a transfer by a method that runs the models, told by headers alone. Raises LoraxError where they cannot be run."""
+    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # of other pairs it takes as much
+    for base in (planned[0].source, planned[0].target):
+        check(base)
+    return total(estimate(one) for one in planned)
 
 
 def analyse(request: Request, progress: Progress, memory: Memory | None = None) -> list[Result]:

@@ -192,7 +192,7 @@ def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.
     assert main(["transfer", *asked]) == 0
     said = capsys.readouterr()
     assert "fitted to what the source's layer does" in said.out
-    assert said.err.startswith("bridge takes at most about ")
+    assert said.err.startswith("bridge takes about ")
     assert open_adapter(file).metadata["lorax_method"] == "bridge"
     assert main(["transfer", *asked, "--save-as", "lora-x"]) == 2
     assert "runs the models" in capsys.readouterr().err
@@ -209,7 +209,12 @@ def test_stopping_leaves_nothing(models: Path) -> None:
 
     with pytest.raises(Interrupted):
         run(planned(models, STRANGER, "bridge", pictures=16), stop)
-    assert reached[0] == "drawing pictures"
+    assert [name for name in dict.fromkeys(reached) if not name.startswith(("unet.", "te."))] == [
+        "comparing the checkpoints",
+        "drawing pictures",
+        "decoding pictures",
+        "encoding pictures",
+    ]
 
 
 def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path) -> None:
@@ -255,8 +260,10 @@ def test_bad_captions_name_the_file(tmp_path: Path) -> None:
 
 def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:
     adapter = open_adapter(builders.save_lora(tmp_path / "style.safetensors", files.deltas, metadata=SOURCE_METADATA))
-    assert trigger(adapter) == "paper"
-    assert with_triggers(["a", "b"], trigger(adapter)) == ["a", "paper, b"]
+    assert trigger(adapter) == "origami", "as the tab shows it"
+    assert with_triggers(["a", "b"], trigger(adapter)) == ["a", "origami, b"]
+    tags = {key: value for key, value in SOURCE_METADATA.items() if key != "modelspec.trigger_phrase"}
+    assert trigger(open_adapter(builders.save_lora(tmp_path / "tags.safetensors", files.deltas, metadata=tags))) == "paper"
     assert with_triggers(["a", "b"], None) == ["a", "b"]
 
 

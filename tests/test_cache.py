@@ -40,16 +40,6 @@ def test_nothing_but_notes_can_be_kept(tmp_path: Path) -> None:
     assert Cache(tmp_path, BIG, BIG).get("key") == Entry({}, {"message": "why not"})
 
 
-def test_what_is_removed_is_gone_from_memory_and_disk(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, BIG, BIG)
-    for key in "ab":
-        cache.put(key, entry(1))
-    cache.remove("a")
-    cache.remove("never there")
-    assert [key for key in "ab" if cache.get(key)] == ["b"]
-    assert [path.stem for path in tmp_path.iterdir()] == ["b"]
-
-
 def test_memory_forgets_the_least_recently_used() -> None:
     cache = Cache(None, BIG, 2500)
     for key in "ab":

@@ -6,6 +6,7 @@ One model is in memory at a time; what the other needs of it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
@@ -23,12 +24,11 @@ from lorax.behaviour.refine import (
     Watch,
     unwatched,
 )
+from lorax.behaviour.runnable import check
 from lorax.behaviour.training import Factors, Scales
 from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE
 from lorax.transfer import Moved, Plan, Progress
-
-NOTHING = "nothing"
 
 
 def run(
@@ -40,39 +40,54 @@ def run(
     start: str | None = None,
     watch: Watch = unwatched,
 ) -> Moved:
-    """``bridge``, or ``refine`` from ``start``, which is NOTHING, AUTO or BRIDGE; by default what served best.
+    """``bridge``, or ``refine`` from ``start``, which is AUTO or BRIDGE; by default AUTO, which between strangers is nothing.
 
     What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
     it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
     """
-    meter, kept, [auto] = _Meter(progress), Kept.of(plan, cache, start), by_weights([plan])
+    for base in (plan.source, plan.target):
+        check(base)
+        if cache is not None and cache.is_on_disk:  # what is kept is found by them
+            base.find_hashes(partial(_tell_of_hashing, progress, base.title))
+    meter, kept = _Meter(progress), Kept.of(plan, cache, start)
+    [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)
     if has_already(plan, auto):
         return auto
     pairs = paired(plan)
     if plan.options.method == BRIDGE:
         return concluded(plan, auto, pairs, _bridge(plan, pairs, models, meter, kept))
-    moved = concluded(plan, auto, pairs, _refine(plan, auto, pairs, models, meter, kept, start, watch))
-    kept.remove()
-    return moved
+    return concluded(plan, auto, pairs, _refine(plan, auto, pairs, models, meter, kept, start, watch))
+
+
+def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
+    progress(done, total, f"hashing {name}")
 
 
 def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept) -> dict[str, LowRank]:
     adapter = plan.adapter.deltas_of(plan.source)
     feeds = {layer.target: (layer.source, layer.rank) for layer in pairs.values()}
-    recorded = {source: adapter[source] for source, _ in feeds.values()}
+    recorded = {source for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
-        count = content.looked_at(plan.running.pictures, source.size)
+        count = content.looked_at(plan.running.pictures, max(source.size, check(plan.target).size))
         meter.expect(len(adapter) + len(feeds) + SCALING)
         drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
-        seen = content.noised(source, drawn.latents_in(source), drawn.prompts, count, seed=0)
-        where = bridge.places(source, list(recorded), seen)
-        outputs = bridge.record(source, adapter, seen, where, meter)
+        seen = content.noised(source, drawn.latents_in(source, meter.still), drawn.prompts, count, seed=0)
+        where = bridge.places(source, recorded, seen)
+        outputs = bridge.record(source, adapter, recorded, seen, where, meter)
     with models.opened(plan.target) as target:
-        latents = drawn.latents_in(target)
+        latents = drawn.latents_in(target, meter.still)
         seen = content.noised(target, latents, drawn.prompts, count, seed=0)
         fitted = bridge.fit(target, outputs, feeds, seen, where, meter)
-        scales = Scales(fitted, target.device)
-        return refine.refine(target, scales, latents, drawn.prompts, steps=SCALING, rate=RATE_SCALES, tick=meter)
+        return refine.refine(
+            target,
+            Scales(fitted, target.device),
+            latents,
+            drawn.prompts,
+            steps=SCALING,
+            rate=RATE_SCALES,
+            tick=meter,
+            still=meter.still,
+        )
 
 
 def _refine(
@@ -87,22 +102,33 @@ def _refine(
 ) -> dict[str, LowRank]:
     adapter, count = plan.adapter.deltas_of(plan.source), plan.running.pictures
     rate, most = (RATE_RELATED, STEPS_RELATED) if auto.layers else (RATE_UNRELATED, STEPS_UNRELATED)
-    start, steps = start or (AUTO if auto.layers else NOTHING), plan.running.steps or most
+    steps = plan.running.steps or most
     meter.expect(steps)
-    first = _bridge(plan, pairs, models, meter, kept) if start == BRIDGE else auto.layers
+    first = dict(auto.layers) if start in (None, AUTO) else {}
+    if start == BRIDGE:
+        first = _bridge(plan, pairs, models, meter, kept)
     if (drawn := kept.drawn(plan, count)) is None:
         with models.opened(plan.source) as source:
             drawn = _draw(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        if start == NOTHING:
-            first = refine.blank(target, {layer.target: layer.rank for layer in pairs.values()})
-        factors, latents = Factors(first, target.device), drawn.latents_in(target)
-        return refine.refine(target, factors, latents, drawn.prompts, steps=steps, rate=rate, tick=meter, watch=watch, kept=kept)
+        missing = {layer.target: layer.rank for layer in pairs.values() if layer.target not in first}
+        return refine.refine(
+            target,
+            Factors(first | refine.blank(target, missing), target.device),
+            drawn.latents_in(target, meter.still),
+            drawn.prompts,
+            steps=steps,
+            rate=rate,
+            tick=meter,
+            still=meter.still,
+            watch=watch,
+            kept=kept,
+        )
 
 
 def _draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
     meter.expect(len(content.chunks(count, source.size)))
-    drawn = draw(plan, source, adapter, count, meter)
+    drawn = draw(plan, source, adapter, count, meter, meter.still)
     kept.keep_drawn(drawn)
     return drawn
 
@@ -115,6 +141,10 @@ class _Meter:
 
     def expect(self, more: int) -> None:
         self._total += more
+
+    def still(self, name: str) -> None:
+        """What is done before the next step."""
+        self._progress(self._done, self._total, name)
 
     def __call__(self, name: str) -> None:
         self._progress(self._done, self._total, name)

@@ -9,7 +9,7 @@ layer's and is fitted on y_s and y_t. The models may differ in width and resolut
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,15 +56,17 @@ class Output:
     change: torch.Tensor
 
 
-def places(source: Model, layers: list[str], content: Content) -> Places:
+def places(source: Model, layers: Collection[str], content: Content) -> Places:
     """As many as can be kept of all these layers."""
     width = sum(source.base.matrix(layer)[0] for layer in layers)
     return Places.drawn(len(content), min(ROWS, KEPT // (2 * torch.half.itemsize * width)))
 
 
 @torch.no_grad()
-def record(source: Model, adapter: Mapping[str, LowRank], content: Content, where: Places, tick: Tick) -> dict[str, Output]:
-    """By layer of the adapter, in one run of the source on two copies of the content, of which the second is adapted."""
+def record(
+    source: Model, adapter: Mapping[str, LowRank], layers: Collection[str], content: Content, where: Places, tick: Tick
+) -> dict[str, Output]:
+    """By layer, of these layers of the adapter, in one run of the source on two copies of the content: the second is adapted."""
     found: dict[str, Output] = {}
 
     def recording(layer: str) -> Hook:
@@ -72,8 +74,9 @@ def record(source: Model, adapter: Mapping[str, LowRank], content: Content, wher
             tick(layer)
             half = len(x) // 2
             y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
-            alone, adapted = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
-            found[layer] = Output(alone.half(), (adapted - alone).half())
+            if layer in layers:
+                alone, adapted = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
+                found[layer] = Output(alone.half(), (adapted - alone).half())
             return y
 
         return hook

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorax.catalog import facts
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
 from lorax.options import texts
@@ -68,7 +69,12 @@ def with_triggers(captions: Sequence[str], words: str | None) -> list[str]:
 
 
 def trigger(adapter: AdapterFile) -> str | None:
-    """The tag that trained most, of kohya's ``ss_tag_frequency``: {folder: {tag: count}}."""
+    """The words that lead it on, as its card or its metadata names them; else the tag that trained most.
+
+    That is of kohya's ``ss_tag_frequency``: {folder: {tag: count}}.
+    """
+    if words := facts(adapter.path).trigger_words:
+        return words
     try:
         folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()
         counts = {tag.strip(): int(count) for folder in folders for tag, count in folder.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lorax.behaviour.content import chunks
+from lorax.behaviour.content import Tick, chunks, unheard
 from lorax.behaviour.model import Model
 
 UNET = "unet."
@@ -20,12 +20,14 @@ class Prompts:
     each batch when it is there.
     """
 
-    def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str]) -> None:
-        self._model, self._known = model, {}
+    def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str], still: Tick = unheard) -> None:
+        self._model, self._known = model, dict[str, Any]()
         one_by_one = len(chunks(2, model.size)) == 2
         if one_by_one and all(layer.startswith(UNET) for layer in adapted):
             with torch.no_grad():
-                self._known = {prompt: model.encode([prompt]) for prompt in dict.fromkeys(prompts)}
+                for prompt in dict.fromkeys(prompts):
+                    still("encoding captions")
+                    self._known[prompt] = model.encode([prompt])
 
     def __call__(self, prompts: list[str]) -> Any:
         """What ``predict`` takes of them."""

@@ -18,6 +18,10 @@ FEWEST = 8  # pictures, however large they are: twice as many run side by side, 
 Tick = Callable[[str], None]  # what is being worked on; raises to stop
 
 
+def unheard(name: str) -> None:
+    """A tick that nobody hears."""
+
+
 @dataclass(frozen=True)
 class Content:
     """Noisy latents (N, 4, h, w), the noise in them, integer times (N,) and prompts; on the CPU."""

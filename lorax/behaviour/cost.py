@@ -97,7 +97,7 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
     """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
-    count = content.looked_at(running.pictures, source.size)
+    count = content.looked_at(running.pictures, max(source.size, target.size))
     both = Work(2 * count, 2 * count, 2 * count, read=count)  # with the adapter and without, side by side
     scaling = _training(count, refine.SCALING, target, of_text)
     return _drawing(count, source) + both, both + scaling

@@ -10,7 +10,7 @@ import torch
 from lorax.adapter import LowRank
 from lorax.behaviour import content
 from lorax.behaviour.captions import captions, trigger, with_triggers
-from lorax.behaviour.content import Tick
+from lorax.behaviour.content import Tick, unheard
 from lorax.behaviour.model import Model
 from lorax.cache import Entry
 from lorax.transfer import Plan
@@ -31,7 +31,7 @@ class Drawn:
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {"pictures": self.pictures}, {}
 
-    def latents_in(self, model: Model) -> torch.Tensor:
+    def latents_in(self, model: Model, still: Tick = unheard) -> torch.Tensor:
         """As a model sees them, at the size that is at home in it: scaled latents (P, 4, h, w) on the CPU.
 
         The source, too, sees what its autoencoder makes of the pictures, as it does of pictures that people train on: latents as
@@ -40,6 +40,7 @@ class Drawn:
         side = 8 * model.size
         parts = []
         for rows in content.chunks(len(self.pictures), model.size):
+            still("encoding pictures")
             part = self.pictures[rows] / 255
             if part.shape[-1] != side:
                 part = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
@@ -47,14 +48,22 @@ class Drawn:
         return torch.cat(parts)
 
 
-def draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, tick: Tick) -> Drawn:
-    """As many pictures, a prompt each."""
+def draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, tick: Tick, still: Tick = unheard) -> Drawn:
+    """As many pictures, a prompt each. ``still`` is told of what is no step of its own."""
     prompts = prompts_of(plan, count)
     latents = content.pictures(source, adapter, prompts, tick)
-    pictures = [(255 * source.decode(latents[rows])).round().byte().cpu() for rows in content.chunks(count, source.size)]
+    pictures = []
+    for rows in content.chunks(count, source.size):
+        still("decoding pictures")
+        pictures.append((255 * source.decode(latents[rows])).round().byte().cpu())
     return Drawn(prompts, torch.cat(pictures))
 
 
 def prompts_of(plan: Plan, count: int) -> list[str]:
     """What the source draws: captions, with the adapter's trigger words in every second one."""
-    return with_triggers(captions(count, plan.running.captions), plan.running.trigger or trigger(plan.adapter))
+    return with_triggers(captions(count, plan.running.captions), trigger_of(plan))
+
+
+def trigger_of(plan: Plan) -> str | None:
+    """The words that the user gives, else those that the adapter names."""
+    return plan.running.trigger or trigger(plan.adapter)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lorax import __version__
-from lorax.behaviour.drawn import Drawn, prompts_of
+from lorax.behaviour.drawn import Drawn, prompts_of, trigger_of
 from lorax.behaviour.training import Training
 from lorax.cache import Cache, Entry
 from lorax.checkpoint import Checkpoint
@@ -51,11 +51,6 @@ class Kept:
             return False
         return True
 
-    def remove(self) -> None:
-        """The job has finished."""
-        if self._cache:
-            self._cache.remove(self._of_job)
-
     @property
     def _of_job(self) -> str:
         return f"{self._key}-trained"
@@ -84,7 +79,7 @@ def key(plan: Plan, start: str | None = None) -> str:
 def source_key(plan: Plan) -> str:
     """Of all that decides what the source draws, but for the number of pictures."""
     beside = _sha256(plan.adapter.path.with_name("adapter_config.json"))
-    running = {"captions": plan.running.captions, "trigger": plan.running.trigger}
+    running = {"captions": plan.running.captions, "trigger": trigger_of(plan)}
     return _hash(__version__, hashes(plan.adapter.path).sha256, beside, *_identity(plan.source), running)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lorax.adapter import LowRank
 from lorax.behaviour.cost import estimate
 from lorax.behaviour.proposals import kind_of
+from lorax.behaviour.runnable import check
 from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE, REFINE
 from lorax.moving import unmatched
@@ -54,8 +55,13 @@ def has_already(plan: Plan, auto: Moved) -> bool:
 
 
 def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> list[Moved]:
-    """What the method would do, and what that takes, without running a model or moving anything."""
+    """What the method would do, and what that takes, without running a model or moving anything.
+
+    Raises LoraxError if one of the bases cannot be run.
+    """
     found = []
+    for base in (plans[0].source, plans[0].target):
+        check(base)
     for plan, auto in zip(plans, by_weights(plans, progress, cache), strict=True):
         if has_already(plan, auto):
             found.append(auto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorax.behaviour.cost import estimate
+from lorax.behaviour.runnable import can_run
 from lorax.forecast import CROSSED, RELATIVES, STRANGERS, measured
 from lorax.report import Proposal
 from lorax.transfer import Plan
@@ -16,6 +17,11 @@ def kind_of(plan: Plan, unrelated: str | None) -> str:
 
 
 def proposals_for(plan: Plan) -> tuple[Proposal, ...]:
-    """Of what was measured between such bases as these, which are no relatives; what was worth most comes first."""
+    """Of what was measured between such bases as these, which are no relatives; what was worth most comes first.
+
+    None where one of them cannot be run.
+    """
+    if not can_run(plan.source, plan.target):
+        return ()
     found = measured(STRANGERS if plan.within_family else CROSSED)
     return tuple(Proposal(method, worth, estimate(plan, method)) for method, worth in found.items())

@@ -9,7 +9,7 @@ import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour.conditioning import Prompts
-from lorax.behaviour.content import Content, Tick, chunks, noised
+from lorax.behaviour.content import Content, Tick, chunks, noised, unheard
 from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
@@ -40,24 +40,25 @@ def refine(
     steps: int,
     rate: float,
     tick: Tick,
+    still: Tick = unheard,
     watch: Watch = unwatched,
     kept: Kept = NOTHING,
 ) -> dict[str, LowRank]:
     """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over what is trained.
 
     AdamW from what that is now, or from where ``kept`` has it, for ``steps`` steps or until PATIENCE looks found no gain; returns
-    the layers with the averages of the best.
+    the layers with the averages of the best. ``still`` is told of what is no step of the training.
     """
     training = Training(trained.all, rate)
     is_held = torch.arange(len(prompts)) % HELD_OUT == 0
     held, shown = is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
     judged = noised(target, latents[held], [prompts[i] for i in held], REPEATS * len(held), seed=0)
-    said = Prompts(target, prompts, trained.layers(trained.all))
+    said = Prompts(target, prompts, trained.layers(trained.all), still)
     blocks = target.blocks() if target.size > LARGE else ()
 
     def look() -> None:
         layers = trained.layers(training.average)
-        loss = _judge(target, layers, judged, said)
+        loss = _judge(target, layers, judged, said, still)
         training.look(loss)
         watch(training.step, loss, layers)
 
@@ -98,10 +99,13 @@ def blank(target: Model, ranks: Mapping[str, int]) -> dict[str, LowRank]:
 
 
 @torch.no_grad()
-def _judge(target: Model, layers: Mapping[str, LowRank], content: Content, said: Prompts) -> float:
-    parts = chunks(len(content), target.size)
+def _judge(target: Model, layers: Mapping[str, LowRank], content: Content, said: Prompts, still: Tick) -> float:
+    total = 0.0
     with adapted(target, layers):
-        return sum(_loss(target, content.rows(rows), said).item() for rows in parts) / len(content)
+        for rows in chunks(len(content), target.size):
+            still("looking at what is left out")
+            total += _loss(target, content.rows(rows), said).item()
+    return total / len(content)
 
 
 def _loss(target: Model, content: Content, said: Prompts) -> torch.Tensor:

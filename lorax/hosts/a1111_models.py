@@ -13,6 +13,7 @@ from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
 from lorax.behaviour.content import fitting
+from lorax.behaviour.runnable import check
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.hosts.a1111_text import Conditioning, OneEncoder, TwoEncoders, called
@@ -20,7 +21,6 @@ from lorax.model_settings import settings_of
 from lorax.prediction import VELOCITY
 from lorax.tensors import open_tensors
 
-CHANNELS = 4  # of latents
 BLOCKS = ("ResBlock", "BasicTransformerBlock")  # ldm's and sgm's classes have the same names
 
 
@@ -30,7 +30,7 @@ def opened(base: Checkpoint) -> Iterator[HostModel]:
     info = next((info for info in sd_models.checkpoints_list.values() if Path(info.filename) == base.path), None)
     if info is None:
         raise LoraxError(f"{base.path}: not listed by the WebUI any more. Refresh the lists and choose another checkpoint.")
-    _check(base)
+    check(base)
     try:
         with sd_models.SkipWritingToConfig():  # what the user has chosen stays chosen
             loaded = sd_models.reload_model_weights(info=info)
@@ -115,17 +115,6 @@ class HostModel:
     def _unet(self) -> nn.Module:
         unet: nn.Module = self._loaded.model.diffusion_model
         return unet
-
-
-def _check(base: Checkpoint) -> None:
-    """Raise LoraxError where the base cannot be run, before it is loaded."""
-    settings_of(open_tensors(base.path), base.family.name)
-    channels = base.layers["unet.input_blocks.0.0"][1]
-    if channels != CHANNELS:
-        raise LoraxError(
-            f"{base.path}: the UNet takes {channels} channels, as models for inpainting do; expected {CHANNELS}. "
-            "Use a checkpoint that makes pictures from text."
-        )
 
 
 @contextmanager

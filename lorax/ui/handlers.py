@@ -109,7 +109,7 @@ class Handlers:
         if warnings or method not in BEHAVIOURAL or source not in bases or target not in bases or not models:
             return html
         request = self._asked(bases[source], bases[target], models, [method, *options])
-        return html + words.message(f"{method} runs both checkpoints. It takes at most {cost_of(request).words}.")
+        return html + words.message(f"{method} runs both checkpoints. It takes {cost_of(request).words}, or less.")
 
     def _misfits(
         self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]

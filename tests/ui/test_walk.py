@@ -81,7 +81,7 @@ def test_what_models_are_to_draw_is_asked_only_where_they_run(chosen: Any) -> No
     pick(chosen, "#lorax_method", "refine")
     chosen.wait_for_selector("#lorax_pictures", state="visible")
     assert all(chosen.is_visible(f"#lorax_{name}") for name in ("steps", "captions", "trigger"))
-    chosen.wait_for_selector("#lorax_notes :text('refine runs both checkpoints. It takes at most about')")
+    chosen.wait_for_selector("#lorax_notes :text('refine runs both checkpoints. It takes about')")
     said = chosen.inner_text("#lorax_notes")
     chosen.fill("#lorax_steps input, #lorax_steps textarea", "1000")
     chosen.locator("#lorax_steps input, #lorax_steps textarea").blur()

@@ -1,0 +1,31 @@
+"""Which bases can be run at all, told by their headers before anything is drawn."""
+
+from __future__ import annotations
+
+from lorax.checkpoint import Checkpoint
+from lorax.errors import LoraxError
+from lorax.model_settings import Settings, settings_of
+
+CHANNELS = 4  # of latents
+
+
+def check(base: Checkpoint) -> Settings:
+    """Raise LoraxError where the base cannot be run, whatever runs it."""
+    if base.path.is_dir():
+        raise LoraxError(f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file.")
+    settings = settings_of(base.unet_file, base.family.name)
+    if (channels := base.layers["unet.input_blocks.0.0"][1]) != CHANNELS:
+        raise LoraxError(
+            f"{base.path}: the UNet takes {channels} channels, as models for inpainting do; expected {CHANNELS}. "
+            "Use a checkpoint that makes pictures from text."
+        )
+    return settings
+
+
+def can_run(*bases: Checkpoint) -> bool:
+    try:
+        for base in bases:
+            check(base)
+    except LoraxError:
+        return False
+    return True
