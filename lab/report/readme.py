@@ -10,9 +10,13 @@ from lab.report.cells import Cell, Cells
 from lab.report.tables import markdown, number
 from lab.variants import AUTO, BY_NAME, COPY, LORAX
 from lab.zoo import CROSSING, HEADLINE_RANK, STYLES, are_related
-from lorax.methods import REFINE
+from lorax.methods import BRIDGE, REFINE
 
 BEGIN, END = "<!-- from python -m lab report: begin -->", "<!-- end -->"
+RUN = {
+    BRIDGE: "fits each layer to what the source's layer does",
+    REFINE: "trains the target on what the source draws with the LoRA",
+}
 QUOTED = (BY_NAME, COPY, LORAX, "prolora", "prolora-cross", AUTO)
 
 
@@ -37,15 +41,17 @@ def _quote(cells: Cells) -> str:
         "brackets 95 % intervals over styles, captions and seeds."
     )
     bullets = "\n".join(f"- {sentence}" for sentence in prose.best_methods(cells))
-    return f"{how}\n\n{markdown(('', *heads), rows)}\n\n{bullets}{_refined(cells)}"
+    return f"{how}\n\n{markdown(('', *heads), rows)}\n\n{bullets}{_run(cells)}"
 
 
-def _refined(cells: Cells) -> str:
-    """A last bullet on what trains the target, where that was measured."""
-    pairs = [*cells.headline_pairs(), CROSSING]
-    found = {pair: cell for pair in pairs if (cell := cells.pooled(*pair, REFINE, HEADLINE_RANK))}
-    figures = "; ".join(f"{prose.called(pair)} {number(cells.recovery(cell))}" for pair, cell in found.items())
-    return f"\n- `{REFINE}`, which trains the target on what the source draws with the LoRA: {figures}." if found else ""
+def _run(cells: Cells) -> str:
+    """Last bullets on what runs the models, where that was measured."""
+    pairs, bullets = [*cells.headline_pairs(), CROSSING], ""
+    for method, words in RUN.items():
+        found = {pair: cell for pair in pairs if (cell := cells.pooled(*pair, method, HEADLINE_RANK))}
+        figures = "; ".join(f"{prose.called(pair)} {number(cells.recovery(cell))}" for pair, cell in found.items())
+        bullets += f"\n- `{method}`, which {words}: {figures}." if found else ""
+    return bullets
 
 
 def _figure(cells: Cells, cell: Cell | None) -> str:
