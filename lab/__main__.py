@@ -134,7 +134,7 @@ def classifier(options: argparse.Namespace) -> None:
 
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
-    gallery.run(options.results, FINDINGS.with_suffix(""))
+    gallery.run(options.results, FINDINGS.with_suffix(""), options.sets)
 
 
 def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
@@ -189,6 +189,9 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
         if name in ("sweep", "headline", "behaviour"):
             step.add_argument("--target", choices=BASES, help="on this one alone")
+        if name == "pictures":
+            sets = tuple(gallery.SETS)
+            step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")
         if name == "summary":
             step.add_argument("--json", action="store_true", help="as a flat list of records")
     return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,52 +20,62 @@ from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, kept_file, move, 
 from lab.zoo import ADAPTERS, CROSSING, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.grid import draw
-from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE
+from lorax.methods import BRIDGE, REFINE
 from lorax.runner import Runner
 
-DRAWN = (ALONE, BY_NAME, COPY, AUTO, LORAX, BRIDGE, REFINE, NATIVE)
+# What is drawn side by side: what weights alone give on the headline's pairs, and what running the models gives from the base.
+SETS = {"weights": (ALONE, BY_NAME, COPY, AUTO, LORAX, NATIVE), "models": (ALONE, BRIDGE, REFINE, NATIVE)}
+PAIRS = {
+    "weights": HEADLINE_PAIRS,
+    "models": (*(pair for pair in HEADLINE_PAIRS if pair[0] == CROSSING[0]), CROSSING),
+}
 SHOWN = 8  # prompts in a grid
 MEASURED = {"style": "style arrives", "distance": "distance to real", "kept": "content kept", "diversity": "diversity"}
 
 
-def run(results: Path, grids: Path) -> None:
-    """Write ``pictures.json`` into ``results``, and a grid for each pair into ``grids``."""
-    classifier = Classifier.load()
-    prompts, rows = held_out_prompts(classifier), []
-    for source, target in (*HEADLINE_PAIRS, CROSSING):
-        runner, grid, variants = runner_of(target), [], _variants(source, target)
-        found: dict[str, list[Measures]] = {variant: [] for variant in variants}
-        for style in tqdm(STYLES, desc=f"pictures of {target}"):
-            judge = Judge.of_icons(classifier, style, runner.vae)
-            for variant, adapter in _adapters(runner, source, target, f"{style}-r{HEADLINE_RANK}", variants):
-                pictures, asked = generate(runner, adapter, prompts)
-                found[variant].append(judge.measures(pictures, asked))
-                if style == STYLES[0] or variant != ALONE:
-                    grid.append((style if variant != ALONE else target, variant, pictures[:SHOWN]))
-        rows += [{"pair": f"{source} to {target}", "variant": variant} | _cells(found[variant]) for variant in variants]
-        grids.mkdir(parents=True, exist_ok=True)
-        draw(grid, prompts[:SHOWN], grids / f"{source}-to-{target}.png", inches=0.7, palette=True)
-    content = {"rows": rows, "sentences": list(_accuracies(classifier))}
-    (results / "pictures.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+def run(results: Path, grids: Path, sets: Sequence[str] = tuple(SETS)) -> None:
+    """Write ``pictures.json`` into ``results``, where other sets' rows stay, and a grid for each pair of a set into ``grids``."""
+    classifier, file = Classifier.load(), results / "pictures.json"
+    prompts, rows = held_out_prompts(classifier), _stored(file)
+    grids.mkdir(parents=True, exist_ok=True)
+    for of in sets:
+        for source, target in PAIRS[of]:
+            runner, grid = runner_of(target), []
+            found: dict[str, list[Measures]] = {variant: [] for variant in SETS[of]}
+            for style in tqdm(STYLES, desc=f"pictures of {target}", mininterval=10):
+                judge = Judge.of_icons(classifier, style, runner.vae)
+                for variant, adapter in _adapters(runner, source, target, f"{style}-r{HEADLINE_RANK}", SETS[of]):
+                    pictures, asked = generate(runner, adapter, prompts)
+                    found[variant].append(judge.measures(pictures, asked))
+                    if style == STYLES[0] or variant != ALONE:
+                        grid.append((style if variant != ALONE else target, variant, pictures[:SHOWN]))
+            rows |= {(f"{source} to {target}", variant): _cells(found[variant]) for variant in SETS[of]}
+            name = f"{source}-to-{target}" + ("" if of == "weights" else f"-{of}")
+            draw(grid, prompts[:SHOWN], grids / f"{name}.png", inches=0.7, palette=True)
+    pairs, variants = ([*dict.fromkeys(one for its in both.values() for one in its)] for both in (PAIRS, SETS))
+    order = sorted(rows, key=lambda row: (pairs.index(tuple(row[0].split(" to "))), variants.index(row[1])))
+    content = {
+        "rows": [{"pair": pair, "variant": variant} | rows[pair, variant] for pair, variant in order],
+        "sentences": list(_accuracies(classifier)),
+    }
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _variants(source: str, target: str) -> list[str]:
-    """Across structures none that does not run the models; of those that do, what the sweep has left of all styles."""
-    adapters = [ADAPTERS[f"{style}-r{HEADLINE_RANK}"] for style in STYLES]
-    left = {name for name in BEHAVIOURAL if all(kept_file(VARIANTS[name], one, source, target).is_file() for one in adapters)}
-    fixed = {ALONE, NATIVE} if (source, target) == CROSSING else set(DRAWN) - set(BEHAVIOURAL)
-    return [variant for variant in DRAWN if variant in left | fixed]
+def _stored(file: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """By pair and variant."""
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return {(row.pop("pair"), row.pop("variant")): row for row in rows}
 
 
-def _adapters(runner: Runner, source: str, target: str, name: str, variants: list[str]) -> Iterator[tuple[str, Path | None]]:
+def _adapters(runner: Runner, source: str, target: str, name: str, variants: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
     """Variant -> the file to draw with; None draws with the target alone, as where nothing is moved."""
     adapter = ADAPTERS[name]
     for variant in variants:
         if variant in (ALONE, NATIVE):
             yield variant, adapter.path(target) if variant == NATIVE else None
             continue
-        if variant in BEHAVIOURAL:
-            yield variant, kept_file(VARIANTS[variant], adapter, source, target)
+        if (kept := kept_file(VARIANTS[variant], adapter, source, target)).is_file():  # of what takes minutes
+            yield variant, kept
             continue
         planned, moved = move(VARIANTS[variant], adapter, source, open_checkpoint(checkpoint(source)), runner.base)
         with written(planned, moved) as path:
