@@ -169,17 +169,22 @@ def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
 def solving(rows: int, m_s: int, m: int, n: int) -> float:
     """Operations of fitting one pair of layers, of a source (m_s, ...) and a target (m, n), in ``bridge.fit``.
 
-    They are those of its two regressions, and of the cut to the adapter's rank.
+    They are those of its two regressions, and of the cut to the adapter's rank by the smaller Gram matrix of the effect.
     """
-    return regression(rows, m_s, m) + regression(rows, n, m) + 2.0 * rows * n * m + EIGEN * m**3
+    k, other = sorted((rows, m))
+    cut = 2.0 * rows * n * m + 2.0 * k * k * other + EIGEN * k**3
+    return regression(rows, m_s, m) + regression(rows, n, m) + cut
 
 
 def regression(rows: int, n: int, m: int) -> float:
-    """Operations of ``bridge.ridge`` from n columns to m."""
-    k, ridges = min(rows, n), len(bridge.RIDGES)  # of the smaller Gram matrix
-    products = (2 - bridge.HELD_OUT) * 2.0 * rows * n * (k + m)
-    solved = k**3 / 3 + 2.0 * k * k * m + (2.0 * rows * n * m if n > rows else 0.0)
-    return products + (ridges + 1) * solved + ridges * bridge.HELD_OUT * 2.0 * rows * n * m
+    """Operations of ``bridge.ridge`` from n columns to m: of every solution by the smaller Gram matrix, and of its error."""
+    fitted, ridges = int(rows * (1 - bridge.HELD_OUT)), len(bridge.RIDGES)
+    total = ridges * 2.0 * (rows - fitted) * n * m
+    for part, solutions in ((fitted, ridges), (rows, 1)):
+        k, other = sorted((n, part))
+        total += 2.0 * k * k * other + solutions * (k**3 / 3 + 2.0 * k * k * m)
+        total += 2.0 * part * n * m * (solutions if n > part else 1)
+    return total
 
 
 def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
