@@ -118,3 +118,13 @@ def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> 
         page.wait_for_selector("#lorax_status .lorax-error")
         assert f"{XL_PRUNED}.safetensors: the WebUI cannot load it" in page.inner_text("#lorax_status")
     assert loaded(ui) == ["finetune.safetensors"]
+
+
+def test_a_source_that_the_host_cannot_read_leaves_all_as_it_was(ui: Page) -> None:
+    """The host has taken apart by then what was loaded."""
+    picture, lora = ui.draw(), bundle.BUNDLE / "loras" / f"{LORA}.safetensors"
+    base = ui.checkpoints / f"{bundle.BASE}.safetensors"
+    said = ui.call("probe/compute", {"base": str(base), "lora": str(lora), "unread": True})
+    assert said == f"{base}: the WebUI cannot load it (MemoryError: no room). Use another one."
+    assert loaded(ui) == ["finetune.safetensors"]
+    assert ui.draw().distance(picture) == 0
