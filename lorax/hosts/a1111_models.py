@@ -38,7 +38,8 @@ def opened(base: Checkpoint) -> Iterator[HostModel]:
         except Exception as error:  # a pruned SDXL is taken for SSD-1B, a damaged file fails where it may
             if before is not None:  # the host has taken it off the device and out of its hooks, but counts it as loaded
                 sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
-            raise LoraxError(f"{base.path}: the WebUI cannot load it ({type(error).__name__}: {error}). Use another one.") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise LoraxError(f"{base.path}: the WebUI cannot load it ({reason}). Use another one.") from error
     sd_unet.apply_unet("None")  # another one that an extension draws with, as TensorRT's, has no layers
     with _frozen(loaded):
         _take_networks_off(loaded)
