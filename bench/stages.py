@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.gauge import Gauge, Reading, operations
 from lorax.adapter import LowRank
-from lorax.behaviour import bridge, content, refine
+from lorax.behaviour import bridge, content, cost, refine
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.scaling import START, LossScale
@@ -33,7 +33,7 @@ class Stage:
 
     readings: dict[str, Reading] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    operations: dict[str, int] = field(default_factory=dict)
+    operations: dict[str, float] = field(default_factory=dict)
 
 
 def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callable[[Reading], None]) -> Stage:
@@ -47,6 +47,8 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
         gauge("evaluate with the LoRA", lambda: model.predict(latents, time, given))
     gauge("open the autoencoder", lambda: model.vae)
     gauge("decode a picture", lambda: model.decode(latents))
+    picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
+    gauge("encode a picture", lambda: model.encode_pictures(picture))
     seen = content.noised(model, latents, [PROMPT], SEEN, seed=0)
     where = bridge.places(model, list(adapter), seen)
     gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, seen, where, str))
@@ -56,6 +58,7 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     with adapted(model, adapter), torch.no_grad():
         stage.operations["evaluation"] = operations(lambda: model.predict(latents, time, _on_meta(given)))
         stage.operations["decoded"] = operations(lambda: model.decode(latents))
+        stage.operations["encoded"] = operations(lambda: model.encode_pictures(picture))
     return stage
 
 
@@ -70,9 +73,9 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     feeds = {pair.target: pair.source for pair in planned.pairs.values() if pair and pair.target}
     opened = Runners(device, dtype).opened(base)
     model = gauge("open", opened.__enter__)
-    side = 8 * model.size
+    picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
     gauge("open the autoencoder", lambda: model.vae)
-    gauge("encode a picture", lambda: model.encode_pictures(torch.rand(1, 3, side, side)))
+    gauge("encode a picture", lambda: model.encode_pictures(picture))
     said = gauge("encode a prompt", lambda: Prompts(model, [PROMPT], ranks))
     latents = torch.randn(1, 4, model.size, model.size)
     seen = content.noised(model, latents, [PROMPT], 1, seed=0)
@@ -90,11 +93,8 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     X, Y = (torch.randn(bridge.ROWS, width, generator=made) for width in (typical[2], typical[1]))
     gauge("bridge: solve a layer", lambda: bridge.ridge(X, X @ torch.randn(X.shape[1], Y.shape[1], generator=made) + Y))
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, start))
-    stage.operations["solved"] = ridge_operations(typical[2], typical[1], bridge.ROWS)
-    stage.operations["solving"] = sum(
-        ridge_operations(m_s, m_t, bridge.ROWS) + ridge_operations(n_t, m_t, bridge.ROWS) + rank_operations(n_t, m_t, bridge.ROWS)
-        for m_s, m_t, n_t in shapes
-    )
+    stage.operations["solved"] = cost.regression(bridge.ROWS, typical[2], typical[1])
+    stage.operations["solving"] = sum(cost.solving(bridge.ROWS, *shape) for shape in shapes)
     given = _on_meta(said([PROMPT]))
     opened.__exit__(None, None, None)
     model.device = META
@@ -104,24 +104,8 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     stage.operations["training"] = operations(lambda: _train(model, layers, seen, lambda prompts: given))
     with adapted(model, start), torch.no_grad():
         stage.operations["evaluation"] = operations(lambda: model.predict(seen.latents, seen.times, given))
-        stage.operations["encoded"] = operations(lambda: model.encode_pictures(torch.rand(1, 3, side, side)))
+        stage.operations["encoded"] = operations(lambda: model.encode_pictures(picture))
     return stage
-
-
-def ridge_operations(n: int, m: int, rows: int) -> int:
-    """Of ``bridge.ridge`` from n to m: Gram matrices, and for every lambda a Cholesky decomposition, a solution and its error."""
-    total, fitted = 0, int(rows * (1 - bridge.HELD_OUT))
-    for part, solutions in ((fitted, len(bridge.RIDGES)), (rows, 1)):
-        side, other = sorted((n, part))
-        total += 2 * side * side * other + solutions * (side**3 // 3 + 2 * side * side * m) + 2 * part * n * m
-        total += 2 * part * n * m * solutions if n > part else 0
-    return total + len(bridge.RIDGES) * 2 * (rows - fitted) * n * m
-
-
-def rank_operations(n: int, m: int, rows: int) -> int:
-    """Of cutting a map from n to m to its rank: its effect, and an eigendecomposition (9 p^3) of the smaller Gram matrix."""
-    side, other = sorted((m, rows))
-    return 2 * rows * n * m + 2 * side * side * other + 9 * side**3
 
 
 def _train(model: Runner, layers: Mapping[str, LowRank], seen: content.Content, said: Callable[[list[str]], Any]) -> None:

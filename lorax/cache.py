@@ -6,6 +6,7 @@ cannot be read counts as absent, and what cannot be written is kept in memory on
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".lorax-fit"  # of an entry, a safetensors file: no file of another kind is ever removed from the folder
 ABANDONED = 3600.0  # seconds after which a temporary file is what a crash left behind
@@ -37,6 +40,7 @@ class Cache:
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
+        self._has_told = False  # of an entry that is too large
         self._lock = threading.Lock()  # a page's button clears while a picture is made
 
     @property
@@ -55,7 +59,10 @@ class Cache:
         with self._lock:
             if remember:
                 self._remember(key, entry)
-            if self.folder is None or entry.size > self.disk_limit or self.disk_limit == 0:
+            if self.folder is None or self.disk_limit == 0:
+                return
+            if entry.size > self.disk_limit:
+                self._tell(entry)
                 return
             try:
                 self._write(self.folder / (key + SUFFIX), entry)
@@ -76,6 +83,17 @@ class Cache:
             self._memory.clear()
             if self.folder is not None:
                 self._trim(self.folder, 0)
+
+    def _tell(self, entry: Entry) -> None:
+        """Once: a training has its state put every few steps."""
+        if not self._has_told:
+            log.warning(
+                "%s: an entry of %.2g GB is not kept: the cache may hold %.2g GB. Allow it more if work is to be found again.",
+                self.folder,
+                entry.size / 1e9,
+                self.disk_limit / 1e9,
+            )
+        self._has_told = True
 
     def _remember(self, key: str, entry: Entry) -> None:
         self._memory.pop(key, None)

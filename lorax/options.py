@@ -203,15 +203,21 @@ class Saving:
 
 @dataclass(frozen=True)
 class Caching:
-    """How much a host keeps of LoRA-X files that it fitted, and of what methods that project find of the bases."""
+    """How much a host keeps of LoRA-X files that it fitted, and of what methods that project or run the models find and draw."""
 
     cache_folder: str = _option(
         "",
         "Cache folder",
-        "Where both are kept: fitted LoRA-X files, and what is found of bases; empty: lorax in the WebUI's own cache folder",
+        "Where fitted LoRA-X files are kept, what is found of bases, what bridge and refine have drawn, and what a refine that "
+        "was stopped goes on from; empty: lorax in the WebUI's own cache folder",
         example="a folder",
     )
-    cache_size: int = _option(4, "Cache size in GB", "What is used least goes first; 0 keeps nothing on the disk", bounds=(0, 64))
+    cache_size: int = _option(
+        4,
+        "Cache size in GB",
+        "What was used longest ago goes first, and what is larger by itself is not kept; 0 keeps nothing on the disk",
+        bounds=(0, 64),
+    )
     cache_memory: int = _option(
         256, "Memory limit in MB", "Fitted LoRA-X files that are kept in memory beside; 0 keeps none there", bounds=(0, 4096)
     )

@@ -14,7 +14,7 @@ from lorax.behaviour import content, refine
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.live import adapted, effect, recomputed
 from lorax.behaviour.scaling import START, LossScale
-from lorax.behaviour.training import Factors
+from lorax.behaviour.training import Factors, Training
 from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
@@ -146,17 +146,53 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_falls() -> None:
     parameter, scale = torch.nn.Parameter(torch.ones(2)), LossScale()
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     parameter.grad = torch.tensor([1.0, torch.inf])
-    scale.step(optimizer, [parameter])
+    assert not scale.step(optimizer, [parameter])
     assert parameter.tolist() == [1, 1]
     assert scale.value == START / 2
     parameter.grad = torch.tensor([scale.value / 4, 0])
-    scale.step(optimizer, [parameter])
+    assert scale.step(optimizer, [parameter])
     assert parameter.tolist() == [0.75, 1]
     scale.value = 1.0
     parameter.grad = torch.tensor([torch.nan, 0])
     with pytest.raises(LoraxError, match="NaN or infinite"):
         scale.step(optimizer, [parameter])
     assert parameter.tolist() == [0.75, 1]
+
+
+def test_a_step_that_overflows_is_no_step_of_the_training() -> None:
+    """Where the first gradients overflow at eight scales, all is as where none does, but for the scale."""
+
+    def trained(most: float) -> tuple[Training, list[float]]:
+        parameter, scales = torch.nn.Parameter(torch.ones(2)), []
+        training = Training([parameter], 1e-2)
+
+        def gradient(scale: float) -> None:
+            scales.append(scale)
+            torch.autograd.backward(scale * (parameter - 3).square().sum() * (torch.inf if scale > most else 1))
+
+        for _ in range(3):
+            training.advance(gradient)
+        return training, scales
+
+    (smooth, scales), (rough, tried) = trained(START), trained(START / 2**8)
+    assert scales == [START] * 3
+    assert tried == [START / 2**i for i in range(9)] + [START / 2**8] * 2
+    assert smooth.step == rough.step == 3
+    assert torch.equal(smooth.parameters[0], rough.parameters[0])
+    assert torch.equal(smooth.average[0], rough.average[0])
+    with pytest.raises(LoraxError, match="NaN or infinite"):
+        trained(0)
+
+
+def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
+    """Before a step is taken, and so also where few are."""
+    target = Runner(base)
+    next(target.unet.parameters()).data.fill_(torch.inf)
+    start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
+    latents = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = {"steps": 1, "rate": 1e-2, "tick": str}
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
+        refine.refine(target, Factors(start, target.device), latents, PROMPTS, **asked)
 
 
 def test_what_is_recomputed_has_the_same_gradients(base: Path) -> None:

@@ -63,6 +63,22 @@ def test_the_disk_forgets_the_least_recently_used(tmp_path: Path) -> None:
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
 
 
+def test_what_is_larger_than_the_cache_is_not_kept_and_that_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = Cache(tmp_path, 2600, 0)
+    cache.put("small", entry(1))
+    assert not caplog.records
+    for _ in range(3):
+        cache.put("large", entry(1, size=1000))
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"{tmp_path}: an entry of 4e-06 GB is not kept: the cache may hold 2.6e-06 GB.")
+    assert [path.stem for path in tmp_path.iterdir()] == ["small"]
+    Cache(tmp_path, 0, 0).put("large", entry(1))  # off: nothing is expected of it
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 2000, b"not safetensors at all"], ids=["empty", "zeros", "garbage"])
 def test_a_damaged_entry_is_absent_and_replaced(tmp_path: Path, damage: bytes) -> None:
     Cache(tmp_path, BIG, 0).put("key", entry(1))

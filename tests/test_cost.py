@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorax.behaviour import cost
+from lorax.behaviour import bridge, cost
 from lorax.behaviour.cost import Cost
 from lorax.behaviour.operations import operations
 from lorax.checkpoint import open_checkpoint
@@ -68,6 +68,17 @@ def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None
     parts = (runner.unet, *runner.text_encoders.values())
     weights = [w for part in parts for key, w in part.named_parameters() if w.dim() > 1 and not key.endswith("_embedding.weight")]
     assert told.parameters == sum(weight.numel() for weight in weights)
+
+
+@pytest.mark.parametrize(("rows", "n", "m"), [(50, 20, 30), (50, 90, 30)])
+def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int, m: int) -> None:
+    """It counts no decompositions and what is solved by them: with 40 rows for each lambda, and once with all."""
+    X, W = torch.randn(rows, n), torch.randn(n, m)
+    with FlopCounterMode(display=False) as counter:
+        assert bridge.ridge(X, X @ W).any()
+    solutions = [min(n, 40)] * len(bridge.RIDGES) + [min(n, rows)]
+    solved = sum(k**3 / 3 + 2 * k * k * m for k in solutions)
+    assert cost.regression(rows, n, m) - solved == pytest.approx(counter.get_total_flops() - 2 * rows * n * m)
 
 
 @pytest.mark.parametrize(

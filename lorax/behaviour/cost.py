@@ -79,7 +79,7 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
         works = works_of_bridge(plan.running, *models, of_text)
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
         rows = min(bridge.ROWS, bridge.KEPT // max(kept, 1))
-        solved = sum(_solved(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
+        solved = sum(solving(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
         seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
         held = rows * kept if device.type == "cpu" else 0
     else:
@@ -166,16 +166,25 @@ def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
     return (forward + backward) * (1 + NARROW / of.width) / (EFFICIENCY * rate)
 
 
-def _solved(rows: int, m_s: int, m: int, n: int) -> float:
-    """Operations of fitting one pair of layers: the two regressions of ``bridge.fit``, and the cut to the adapter's rank."""
-    return _regression(rows, m_s, m) + _regression(rows, n, m) + 2.0 * rows * n * m + EIGEN * m**3
+def solving(rows: int, m_s: int, m: int, n: int) -> float:
+    """Operations of fitting one pair of layers, of a source (m_s, ...) and a target (m, n), in ``bridge.fit``.
+
+    They are those of its two regressions, and of the cut to the adapter's rank by the smaller Gram matrix of the effect.
+    """
+    k, other = sorted((rows, m))
+    cut = 2.0 * rows * n * m + 2.0 * k * k * other + EIGEN * k**3
+    return regression(rows, m_s, m) + regression(rows, n, m) + cut
 
 
-def _regression(rows: int, n: int, m: int) -> float:
-    k, ridges = min(rows, n), len(bridge.RIDGES)  # of the smaller Gram matrix
-    products = (2 - bridge.HELD_OUT) * 2.0 * rows * n * (k + m)
-    solved = k**3 / 3 + 2.0 * k * k * m + (2.0 * rows * n * m if n > rows else 0.0)
-    return products + (ridges + 1) * solved + ridges * bridge.HELD_OUT * 2.0 * rows * n * m
+def regression(rows: int, n: int, m: int) -> float:
+    """Operations of ``bridge.ridge`` from n columns to m: of every solution by the smaller Gram matrix, and of its error."""
+    fitted, ridges = int(rows * (1 - bridge.HELD_OUT)), len(bridge.RIDGES)
+    total = ridges * 2.0 * (rows - fitted) * n * m
+    for part, solutions in ((fitted, ridges), (rows, 1)):
+        k, other = sorted((n, part))
+        total += 2.0 * k * k * other + solutions * (k**3 / 3 + 2.0 * k * k * m)
+        total += 2.0 * part * n * m * (solutions if n > part else 1)
+    return total
 
 
 def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:

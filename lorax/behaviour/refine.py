@@ -14,6 +14,7 @@ from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.live import adapted, recomputed
 from lorax.behaviour.model import Model
 from lorax.behaviour.training import Factors, Scales, Training
+from lorax.errors import LoraxError
 
 # What served unrelated and related bases best, and bridge's scales (docs/behaviour.md).
 RATE_UNRELATED, RATE_RELATED, RATE_SCALES = 5e-3, 2e-3, 3e-2
@@ -47,7 +48,8 @@ def refine(
     """Minimise the denoising loss of pictures, scaled latents (P, 4, h, w), with prompts over what is trained.
 
     AdamW from what that is now, or from where ``kept`` has it, for ``steps`` steps or until PATIENCE looks found no gain; returns
-    the layers with the averages of the best. ``still`` is told of what is no step of the training.
+    the layers with the averages of the best. ``still`` is told of what is no step of the training. Raises LoraxError where the
+    target's predictions or gradients are not finite.
     """
     training = Training(trained.all, rate)
     is_held = torch.arange(len(prompts)) % HELD_OUT == 0
@@ -59,6 +61,11 @@ def refine(
     def look() -> None:
         layers = trained.layers(training.average)
         loss = _judge(target, layers, judged, said, still)
+        if training.step == 0 and not math.isfinite(loss):
+            raise LoraxError(
+                f"{target.base.path}: what the model predicts is NaN or infinite. Its weights overflow in the precision in which "
+                "it runs, or are damaged; use another copy of the checkpoint."
+            )
         training.look(loss)
         watch(training.step, loss, layers)
 

@@ -53,13 +53,19 @@ class Training:
         self.best, self.step, self.since = math.inf, 0, 0  # loss of the best look; steps; looks since without a gain
 
     def advance(self, gradient: Callable[[float], None]) -> None:
-        """A step by what ``gradient(scale)`` adds to the parameters' gradients, of the loss times ``scale``."""
+        """A step by what ``gradient(scale)`` adds to the parameters' gradients, of the loss times ``scale``.
+
+        It is asked again, at half the scale, until the gradients do not overflow: there are few steps to lose. Raises LoraxError
+        where they always do.
+        """
         self.step += 1
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * min(1.0, self.step / WARMUP)
-        self._optimizer.zero_grad(set_to_none=True)
-        gradient(self._scale.value)
-        self._scale.step(self._optimizer, self.parameters)
+        taken = False
+        while not taken:
+            self._optimizer.zero_grad(set_to_none=True)
+            gradient(self._scale.value)
+            taken = self._scale.step(self._optimizer, self.parameters)
         for mean, parameter in zip(self.average, self.parameters, strict=True):
             mean.lerp_(parameter.detach(), max(1 - DECAY, 1 / (self.step + 1)))  # of all steps while they are few
 

@@ -31,11 +31,15 @@ def opened(base: Checkpoint) -> Iterator[HostModel]:
     if info is None:
         raise LoraxError(f"{base.path}: not listed by the WebUI any more. Refresh the lists and choose another checkpoint.")
     check(base)
-    try:
-        with sd_models.SkipWritingToConfig():  # what the user has chosen stays chosen
+    before = sd_models.model_data.sd_model
+    with sd_models.SkipWritingToConfig():  # what the user has chosen stays chosen
+        try:
             loaded = sd_models.reload_model_weights(info=info)
-    except Exception as error:  # a pruned SDXL is taken for SSD-1B, a damaged file fails where it may
-        raise LoraxError(f"{base.path}: the WebUI cannot load it ({type(error).__name__}: {error}). Use another one.") from error
+        except Exception as error:  # a pruned SDXL is taken for SSD-1B, a damaged file fails where it may
+            if before is not None:  # the host has taken it off the device and out of its hooks, but counts it as loaded
+                sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
+            reason = f"{type(error).__name__}: {error}"
+            raise LoraxError(f"{base.path}: the WebUI cannot load it ({reason}). Use another one.") from error
     sd_unet.apply_unet("None")  # another one that an extension draws with, as TensorRT's, has no layers
     with _frozen(loaded):
         _take_networks_off(loaded)

@@ -66,7 +66,7 @@ def _limits() -> tuple[Path, int, int]:
 
 
 def _defaults() -> list[Option]:
-    running = [option for option in declared(Running) if option.bounds]  # what is drawn is chosen for each LoRA
+    running = [option for option in declared(Running) if option.kind is int]  # what is drawn is chosen for each LoRA
     return declared(Options) + running + [option for option in declared(Saving) if option.kind is not bool]  # replacing is, too
 
 

@@ -83,7 +83,9 @@ BEHAVIOURAL = {
     method.name: method
     for method in (
         Behavioural(BRIDGE, "run both models and fit each layer to what the source's does; for unrelated bases, takes minutes"),
-        Behavioural(REFINE, "train the result until the target changes as the source does; best for unrelated bases, slow"),
+        Behavioural(
+            REFINE, "train the target on what the source draws with the LoRA; best for unrelated bases, takes minutes to hours"
+        ),
     )
 }
 

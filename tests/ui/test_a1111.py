@@ -59,11 +59,13 @@ def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None
     assert dict(host.defaults()) == {}
     assert options.data_labels["lorax_pictures"].default == 384
     assert not {"lorax_captions", "lorax_trigger"} & set(options.data_labels), "they are chosen for each LoRA"
-    options.data |= {"lorax_method": "copy", "lorax_max_rank": "8", "lorax_pictures": 64}
-    assert dict(host.defaults()) == {"method": "copy", "max_rank": "8", "pictures": 64}
+    assert (options.data_labels["lorax_steps"].label, options.data_labels["lorax_steps"].default) == ("Training steps", "")
+    options.data |= {"lorax_method": "copy", "lorax_max_rank": "8", "lorax_pictures": 64, "lorax_steps": "50"}
+    assert dict(host.defaults()) == {"method": "copy", "max_rank": "8", "pictures": 64, "steps": "50"}
     ((blocks, *_),) = callbacks(double)["tabs"]()
     values = {component.elem_id: getattr(component, "value", None) for component in blocks.blocks.values()}
     assert (values["lorax_method"], values["lorax_max_rank"], values["lorax_pictures"]) == ("copy", "8", 64)
+    assert values["lorax_steps"] == "50"
 
 
 def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from modules import devices, script_callbacks, scripts, sd_hijack_open_clip, sd_models_config, shared
+from modules import devices, script_callbacks, scripts, sd_hijack_open_clip, sd_models, sd_models_config, shared
 from modules.paths_internal import data_path
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
@@ -79,8 +79,12 @@ def add_routes(demo, app):
 
     @app.post("/probe/compute")
     def compute(asked: dict):
-        """What a base computes, run by what the host offers for it, in a file whose path is returned."""
+        """What a base computes, run by what the host offers for it, in a file whose path is returned; or why it cannot be.
+
+        If ``unread``, there is no memory for reading it.
+        """
         from lorax.checkpoint import open_checkpoint
+        from lorax.errors import LoraxError
         from lorax.hosts.a1111 import A1111
 
         computed = runpy.run_path(str(Path(data_path) / "extensions/lorax/tests/webui/computed.py"))["computed"]
@@ -89,8 +93,22 @@ def add_routes(demo, app):
             with A1111().models().opened(open_checkpoint(asked["base"])) as model:
                 return computed(model, Path(asked["lora"]))
 
+        read = sd_models.get_checkpoint_state_dict
+        if asked.get("unread"):
+
+            def fail(info, timer):
+                if info.filename == asked["base"]:
+                    raise MemoryError("no room")
+                return read(info, timer)
+
+            sd_models.get_checkpoint_state_dict = fail
         path = Path(data_path) / "computed.safetensors"
-        save_file(A1111().run(work, lambda done, total, text: None), path)
+        try:
+            save_file(A1111().run(work, lambda done, total, text: None), path)
+        except LoraxError as error:
+            return str(error)
+        finally:
+            sd_models.get_checkpoint_state_dict = read
         return str(path)
 
 

@@ -118,3 +118,15 @@ def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> 
         page.wait_for_selector("#lorax_status .lorax-error")
         assert f"{XL_PRUNED}.safetensors: the WebUI cannot load it" in page.inner_text("#lorax_status")
     assert loaded(ui) == ["finetune.safetensors"]
+
+
+def test_a_source_that_the_host_cannot_read_leaves_all_as_it_was(ui: Page) -> None:
+    """The host has taken apart by then what was loaded, which does not weight words any more."""
+    weighted = "(cat face:1.5), [sun]"
+    picture, lora = ui.draw(prompt=weighted), bundle.BUNDLE / "loras" / f"{LORA}.safetensors"
+    ui.draw(steps=1)  # the host keeps what it made of the last prompt's words
+    base = ui.checkpoints / f"{bundle.BASE}.safetensors"
+    said = ui.call("probe/compute", {"base": str(base), "lora": str(lora), "unread": True})
+    assert said == f"{base}: the WebUI cannot load it (MemoryError: no room). Use another one."
+    assert loaded(ui) == ["finetune.safetensors"]
+    assert ui.draw(prompt=weighted).distance(picture) == 0
