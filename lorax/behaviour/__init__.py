@@ -11,7 +11,7 @@ from functools import partial
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.drawn import Drawn, draw
-from lorax.behaviour.kept import Kept
+from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.model import Model, Models
 from lorax.behaviour.outcome import Paired, by_weights, concluded, foretold, has_already, paired
 from lorax.behaviour.refine import (
@@ -43,7 +43,7 @@ def run(
     """``bridge``, or ``refine`` from ``start``, which is AUTO or BRIDGE; by default AUTO, which between strangers is nothing.
 
     What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
-    it is asked for again. ``watch`` hears of its training. Raises LoraxError if a model cannot be run.
+    it is asked for again. ``watch`` hears of its training, which then begins anew. Raises LoraxError if a model cannot be run.
     """
     for base in (plan.source, plan.target):
         check(base)
@@ -122,7 +122,7 @@ def _refine(
             tick=meter,
             still=meter.still,
             watch=watch,
-            kept=kept,
+            kept=kept if watch is unwatched else NOTHING,
         )
 
 
