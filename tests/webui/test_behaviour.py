@@ -78,8 +78,8 @@ def test_the_tab_moves_what_the_command_line_does(browser: Any, ui: Page, folder
     assert loaded(ui) == ["finetune.safetensors"]
     assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune.safetensors")
 
-    # What diffusers finds outside the host.
-    lora, told = bundle.BUNDLE / "loras" / f"{LORA}.safetensors", ui.loras / f"told-{target}-{method}.safetensors"
+    # What diffusers finds outside the host, with the LoRA's card, which names its trigger words.
+    lora, told = ui.loras / f"{LORA}.safetensors", ui.loras / f"told-{target}-{method}.safetensors"
     bases = [f"--{role}={folder / name}.safetensors" for role, name in (("source", bundle.BASE), ("target", target))]
     asked = [f"--method={method}", "--pictures=16", "--steps=8", f"--output={told}"]
     assert main(["transfer", str(lora), *bases, *asked]) == 0
