@@ -51,7 +51,7 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("encode a picture", lambda: model.encode_pictures(picture))
     seen = content.noised(model, latents, [PROMPT], SEEN, seed=0)
     where = bridge.places(model, list(adapter), seen)
-    gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, seen, where, str))
+    gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, adapter, seen, where, str))
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, adapter))
     opened.__exit__(None, None, None)
     model.device = META

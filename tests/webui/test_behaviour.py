@@ -67,10 +67,14 @@ def ask(page: Any, method: str, **running: int) -> None:
         field.blur()
 
 
-@pytest.mark.parametrize(("target", "method"), [(XL, "refine"), (XL, "bridge"), (bundle.PRUNED, "bridge")])
-def test_the_tab_moves_what_the_command_line_does(browser: Any, ui: Page, folder: Path, target: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "method", "pictures"), [(XL, "refine", 16), (XL, "bridge", 16), (bundle.PRUNED, "bridge", 64)]
+)
+def test_the_tab_moves_what_the_command_line_does(
+    browser: Any, ui: Page, folder: Path, target: str, method: str, pictures: int
+) -> None:
     with tab(browser, ui, f"{target}.safetensors") as page:
-        ask(page, method, pictures=16, steps=8)
+        ask(page, method, pictures=pictures, steps=8)
         page.click("#lorax_transfer")
         page.wait_for_selector("#lorax_written .lorax-done, #lorax_status .lorax-error")
         shoot(page, f"{method}-{target}")
@@ -81,7 +85,7 @@ def test_the_tab_moves_what_the_command_line_does(browser: Any, ui: Page, folder
     # What diffusers finds outside the host, with the LoRA's card, which names its trigger words.
     lora, told = ui.loras / f"{LORA}.safetensors", ui.loras / f"told-{target}-{method}.safetensors"
     bases = [f"--{role}={folder / name}.safetensors" for role, name in (("source", bundle.BASE), ("target", target))]
-    asked = [f"--method={method}", "--pictures=16", "--steps=8", f"--output={told}"]
+    asked = [f"--method={method}", f"--pictures={pictures}", "--steps=8", f"--output={told}"]
     assert main(["transfer", str(lora), *bases, *asked]) == 0
     ui.load(target)
     try:
