@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorax import output
 from lorax.behaviour.cost import Cost, estimate, total
-from lorax.behaviour.runnable import check
+from lorax.behaviour.runnable import check_all
 from lorax.cache import Cache
 from lorax.catalog import Model
 from lorax.checkpoint import open_checkpoint
@@ -120,8 +120,7 @@ def plans(request: Request) -> list[Plan]:
 def cost_of(request: Request) -> Cost:
     """Of a transfer by a method that runs the models, told by headers alone. Raises LoraxError where they cannot be run."""
     planned = plans(replace(request, options=replace(request.options, pairing="name")))  # of other pairs it takes as much
-    for base in (planned[0].source, planned[0].target):
-        check(base)
+    check_all(planned[0].source, planned[0].target)
     return total(estimate(one) for one in planned)
 
 

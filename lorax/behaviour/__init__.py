@@ -24,7 +24,7 @@ from lorax.behaviour.refine import (
     Watch,
     unwatched,
 )
-from lorax.behaviour.runnable import check
+from lorax.behaviour.runnable import check, check_all
 from lorax.behaviour.training import Factors, Scales
 from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE
@@ -45,9 +45,9 @@ def run(
     What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
     it is asked for again. ``watch`` hears of its training, which then begins anew. Raises LoraxError if a model cannot be run.
     """
-    for base in (plan.source, plan.target):
-        check(base)
-        if cache is not None and cache.is_on_disk:  # what is kept is found by them
+    check_all(plan.source, plan.target)
+    if cache is not None and cache.is_on_disk:  # what is kept is found by their hashes
+        for base in (plan.source, plan.target):
             base.find_hashes(partial(_tell_of_hashing, progress, base.title))
     meter, kept = _Meter(progress), Kept.of(plan, cache, start)
     [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)

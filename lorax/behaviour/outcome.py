@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lorax.adapter import LowRank
 from lorax.behaviour.cost import estimate
 from lorax.behaviour.proposals import kind_of
-from lorax.behaviour.runnable import check
+from lorax.behaviour.runnable import check_all
 from lorax.cache import Cache
 from lorax.methods import AUTO, BRIDGE, REFINE
 from lorax.moving import unmatched
@@ -60,8 +60,7 @@ def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> 
     Raises LoraxError if one of the bases cannot be run.
     """
     found = []
-    for base in (plans[0].source, plans[0].target):
-        check(base)
+    check_all(plans[0].source, plans[0].target)
     for plan, auto in zip(plans, by_weights(plans, progress, cache), strict=True):
         if has_already(plan, auto):
             found.append(auto)

@@ -22,10 +22,15 @@ def check(base: Checkpoint) -> Settings:
     return settings
 
 
+def check_all(*bases: Checkpoint) -> None:
+    """Raise LoraxError where one of the bases cannot be run."""
+    for base in bases:
+        check(base)
+
+
 def can_run(*bases: Checkpoint) -> bool:
     try:
-        for base in bases:
-            check(base)
+        check_all(*bases)
     except LoraxError:
         return False
     return True
