@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")  # a process takes up to 2 GB; each uses one thread
 GRADIOS = ("gradio3", "gradio4")  # tests/ui/NAME.txt says what the environment .venv-NAME has
 
 
@@ -43,7 +44,7 @@ def test(arguments: list[str]) -> None:
     step("lint", python, "-m", "ruff", "check")
     step("format", python, "-m", "ruff", "format", "--check")
     step("types", python, "-m", "mypy", "lorax")
-    step("tests", python, "-m", "pytest", *arguments)
+    step("tests", python, "-m", "pytest", *PARALLEL, *arguments, OMP_NUM_THREADS="1")
     if not arguments:
         ui([])
 
@@ -86,10 +87,10 @@ def has_pip(python: Path) -> bool:
     return python.exists() and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def step(title: str, *command: str | Path) -> None:
+def step(title: str, *command: str | Path, **environment: str) -> None:
     """Run a command in the repository's root; end with its exit code if that is not 0."""
     print(f"== {title}", flush=True)
-    if code := subprocess.run(command, cwd=ROOT).returncode:
+    if code := subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode:
         sys.exit(code)
 
 

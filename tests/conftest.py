@@ -77,6 +77,13 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def quick_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not ask how well it does: most of its time goes into solving layers and fitting their scales."""
+    monkeypatch.setattr("lorax.behaviour.bridge.ROWS", 256)
+    monkeypatch.setattr("lorax.behaviour.refine.SCALING", 3)
+
+
+@pytest.fixture
 def styled(files: Files, tmp_path: Path) -> Path:
     """A LoRA with metadata, a preview and a card, as it lies in a WebUI's folder."""
     folder = tmp_path / "models"

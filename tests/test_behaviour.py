@@ -161,6 +161,7 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
         assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_the_largest_rank_is_kept_to(models: Path) -> None:
     made = planned(models, STRANGER, "bridge", pictures=16)
     moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)))
@@ -187,6 +188,7 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) ->
     assert any(dW.norm() > 0 for dW in moved.deltas_of(open_checkpoint(out / f"{STRANGER}.safetensors")).values())
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = out / "moved.safetensors"
     bases = ["--source", str(models / "base.safetensors"), "--target", str(models / "scratch.safetensors")]
@@ -221,6 +223,7 @@ def test_stopping_leaves_nothing(models: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path) -> None:
     """From SD 1.x to SDXL, whose latents have another scale and another size here."""
     for name in (BASE, "xl"):
@@ -271,6 +274,7 @@ def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Pat
     assert with_triggers(["a", "b"], None) == ["a", "b"]
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_what_is_drawn_is_what_was_asked_for(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     encode = Runner.encode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from bench import behaviour as bench
 from bench import full_size, running
 from bench.counting import counted
 from bench.gauge import Gauge, operations
-from lorax import behaviour
 from lorax.behaviour import content, refine
 from lorax.options import Running
 from tests import xl
@@ -29,6 +29,7 @@ def test_full_size_is_as_large_as_the_real_ones() -> None:
     assert sum(key.endswith(".lora_up.weight") for key, _ in running.lora(running.FULL.sd, 32)) == 192
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     running.write(tmp_path, running.NARROW, 2, every=bench.COUNTED)
     asked = Running(pictures=16, steps=3)
@@ -38,14 +39,20 @@ def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     assert refined.counts["xl"]["evaluation"] == 2 * refine.REPEATS * 2  # two looks at the held-out ones
     assert refined.counts["xl"]["encoded"] == 2 * bridged.counts["xl"]["encoded"] == 16
     assert refined.largest == {"sd": {"evaluation": 1}, "xl": {"evaluation": 1, "training": 1}}
-    assert bridged.counts["xl"]["training"] == behaviour.SCALING * 7
+    assert bridged.counts["xl"]["training"] == refine.SCALING * 7
     assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 16, "training": 1}}  # with the LoRA and without
 
 
 def test_memory_and_operations_are_those_of_the_action() -> None:
     said: list[str] = []
     gauge = Gauge(torch.device("cpu"), lambda reading: said.append(str(reading)))
-    gauge("fill", lambda: torch.ones(25_000_000).sum())  # 100 MB, and as little beside
+
+    def fill() -> None:
+        filled = torch.ones(25_000_000)  # 100 MB, and as little beside
+        time.sleep(0.5)  # what is gone sooner than the gauge looks again is not seen whole
+        del filled
+
+    gauge("fill", fill)
     [reading] = gauge.readings
     assert 90e6 < reading.peak - reading.before < 130e6
     assert said == [str(reading)]

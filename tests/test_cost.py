@@ -91,6 +91,7 @@ def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int,
         ("large", "scratch", "refine", False),
     ],
 )
+@pytest.mark.usefixtures("quick_bridge")
 def test_what_is_counted_is_what_is_done(
     models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, target: str, method: str, of_text: bool
 ) -> None:
