@@ -101,14 +101,18 @@ class Checkpoint:
         """Hash of the file's content; of a folder, the hash over its weight files in order."""
         return self._hashes.sha256
 
-    def find_hashes(self, progress: Callable[[int, int], None]) -> None:
+    def find_hashes(self, progress: Callable[[int, int, str], None]) -> None:
         """Find the file's hashes now, where that takes a reading of the whole base.
 
-        ``progress`` hears how many of how many mebibytes are read, and may raise to stop.
+        ``progress`` hears how many of how many mebibytes are read, and what is done in words, and may raise to stop.
         """
         if "_hashes" not in vars(self) and not self._known:
             total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
-            self._hashes = hashes(*self._files, read=lambda done: progress(done, total))
+
+            def told(done: int) -> None:
+                progress(done, total, f"hashing {self.title}: {done} of {total} MB")
+
+            self._hashes = hashes(*self._files, read=told)
 
     @property
     def legacy_hash(self) -> str:

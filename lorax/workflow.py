@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -158,13 +157,8 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
 
 def _find_hashes(request: Request, plan: Plan, saving: Saving, progress: Progress) -> None:
     """Of the bases that a written header names: it takes as long as reading them."""
-    named = {plan.source: request.source} | ({} if saving.save_as == LORAX else {plan.target: request.target})
-    for base, model in named.items():
-        base.find_hashes(partial(_tell_of_hashing, progress, model.name))
-
-
-def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
-    progress(done, total, f"hashing {name}: {done} of {total} MB")
+    for base in (plan.source, *([] if saving.save_as == LORAX else [plan.target])):
+        base.find_hashes(progress)
 
 
 def _state(request: Request) -> Hashable:

@@ -12,7 +12,7 @@ import torch
 
 from lorax.adapter import LowRank
 from lorax.behaviour import refine
-from lorax.behaviour.kept import Kept, key
+from lorax.behaviour.kept import Kept
 from lorax.behaviour.training import Factors, Training
 from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint, open_checkpoint
@@ -145,7 +145,7 @@ def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monke
         run_all([made], stop, cache, models=opening)
     assert opening.names == [BASE, FINETUNE]
     assert len(list(tmp_path.iterdir())) == 2
-    assert key(other) != key(made) == key(dataclasses.replace(made))
+    assert Kept.of(other, cache).job != Kept.of(made, cache).job == Kept.of(dataclasses.replace(made), cache).job
     ticks: list[tuple[int, int]] = []
 
     def told(done: int, total: int, name: str) -> None:
@@ -174,7 +174,8 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
     def made(folder: str, *captions: str, lora: Path = LORA) -> str:
         base = open_checkpoint(tmp_path / folder / f"{BASE}.safetensors")
         running = Running(captions=captions)
-        return key(dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running))
+        asked = dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running)
+        return Kept.of(asked, Cache(tmp_path / "cache", BIG, 0)).job
 
     assert made("one") == made("two")
     different = [made("one"), made("three"), made("one", "sun"), made("one", "cat"), made("one", lora=LOCON)]

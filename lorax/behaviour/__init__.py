@@ -6,7 +6,6 @@ One model is in memory at a time; what the other needs of it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
@@ -14,16 +13,7 @@ from lorax.behaviour.drawn import Drawn, draw
 from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.model import Model, Models
 from lorax.behaviour.outcome import Paired, by_weights, concluded, foretold, has_already, paired
-from lorax.behaviour.refine import (
-    RATE_RELATED,
-    RATE_SCALES,
-    RATE_UNRELATED,
-    SCALING,
-    STEPS_RELATED,
-    STEPS_UNRELATED,
-    Watch,
-    unwatched,
-)
+from lorax.behaviour.refine import Watch, unwatched
 from lorax.behaviour.runnable import check, check_all
 from lorax.behaviour.training import Factors, Scales
 from lorax.cache import Cache
@@ -48,28 +38,26 @@ def run(
     check_all(plan.source, plan.target)
     if cache is not None and cache.is_on_disk:  # what is kept is found by their hashes
         for base in (plan.source, plan.target):
-            base.find_hashes(partial(_tell_of_hashing, progress, base.title))
+            base.find_hashes(progress)
     meter, kept = _Meter(progress), Kept.of(plan, cache, start)
     [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)
     if has_already(plan, auto):
         return auto
-    pairs = paired(plan)
-    if plan.options.method == BRIDGE:
-        return concluded(plan, auto, pairs, _bridge(plan, pairs, models, meter, kept))
-    return concluded(plan, auto, pairs, _refine(plan, auto, pairs, models, meter, kept, start, watch))
-
-
-def _tell_of_hashing(progress: Progress, name: str, done: int, total: int) -> None:
-    progress(done, total, f"hashing {name}")
-
-
-def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept) -> dict[str, LowRank]:
     adapter = plan.adapter.deltas_of(plan.source)
+    pairs = paired(plan, adapter)
+    if plan.options.method == BRIDGE:
+        return concluded(plan, auto, pairs, _bridge(plan, adapter, pairs, models, meter, kept))
+    return concluded(plan, auto, pairs, _refine(plan, adapter, auto, pairs, models, meter, kept, start, watch))
+
+
+def _bridge(
+    plan: Plan, adapter: Mapping[str, LowRank], pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept
+) -> dict[str, LowRank]:
     feeds = {layer.target: (layer.source, layer.rank) for layer in pairs.values()}
     recorded = {source for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = content.looked_at(plan.running.pictures, max(source.size, check(plan.target).size))
-        meter.expect(len(adapter) + len(feeds) + SCALING)
+        meter.expect(len(adapter) + len(feeds) + refine.SCALING)
         drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents_in(source, meter.still), drawn.prompts, count, seed=0)
         where = bridge.places(source, recorded, seen)
@@ -83,8 +71,8 @@ def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Met
             Scales(fitted, target.device),
             latents,
             drawn.prompts,
-            steps=SCALING,
-            rate=RATE_SCALES,
+            steps=refine.SCALING,
+            rate=refine.RATE_SCALES,
             tick=meter,
             still=meter.still,
         )
@@ -92,6 +80,7 @@ def _bridge(plan: Plan, pairs: Mapping[str, Paired], models: Models, meter: _Met
 
 def _refine(
     plan: Plan,
+    adapter: Mapping[str, LowRank],
     auto: Moved,
     pairs: Mapping[str, Paired],
     models: Models,
@@ -100,13 +89,14 @@ def _refine(
     start: str | None,
     watch: Watch,
 ) -> dict[str, LowRank]:
-    adapter, count = plan.adapter.deltas_of(plan.source), plan.running.pictures
-    rate, most = (RATE_RELATED, STEPS_RELATED) if auto.layers else (RATE_UNRELATED, STEPS_UNRELATED)
-    steps = plan.running.steps or most
+    count = plan.running.pictures
+    related = bool(auto.layers)
+    rate = refine.RATE_RELATED if related else refine.RATE_UNRELATED
+    steps = plan.running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
     meter.expect(steps)
     first = dict(auto.layers) if start in (None, AUTO) else {}
     if start == BRIDGE:
-        first = _bridge(plan, pairs, models, meter, kept)
+        first = _bridge(plan, adapter, pairs, models, meter, kept)
     if (drawn := kept.drawn(plan, count)) is None:
         with models.opened(plan.source) as source:
             drawn = _draw(plan, source, adapter, count, meter, kept)

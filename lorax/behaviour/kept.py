@@ -20,14 +20,20 @@ from lorax.transfer import Plan
 
 
 class Kept:
-    """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found."""
+    """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found.
 
-    def __init__(self, cache: Cache | None, key: str, source_key: str = "") -> None:
-        self._cache, self._key, self._source_key = cache, key, source_key
+    ``job`` names the result, ``source`` what the source draws for it.
+    """
+
+    def __init__(self, cache: Cache | None, job: str, source: str = "") -> None:
+        self._cache, self.job, self.source = cache, job, source
 
     @classmethod
     def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Kept:
-        return cls(cache, key(plan, start), source_key(plan)) if cache is not None and cache.is_on_disk else NOTHING
+        if cache is None or not cache.is_on_disk:
+            return NOTHING
+        source = _source_of(plan)
+        return cls(cache, _job_of(plan, source, start), source)
 
     def drawn(self, plan: Plan, count: int) -> Drawn | None:
         """What the source has drawn, as many pictures as these."""
@@ -53,10 +59,10 @@ class Kept:
 
     @property
     def _of_job(self) -> str:
-        return f"{self._key}-trained"
+        return f"{self.job}-trained"
 
     def _of_source(self, count: int) -> str:
-        return f"{self._source_key}-{count}-drawn"
+        return f"{self.source}-{count}-drawn"
 
     def _get(self, name: str) -> Entry | None:
         return self._cache.get(name, remember=False) if self._cache else None
@@ -70,13 +76,13 @@ class Kept:
 NOTHING = Kept(None, "")
 
 
-def key(plan: Plan, start: str | None = None) -> str:
+def _job_of(plan: Plan, source: str, start: str | None) -> str:
     """Of all that decides the result: what the files hold, and not where they are; and what is asked for."""
     options, running = dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
-    return _hash(source_key(plan), *_identity(plan.target), options, running, start)
+    return _hash(source, *_identity(plan.target), options, running, start)
 
 
-def source_key(plan: Plan) -> str:
+def _source_of(plan: Plan) -> str:
     """Of all that decides what the source draws, but for the number of pictures."""
     beside = _sha256(plan.adapter.path.with_name("adapter_config.json"))
     running = {"captions": plan.running.captions, "trigger": trigger_of(plan)}

@@ -32,12 +32,12 @@ class Paired:
     norm: float
 
 
-def paired(plan: Plan) -> dict[str, Paired]:
-    """By name in the adapter; every delta is decoded once."""
+def paired(plan: Plan, adapter: Mapping[str, LowRank]) -> dict[str, Paired]:
+    """By name in the adapter, whose deltas are given by source layer."""
     found = {}
     for name, pair in plan.pairs.items():
         if pair and pair.target:
-            dW = plan.adapter.delta(name, plan.source)
+            dW = adapter[pair.source]
             found[name] = Paired(pair.source, pair.target, pair.reason, min(dW.rank, plan.limit(name) or dW.rank), dW.norm())
     return found
 
@@ -66,7 +66,8 @@ def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> 
             found.append(auto)
             continue
         how = f"to be {HOW[plan.options.method]}"
-        known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in paired(plan).items()}
+        pairs = paired(plan, plan.adapter.deltas_of(plan.source))
+        known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in pairs.items()}
         found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=estimate(plan, related=bool(auto.layers)))))
     return found
 

@@ -6,6 +6,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.model_settings import Settings, settings_of
 
+FIRST = "unet.input_blocks.0.0"
 CHANNELS = 4  # of latents
 
 
@@ -14,7 +15,9 @@ def check(base: Checkpoint) -> Settings:
     if base.path.is_dir():
         raise LoraxError(f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file.")
     settings = settings_of(base.unet_file, base.family.name)
-    if (channels := base.layers["unet.input_blocks.0.0"][1]) != CHANNELS:
+    if FIRST not in base.layers:
+        raise LoraxError(f"{base.path}: the UNet lacks {FIRST.removeprefix('unet.')}, its first layer. Use a whole checkpoint.")
+    if (channels := base.layers[FIRST][1]) != CHANNELS:
         raise LoraxError(
             f"{base.path}: the UNet takes {channels} channels, as models for inpainting do; expected {CHANNELS}. "
             "Use a checkpoint that makes pictures from text."

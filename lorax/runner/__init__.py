@@ -14,11 +14,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTokenizer
 
+from lorax.behaviour.runnable import check
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.layers import TEXT_MODEL
-from lorax.model_settings import settings_of
 from lorax.openclip import padded_with_zeros
 from lorax.precision import precision
 from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
@@ -63,13 +63,11 @@ class Runner:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.base = open_checkpoint(path)
-        if path.is_dir():
-            raise LoraxError(f"{path}: a folder; only checkpoints in one file can be run. Compare in the WebUI instead.")
+        self._settings = check(self.base)
         self.device, self.dtype = torch.device(device), dtype
         folder = tokenizer or path.parent / "tokenizer"
         self.tokenizer = _tokenizer(path, folder)
         self._file = open_tensors(path)
-        self._settings = settings_of(self._file, self.base.family.name)
         self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
         encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
@@ -133,15 +131,7 @@ class Runner:
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32.
-
-        Raises LoraxError if the UNet takes other channels.
-        """
-        if latents.shape[1] != (channels := self.unet.config["in_channels"]):
-            raise LoraxError(
-                f"{self.base.path}: the UNet takes {channels} channels, as models for inpainting do; expected "
-                f"{latents.shape[1]}. Use a checkpoint that makes pictures from text."
-            )
+        """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32."""
         self._place_unet(EVALUATING * latents.shape[0] * latents[0, 0].numel() * PIXELS**2, conditioning)
         added = None
         if conditioning.pooled is not None:
