@@ -66,7 +66,7 @@ class LoraxAnalysis(BaseModel):
 
 
 class LoraxTransfer(LoraxAnalysis):
-    name: str = Field("", description="Name of the written file; empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file")
+    name: str = Field("", description="Name of the written file; empty: the adapter's, with the target's and what kind it is")
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
     saving: SavingModel = Field(default_factory=SavingModel, description=UNSAID)  # type: ignore[valid-type]
 

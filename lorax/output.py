@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorax.errors import LoraxError
 from lorax.formats import lorax_writer, writer
 from lorax.methods import BEHAVIOURAL
 from lorax.options import LORAX, Saving
@@ -12,18 +11,21 @@ from lorax.staging import Staging
 from lorax.transfer import Moved, Plan
 
 
+def holds_moved(plan: Plan, saving: Saving) -> bool:
+    """Whether the file holds what was moved, and not the adapter as it is.
+
+    A LoRA-X file fits itself by weights alone, so what was found by running the models is written as the target's.
+    """
+    return saving.save_as != LORAX or plan.options.method in BEHAVIOURAL
+
+
 def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
     """Where the adapter goes, unless told: beside the source's file or PEFT folder.
 
-    A plain LoRA is called ``<adapter>-<target>.safetensors``; a LoRA-X file, in which the target plays no part,
-    ``<adapter>-lorax.safetensors``. Raises LoraxError for a LoRA-X file that would have to run the models to fit itself.
+    Its name is the adapter's, with the target's where it holds what was moved, and with ``lorax`` where it is a LoRA-X file.
     """
-    if saving.save_as == LORAX and plan.options.method in BEHAVIOURAL:
-        raise LoraxError(
-            f"method {plan.options.method}: a LoRA-X file fits itself by weights alone, and this method runs the models. "
-            "Save as a plain LoRA, or choose another method."
-        )
-    name = f"{plan.adapter.title}-{'lorax' if saving.save_as == LORAX else plan.target.title}.safetensors"
+    moved, fits = holds_moved(plan, saving), saving.save_as == LORAX
+    name = "-".join([plan.adapter.title, *[plan.target.title] * moved, *["lorax"] * fits]) + ".safetensors"
     if output is None:
         return plan.adapter.given.with_name(name)
     if output.is_dir():
@@ -34,13 +36,15 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the adapter with its preview and card at ``path``, which was found free; return the files, the adapter first.
 
-    No files where no layer could be moved and a plain LoRA is asked for. A missing folder is made.
+    No files where no layer could be moved and what is moved is asked for. A missing folder is made.
     """
-    if saving.save_as != LORAX and not moved.layers:
+    if holds_moved(plan, saving) and not moved.layers:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
-    if saving.save_as == LORAX:
+    if not holds_moved(plan, saving):
         return lorax_writer.stage_lorax(plan, path, staging, dtype=saving.dtype)
+    if saving.save_as == LORAX:
+        return lorax_writer.stage_moved(plan, moved, path, staging, dtype=saving.dtype)
     return writer.stage(plan, moved, path, staging, dtype=saving.dtype)
 
 
@@ -49,6 +53,9 @@ def note(plan: Plan, moved: Moved, saving: Saving) -> str:
     if saving.save_as != LORAX:
         return ""
     left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""
+    if holds_moved(plan, saving):
+        fits = f"fits itself to whatever {plan.target.family.title} checkpoint is loaded"
+        return f"This LoRA-X file is for {plan.target.title} now, and from there {fits}.{left}" if moved.layers else ""
     fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded.{left}"
     if moved.layers:
         return f"{fits} The summary says what it does on {plan.target.title}."

@@ -16,7 +16,7 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.methods import BEHAVIOURAL
-from lorax.options import LORAX, Options, Running, Saving
+from lorax.options import Options, Running, Saving
 from lorax.report import Report
 from lorax.staging import Staging, check_free
 from lorax.tensors import stamp
@@ -47,7 +47,7 @@ class Destination:
 
     root: Path
     subfolder: str = ""  # empty: beside the adapter
-    name: str = ""  # empty: <adapter>-<target>, or <adapter>-lorax for a LoRA-X file
+    name: str = ""  # empty: as ``output.path_of`` says
     saving: Saving = field(default_factory=Saving)
     prompt_names: Callable[[], Mapping[str, Path]] = dict  # as ``Host.prompt_names``
 
@@ -144,8 +144,8 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     for one, path in zip(planned, paths, strict=True):
         check_free(path, one.inputs, saving.overwrite, "output name", "have it replaced (Replace, or overwrite in the API)")
     moved = _run(request, planned, progress, state, memory or Memory(), survey=False)
-    if saving.save_as == LORAX or any(made.layers for made in moved):
-        _find_hashes(request, planned[0], saving, progress)
+    if not output.holds_moved(planned[0], saving) or any(made.layers for made in moved):
+        _find_hashes(planned[0], saving, progress)
     with Staging() as staging:
         for number, (adapter, one, made, path) in enumerate(zip(request.adapters, planned, moved, paths, strict=True)):
             progress(number, len(paths), f"writing {path.name}")
@@ -155,9 +155,9 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
     return results
 
 
-def _find_hashes(request: Request, plan: Plan, saving: Saving, progress: Progress) -> None:
+def _find_hashes(plan: Plan, saving: Saving, progress: Progress) -> None:
     """Of the bases that a written header names: it takes as long as reading them."""
-    for base in (plan.source, *([] if saving.save_as == LORAX else [plan.target])):
+    for base in (plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])):
         base.find_hashes(progress)
 
 

@@ -200,8 +200,11 @@ def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.
     assert "fitted to what the source's layer does" in said.out
     assert said.err.startswith("bridge takes about ")
     assert open_adapter(file).metadata["lorax_method"] == "bridge"
-    assert main(["transfer", *asked, "--save-as", "lora-x"]) == 2
-    assert "runs the models" in capsys.readouterr().err
+    assert main(["transfer", *asked[:-1], str(out), "--save-as", "lora-x"]) == 0
+    assert "This LoRA-X file is for scratch now" in capsys.readouterr().out
+    header = open_adapter(out / f"{LORA.stem}-scratch-lorax.safetensors").header
+    assert header is not None
+    assert (header.source, header.method) == ("scratch.safetensors", "auto")
 
 
 def test_stopping_leaves_nothing(models: Path) -> None:

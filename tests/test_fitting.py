@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax import fitting
+from lorax import fitting, output
 from lorax.cache import Cache
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
@@ -17,7 +18,8 @@ from lorax.fitting import Fit, Fitter
 from lorax.formats import open_adapter, writer
 from lorax.formats.lorax_writer import save_lorax
 from lorax.formats.loraxfile import Header
-from lorax.options import Options
+from lorax.options import Options, Saving
+from lorax.staging import Staging
 from lorax.transfer import plan, run
 from tests import builders
 from tests.conftest import Files
@@ -53,8 +55,8 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
     """What a transfer with the file's settings writes."""
     options, _ = fitting.settings(open_adapter(file))
     planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    writer.write(planned, run(planned), out / "plain.safetensors")
-    return load_file(out / "plain.safetensors")
+    writer.write(planned, run(planned), out / "moved.safetensors")
+    return load_file(out / "moved.safetensors")
 
 
 def tensors(fit: Fit, target: Path) -> dict[str, torch.Tensor]:
@@ -101,6 +103,25 @@ def test_without_the_source_it_is_applied_by_name_and_the_user_is_told_which_is_
     assert builders.sha256(files.base)[:10] in found.message
     assert_equal(tensors(found, files.target), tensors(fit(file, files.base), files.base))
     assert fit(file, files.target, files.base, cache=cache).final  # once it is there
+
+
+def test_what_running_the_models_found_is_fitted_from_its_target_on(files: Files, out: Path) -> None:
+    source, target = open_checkpoint(files.base), open_checkpoint(files.target)
+    asked = plan(open_adapter(files.lora), source, target, Options("refine"))
+    moved, plain, file = (
+        run(dataclasses.replace(asked, options=Options("copy"))),
+        out / "plain.safetensors",
+        out / "x.safetensors",
+    )
+    with Staging() as staging:
+        output.stage(asked, moved, plain, staging, Saving("lora"))
+        output.stage(asked, moved, file, staging, Saving("lora-x"))
+    assert_equal(tensors(fit(file, files.target), files.target), load_file(plain))
+    on = fit(file, files.pruned, files.base, files.target)
+    assert on.final
+    assert_equal(tensors(on, files.pruned), saved(file, files.target, files.pruned, out))
+    assert builders.header(file)["lorax_moved_from_model"] == files.base.name
+    assert builders.header(file)["lorax_moved_by"] == "refine"
 
 
 def test_unrelated_checkpoints_are_declined_once(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from lorax.adapter import LowRank
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import metadata, sidecars, writer
 from lorax.formats.loraxfile import Header
+from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
 from lorax.staging import Staging, check_folder, check_free
-from lorax.transfer import Plan
+from lorax.transfer import Moved, Plan
 
 
 def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
@@ -31,29 +38,55 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
             delta = adapter.delta(name, source)
-            layers[layer] = (
-                delta if adapter.is_low_rank(name) else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
-            ).balanced()
+            layers[layer] = delta if adapter.is_low_rank(name) else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
+    core = adapter.header.core if adapter.header else ""
+    note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
+    made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
+    return _stage(plan, made, path, staging, dtype)
+
+
+def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+    """What was moved, as an adapter of the target, which fits itself from there by ``auto``. ``path`` was found free."""
+    bundled = plan.adapter.bundled() if plan.within_family else {}
+    note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
+    made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
+    return _stage(plan, made, path, staging, dtype)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An adapter of ``base``, fitted to others by ``method``; ``described`` and ``note`` say where it is from."""
+
+    base: Checkpoint
+    layers: Mapping[str, LowRank]
+    bundled: Mapping[str, torch.Tensor]
+    method: str
+    core: str
+    described: Mapping[str, str]
+    note: str
+
+
+def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) -> list[Path]:
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
+    base, layers = made.base, {layer: delta.balanced() for layer, delta in made.layers.items()}
     tensors = {
-        f"{source.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}": tensor
+        f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}": tensor
         for layer, delta in layers.items()
-        for part, tensor in writer.factors(source, layer, delta, writer.DTYPES[dtype]).items()
+        for part, tensor in writer.factors(base, layer, delta, writer.DTYPES[dtype]).items()
     }
-    tensors |= adapter.bundled()
+    tensors |= made.bundled
     writer.check_finite(plan, tensors)
     header = Header(
-        family=source.family,
-        source=source.path.name,
-        source_sha256=source.sha256,
-        fingerprint=source.fingerprint(layers),
-        method=plan.options.method,
+        family=base.family,
+        source=base.path.name,
+        source_sha256=base.sha256,
+        fingerprint=base.fingerprint(layers),
+        method=made.method,
         settings=metadata.settings(plan.options, dtype),
-        core=adapter.header.core if adapter.header else "",
+        core=made.core,
     )
-    described = metadata.common(plan, source, layers, path.stem, "lorax") | header.as_metadata()
-    note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
-    beside = sidecars.carry(adapter.path, path, staging, source.family, note)
+    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | dict(made.described)
+    beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
     writer.save(tensors, staging.add(path), described)
     return [path, *beside]

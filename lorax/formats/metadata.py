@@ -123,5 +123,14 @@ def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.startswith("ss_")}
 
 
+def moved_from(plan: Plan) -> dict[str, str]:
+    """Of a LoRA-X file, whose source is the base that it was moved to."""
+    return {
+        "lorax_moved_from_model": plan.source.path.name,
+        "lorax_moved_from_model_hash": plan.source.sha256,
+        "lorax_moved_by": plan.options.method,
+    }
+
+
 def moved_note(plan: Plan) -> str:
     return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."

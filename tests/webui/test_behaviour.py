@@ -68,17 +68,20 @@ def ask(page: Any, method: str, **running: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "method", "pictures"), [(XL, "refine", 16), (XL, "bridge", 16), (bundle.PRUNED, "bridge", 64)]
+    ("target", "method", "pictures", "save_as"),
+    [(XL, "refine", 16, "lora"), (XL, "bridge", 16, "lora-x"), (bundle.PRUNED, "bridge", 64, "lora")],
 )
 def test_the_tab_moves_what_the_command_line_does(
-    browser: Any, ui: Page, folder: Path, target: str, method: str, pictures: int
+    browser: Any, ui: Page, folder: Path, target: str, method: str, pictures: int, save_as: str
 ) -> None:
+    tag = f"<lora:{LORA}-{target}{'-lorax' if save_as == 'lora-x' else ''}:1>"
     with tab(browser, ui, f"{target}.safetensors") as page:
         ask(page, method, pictures=pictures, steps=8)
+        pick(page, "#lorax_save_as", save_as)
         page.click("#lorax_transfer")
         page.wait_for_selector("#lorax_written .lorax-done, #lorax_status .lorax-error")
         shoot(page, f"{method}-{target}")
-        assert page.input_value("#lorax_tag textarea") == f"<lora:{LORA}-{target}:1> in contrast"
+        assert page.input_value("#lorax_tag textarea") == f"{tag} in contrast"
     assert loaded(ui) == ["finetune.safetensors"]
     assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune.safetensors")
 
@@ -89,7 +92,7 @@ def test_the_tab_moves_what_the_command_line_does(
     assert main(["transfer", str(lora), *bases, *asked]) == 0
     ui.load(target)
     try:
-        moved, expected, alone = (ui.draw(tag) for tag in (f"<lora:{LORA}-{target}:1>", f"<lora:{told.stem}:1>", ""))
+        moved, expected, alone = (ui.draw(one) for one in (tag, f"<lora:{told.stem}:1>", ""))
     finally:
         ui.load(bundle.FINETUNE)
     # With few pictures, a millionth more or less in what a model gives moves single pixels of what bridge finds by 30 levels.
