@@ -14,7 +14,21 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.variants import CHANGE, FROM_BRIDGE, LONGER, STEPS, STRENGTHS, VARIANTS, Variant, asked, kept_file, move, moving, written
+from lab.variants import (
+    CHANGE,
+    FROM_BRIDGE,
+    HIGHER,
+    LONGER,
+    STEPS,
+    STRENGTHS,
+    VARIANTS,
+    Variant,
+    asked,
+    kept_file,
+    move,
+    moving,
+    written,
+)
 from lab.zoo import (
     ADAPTERS,
     ALL_PAIRS,
@@ -64,10 +78,10 @@ def full() -> Iterator[Task]:
 def behaviour() -> Iterator[Task]:
     """What runs the models, from the base to every other base of the headline, and across structures."""
     asked_of = {
-        FINETUNE: (BRIDGE, REFINE, LONGER, CHANGE),
+        FINETUNE: (BRIDGE, REFINE, LONGER, HIGHER, CHANGE),
         PRUNED: (BRIDGE, REFINE, LONGER),
-        SCRATCH: (BRIDGE, REFINE, FROM_BRIDGE),
-        XL: (BRIDGE, REFINE),
+        SCRATCH: (BRIDGE, REFINE, HIGHER, FROM_BRIDGE),
+        XL: (BRIDGE, REFINE, HIGHER),
     }
     for style in STYLES:
         for target, names in asked_of.items():

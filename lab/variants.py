@@ -32,6 +32,7 @@ RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
 FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
+HIGHER, HIGHER_RANK = "refine, rank 16", 16
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
@@ -44,6 +45,11 @@ class Variant:
     question: str = "headline"  # which table or plot it is for: headline, rank, threshold, behaviour or steps
     start: str | None = None  # of refine
     steps: int | None = None
+    lora_rank: int | None = None
+
+    @property
+    def running(self) -> Running:
+        return Running(captions=_captions(), steps=self.steps, lora_rank=self.lora_rank)
 
     def at(self, step: int) -> str:
         """The name under which refine's result after so many steps is stored."""
@@ -72,6 +78,7 @@ def _variants() -> list[Variant]:
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
         Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
+        Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=HIGHER_RANK),
         Variant(CHANGE, Options(REFINE), (1.0,), "behaviour", steps=50),
     ]
     steps = [
@@ -107,7 +114,7 @@ def move(
     """``watch`` hears of what refine trains."""
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
     if variant.options.method in BEHAVIOURAL:
-        planned = dataclasses.replace(planned, running=Running(captions=_captions(), steps=variant.steps))
+        planned = dataclasses.replace(planned, running=variant.running)
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
         runners = Runners(torch.device("cpu"))
@@ -121,9 +128,9 @@ def move(
 
 def _changed(planned: Plan, watch: refine.Watch) -> Moved:
     """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
-    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), behaviour.RATE_RELATED
+    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.RATE_RELATED
     if not moved.layers:
-        rate = behaviour.RATE_UNRELATED
+        rate = refine.RATE_UNRELATED
         [moved] = run_all([dataclasses.replace(planned, options=Options(BRIDGE))], cache=_kept())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(found, moved.report)

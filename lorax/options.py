@@ -161,6 +161,12 @@ class Running:
         "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
         example="N",
     )
+    lora_rank: int | None = _option(
+        None,
+        "Rank of the new LoRA",
+        "Of every layer; empty: each layer has the rank that it has in the LoRA, within the largest rank",
+        example="N",
+    )
     trigger: str = _option(
         "",
         "Trigger words",
@@ -180,8 +186,9 @@ class Running:
         for option in declared(Running):
             if option.bounds and not option.bounds[0] <= (given := getattr(self, option.name)) <= option.bounds[1]:
                 raise LoraxError(f"{option.name} {given}: expected a whole number from {option.bounds[0]} to {option.bounds[1]}.")
-        if self.steps is not None and self.steps < 1:
-            raise LoraxError(f"steps {self.steps}: expected a whole number of at least 1.")
+        for name in ("steps", "lora_rank"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise LoraxError(f"{name} {number}: expected a whole number of at least 1.")
         if blank := [number for number, caption in enumerate(self.captions, 1) if not caption.strip()]:
             raise LoraxError(f"captions: number {blank[0]} of {len(self.captions)} is empty. Leave it out, or give it words.")
 

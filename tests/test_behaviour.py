@@ -168,6 +168,28 @@ def test_the_largest_rank_is_kept_to(models: Path) -> None:
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
 
+@pytest.mark.usefixtures("quick_bridge")
+@pytest.mark.parametrize(("target", "method"), [(STRANGER, "bridge"), (STRANGER, "refine"), (FINETUNE, "refine")])
+@pytest.mark.parametrize("rank", [2, 6])
+def test_any_rank_is_given(models: Path, target: str, method: str, rank: int) -> None:
+    moved = run(planned(models, target, method, pictures=16, steps=1, lora_rank=rank))
+    assert {dW.rank for dW in moved.layers.values()} == {rank}
+    assert {record.rank for record in moved.report.records if record.status == "transferred"} == {rank}
+
+
+def test_a_start_of_another_rank_does_the_same(models: Path) -> None:
+    """Or the most of it, where there is less room."""
+    target = Runner(models / f"{BASE}.safetensors")
+    layers = open_adapter(LORA).deltas_of(target.base)
+    (one, first), (two, second), *_ = layers.items()
+    found = refine.started(target, {one: first, two: second}, {one: 6, two: 2, "unet.out.2": 3})
+    assert {layer: dW.rank for layer, dW in found.items()} == {one: 6, two: 2, "unet.out.2": 3}
+    assert _between(found[one], first) < 1e-5 * first.norm()
+    assert _between(found[two], second) == pytest.approx(second.norm() * second.compressed(2)[1], rel=1e-3)
+    assert not found["unet.out.2"].up.any()
+    assert found[one].down.norm(dim=1).min() > 0, "what is new can be trained"
+
+
 @pytest.mark.parametrize("method", ["bridge", "refine"])
 def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) -> None:
     """Neither pictures of the style, nor the adapter that was trained on the target: where there are only the two models and the

@@ -39,6 +39,7 @@ def test_texts_come_a_line_each() -> None:
     ("bad", "words"),
     [
         ({"steps": 0}, "steps 0: expected a whole number of at least 1"),
+        ({"lora_rank": 0}, "lora_rank 0: expected a whole number of at least 1"),
         ({"pictures": 15}, "pictures 15: expected a whole number from 16 to 4096"),
         ({"pictures": 5000}, "pictures 5000"),
         ({"captions": ("cat", " ")}, "captions: number 2 of 2 is empty"),

@@ -101,10 +101,10 @@ def _refine(
         with models.opened(plan.source) as source:
             drawn = _draw(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        missing = {layer.target: layer.rank for layer in pairs.values() if layer.target not in first}
+        ranks = {layer.target: layer.rank for layer in pairs.values()}
         return refine.refine(
             target,
-            Factors(first | refine.blank(target, missing), target.device),
+            Factors(refine.started(target, first, ranks), target.device),
             drawn.latents_in(target, meter.still),
             drawn.prompts,
             steps=steps,

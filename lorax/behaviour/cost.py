@@ -74,7 +74,7 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
     of_text = any(not target.startswith("unet.") for _, target in pairs)
     outs = [models[0].layers[source].out for source, _ in pairs]
     shapes = [(layer.out, layer.channels * layer.taps) for _, target in pairs for layer in (models[1].layers[target],)]
-    rank = plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
+    rank = plan.running.lora_rank or plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
     if method == BRIDGE:
         works = works_of_bridge(plan.running, *models, of_text)
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place

@@ -28,7 +28,7 @@ class Paired:
     source: str
     target: str
     reason: str  # of the pair
-    rank: int  # the adapter's, but no more than is asked for
+    rank: int  # as asked for, else the adapter's within the largest one
     norm: float
 
 
@@ -38,7 +38,8 @@ def paired(plan: Plan, adapter: Mapping[str, LowRank]) -> dict[str, Paired]:
     for name, pair in plan.pairs.items():
         if pair and pair.target:
             dW = adapter[pair.source]
-            found[name] = Paired(pair.source, pair.target, pair.reason, min(dW.rank, plan.limit(name) or dW.rank), dW.norm())
+            rank = plan.running.lora_rank or min(dW.rank, plan.limit(name) or dW.rank)
+            found[name] = Paired(pair.source, pair.target, pair.reason, min(rank, *plan.target.matrix(pair.target)), dW.norm())
     return found
 
 

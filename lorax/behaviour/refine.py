@@ -105,6 +105,17 @@ def blank(target: Model, ranks: Mapping[str, int]) -> dict[str, LowRank]:
     return layers
 
 
+def started(target: Model, first: Mapping[str, LowRank], ranks: Mapping[str, int]) -> dict[str, LowRank]:
+    """Deltas of these ranks, by layer, that do what ``first`` does, or the most of it; of zero where it has none."""
+    layers = {layer: dW.compressed(ranks[layer])[0] for layer, dW in first.items()}
+    missing = {layer: rank - (layers[layer].rank if layer in layers else 0) for layer, rank in ranks.items()}
+    for layer, more in blank(target, {layer: rank for layer, rank in missing.items() if rank > 0}).items():
+        dW = layers.get(layer)
+        up, down = (dW.scale * dW.up, dW.down) if dW else (more.up[:, :0], more.down[:0])
+        layers[layer] = LowRank(torch.cat([up, more.up], 1), torch.cat([down, more.down]))
+    return layers
+
+
 @torch.no_grad()
 def _judge(target: Model, layers: Mapping[str, LowRank], content: Content, said: Prompts, still: Tick) -> float:
     total = 0.0
