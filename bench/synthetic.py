@@ -50,7 +50,7 @@ class Relatives:
         pairs: dict[str, Pair | None] = {name: Pair(name, name, "same name") for name in layers}
         factors = [Factors(layers, rank, number) for number in range(adapters)]
         files = [AdapterFile(one.path, one, Configuration(one.path, {})) for one in factors]
-        return [Plan(file, source, target, options, pairs, vectors=[]) for file in files]
+        return [Plan(file, source, target, options, pairs, {}, vectors=[]) for file in files]
 
 
 class Factors:

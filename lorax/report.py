@@ -65,8 +65,9 @@ class Report:
     ``declined``: why ``auto`` moves nothing, if so: the bases are strangers, or the target has the adapter already.
     ``unrelated``: why the bases are no relatives, if so, whatever the method did. ``mismatch``: what must be known where they do
     not predict the same. ``strength``: what all moved layers were multiplied with. ``embeddings``: bundled ones that go along as
-    they are. ``vectors``: the norms and biases, which go along as they are or are left out. ``kind``: of the pair of bases, where
-    the method runs them. ``cost``: what a transfer would take, where no model has run yet. ``proposals``: of what was declined.
+    they are. ``vectors``: the norms and biases, which go along as they are or are left out. ``beside``: how many layers are
+    changed that the adapter leaves alone. ``kind``: of the pair of bases, where the method runs them. ``cost``: what a transfer
+    would take, where no model has run yet. ``proposals``: of what was declined.
     """
 
     records: list[LayerRecord]
@@ -77,6 +78,7 @@ class Report:
     strength: float = 1.0
     embeddings: tuple[str, ...] = ()
     vectors: tuple[Vector, ...] = ()
+    beside: int = 0
     kind: str | None = None
     cost: Cost | None = None
     proposals: tuple[Proposal, ...] = ()
@@ -142,6 +144,11 @@ class Report:
             lines += [f"  {count} left out: {reason}." for reason, count in left.most_common()]
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
+        if self.beside:
+            lines.append(
+                f"{self.beside} layers that the LoRA leaves alone are changed as well: they make up for those of it that have no "
+                "counterpart."
+            )
         if self.unrelated and not self.declined:
             lines.append(self.unrelated if self.kind else f"{self.unrelated} {EXPECT}")
         if self.mismatch:
@@ -172,6 +179,7 @@ class Report:
             "strength": self.strength,
             "coverage": self.coverage,
             "embeddings": self.embeddings,
+            "beside": self.beside,
             "vectors": [dataclasses.asdict(vector) for vector in self.vectors],
             "forecast": _told(expected) if expected else None,
             "cost": _told(self.cost) if self.cost else None,

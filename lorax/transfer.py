@@ -44,6 +44,7 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
+    of_bases: dict[str, Pair]  # the same of every layer of the source
     vectors: list[Vector]
     running: Running = field(default_factory=Running)
 
@@ -132,6 +133,7 @@ def plan_all(
             target,
             options,
             {name: pairs[layer] if layer else None for name, layer in layers.items()},
+            pairs,
             pair_vectors(adapter, source, target, pairs, cut=options.max_rank is not None),
             running or Running(),
         )

@@ -17,6 +17,7 @@ from lorax import probe
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, live, refine
 from lorax.behaviour.captions import captions, plain, read, trigger, with_triggers
+from lorax.behaviour.paired import beside
 from lorax.behaviour.training import Factors, Scales
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
@@ -261,7 +262,9 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
     moved = run(planned(out, "xl", "bridge", pictures=16))
     target = open_checkpoint(models / "xl.safetensors")
     assert all(dW.shape == target.matrix(layer) for layer, dW in moved.layers.items())
-    assert len(moved.layers) > 100
+    own = {record.target for record in moved.report.records if record.status == "transferred"}
+    assert 100 < len(own) < len(moved.layers) == len(own) + moved.report.beside
+    assert f"{moved.report.beside} layers that the LoRA leaves alone are changed as well" in moved.report.summary()
     assert sum(dW.norm() > 0 for dW in moved.layers.values()) > len(moved.layers) / 3  # so few pictures tell of few layers
 
 
@@ -275,6 +278,24 @@ def test_places_are_the_same_at_any_resolution() -> None:
     assert set(apart.tolist()) <= {0, 1, 8, 9}  # and of the same cell
     tokens = where.of(torch.arange(3 * 77).view(-1, 1), 3).squeeze(1)
     assert torch.equal((tokens // 77).long(), where.item)
+
+
+@pytest.mark.parametrize("module", [torch.nn.Conv2d(4, 5, 3, 2, 1), torch.nn.Linear(8, 5)])
+def test_what_a_layer_sees_is_taken_at_the_places(module: torch.nn.Module) -> None:
+    where, x = bridge.Places.drawn(3, 50), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = x if isinstance(module, torch.nn.Conv2d) else x.flatten(2).mT.reshape(3, 32, 8)
+    assert torch.equal(where.seen(module, x), where.of(live.rows_in(module, x), 3))
+
+
+def test_layers_beside_the_adapters_are_those_of_both_models_where_some_of_its_own_have_no_counterpart(models: Path) -> None:
+    assert beside(planned(models, STRANGER, "bridge")) == {}
+    made = planned(models, "xl", "bridge")
+    found = beside(made)
+    assert {target.partition(".")[0] for target in found} == {"unet"}, "the text encoder's all have one"
+    assert not set(found.values()) & {pair.source for pair in made.pairs.values() if pair}
+    assert len(found) > len(beside(planned(models, "xl", "bridge", LOCON))) > 0
+    nowhere = {name: dataclasses.replace(pair, target=None) if pair else None for name, pair in made.pairs.items()}
+    assert beside(dataclasses.replace(made, pairs=nowhere)) == {}
 
 
 def test_plain_captions_are_many_and_differ() -> None:

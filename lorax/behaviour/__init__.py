@@ -12,7 +12,8 @@ from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.drawn import Drawn, draw
 from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.model import Model, Models
-from lorax.behaviour.outcome import Paired, by_weights, concluded, foretold, has_already, paired
+from lorax.behaviour.outcome import by_weights, concluded, foretold, has_already
+from lorax.behaviour.paired import Paired, fed, paired
 from lorax.behaviour.refine import Watch, unwatched
 from lorax.behaviour.runnable import check, check_all
 from lorax.behaviour.training import Factors, Scales
@@ -53,11 +54,11 @@ def run(
 def _bridge(
     plan: Plan, adapter: Mapping[str, LowRank], pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept
 ) -> dict[str, LowRank]:
-    feeds = {layer.target: (layer.source, layer.rank) for layer in pairs.values()}
+    feeds = fed(plan, pairs)
     recorded = {source for source, _ in feeds.values()}
     with models.opened(plan.source) as source:
         count = content.looked_at(plan.running.pictures, max(source.size, check(plan.target).size))
-        meter.expect(len(adapter) + len(feeds) + refine.SCALING)
+        meter.expect(len({*adapter, *recorded}) + len(feeds) + refine.SCALING)
         drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
         seen = content.noised(source, drawn.latents_in(source, meter.still), drawn.prompts, count, seed=0)
         where = bridge.places(source, recorded, seen)
@@ -101,7 +102,7 @@ def _refine(
         with models.opened(plan.source) as source:
             drawn = _draw(plan, source, adapter, count, meter, kept)
     with models.opened(plan.target) as target:
-        ranks = {layer.target: layer.rank for layer in pairs.values()}
+        ranks = {layer: rank for layer, (_, rank) in fed(plan, pairs).items()}
         return refine.refine(
             target,
             Factors(refine.started(target, first, ranks), target.device),

@@ -47,6 +47,15 @@ class Places:
         within = grid if side * side == positions else (y * positions).long()
         return values[(self.item * positions + within).to(values.device)].float().cpu()
 
+    def seen(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """The same of the module's input x (count, ...), of one picture at a time: a convolution's rows overlap."""
+        each = [self._of_picture(number).of(rows_in(module, x[number : number + 1]), 1) for number in range(len(x))]
+        return torch.cat(each)
+
+    def _of_picture(self, number: int) -> Places:
+        chosen = self.item == number
+        return Places(torch.zeros_like(self.item[chosen]), self.point[chosen])
+
 
 @dataclass(frozen=True)
 class Output:
@@ -66,14 +75,15 @@ def places(source: Model, layers: Collection[str], content: Content) -> Places:
 def record(
     source: Model, adapter: Mapping[str, LowRank], layers: Collection[str], content: Content, where: Places, tick: Tick
 ) -> dict[str, Output]:
-    """By layer, of these layers of the adapter, in one run of the source on two copies of the content: the second is adapted."""
+    """By layer, of these layers, in one run of the source on two copies of the content, of which the second is adapted."""
     found: dict[str, Output] = {}
 
     def recording(layer: str) -> Hook:
         def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             tick(layer)
             half = len(x) // 2
-            y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
+            if layer in deltas:
+                y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
             if layer in layers:
                 alone, adapted = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
                 found[layer] = Output(alone.half(), (adapted - alone).half())
@@ -82,7 +92,7 @@ def record(
         return hook
 
     deltas = {layer: dW.to(source.device) for layer, dW in adapter.items()}
-    _run_twice(source, content, {layer: recording(layer) for layer in adapter})
+    _run_twice(source, content, {layer: recording(layer) for layer in {*adapter, *layers}})
     return found
 
 
@@ -109,7 +119,7 @@ def fit(
             half = len(x) // 2
             y_s, change = outputs[source].alone.float(), outputs[source].change.float()
             y_t, y_1 = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
-            x_1 = where.of(rows_in(module, x[half:]), half)
+            x_1 = where.seen(module, x[half:])
             R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0))
             found[layer] = _of_rank(x_1, ridge(x_1, change @ R - (y_1 - y_t)), rank)
             return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])

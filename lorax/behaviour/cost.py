@@ -16,6 +16,7 @@ import torch
 
 from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.operations import Operations, operations
+from lorax.behaviour.paired import beside
 from lorax.methods import BRIDGE
 from lorax.options import DENSE_RANK, Running
 from lorax.precision import precision
@@ -71,6 +72,7 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
     dtype = precision(device)
     rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
     pairs = [(pair.source, pair.target) for pair in plan.pairs.values() if pair and pair.target]
+    pairs += [(source, target) for target, source in beside(plan).items()]
     of_text = any(not target.startswith("unet.") for _, target in pairs)
     outs = [models[0].layers[source].out for source, _ in pairs]
     shapes = [(layer.out, layer.channels * layer.taps) for _, target in pairs for layer in (models[1].layers[target],)]

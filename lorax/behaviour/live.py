@@ -65,7 +65,7 @@ def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
 
 
 def rows_in(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The module's input at every position, (positions, n); a convolution's n is in * kh * kw."""
+    """The module's input at every position, (positions, n); a convolution's n is in * kh * kw: many times what x holds."""
     if isinstance(module, nn.Conv2d):
         assert not isinstance(module.padding, str)  # 'same' and 'valid' are in no model of ours
         x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).mT

@@ -1,13 +1,13 @@
-"""Which layers get a delta by running the models, and what a report says of it, before and after."""
+"""What a report says of a method that runs the models, before and after."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from lorax.adapter import LowRank
 from lorax.behaviour.cost import estimate
+from lorax.behaviour.paired import Paired, beside, paired
 from lorax.behaviour.proposals import kind_of
 from lorax.behaviour.runnable import check_all
 from lorax.cache import Cache
@@ -19,28 +19,6 @@ from lorax.transfer import Moved, Plan, Progress, run_all
 HOW = {BRIDGE: "fitted to what the source's layer does", REFINE: "trained on what the source draws with the adapter"}
 NO_VECTORS = "this method makes low-rank layers only"
 LEFT_OUT = "one of the models does not use it"
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A layer of the adapter that has a pair, with what is known of its delta."""
-
-    source: str
-    target: str
-    reason: str  # of the pair
-    rank: int  # as asked for, else the adapter's within the largest one
-    norm: float
-
-
-def paired(plan: Plan, adapter: Mapping[str, LowRank]) -> dict[str, Paired]:
-    """By name in the adapter, whose deltas are given by source layer."""
-    found = {}
-    for name, pair in plan.pairs.items():
-        if pair and pair.target:
-            dW = adapter[pair.source]
-            rank = plan.running.lora_rank or min(dW.rank, plan.limit(name) or dW.rank)
-            found[name] = Paired(pair.source, pair.target, pair.reason, min(rank, *plan.target.matrix(pair.target)), dW.norm())
-    return found
 
 
 def by_weights(plans: Sequence[Plan], progress: Progress = lambda *step: None, cache: Cache | None = None) -> list[Moved]:
@@ -69,14 +47,17 @@ def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> 
         how = f"to be {HOW[plan.options.method]}"
         pairs = paired(plan, plan.adapter.deltas_of(plan.source))
         known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in pairs.items()}
-        found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=estimate(plan, related=bool(auto.layers)))))
+        report, cost = _report(plan, auto, known), estimate(plan, related=bool(auto.layers))
+        found.append(Moved({}, dataclasses.replace(report, cost=cost, beside=len(beside(plan)))))
     return found
 
 
 def concluded(plan: Plan, auto: Moved, pairs: Mapping[str, Paired], layers: Mapping[str, LowRank]) -> Moved:
     """With the deltas that the method made, by target layer."""
     known = {name: _ended(plan, layer, layers.get(layer.target)) for name, layer in pairs.items()}
-    return Moved(dict(layers), _report(plan, auto, known))
+    own = {layer.target for layer in pairs.values()}
+    useful = {layer: dW for layer, dW in layers.items() if layer in own or dW.norm() > 0}
+    return Moved(useful, dataclasses.replace(_report(plan, auto, known), beside=len(useful.keys() - own)))
 
 
 def _record(layer: Paired) -> LayerRecord:
