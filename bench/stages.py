@@ -15,7 +15,7 @@ from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, cost, refine
 from lorax.behaviour.conditioning import Prompts
 from lorax.behaviour.live import adapted, recomputed
-from lorax.behaviour.paired import fed, paired
+from lorax.behaviour.paired import fed
 from lorax.behaviour.scaling import START, LossScale
 from lorax.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
@@ -66,8 +66,8 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
 def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callable[[Reading], None]) -> Stage:
     gauge, base = Gauge(device, show), open_checkpoint(folder / "xl.safetensors")
     planned = plan(open_adapter(folder / "lora.safetensors"), open_checkpoint(folder / "sd.safetensors"), base, Options("refine"))
-    feeds = fed(planned, paired(planned, planned.adapter.deltas_of(planned.source)))
-    ranks = {layer: rank for layer, (_, rank) in feeds.items()}
+    feeds = fed(planned)
+    ranks = {layer: feed.rank for layer, feed in feeds.items()}
     opened = Runners(device, dtype).opened(base)
     model = gauge("open", opened.__enter__)
     picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
@@ -84,7 +84,7 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("train on a picture", lambda: _train(model, layers, seen, said))
     optimizer, scale = torch.optim.AdamW(factors), LossScale()
     gauge("AdamW's step", lambda: scale.step(optimizer, factors))
-    shapes = [(planned.source.matrix(source)[0], *base.matrix(layer)) for layer, (source, _) in feeds.items()]
+    shapes = [(planned.source.matrix(feed.source)[0], *base.matrix(layer)) for layer, feed in feeds.items()]
     typical = sorted(shapes)[len(shapes) // 2]
     made = torch.Generator().manual_seed(0)
     X, Y = (torch.randn(bridge.ROWS, width, generator=made) for width in (typical[2], typical[1]))

@@ -66,7 +66,9 @@ class LoraxAnalysis(BaseModel):
 
 
 class LoraxTransfer(LoraxAnalysis):
-    name: str = Field("", description="Name of the written file; empty: the adapter's, with the target's and what kind it is")
+    name: str = Field(
+        "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
+    )
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
     saving: SavingModel = Field(default_factory=SavingModel, description=UNSAID)  # type: ignore[valid-type]
 

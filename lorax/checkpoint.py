@@ -110,7 +110,7 @@ class Checkpoint:
             total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
 
             def told(done: int) -> None:
-                progress(done, total, f"hashing {self.title}: {done} of {total} MB")
+                progress(done, total, f"hashing {self.title}")
 
             self._hashes = hashes(*self._files, read=told)
 

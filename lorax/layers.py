@@ -146,6 +146,11 @@ class UNetNames:
         return True
 
 
+def component_of(layer: str) -> str:
+    """``unet``, or which text encoder."""
+    return layer.partition(".")[0]
+
+
 def block_of(layer: str) -> str:
     """The block that a layer belongs to, the unit of pairing.
 

@@ -164,7 +164,7 @@ class Running:
     lora_rank: int | None = _option(
         None,
         "Rank of the new LoRA",
-        "Of every layer; empty: each layer has the rank that it has in the LoRA, within the largest rank",
+        "Of each layer, as far as it can have it and the largest rank allows; empty: the rank that it has in the LoRA",
         example="N",
     )
     trigger: str = _option(

@@ -49,7 +49,7 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
 
 
 def note(plan: Plan, moved: Moved, saving: Saving) -> str:
-    """What is to be known of a LoRA-X file: it is written whatever becomes of it on the target. Empty for a plain LoRA."""
+    """What is to be known of a LoRA-X file: as it is for its source, it is written whatever it does on the target. Else empty."""
     if saving.save_as != LORAX:
         return ""
     left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""

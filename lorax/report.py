@@ -146,8 +146,7 @@ class Report:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
         if self.beside:
             lines.append(
-                f"{self.beside} layers that the LoRA leaves alone are changed as well: they make up for those of it that have no "
-                "counterpart."
+                f"Changed as well, beside the LoRA's own layers: {self.beside}, which make up for those that have no counterpart."
             )
         if self.unrelated and not self.declined:
             lines.append(self.unrelated if self.kind else f"{self.unrelated} {EXPECT}")

@@ -18,6 +18,7 @@ from lorax.cache import Cache
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
+from lorax.layers import component_of
 from lorax.methods import BEHAVIOURAL, METHODS
 from lorax.methods.auto import judge
 from lorax.moving import End, Pass
@@ -44,7 +45,7 @@ class Plan:
     target: Checkpoint
     options: Options
     pairs: dict[str, Pair | None]  # name in the adapter -> pair; None where the source has no such layer
-    of_bases: dict[str, Pair]  # the same of every layer of the source
+    of_bases: dict[str, Pair]  # source layer -> its pair, of all
     vectors: list[Vector]
     running: Running = field(default_factory=Running)
 
@@ -84,13 +85,13 @@ class Plan:
     @cached_property
     def component(self) -> str:
         """By which the bases are judged: the family's first that the adapter has. Many unrelated UNets share a text encoder."""
-        touched = {found.source.partition(".")[0] for found in self.pairs.values() if found}
+        touched = {component_of(found.source) for found in self.pairs.values() if found}
         return next((component.name for component in self.source.family.components if component.name in touched), "")
 
     def is_judged(self, name: str) -> bool:
         """Whether the layer is of that component."""
         found = self.pairs[name]
-        return found is not None and found.source.startswith(f"{self.component}.")
+        return found is not None and component_of(found.source) == self.component
 
     def same_shape(self, name: str) -> bool:
         """Of both weights of a layer that has a pair, as far as their inputs mean the same."""

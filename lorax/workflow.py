@@ -118,7 +118,7 @@ def plans(request: Request) -> list[Plan]:
 
 def cost_of(request: Request) -> Cost:
     """Of a transfer by a method that runs the models, told by headers alone. Raises LoraxError where they cannot be run."""
-    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # of other pairs it takes as much
+    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # of other pairs it takes about as much
     check_all(planned[0].source, planned[0].target)
     return total(estimate(one) for one in planned)
 
@@ -157,8 +157,12 @@ def transfer(request: Request, destination: Destination, progress: Progress, mem
 
 def _find_hashes(plan: Plan, saving: Saving, progress: Progress) -> None:
     """Of the bases that a written header names: it takes as long as reading them."""
+
+    def told(done: int, total: int, name: str) -> None:
+        progress(done, total, f"{name}: {done} of {total} MB")
+
     for base in (plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])):
-        base.find_hashes(progress)
+        base.find_hashes(told)
 
 
 def _state(request: Request) -> Hashable:

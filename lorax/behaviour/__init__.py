@@ -6,6 +6,7 @@ One model is in memory at a time; what the other needs of it is kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lorax.adapter import LowRank
 from lorax.behaviour import bridge, content, refine
@@ -13,7 +14,7 @@ from lorax.behaviour.drawn import Drawn, draw
 from lorax.behaviour.kept import NOTHING, Kept
 from lorax.behaviour.model import Model, Models
 from lorax.behaviour.outcome import by_weights, concluded, foretold, has_already
-from lorax.behaviour.paired import Paired, fed, paired
+from lorax.behaviour.paired import Feed, fed, paired
 from lorax.behaviour.refine import Watch, unwatched
 from lorax.behaviour.runnable import check, check_all
 from lorax.behaviour.training import Factors, Scales
@@ -44,29 +45,41 @@ def run(
     [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)
     if has_already(plan, auto):
         return auto
-    adapter = plan.adapter.deltas_of(plan.source)
-    pairs = paired(plan, adapter)
-    if plan.options.method == BRIDGE:
-        return concluded(plan, auto, pairs, _bridge(plan, adapter, pairs, models, meter, kept))
-    return concluded(plan, auto, pairs, _refine(plan, adapter, auto, pairs, models, meter, kept, start, watch))
+    layers, adapter = plan.adapter.layers_of(plan.source), plan.adapter.deltas_of(plan.source)
+    pairs = paired(plan, lambda name: adapter[layers[name] or ""])
+    if not pairs:
+        return concluded(plan, auto, {}, {})
+    job = _Job(plan, adapter, fed(plan), models, meter, kept)
+    made = _bridge(job) if plan.options.method == BRIDGE else _refine(job, auto, start, watch)
+    return concluded(plan, auto, pairs, made)
 
 
-def _bridge(
-    plan: Plan, adapter: Mapping[str, LowRank], pairs: Mapping[str, Paired], models: Models, meter: _Meter, kept: Kept
-) -> dict[str, LowRank]:
-    feeds = fed(plan, pairs)
-    recorded = {source for source, _ in feeds.values()}
-    with models.opened(plan.source) as source:
+@dataclass(frozen=True)
+class _Job:
+    """What is moved, by source layer, to which target layers, and who is told of it."""
+
+    plan: Plan
+    adapter: Mapping[str, LowRank]
+    feeds: Mapping[str, Feed]
+    models: Models
+    meter: _Meter
+    kept: Kept
+
+
+def _bridge(job: _Job) -> dict[str, LowRank]:
+    plan, meter = job.plan, job.meter
+    recorded = {feed.source for feed in job.feeds.values()}
+    with job.models.opened(plan.source) as source:
         count = content.looked_at(plan.running.pictures, max(source.size, check(plan.target).size))
-        meter.expect(len({*adapter, *recorded}) + len(feeds) + refine.SCALING)
-        drawn = kept.drawn(plan, count) or _draw(plan, source, adapter, count, meter, kept)
+        meter.expect(len({*job.adapter, *recorded}) + len(job.feeds) + refine.SCALING)
+        drawn = _drawn(job, source, count)
         seen = content.noised(source, drawn.latents_in(source, meter.still), drawn.prompts, count, seed=0)
         where = bridge.places(source, recorded, seen)
-        outputs = bridge.record(source, adapter, recorded, seen, where, meter)
-    with models.opened(plan.target) as target:
+        outputs = bridge.record(source, job.adapter, recorded, seen, where, meter)
+    with job.models.opened(plan.target) as target:
         latents = drawn.latents_in(target, meter.still)
         seen = content.noised(target, latents, drawn.prompts, count, seed=0)
-        fitted = bridge.fit(target, outputs, feeds, seen, where, meter)
+        fitted = bridge.fit(target, outputs, job.feeds, seen, where, meter)
         return refine.refine(
             target,
             Scales(fitted, target.device),
@@ -79,30 +92,20 @@ def _bridge(
         )
 
 
-def _refine(
-    plan: Plan,
-    adapter: Mapping[str, LowRank],
-    auto: Moved,
-    pairs: Mapping[str, Paired],
-    models: Models,
-    meter: _Meter,
-    kept: Kept,
-    start: str | None,
-    watch: Watch,
-) -> dict[str, LowRank]:
-    count = plan.running.pictures
+def _refine(job: _Job, auto: Moved, start: str | None, watch: Watch) -> dict[str, LowRank]:
+    plan, meter, count = job.plan, job.meter, job.plan.running.pictures
     related = bool(auto.layers)
     rate = refine.RATE_RELATED if related else refine.RATE_UNRELATED
     steps = plan.running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
     meter.expect(steps)
     first = dict(auto.layers) if start in (None, AUTO) else {}
     if start == BRIDGE:
-        first = _bridge(plan, adapter, pairs, models, meter, kept)
-    if (drawn := kept.drawn(plan, count)) is None:
-        with models.opened(plan.source) as source:
-            drawn = _draw(plan, source, adapter, count, meter, kept)
-    with models.opened(plan.target) as target:
-        ranks = {layer: rank for layer, (_, rank) in fed(plan, pairs).items()}
+        first = _bridge(job)
+    if (drawn := job.kept.drawn(plan, count)) is None:
+        with job.models.opened(plan.source) as source:
+            drawn = _drawn(job, source, count)
+    with job.models.opened(plan.target) as target:
+        ranks = {layer: feed.rank for layer, feed in job.feeds.items()}
         return refine.refine(
             target,
             Factors(refine.started(target, first, ranks), target.device),
@@ -113,14 +116,17 @@ def _refine(
             tick=meter,
             still=meter.still,
             watch=watch,
-            kept=kept if watch is unwatched else NOTHING,
+            kept=job.kept if watch is unwatched else NOTHING,
         )
 
 
-def _draw(plan: Plan, source: Model, adapter: Mapping[str, LowRank], count: int, meter: _Meter, kept: Kept) -> Drawn:
-    meter.expect(len(content.chunks(count, source.size)))
-    drawn = draw(plan, source, adapter, count, meter, meter.still)
-    kept.keep_drawn(drawn)
+def _drawn(job: _Job, source: Model, count: int) -> Drawn:
+    """What was kept, or is drawn now."""
+    if (known := job.kept.drawn(job.plan, count)) is not None:
+        return known
+    job.meter.expect(len(content.chunks(count, source.size)))
+    drawn = draw(job.plan, source, job.adapter, count, job.meter, job.meter.still)
+    job.kept.keep_drawn(drawn)
     return drawn
 
 

@@ -19,6 +19,7 @@ from lorax.adapter import LowRank
 from lorax.behaviour.content import Content, Tick
 from lorax.behaviour.live import Hook, effect, hooked, rows_in, rows_out
 from lorax.behaviour.model import Model
+from lorax.behaviour.paired import Feed
 
 ROWS = 4096  # places at which layers are compared
 KEPT = 4 << 30  # bytes at most that are kept of the source; of a very large adapter there are fewer places
@@ -100,33 +101,33 @@ def record(
 def fit(
     target: Model,
     outputs: Mapping[str, Output],
-    feeds: Mapping[str, tuple[str, int]],
+    feeds: Mapping[str, Feed],
     content: Content,
     where: Places,
     tick: Tick,
 ) -> dict[str, LowRank]:
     """Target layer -> delta, in one run of the target on two copies of the content, of which the second is adapted on the way.
 
-    ``feeds``: target layer -> (source layer, rank). A layer that one of the models does not use is left out.
+    ``feeds``: by target layer. A layer that one of the models does not use is left out.
     """
     found: dict[str, LowRank] = {}
 
     def fitting(layer: str) -> Hook:
-        source, rank = feeds[layer]
+        feed = feeds[layer]
 
         def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             tick(layer)
             half = len(x) // 2
-            y_s, change = outputs[source].alone.float(), outputs[source].change.float()
+            y_s, change = outputs[feed.source].alone.float(), outputs[feed.source].change.float()
             y_t, y_1 = (where.of(rows_out(module, part), half) for part in torch.split(y, half))
             x_1 = where.seen(module, x[half:])
             R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0))
-            found[layer] = _of_rank(x_1, ridge(x_1, change @ R - (y_1 - y_t)), rank)
+            found[layer] = _of_rank(x_1, ridge(x_1, change @ R - (y_1 - y_t)), feed.rank)
             return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])
 
         return hook
 
-    _run_twice(target, content, {layer: fitting(layer) for layer, (source, _) in feeds.items() if source in outputs})
+    _run_twice(target, content, {layer: fitting(layer) for layer, feed in feeds.items() if feed.source in outputs})
     return found
 
 

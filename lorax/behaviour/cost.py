@@ -16,9 +16,10 @@ import torch
 
 from lorax.behaviour import bridge, content, refine
 from lorax.behaviour.operations import Operations, operations
-from lorax.behaviour.paired import beside
+from lorax.behaviour.paired import fed
+from lorax.layers import component_of
 from lorax.methods import BRIDGE
-from lorax.options import DENSE_RANK, Running
+from lorax.options import Running
 from lorax.precision import precision
 from lorax.transfer import Plan, pick_device
 
@@ -71,12 +72,10 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
     method, device = method or plan.options.method, pick_device(plan.options.device)
     dtype = precision(device)
     rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
-    pairs = [(pair.source, pair.target) for pair in plan.pairs.values() if pair and pair.target]
-    pairs += [(source, target) for target, source in beside(plan).items()]
-    of_text = any(not target.startswith("unet.") for _, target in pairs)
-    outs = [models[0].layers[source].out for source, _ in pairs]
-    shapes = [(layer.out, layer.channels * layer.taps) for _, target in pairs for layer in (models[1].layers[target],)]
-    rank = plan.running.lora_rank or plan.options.max_rank or max(plan.adapter.ranks, default=DENSE_RANK)
+    feeds = fed(plan)
+    of_text = any(component_of(target) != "unet" for target in feeds)
+    outs = [models[0].layers[feed.source].out for feed in feeds.values()]
+    shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, feeds)]
     if method == BRIDGE:
         works = works_of_bridge(plan.running, *models, of_text)
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
@@ -86,7 +85,10 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
         held = rows * kept if device.type == "cpu" else 0
     else:
         works = works_of_refine(plan.running, *models, of_text, related)
-        seconds, held = 0.0, STATES * FLOAT * rank * sum(m + n for m, n in shapes)
+        seconds, held = (
+            0.0,
+            STATES * FLOAT * sum(feed.rank * (m + n) for feed, (m, n) in zip(feeds.values(), shapes, strict=True)),
+        )
     seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
     return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from lorax.adapter import LowRank
 from lorax.behaviour.cost import estimate
-from lorax.behaviour.paired import Paired, beside, paired
+from lorax.behaviour.paired import Paired, fed, paired
 from lorax.behaviour.proposals import kind_of
 from lorax.behaviour.runnable import check_all
 from lorax.cache import Cache
@@ -45,10 +46,10 @@ def foretold(plans: Sequence[Plan], progress: Progress, cache: Cache | None) -> 
             found.append(auto)
             continue
         how = f"to be {HOW[plan.options.method]}"
-        pairs = paired(plan, plan.adapter.deltas_of(plan.source))
-        known = {name: _record(layer).ended("transferred", how, rank=layer.rank) for name, layer in pairs.items()}
-        report, cost = _report(plan, auto, known), estimate(plan, related=bool(auto.layers))
-        found.append(Moved({}, dataclasses.replace(report, cost=cost, beside=len(beside(plan)))))
+        feeds, pairs = fed(plan), paired(plan, partial(plan.adapter.delta, base=plan.source))
+        known = {name: _record(layer).ended("transferred", how, rank=feeds[layer.target].rank) for name, layer in pairs.items()}
+        cost = estimate(plan, related=bool(auto.layers)) if pairs else None
+        found.append(Moved({}, dataclasses.replace(_report(plan, auto, known), cost=cost, beside=len(feeds) - len(pairs))))
     return found
 
 
@@ -56,7 +57,7 @@ def concluded(plan: Plan, auto: Moved, pairs: Mapping[str, Paired], layers: Mapp
     """With the deltas that the method made, by target layer."""
     known = {name: _ended(plan, layer, layers.get(layer.target)) for name, layer in pairs.items()}
     own = {layer.target for layer in pairs.values()}
-    useful = {layer: dW for layer, dW in layers.items() if layer in own or dW.norm() > 0}
+    useful = {layer: dW for layer, dW in layers.items() if layer in own or (dW.up.any() and dW.down.any())}
     return Moved(useful, dataclasses.replace(_report(plan, auto, known), beside=len(useful.keys() - own)))
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorax.adapter import LowRank
+from lorax.layers import component_of
+from lorax.options import DENSE_RANK
 from lorax.transfer import Plan
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The source layer that a target layer follows, and the rank of the delta that it gets."""
+
+    source: str
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -16,43 +27,47 @@ class Paired:
     source: str
     target: str
     reason: str  # of the pair
-    rank: int  # as asked for, else the adapter's within the largest one
     norm: float
 
 
-def paired(plan: Plan, adapter: Mapping[str, LowRank]) -> dict[str, Paired]:
-    """By name in the adapter, whose deltas are given by source layer."""
-    found = {}
-    for name, pair in plan.pairs.items():
-        if pair and pair.target:
-            dW = adapter[pair.source]
-            rank = plan.running.lora_rank or min(dW.rank, plan.limit(name) or dW.rank)
-            found[name] = Paired(pair.source, pair.target, pair.reason, min(rank, *plan.target.matrix(pair.target)), dW.norm())
-    return found
+def fed(plan: Plan) -> dict[str, Feed]:
+    """By target layer: those that have a pair in the adapter, and those beside them. Told by headers alone.
 
-
-def beside(plan: Plan) -> dict[str, str]:
-    """Target layer -> source layer, of those that the adapter leaves alone, in components where a part of it has no counterpart.
-
-    What that part does reaches them in the source, and can be had from them in the target. None where no layer has a counterpart.
+    Where a part of the adapter has no counterpart, every layer that both models have in that component is fed: what the part does
+    reaches them in the source, and can be had from them in the target. Their rank is the commonest one.
     """
-    if not any(pair and pair.target for pair in plan.pairs.values()):
+    own = {
+        pair.target: Feed(pair.source, _rank(plan, pair.target, _known_rank(plan, name)))
+        for name, pair in plan.pairs.items()
+        if pair and pair.target
+    }
+    if not own:
         return {}
+    usual = statistics.mode(feed.rank for feed in own.values())
     touched = {pair.source for pair in plan.pairs.values() if pair}
-    lacking = {_component(pair.source) for pair in plan.pairs.values() if pair and not pair.target}
-    return {
-        pair.target: layer
+    lacking = {component_of(pair.source) for pair in plan.pairs.values() if pair and not pair.target}
+    return own | {
+        pair.target: Feed(layer, _rank(plan, pair.target, usual))
         for layer, pair in plan.of_bases.items()
-        if pair.target and layer not in touched and _component(layer) in lacking
+        if pair.target and layer not in touched and component_of(layer) in lacking
     }
 
 
-def fed(plan: Plan, pairs: Mapping[str, Paired]) -> dict[str, tuple[str, int]]:
-    """Target layer -> (source layer, rank), of all that get a delta: those that have a pair, and those beside them."""
-    own = {layer.target: (layer.source, layer.rank) for layer in pairs.values()}
-    rank = max((layer.rank for layer in pairs.values()), default=0)
-    return own | {target: (source, min(rank, *plan.target.matrix(target))) for target, source in beside(plan).items()}
+def _known_rank(plan: Plan, name: str) -> int:
+    rank = plan.adapter.rank(name) if plan.adapter.is_low_rank(name) else None
+    return DENSE_RANK if rank is None else rank
 
 
-def _component(layer: str) -> str:
-    return layer.partition(".")[0]
+def _rank(plan: Plan, target: str, rank: int) -> int:
+    """As asked for, else ``rank``; within the largest one and what the layer can have."""
+    asked = plan.running.lora_rank or rank
+    return min(asked, plan.options.max_rank or asked, *plan.target.matrix(target))
+
+
+def paired(plan: Plan, delta_of: Callable[[str], LowRank]) -> dict[str, Paired]:
+    """By name in the adapter, of whose layers ``delta_of`` gives the deltas."""
+    return {
+        name: Paired(pair.source, pair.target, pair.reason, delta_of(name).norm())
+        for name, pair in plan.pairs.items()
+        if pair and pair.target
+    }

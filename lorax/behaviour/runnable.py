@@ -13,7 +13,9 @@ CHANNELS = 4  # of latents
 def check(base: Checkpoint) -> Settings:
     """Raise LoraxError where the base cannot be run, whatever runs it."""
     if base.path.is_dir():
-        raise LoraxError(f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file.")
+        raise LoraxError(
+            f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file, or draw in the WebUI."
+        )
     settings = settings_of(base.unet_file, base.family.name)
     if FIRST not in base.layers:
         raise LoraxError(f"{base.path}: the UNet lacks {FIRST.removeprefix('unet.')}, its first layer. Use a whole checkpoint.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -69,13 +69,12 @@ class _Made:
 def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) -> list[Path]:
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
-    base, layers = made.base, {layer: delta.balanced() for layer, delta in made.layers.items()}
-    tensors = {
-        f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}": tensor
-        for layer, delta in layers.items()
-        for part, tensor in writer.factors(base, layer, delta, writer.DTYPES[dtype]).items()
-    }
-    tensors |= made.bundled
+    base, tensors, layers = made.base, dict(made.bundled), {}
+    for layer, delta in made.layers.items():
+        balanced = delta.balanced()  # a copy, of one layer at a time
+        for part, tensor in writer.factors(base, layer, balanced, writer.DTYPES[dtype]).items():
+            tensors[f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
+        layers[layer] = replace(delta, scale=balanced.scale)
     writer.check_finite(plan, tensors)
     header = Header(
         family=base.family,

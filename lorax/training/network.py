@@ -12,6 +12,7 @@ from lorax.adapter import LowRank
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
+from lorax.layers import component_of
 from lorax.subspace import Decomposition, RankRule
 from lorax.subspace.rank import QUARTER
 from lorax.subspace.signs import basis
@@ -115,7 +116,7 @@ def inject(
     network = Network(base, settings.core)
     there = {"unet"} if unet is not None else set()
     there |= {c.name for c, _ in zip((c for c in base.family.components if c.name != "unet"), text_encoders, strict=False)}
-    names = [layer for layer in base.layers if layer.partition(".")[0] in there and re.fullmatch(layers, layer)]
+    names = [layer for layer in base.layers if component_of(layer) in there and re.fullmatch(layers, layer)]
     if not names:
         raise LoraxError(
             f"{base.path}: none of its layers is called like {layers!r}. Layers are called like {next(iter(base.layers))}."

@@ -29,7 +29,9 @@ def build(host: Host, **page: Any) -> gr.Blocks:
                 gr.HTML(words.heading("For bridge and refine, which run the checkpoints", words.RUNNING))
                 options += _controls(Running, preset, row=2)
             with gr.Row():
-                name = _line("Output name", "Empty: the LoRA's name and the target's, or lorax for a LoRA-X file", "lorax_name")
+                name = _line(
+                    "Output name", "Empty: the LoRA's name with the target's; with lorax for a LoRA-X file", "lorax_name"
+                )
                 subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
             saving = _controls(Saving, preset)
         _noting(handlers, [*choices, *options], [loaded, notes, running])
