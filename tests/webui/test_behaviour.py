@@ -69,7 +69,7 @@ def ask(page: Any, method: str, **running: int) -> None:
 
 @pytest.mark.parametrize(
     ("target", "method", "pictures", "save_as"),
-    [(XL, "refine", 16, "lora"), (XL, "bridge", 16, "lora-x"), (bundle.PRUNED, "bridge", 64, "lora")],
+    [(XL, "refine", 16, "lora"), (XL, "bridge", 16, "lora-x"), (bundle.PRUNED, "bridge", 160, "lora")],
 )
 def test_the_tab_moves_what_the_command_line_does(
     browser: Any, ui: Page, folder: Path, target: str, method: str, pictures: int, save_as: str
