@@ -55,8 +55,8 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
     """What a transfer with the file's settings writes."""
     options, _ = fitting.settings(open_adapter(file))
     planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    writer.write(planned, run(planned), out / "moved.safetensors")
-    return load_file(out / "moved.safetensors")
+    writer.write(planned, run(planned), out / "plain.safetensors")
+    return load_file(out / "plain.safetensors")
 
 
 def tensors(fit: Fit, target: Path) -> dict[str, torch.Tensor]:
