@@ -110,7 +110,7 @@ def test_what_running_the_models_found_is_fitted_from_its_target_on(files: Files
     asked = plan(open_adapter(files.lora), source, target, Options("refine"))
     moved, plain, file = (
         run(dataclasses.replace(asked, options=Options("copy"))),
-        out / "plain.safetensors",
+        out / "there.safetensors",
         out / "x.safetensors",
     )
     with Staging() as staging:
