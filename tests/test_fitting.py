@@ -108,11 +108,8 @@ def test_without_the_source_it_is_applied_by_name_and_the_user_is_told_which_is_
 def test_what_running_the_models_found_is_fitted_from_its_target_on(files: Files, out: Path) -> None:
     source, target = open_checkpoint(files.base), open_checkpoint(files.target)
     asked = plan(open_adapter(files.lora), source, target, Options("refine"))
-    moved, plain, file = (
-        run(dataclasses.replace(asked, options=Options("copy"))),
-        out / "there.safetensors",
-        out / "x.safetensors",
-    )
+    moved = run(dataclasses.replace(asked, options=Options("copy")))
+    plain, file = out / "there.safetensors", out / "x.safetensors"
     with Staging() as staging:
         output.stage(asked, moved, plain, staging, Saving("lora"))
         output.stage(asked, moved, file, staging, Saving("lora-x"))
