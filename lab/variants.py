@@ -32,7 +32,7 @@ RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
 FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
-HIGHER, HIGHER_RANK = "refine, rank 16", 16
+HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
 
@@ -78,7 +78,7 @@ def _variants() -> list[Variant]:
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
         Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
-        Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=HIGHER_RANK),
+        Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=16),
         Variant(CHANGE, Options(REFINE), (1.0,), "behaviour", steps=50),
     ]
     steps = [

@@ -24,8 +24,9 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
 
     Its name is the adapter's, with the target's where it holds what was moved, and with ``lorax`` where it is a LoRA-X file.
     """
-    moved, fits = holds_moved(plan, saving), saving.save_as == LORAX
-    name = "-".join([plan.adapter.title, *[plan.target.title] * moved, *["lorax"] * fits]) + ".safetensors"
+    target = plan.target.title if holds_moved(plan, saving) else ""
+    kind = "lorax" if saving.save_as == LORAX else ""
+    name = "-".join(filter(None, (plan.adapter.title, target, kind))) + ".safetensors"
     if output is None:
         return plan.adapter.given.with_name(name)
     if output.is_dir():

@@ -19,7 +19,7 @@ from lorax.behaviour.refine import Watch, unwatched
 from lorax.behaviour.runnable import check, check_all
 from lorax.behaviour.training import Factors, Scales
 from lorax.cache import Cache
-from lorax.methods import AUTO, BRIDGE
+from lorax.methods import BRIDGE
 from lorax.transfer import Moved, Plan, Progress
 
 
@@ -32,7 +32,7 @@ def run(
     start: str | None = None,
     watch: Watch = unwatched,
 ) -> Moved:
-    """``bridge``, or ``refine`` from ``start``, which is AUTO or BRIDGE; by default AUTO, which between strangers is nothing.
+    """``bridge``, or ``refine`` from what ``auto`` moves, which between strangers is nothing, or from BRIDGE as ``start``.
 
     What the source draws is kept in ``cache``, for other targets too, and a ``refine`` that is stopped goes on where it was when
     it is asked for again. ``watch`` hears of its training, which then begins anew. Raises LoraxError if a model cannot be run.
@@ -45,8 +45,8 @@ def run(
     [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)
     if has_already(plan, auto):
         return auto
-    layers, adapter = plan.adapter.layers_of(plan.source), plan.adapter.deltas_of(plan.source)
-    pairs = paired(plan, lambda name: adapter[layers[name] or ""])
+    adapter = plan.adapter.deltas_of(plan.source)
+    pairs = paired(plan, {name: adapter[pair.source] for name, pair in plan.pairs.items() if pair}.__getitem__)
     if not pairs:
         return concluded(plan, auto, {}, {})
     job = _Job(plan, adapter, fed(plan), models, meter, kept)
@@ -72,7 +72,7 @@ def _bridge(job: _Job) -> dict[str, LowRank]:
     with job.models.opened(plan.source) as source:
         count = content.looked_at(plan.running.pictures, max(source.size, check(plan.target).size))
         meter.expect(len({*job.adapter, *recorded}) + len(job.feeds) + refine.SCALING)
-        drawn = _drawn(job, source, count)
+        drawn = job.kept.drawn(plan, count) or _draw(job, source, count)
         seen = content.noised(source, drawn.latents_in(source, meter.still), drawn.prompts, count, seed=0)
         where = bridge.places(source, recorded, seen)
         outputs = bridge.record(source, job.adapter, recorded, seen, where, meter)
@@ -96,14 +96,12 @@ def _refine(job: _Job, auto: Moved, start: str | None, watch: Watch) -> dict[str
     plan, meter, count = job.plan, job.meter, job.plan.running.pictures
     related = bool(auto.layers)
     rate = refine.RATE_RELATED if related else refine.RATE_UNRELATED
-    steps = plan.running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
+    steps = refine.steps_of(plan.running.steps, related)
     meter.expect(steps)
-    first = dict(auto.layers) if start in (None, AUTO) else {}
-    if start == BRIDGE:
-        first = _bridge(job)
+    first = _bridge(job) if start == BRIDGE else auto.layers
     if (drawn := job.kept.drawn(plan, count)) is None:
         with job.models.opened(plan.source) as source:
-            drawn = _drawn(job, source, count)
+            drawn = _draw(job, source, count)
     with job.models.opened(plan.target) as target:
         ranks = {layer: feed.rank for layer, feed in job.feeds.items()}
         return refine.refine(
@@ -120,10 +118,7 @@ def _refine(job: _Job, auto: Moved, start: str | None, watch: Watch) -> dict[str
         )
 
 
-def _drawn(job: _Job, source: Model, count: int) -> Drawn:
-    """What was kept, or is drawn now."""
-    if (known := job.kept.drawn(job.plan, count)) is not None:
-        return known
+def _draw(job: _Job, source: Model, count: int) -> Drawn:
     job.meter.expect(len(content.chunks(count, source.size)))
     drawn = draw(job.plan, source, job.adapter, count, job.meter, job.meter.still)
     job.kept.keep_drawn(drawn)

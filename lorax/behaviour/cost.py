@@ -85,10 +85,8 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
         held = rows * kept if device.type == "cpu" else 0
     else:
         works = works_of_refine(plan.running, *models, of_text, related)
-        seconds, held = (
-            0.0,
-            STATES * FLOAT * sum(feed.rank * (m + n) for feed, (m, n) in zip(feeds.values(), shapes, strict=True)),
-        )
+        factors = sum(feed.rank * (m + n) for feed, (m, n) in zip(feeds.values(), shapes, strict=True))
+        seconds, held = 0.0, STATES * FLOAT * factors
     seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
     return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
 
@@ -109,7 +107,7 @@ def works_of_bridge(running: Running, source: Operations, target: Operations, of
 
 def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
     """The same."""
-    steps = running.steps or (refine.STEPS_RELATED if related else refine.STEPS_UNRELATED)
+    steps = refine.steps_of(running.steps, related)
     reading = Work(0, 0, 0, read=running.pictures)
     return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
 

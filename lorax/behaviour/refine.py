@@ -28,6 +28,11 @@ LARGE = 32  # latents, a side: above it, a card's memory does not hold what a ba
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, loss on what is held out, the averages, which go on changing
 
 
+def steps_of(asked: int | None, related: bool) -> int:
+    """How many steps are trained at most: as asked, or what served best between relatives or strangers."""
+    return asked or (STEPS_RELATED if related else STEPS_UNRELATED)
+
+
 def unwatched(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
     """Nobody watches."""
 

@@ -62,7 +62,7 @@ class _Made:
     bundled: Mapping[str, torch.Tensor]
     method: str
     core: str
-    described: Mapping[str, str]
+    described: dict[str, str]
     note: str
 
 
@@ -85,7 +85,7 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) ->
         settings=metadata.settings(plan.options, dtype),
         core=made.core,
     )
-    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | dict(made.described)
+    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | made.described
     beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
     writer.save(tensors, staging.add(path), described)
     return [path, *beside]

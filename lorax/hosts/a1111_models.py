@@ -19,7 +19,6 @@ from lorax.errors import LoraxError
 from lorax.hosts.a1111_text import Conditioning, OneEncoder, TwoEncoders, called
 from lorax.model_settings import settings_of
 from lorax.prediction import VELOCITY
-from lorax.tensors import open_tensors
 
 BLOCKS = ("ResBlock", "BasicTransformerBlock")  # ldm's and sgm's classes have the same names
 
@@ -53,7 +52,7 @@ class HostModel:
         if loaded.parameterization == "v":
             raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise, and cannot be run here.")
         self.base, self.device, self._loaded = base, devices.device, loaded
-        self.size = settings_of(open_tensors(base.path), base.family.name, Path(loaded.used_config)).size
+        self.size = settings_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
         self.latent_scale = float(loaded.scale_factor)
         self._text = (TwoEncoders if hasattr(loaded, "conditioner") else OneEncoder)(loaded, self.device)
 

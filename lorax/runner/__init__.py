@@ -25,7 +25,6 @@ from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
-from lorax.tensors import open_tensors
 
 CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
 PIXELS = 8  # a latent value's, a side
@@ -67,7 +66,7 @@ class Runner:
         self.device, self.dtype = torch.device(device), dtype
         folder = tokenizer or path.parent / "tokenizer"
         self.tokenizer = _tokenizer(path, folder)
-        self._file = open_tensors(path)
+        self._file = self.base.unet_file
         self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
         encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
