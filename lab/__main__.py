@@ -78,7 +78,8 @@ def xl_base(options: argparse.Namespace) -> None:
 
 def _from_nothing(options: argparse.Namespace, name: str, make: Callable[[], Model | xl.XLModel], seed: int) -> None:
     torch.manual_seed(seed)
-    model, shared, steps = make(), runner_of(BASE), options.steps or STEPS[name]
+    shared, steps = runner_of(BASE), options.steps or STEPS[name]
+    model = bundle.model_of(runner_of(name)) if options.go_on else make()
     captioner = Captioner(shared.tokenizer)
     unet.train_from_nothing(name, RUNS, model, shared.vae, captioner, steps=steps, seed=seed).save(CACHE / name)
 
@@ -181,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
         step = steps.add_parser(name, help=command.__doc__, description=command.__doc__)
         if name in STEPS:
             step.add_argument("--steps", type=int, help=f"optimiser steps (default: {STEPS[name]})")
-        if name in ("tokenizer", "vae", BASE):
+        if name in ("tokenizer", "vae", BASE, SCRATCH, XL):
             step.add_argument("--continue", action="store_true", dest="go_on", help="from the committed files")
         if name == "loras":
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
