@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.lines import lines
 from bench.plots import plot
-from lorax.transfer import pick_device
+from lorax.devices import pick_device
 
 
 def main() -> None:

@@ -22,10 +22,9 @@ from bench.counting import counted
 from bench.gauge import Reading
 from bench.stages import Stage
 from bench.tables import TITLES, memory, times
+from lorax.devices import pick_device, precision
 from lorax.methods import BRIDGE, REFINE
 from lorax.options import Running
-from lorax.precision import precision
-from lorax.transfer import pick_device
 
 COUNTED = 24  # one in so many layers of a LoRA is enough to count with
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lorax.transfer.planning import plan
 from torch import nn
 
-from lorax import behaviour
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
-from lorax.transfer import plan
+from lorax.transfer import by_models
 
 POSITIONS = 4  # that layers compute
 OFFSET = 100.0  # of the first prediction; it falls, so that no training stops early
 
 
 class Idle:
-    """``lorax.behaviour.model.Model``: values of the right shapes but small pictures, and layers side by side."""
+    """``lorax.models.protocol.Model``: values of the right shapes but small pictures, and layers side by side."""
 
     device = torch.device("cpu")
     alphas = torch.linspace(0.999, 0.001, 1000)
@@ -63,7 +63,7 @@ class Idle:
 
 
 class Idles:
-    """``lorax.behaviour.model.Models``: ``sizes`` of the latents by the checkpoint's name."""
+    """``lorax.models.protocol.Models``: ``sizes`` of the latents by the checkpoint's name."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self._sizes = sizes
@@ -88,5 +88,5 @@ def counted(narrow: Path, method: str, sizes: tuple[int, int], running: Running)
     made = plan(open_adapter(narrow / "lora.safetensors"), source, target, Options(method, device="cpu"))
     idles = Idles(dict(zip(("sd", "xl"), sizes, strict=True)))
     few = dataclasses.replace(made, running=running, of_bases={})  # more layers, as beside the adapter's, change no count
-    behaviour.run(few, idles, lambda done, total, name: None)
+    by_models.run(few, idles, lambda done, total, name: None)
     return idles

@@ -12,15 +12,15 @@ import torch
 
 from bench.layers import Layers, Shape
 from bench.synthetic import Relatives
-from lorax.adapter import LowRank
-from lorax.cache import Cache
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.files.cache import Cache
+from lorax.low_rank import LowRank
 from lorax.methods import METHODS, Bases
 from lorax.options import Options
-from lorax.streaming import Stream
 from lorax.subspace import Decomposition, RankRule
 from lorax.subspace.gram import Gram, lower_gram
-from lorax.transfer import run_all
+from lorax.transfer.running import run_all
+from lorax.transfer.streaming import Stream
 
 Clock = Callable[[], float]
 

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lorax.transfer.planning import plan
 from torch import nn
 
 from bench.gauge import Gauge, Reading, operations
-from lorax.adapter import LowRank
-from lorax.behaviour import bridge, content, cost, refine
-from lorax.behaviour.conditioning import Prompts
-from lorax.behaviour.live import adapted, recomputed
-from lorax.behaviour.paired import fed
-from lorax.behaviour.scaling import START, LossScale
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.methods import bridge, refine
+from lorax.models import sampling
+from lorax.models.hooks import adapted, recomputed
+from lorax.models.loss_scale import START, LossScale
+from lorax.models.prompts import Prompts
 from lorax.options import Options
-from lorax.runner import Conditioning, Runner, Runners
-from lorax.transfer import plan
+from lorax.runner.runner import Conditioning, Runner, Runners
+from lorax.transfer import cost
+from lorax.transfer.feeds import fed
 
 PROMPT = "a red car"
 SEEN = 2  # pictures of the recording that is measured
@@ -50,7 +52,7 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("decode a picture", lambda: model.decode(latents))
     picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
     gauge("encode a picture", lambda: model.encode_pictures(picture))
-    seen = content.noised(model, latents, [PROMPT], SEEN, seed=0)
+    seen = sampling.noised(model, latents, [PROMPT], SEEN, seed=0)
     where = bridge.places(model, list(adapter), seen)
     gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, adapter, seen, where, str))
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, adapter))
@@ -75,7 +77,7 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("encode a picture", lambda: model.encode_pictures(picture))
     said = gauge("encode a prompt", lambda: Prompts(model, [PROMPT], ranks))
     latents = torch.randn(1, 4, model.size, model.size)
-    seen = content.noised(model, latents, [PROMPT], 1, seed=0)
+    seen = sampling.noised(model, latents, [PROMPT], 1, seed=0)
     start = refine.blank(model, ranks)
     with adapted(model, start), torch.no_grad():
         gauge("evaluate with the LoRA", lambda: model.predict(seen.latents, seen.times, said([PROMPT])))
@@ -105,7 +107,7 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     return stage
 
 
-def _train(model: Runner, layers: Mapping[str, LowRank], seen: content.Content, said: Callable[[list[str]], Any]) -> None:
+def _train(model: Runner, layers: Mapping[str, LowRank], seen: sampling.Content, said: Callable[[list[str]], Any]) -> None:
     """The gradient of one picture's loss, as refine takes it where latents are large."""
     with adapted(model, layers), recomputed(model.blocks()):
         predicted = model.predict(seen.latents, seen.times, said(seen.prompts))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lorax.transfer.planning import Plan
 from safetensors.torch import save_file
 
 from bench.layers import Layers, Shape
-from lorax import families
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.layer_names import UNetNames
+from lorax.files.tensors import Part, open_tensors
 from lorax.formats import AdapterFile
 from lorax.formats.configuration import Configuration
-from lorax.layers import UNetNames
 from lorax.options import Options
-from lorax.pairing import Pair
-from lorax.tensors import Part, open_tensors
-from lorax.transfer import Plan
+from lorax.pairing.pairs import Pair
 
 POWER = 0.5  # of the i-th singular value, i^-0.5
 NOISE = 0.1  # of the relative's weights, in their standard deviations

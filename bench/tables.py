@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from bench.counting import Idles
 from bench.stages import Stage
-from lorax.behaviour import bridge
+from lorax.methods import bridge
 
 CARDS = {"RTX 3060 12 GB": 25.6e12, "RTX 4070 12 GB": 58.3e12}  # operations a second, bfloat16 summed in float32, not sparse
 REACHED = 0.4  # of them

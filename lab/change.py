@@ -11,15 +11,15 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from lorax.transfer.planning import Plan
 
-from lorax.adapter import LowRank
-from lorax.behaviour import content
-from lorax.behaviour.captions import captions
-from lorax.behaviour.live import adapted
-from lorax.behaviour.refine import BATCH, Watch
-from lorax.behaviour.training import Factors, Training
-from lorax.runner import Runner
-from lorax.transfer import Plan
+from lorax.low_rank import LowRank
+from lorax.methods.refine import BATCH, Watch
+from lorax.models import sampling
+from lorax.models.captions import captions
+from lorax.models.hooks import adapted
+from lorax.models.training import Factors, Training
+from lorax.runner.runner import Runner
 
 EVERY = 10  # steps between what is told
 
@@ -34,10 +34,10 @@ def match_change(plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: 
     while training.step < steps:
         step = training.step + 1
         rows = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(step))[:BATCH]
-        seen = content.noised(target, latents[rows], [prompts[i] for i in rows], len(rows), seed=step)
+        seen = sampling.noised(target, latents[rows], [prompts[i] for i in rows], len(rows), seed=step)
         wanted = _wanted(source, target, adapter, seen)
 
-        def gradient(scale: float, seen: content.Content = seen, wanted: torch.Tensor = wanted) -> None:
+        def gradient(scale: float, seen: sampling.Content = seen, wanted: torch.Tensor = wanted) -> None:
             with adapted(target, factors.layers(factors.all)):
                 torch.autograd.backward(scale * (_predicted(target, seen) - wanted).square().mean())
 
@@ -50,16 +50,16 @@ def match_change(plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: 
 @cache
 def _plain(source: Path, prompts: tuple[str, ...]) -> torch.Tensor:
     """What the source draws alone, which is the same for every adapter."""
-    return content.pictures(Runner(source), {}, prompts, lambda what: None)
+    return sampling.pictures(Runner(source), {}, prompts, lambda what: None)
 
 
 @torch.no_grad()
-def _wanted(source: Runner, target: Runner, adapter: Mapping[str, LowRank], seen: content.Content) -> torch.Tensor:
+def _wanted(source: Runner, target: Runner, adapter: Mapping[str, LowRank], seen: sampling.Content) -> torch.Tensor:
     """What the target would predict if it changed as the source does."""
     alone = _predicted(source, seen)
     with adapted(source, adapter):
         return _predicted(target, seen) + _predicted(source, seen) - alone
 
 
-def _predicted(model: Runner, seen: content.Content) -> torch.Tensor:
+def _predicted(model: Runner, seen: sampling.Content) -> torch.Tensor:
     return model.predict(seen.latents, seen.times, model.encode(seen.prompts))

@@ -11,8 +11,8 @@ from transformers import CLIPTextModelWithProjection
 from lab import data
 from lab.models import TOKENS
 from lab.xl import XLModel
-from lorax.layers import PROJECTION, text_path
-from lorax.openclip import key_of
+from lorax.checkpoint.layer_names import PROJECTION, text_path
+from lorax.checkpoint.openclip import key_of
 
 PREFIX = "conditioner.embedders.1.model."
 LOGIT_SCALE = math.log(1 / 0.07)  # OpenCLIP's at the start; the layout has it, and nothing that makes pictures reads it

@@ -17,10 +17,10 @@ from lab.loop import train
 from lab.models import Captioner
 from lab.unet import Batches, denoising_loss
 from lab.zoo import Adapter
-from lorax.adapter import LowRank
-from lorax.checkpoint import Checkpoint
-from lorax.formats.writer import encode
-from lorax.layers import text_path
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.layer_names import text_path
+from lorax.low_rank import LowRank
+from lorax.output.plain_lora import encode
 
 ATTENTION = r"to_[qkv]|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
 CONVOLUTION = r"conv1|conv2|conv_shortcut|time_emb_proj|(down|up)samplers\.0\.conv"

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lab import data
+from lab import data, probe
 from lab.bundle import runner_of
 from lab.results import Key, Results
 from lab.variants import AUTO, COPY, STRENGTHS, VARIANTS, Variant, move, written
 from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
-from lorax import probe
-from lorax.checkpoint import open_checkpoint
-from lorax.runner import Runner
+from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.runner.runner import Runner
 
 PROMPTS = 16
 PROBED = (COPY, AUTO)

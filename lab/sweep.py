@@ -42,14 +42,13 @@ from lab.zoo import (
     are_related,
     checkpoint,
 )
-from lorax import forecast
-from lorax.adapter import LowRank
-from lorax.behaviour import refine
-from lorax.behaviour.live import adapted
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
-from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE
-from lorax.report import Report
+from lorax.low_rank import LowRank
+from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE, refine
+from lorax.models.hooks import adapted
+from lorax.transfer import forecast
+from lorax.transfer.report import Report
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
 

@@ -11,21 +11,22 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from lorax.transfer.planning import Moved, Plan, plan
 
 from lab import data
 from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
-from lorax import behaviour
-from lorax.adapter import LowRank
-from lorax.behaviour import refine
-from lorax.cache import Cache
-from lorax.checkpoint import Checkpoint
-from lorax.formats import open_adapter, writer
-from lorax.methods import BEHAVIOURAL, BRIDGE, METHODS, REFINE
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.files.cache import Cache
+from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.methods import BEHAVIOURAL, BRIDGE, METHODS, REFINE, refine
 from lorax.options import Options, Running
-from lorax.runner import Runners
-from lorax.transfer import Moved, Plan, plan, run, run_all
+from lorax.output import plain_lora
+from lorax.runner.runner import Runners
+from lorax.transfer import by_models
+from lorax.transfer.running import run, run_all
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
@@ -118,7 +119,7 @@ def move(
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
         runners = Runners(torch.device("cpu"))
-        return planned, behaviour.run(planned, runners, _unheard, _kept(), start=variant.start, watch=watch)
+        return planned, by_models.run(planned, runners, _unheard, _kept(), start=variant.start, watch=watch)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
@@ -156,7 +157,7 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moved.safetensors"
         if moved.layers:
-            writer.write(planned, moved, path, dtype="fp32")
+            plain_lora.write(planned, moved, path, dtype="fp32")
         yield path if moved.layers else None
 
 

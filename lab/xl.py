@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lab import data
 from lab.models import CONTEXT, HEADS, VOCABULARY, new_text_encoder, text_config
-from lorax.openclip import padded_with_zeros
+from lorax.checkpoint.openclip import padded_with_zeros
 from lorax.runner.unet import TIME_IDS, time_ids
 
 WIDTH = 64  # of every level

@@ -16,8 +16,8 @@ from lorax.catalog import Model, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
-from lorax.transfer import Progress
-from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
+from lorax.transfer.planning import Progress
+from lorax.workflow.jobs import Destination, Memory, Request, Result, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"

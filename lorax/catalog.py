@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lorax import families
+from lorax.checkpoint import families
 from lorax.errors import LoraxError
+from lorax.files.hashing import legacy_hash
 from lorax.formats import open_adapter, sidecars
-from lorax.tensors import legacy_hash
 
 # Metadata that names the base: by the file's hash, by its name, by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")

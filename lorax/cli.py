@@ -17,18 +17,20 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from lorax import __version__, demo, output
-from lorax.behaviour.captions import read as read_captions
-from lorax.behaviour.cost import estimate, total
-from lorax.cache import Cache
-from lorax.checkpoint import open_checkpoint
+from lorax import __version__, demo
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
-from lorax.formats import open_adapter, writer
+from lorax.files.cache import Cache
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.methods import BEHAVIOURAL
+from lorax.models.captions import read as read_captions
 from lorax.options import Options, Running, Saving, declared
-from lorax.staging import Staging, check_folder, check_free
-from lorax.transfer import Moved, Plan, Progress, plan_all, run_all
+from lorax.output import plain_lora, writing
+from lorax.transfer.cost import estimate, total
+from lorax.transfer.planning import Moved, Plan, Progress, plan_all
+from lorax.transfer.running import run_all
 
 Declaration = TypeVar("Declaration", Options, Running, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
@@ -140,8 +142,8 @@ def _transfer(options: argparse.Namespace) -> int:
         moved = _run(planned, options)
         _stage_report(options, planned, moved, staging)
         for one, made, path in zip(planned, moved, paths, strict=True):
-            written.append(output.stage(one, made, path, staging, saving))
-    notes = [output.note(one, made, saving) for one, made in zip(planned, moved, strict=True)]
+            written.append(writing.stage(one, made, path, staging, saving))
+    notes = [writing.note(one, made, saving) for one, made in zip(planned, moved, strict=True)]
     if options.json and any(made.report.declined or files for made, files in zip(moved, written, strict=True)):
         more = [{"written": [str(file) for file in files], "note": note} for files, note in zip(written, notes, strict=True)]
         _print_json(_alone([report | one for report, one in zip(_reports(planned, moved), more, strict=True)]))
@@ -155,7 +157,7 @@ def _transfer(options: argparse.Namespace) -> int:
             print("\n".join([*(f"wrote {file}" for file in files), *filter(None, [note])]))
     for one, made, files in zip(planned, moved, written, strict=True):
         if not files and not made.report.declined:
-            writer.check_any(one, made)
+            plain_lora.check_any(one, made)
     return code
 
 
@@ -163,7 +165,7 @@ def _paths(planned: list[Plan], chosen: Path | None, saving: Saving) -> list[Pat
     """Where the adapters go, all of it free. Raises LoraxError where it is not."""
     if len(planned) > 1 and chosen is not None and not chosen.is_dir():
         raise LoraxError(f"{chosen}: not a folder, which --output must be for {len(planned)} adapters. Create it first.")
-    paths = [output.path_of(one, chosen, saving) for one in planned]
+    paths = [writing.path_of(one, chosen, saving) for one in planned]
     if twice := next((path for number, path in enumerate(paths) if path in paths[:number]), None):
         raise LoraxError(f"{twice}: the name that two of the adapters get. Rename one of them, or move them one at a time.")
     inputs = [path for one in planned for path in one.inputs]

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from lorax import families
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.layer_names import block_of
+from lorax.checkpoint.prediction import of_metadata
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, open_adapter
-from lorax.layers import block_of
-from lorax.prediction import of_metadata
 
 FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution and its inputs: the picture's latents
 MADE_FOR = {5: "depth", 8: "instruct-pix2pix", 9: "inpainting"}

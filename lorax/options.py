@@ -10,7 +10,7 @@ from typing import Any
 
 from lorax.errors import LoraxError
 from lorax.methods import titles
-from lorax.pairing import PAIRINGS
+from lorax.pairing.pairs import PAIRINGS
 from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"

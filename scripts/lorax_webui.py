@@ -6,24 +6,24 @@ from typing import Any
 
 from modules import script_callbacks
 
-from lorax.hosts import a1111_network  # the WebUI has this folder on its path only now
+from lorax.hosts.a1111 import network  # the WebUI has this folder on its path only now
 
 
 def tabs() -> list[tuple[Any, str, str]]:
-    from lorax.hosts.a1111 import A1111
+    from lorax.hosts.a1111.host import A1111
     from lorax.ui.tab import TITLE, build
 
     return [(build(A1111()), TITLE, "lorax_tab")]
 
 
 def settings() -> None:
-    from lorax.hosts.a1111_settings import add_settings
+    from lorax.hosts.a1111.settings import add_settings
 
     add_settings()
 
 
 def routes(demo: Any, app: Any) -> None:
-    from lorax.hosts.a1111 import A1111, guards
+    from lorax.hosts.a1111.host import A1111, guards
 
     if (dependencies := guards(app)) is not None:
         from lorax.api import router
@@ -32,13 +32,13 @@ def routes(demo: Any, app: Any) -> None:
 
 
 def cache() -> Any:
-    from lorax.hosts.a1111_settings import cache
+    from lorax.hosts.a1111.settings import cache
 
     return cache()
 
 
 def device() -> str:
-    from lorax.hosts.a1111_settings import stored
+    from lorax.hosts.a1111.settings import stored
 
     return stored().get("device") or "auto"
 
@@ -46,4 +46,4 @@ def device() -> str:
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
-LoraxNetworks = a1111_network.register(cache, device)  # the WebUI looks for script classes among this module's names
+LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes among this module's names

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lorax import moving
 from lorax.cli import main
 from lorax.subspace import spectral
+from lorax.transfer import by_layer
 from tests import builders
 
 torch.set_num_threads(1)
@@ -79,8 +79,8 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that do not ask how well it does: most of its time goes into solving layers and fitting their scales."""
-    monkeypatch.setattr("lorax.behaviour.bridge.ROWS", 256)
-    monkeypatch.setattr("lorax.behaviour.refine.SCALING", 3)
+    monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
+    monkeypatch.setattr("lorax.methods.refine.SCALING", 3)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def raw(header: dict[str, Any] | bytes, body: bytes = b"") -> bytes:
 def large(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every layer counts as large; the list has an entry for each eigendecomposition."""
     eigh, calls = torch.linalg.eigh, []
-    for module in (moving, spectral):
+    for module in (by_layer, spectral):
         monkeypatch.setattr(module, "SMALL", 1)
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(len(matrix)) or eigh(matrix))
     return calls

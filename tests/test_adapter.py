@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorax.adapter import LowRank
+from lorax.low_rank import LowRank
 
 
 def made(m: int, n: int, k: int, seed: int = 0, scale: float = 0.25) -> LowRank:

@@ -12,20 +12,23 @@ from typing import Any
 
 import pytest
 import torch
+from lorax.transfer.planning import Plan, plan
 
-from lorax import probe
-from lorax.adapter import LowRank
-from lorax.behaviour import content, live, refine
-from lorax.behaviour.captions import captions, plain, read, trigger, with_triggers
-from lorax.behaviour.training import Factors, Scales
-from lorax.checkpoint import open_checkpoint
+from lab import probe
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
 from lorax.errors import Interrupted, LoraxError
-from lorax.formats import open_adapter, writer
+from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.methods import refine
+from lorax.models import hooks, sampling
+from lorax.models.captions import captions, plain, read, trigger, with_triggers
+from lorax.models.training import Factors, Scales
 from lorax.options import Options, Running
-from lorax.runner import Runner
-from lorax.transfer import Plan, plan, run
+from lorax.output import plain_lora
+from lorax.runner.runner import Runner
+from lorax.transfer.running import run
 from tests import builders
 from tests.conftest import SOURCE_METADATA, Files
 
@@ -56,7 +59,7 @@ def gained(models: Path, made: Plan, out: Path) -> float:
     prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
     pictures = probe.drawn(source, made.adapter.path, prompts)
     moved = run(made)
-    writer.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
+    plain_lora.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
     alone, adapted = (probe.loss(target, path, pictures, prompts) for path in (None, out / "moved.safetensors"))
     return 1 - adapted / alone
 
@@ -69,7 +72,7 @@ def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with runner.adapted(LOCON):
         merged = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
-    with live.adapted(runner, layers):
+    with hooks.adapted(runner, layers):
         hooked = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     alone = runner.predict(latents, torch.tensor(500), runner.encode(["sun", "cat"]))
     assert (hooked - merged).norm() < 1e-5 * merged.norm()
@@ -104,7 +107,7 @@ def test_the_best_look_is_kept(models: Path) -> None:
     """With a rate that ruins the factors, the start is the best."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    latents = content.pictures(target, layers, PROMPTS, str)
+    latents = sampling.pictures(target, layers, PROMPTS, str)
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     factors = Factors(layers, target.device)
@@ -118,7 +121,7 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
     """A delta whose directions are twice as strong as they should be, some of them, is set right."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    latents = content.pictures(target, layers, PROMPTS * 4, str)
+    latents = sampling.pictures(target, layers, PROMPTS * 4, str)
     wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731

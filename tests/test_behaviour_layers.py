@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import Plan
 from safetensors.torch import load_file, save_file
 
-from lorax.adapter import LowRank
-from lorax.behaviour import refine
-from lorax.behaviour.outcome import concluded
-from lorax.behaviour.paired import fed
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.methods import refine
 from lorax.options import DENSE_RANK, Options
-from lorax.runner import Runner
-from lorax.transfer import Plan, run
+from lorax.runner.runner import Runner
+from lorax.transfer.feeds import fed
+from lorax.transfer.outcome import concluded
+from lorax.transfer.running import run
 from tests.test_behaviour import LOCON, LORA, STRANGER, between, models, planned
 
 __all__ = ["models"]  # a fixture

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.adapter import LowRank
-from lorax.behaviour import content, refine
-from lorax.behaviour.conditioning import Prompts
-from lorax.behaviour.live import adapted, effect, recomputed
-from lorax.behaviour.scaling import START, LossScale
-from lorax.behaviour.training import Factors, Training
 from lorax.demo.bundle import BASE, BUNDLE, unpack
+from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.precision import precision
-from lorax.runner import Runner, Runners
+from lorax.low_rank import LowRank
+from lorax.methods import refine
+from lorax.models import sampling
+from lorax.models.hooks import adapted, effect, recomputed
+from lorax.models.loss_scale import START, LossScale
+from lorax.models.prompts import Prompts
+from lorax.models.training import Factors, Training
+from lorax.runner.runner import Runner, Runners
 
 
 def computes(dtype: torch.dtype) -> bool:
@@ -111,7 +112,7 @@ def test_training_in_half_precision_gains_what_float32_gains(base: Path) -> None
     """In bfloat16; in float16 a processor takes minutes. The factors are of float32, whatever the model's."""
     gains, prompts = [], PROMPTS * 4
     source = Runner(base)
-    latents = content.pictures(source, open_adapter(LORA).deltas_of(source.base), prompts, str)
+    latents = sampling.pictures(source, open_adapter(LORA).deltas_of(source.base), prompts, str)
     for dtype in (torch.float32, torch.bfloat16):
         target, seen = Runner(base, dtype=dtype), {}
         start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 
-from lorax.adapter import LowRank
-from lorax.behaviour import refine
-from lorax.behaviour.kept import Kept
-from lorax.behaviour.training import Factors, Training
-from lorax.cache import Cache
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
 from lorax.errors import Interrupted
+from lorax.files.cache import Cache
 from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.methods import refine
+from lorax.models.training import Factors, Training
 from lorax.options import Options, Running
-from lorax.runner import Runner, Runners
-from lorax.transfer import plan, run_all
+from lorax.runner.runner import Runner, Runners
+from lorax.transfer.resume import Kept
+from lorax.transfer.running import run_all
 
 LORA = BUNDLE / "loras" / "contrast-base.safetensors"
 LOCON = BUNDLE.parent / "headline" / "loras" / "openmoji-r4-base.safetensors"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.behaviour import bridge, live
+from lorax.methods import bridge
+from lorax.models import hooks
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_convolution_is_a_product_of_its_rows(kernel: int) -> None:
     torch.manual_seed(0)
     module, x = torch.nn.Conv2d(3, 5, kernel, 2, kernel // 2, bias=False), torch.randn(2, 3, 8, 8)
-    expected = live.rows_in(module, x) @ module.weight.flatten(1).mT
-    assert torch.allclose(live.rows_out(module, module(x)), expected, atol=1e-5)
+    expected = hooks.rows_in(module, x) @ module.weight.flatten(1).mT
+    assert torch.allclose(hooks.rows_out(module, module(x)), expected, atol=1e-5)
 
 
 def test_ridge_finds_a_map_and_finds_none_in_noise() -> None:
@@ -54,4 +55,4 @@ def test_places_are_the_same_at_any_resolution() -> None:
 def test_what_a_layer_sees_is_taken_at_the_places(module: torch.nn.Module) -> None:
     where, x = bridge.Places.drawn(3, 50), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     x = x if isinstance(module, torch.nn.Conv2d) else x.flatten(2).mT.reshape(3, 32, 8)
-    assert torch.equal(where.seen(module, x), where.of(live.rows_in(module, x), 3))
+    assert torch.equal(where.seen(module, x), where.of(hooks.rows_in(module, x), 3))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.cache import Cache, Entry
+from lorax.files.cache import Cache, Entry
 
 BIG = 1 << 30
 
@@ -151,7 +151,7 @@ def test_no_file_of_another_kind_is_removed(tmp_path: Path) -> None:
 def test_two_processes_write_and_read_at_once(tmp_path: Path) -> None:
     """Limits so small that each takes the other's entries away all the time."""
     code = (
-        "import sys, torch; from pathlib import Path; from lorax.cache import Cache, Entry\n"
+        "import sys, torch; from pathlib import Path; from lorax.files.cache import Cache, Entry\n"
         "cache = Cache(Path(sys.argv[1]), 5000, 0)\n"
         "for i in range(150):\n"
         "    cache.put(f'k{i % 7}', Entry({'a': torch.full((250,), float(i % 7))}, {}))\n"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax import cli, transfer
+from lorax import cli
 from lorax.cli import main
+from lorax.transfer import running
 from tests import builders
 from tests.conftest import Files, arguments
 
@@ -45,7 +46,7 @@ def test_beside_each_without_an_output(files: Files, library: list[Path]) -> Non
 
 def test_one_pass(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    many = transfer.run_all
+    many = running.run_all
     monkeypatch.setattr(cli, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named))
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out)]) == 0
     assert calls == [2]

@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from lorax.transfer.planning import Plan, plan
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorax.behaviour import bridge, cost
-from lorax.behaviour.cost import Cost
-from lorax.behaviour.operations import operations
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, unpack
 from lorax.formats import open_adapter
+from lorax.methods import bridge
+from lorax.models.flops import operations
 from lorax.options import Options, Running
-from lorax.runner import Runner
-from lorax.transfer import Plan, plan, run, run_all
+from lorax.runner.runner import Runner
+from lorax.transfer import cost
+from lorax.transfer.cost import Cost
+from lorax.transfer.running import run, run_all
 from tests.test_behaviour import HEADLINE, LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)

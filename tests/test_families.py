@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lorax import families
+from lorax.checkpoint import families
+from lorax.checkpoint.families import SD1, SDXL, Family, detect_adapter
 from lorax.cli import main
-from lorax.families import SD1, SDXL, Family, detect_adapter
 from tests import builders
 from tests.conftest import Files
 

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax import fitting, output
-from lorax.cache import Cache
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
-from lorax.fitting import Fit, Fitter
-from lorax.formats import open_adapter, writer
-from lorax.formats.lorax_writer import save_lorax
+from lorax.files.cache import Cache
+from lorax.files.staging import Staging
+from lorax.formats import open_adapter
 from lorax.formats.loraxfile import Header
 from lorax.options import Options, Saving
-from lorax.staging import Staging
-from lorax.transfer import plan, run
+from lorax.output import plain_lora, writing
+from lorax.output.lorax_file import save_lorax
+from lorax.transfer.running import run
+from lorax.workflow import fitting
+from lorax.workflow.fitting import Fit, Fitter
 from tests import builders
 from tests.conftest import Files
 from tests.test_loraxfile import changed
@@ -55,7 +57,7 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
     """What a transfer with the file's settings writes."""
     options, _ = fitting.settings(open_adapter(file))
     planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    writer.write(planned, run(planned), out / "plain.safetensors")
+    plain_lora.write(planned, run(planned), out / "plain.safetensors")
     return load_file(out / "plain.safetensors")
 
 
@@ -111,8 +113,8 @@ def test_what_running_the_models_found_is_fitted_from_its_target_on(files: Files
     moved = run(dataclasses.replace(asked, options=Options("copy")))
     plain, file = out / "there.safetensors", out / "x.safetensors"
     with Staging() as staging:
-        output.stage(asked, moved, plain, staging, Saving("lora"))
-        output.stage(asked, moved, file, staging, Saving("lora-x"))
+        writing.stage(asked, moved, plain, staging, Saving("lora"))
+        writing.stage(asked, moved, file, staging, Saving("lora-x"))
     assert_equal(tensors(fit(file, files.target), files.target), load_file(plain))
     on = fit(file, files.pruned, files.base, files.target)
     assert on.final

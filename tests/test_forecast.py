@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from lorax import forecast
 from lorax.catalog import Model
-from lorax.forecast import Forecast
 from lorax.methods import BEHAVIOURAL
-from lorax.report import LayerRecord, Report
+from lorax.transfer import forecast
+from lorax.transfer.forecast import Forecast
+from lorax.transfer.report import LayerRecord, Report
 from lorax.ui import words
-from lorax.workflow import Result
+from lorax.workflow.jobs import Result
 
 MODEL = {
     "related": {

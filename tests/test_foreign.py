@@ -14,7 +14,7 @@ from diffusers.models import transformers
 from packaging.version import Version
 from safetensors.torch import save_file
 
-from lorax import families, foreign
+from lorax.checkpoint import families, unsupported
 from lorax.cli import main
 from tests import builders, layouts
 from tests.conftest import Files, write
@@ -76,7 +76,7 @@ ORIGINAL = {
 def test_models_of_diffusers(name: str, title: str, config: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = getattr(transformers, name, None) or getattr(diffusers, name)
-        assert foreign.architecture(model(**config).state_dict()) == title
+        assert unsupported.architecture(model(**config).state_dict()) == title
 
 
 @needs_todays_models
@@ -84,14 +84,14 @@ def test_models_of_diffusers(name: str, title: str, config: dict[str, Any]) -> N
 def test_original_layouts(kind: str) -> None:
     keys = CHECKPOINT_KEY_NAMES[kind]
     keys = [keys] if isinstance(keys, str) else keys
-    assert foreign.architecture(keys) == ORIGINAL[kind]
-    assert foreign.architecture([f"model.diffusion_model.{key}" for key in keys]) == ORIGINAL[kind]
+    assert unsupported.architecture(keys) == ORIGINAL[kind]
+    assert unsupported.architecture([f"model.diffusion_model.{key}" for key in keys]) == ORIGINAL[kind]
 
 
 @pytest.mark.parametrize("kind", layouts.UNETS)
 def test_supported_bases_are_none_of_these(kind: str) -> None:
-    assert foreign.architecture(layouts.unet(kind)) is None
-    assert foreign.quantization(layouts.unet(kind)) is None
+    assert unsupported.architecture(layouts.unet(kind)) is None
+    assert unsupported.quantization(layouts.unet(kind)) is None
 
 
 def test_the_refusal(files: Files, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorax.files.hashing import hashes
 
-from lorax import tensors
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import Interrupted
-from lorax.tensors import hashes
+from lorax.files import tensors
 from tests import builders
 from tests.conftest import Files
 

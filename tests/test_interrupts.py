@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lorax import cli
 from lorax.cli import main
-from lorax.formats import writer
-from lorax.report import Report
+from lorax.output import plain_lora
+from lorax.transfer.report import Report
 from tests.conftest import Files, arguments
 
 FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
@@ -49,7 +49,7 @@ def test_interrupted_while_writing(
         if len(calls) == when:
             raise error
 
-    monkeypatch.setattr(writer, "save_file", half)
+    monkeypatch.setattr(plain_lora, "save_file", half)
     assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
     assert len(calls) == when
     assert list(out.iterdir()) == []

@@ -9,16 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.cache import Cache
 from lorax.catalog import Model
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import Interrupted
+from lorax.files.cache import Cache
 from lorax.formats import open_adapter
-from lorax.methods import kept
+from lorax.methods import pair_cache
 from lorax.options import Options
-from lorax.transfer import Moved, plan, run, run_all
-from lorax.workflow import Memory, Request, analyse
+from lorax.transfer.planning import Moved, plan
+from lorax.transfer.running import run, run_all
+from lorax.workflow.jobs import Memory, Request, analyse
 from tests import builders
 from tests.conftest import Files, arguments
 
@@ -85,7 +86,7 @@ def test_what_analysing_keeps_serves_a_transfer_that_projects(files: Files, tmp_
 
 def test_a_cache_without_a_disk_is_not_asked(files: Files, large: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the key takes a hash of all weights."""
-    monkeypatch.setattr(kept, "key", lambda bases: pytest.fail("asked"))
+    monkeypatch.setattr(pair_cache, "key", lambda bases: pytest.fail("asked"))
     bases = open_checkpoint(files.base), open_checkpoint(files.target)
     run(plan(open_adapter(files.lora), *bases, Options("lorax")), cache=Cache(None, 0, BIG))
 
@@ -171,10 +172,10 @@ def test_an_interrupted_run_leaves_whole_entries_only(files: Files, tmp_path: Pa
 
 
 def _in_another_process(base: Path, target: Path, lora: Path, folder: Path) -> int:
-    from lorax import moving
     from lorax.subspace import spectral
+    from lorax.transfer import by_layer
 
-    moving.SMALL = spectral.SMALL = 1
+    by_layer.SMALL = spectral.SMALL = 1
     planned = plan(open_adapter(lora), open_checkpoint(base), open_checkpoint(target), Options("lorax", threshold=0.1))
     return len(run(planned, cache=Cache(folder, BIG, 0)).layers)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab import forecast
+from lab import forecast, probe
 from lab.forecast import validation
 from lab.forecast.examples import examples
 from lab.forecast.sentences import Judged
@@ -19,7 +19,6 @@ from lab.report.cells import Cells
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import STRENGTHS
 from lab.zoo import ALL_PAIRS, CROSSING, STYLES, are_related
-from lorax import probe
 
 
 def store(folder: Path, *, matters: bool, probed: bool = False) -> Cells:

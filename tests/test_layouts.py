@@ -12,12 +12,12 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from safetensors.torch import save_file
 
-from lorax import families
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.families import Family
+from lorax.checkpoint.layer_names import UNetNames
 from lorax.errors import LoraxError
-from lorax.families import Family
 from lorax.inspection import inspect
-from lorax.layers import UNetNames
 from tests import layouts, xl
 from tests.layouts import TEXTS, UNETS, Shapes
 from tests.test_names import HeaderOnly
@@ -55,7 +55,7 @@ def header(kind: str, prefixes: dict[str, str] | None = None) -> Shapes:
 
 
 def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
-    monkeypatch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
+    monkeypatch.setattr("lorax.checkpoint.layouts.open_tensors", lambda path: HeaderOnly(shapes))
     return open_checkpoint("base.safetensors")
 
 

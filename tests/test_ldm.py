@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from lab import ldm, vae, xl
 from lab.models import Model, new_text_encoder, new_unet
-from lorax import families
+from lorax.checkpoint import families
 from lorax.demo.bundle import BUNDLE
 
 TOKENIZER = BUNDLE / "tokenizer"

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from lorax.transfer.planning import Plan, plan
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.formats.lorax_writer import save_lorax
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.transfer import Plan, plan
+from lorax.output.lorax_file import save_lorax
 from tests import builders
 from tests.conftest import Files
 from tests.test_methods import distance

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorax.adapter import LowRank
+from lorax.low_rank import LowRank
 from lorax.methods import METHODS, Bases
 from lorax.subspace import Decomposition, RankRule, similarity
 from tests import reference

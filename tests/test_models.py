@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lorax.transfer.planning import plan
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, unpack
 from lorax.formats import open_adapter
 from lorax.methods import METHODS, Bases
 from lorax.options import Options
-from lorax.pairing import pair
+from lorax.pairing.pairs import pair
 from lorax.subspace import Decomposition, RankRule
-from lorax.transfer import plan
 from tests import reference
 
 LORAS = BUNDLE / "loras"

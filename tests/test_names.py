@@ -14,9 +14,9 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorax import families
-from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.layers import UNetNames, block_of
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.layer_names import UNetNames, block_of
 from tests import builders, structure, xl
 
 SIZES = {"full": structure.FULL, "pruned": structure.FULL_PRUNED}
@@ -62,7 +62,7 @@ def checkpoint(kind: str) -> Checkpoint:
     size = SIZES[kind]
     shapes = {builders.UNET + p.ldm: p.shape for p in size.unet()} | {builders.TE + p.ldm: p.shape for p in size.text()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
+        patch.setattr("lorax.checkpoint.layouts.open_tensors", lambda path: HeaderOnly(shapes))
         return open_checkpoint("base.safetensors")
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file
 
-from lorax.cache import Cache
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.files.cache import Cache
 from lorax.formats import open_adapter
-from lorax.formats.lorax_writer import save_lorax
 from lorax.options import Options
-from lorax.transfer import plan
+from lorax.output.lorax_file import save_lorax
 from tests import builders
 from tests.conftest import Files
 
@@ -66,7 +66,7 @@ class Host:
             monkeypatch.setitem(sys.modules, name, module)
             if name.startswith("modules."):
                 setattr(modules["modules"], name.removeprefix("modules."), module)
-        for name in [name for name in sys.modules if name.startswith("lorax.hosts.a1111_network")]:
+        for name in [name for name in sys.modules if name.startswith("lorax.hosts.a1111.network")]:
             monkeypatch.delitem(sys.modules, name)
 
     def know(self, *paths: Path) -> None:
@@ -110,9 +110,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture
 def script(host: Host) -> Any:
-    from lorax.hosts import a1111_network
+    from lorax.hosts.a1111 import network
 
-    return a1111_network.register(lambda: Cache(None, 0, 1 << 30))
+    return network.register(lambda: Cache(None, 0, 1 << 30))
 
 
 @pytest.fixture
@@ -137,9 +137,9 @@ def loaded(host: Host, file: Path) -> Any:
 
 
 def test_registering_again_replaces_the_type_and_it_is_asked_first(host: Host, script: type) -> None:
-    from lorax.hosts import a1111_network
+    from lorax.hosts.a1111 import network
 
-    a1111_network.register(lambda: Cache(None, 0, 0))
+    network.register(lambda: Cache(None, 0, 0))
     assert [type(kind).__name__ for kind in host.networks.module_types] == ["ModuleTypeLorax", "str"]
 
 
@@ -147,10 +147,10 @@ def test_registering_again_replaces_the_type_and_it_is_asked_first(host: Host, s
 def test_in_a_host_without_network_types_there_is_nothing_to_register(
     monkeypatch: pytest.MonkeyPatch, networks: ModuleType | None
 ) -> None:
-    from lorax.hosts import a1111_network
+    from lorax.hosts.a1111 import network
 
     monkeypatch.setitem(sys.modules, "networks", networks)  # type: ignore[arg-type]
-    assert a1111_network.register(lambda: Cache(None, 0, 0)) is None
+    assert network.register(lambda: Cache(None, 0, 0)) is None
 
 
 def test_plain_loras_are_left_to_the_host(host: Host, script: type, files: Files) -> None:
@@ -219,7 +219,7 @@ def test_interrupt_leaves_the_network_out_and_the_next_prompt_fits_it(host: Host
 def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
     host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorax.fitting import Fitter
+    from lorax.workflow.fitting import Fitter
 
     host.load(files.target)
     net = loaded(host, file)
@@ -233,7 +233,7 @@ def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
 def test_a_full_graphics_card_is_worked_around(
     host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorax.fitting import Fit, Fitter
+    from lorax.workflow.fitting import Fit, Fitter
 
     asked = []
 
@@ -254,13 +254,13 @@ def test_a_full_graphics_card_is_worked_around(
 def test_the_device_of_the_settings_page_fits(
     host: Host, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str
 ) -> None:
-    from lorax.fitting import Fit, Fitter
-    from lorax.hosts import a1111_network
+    from lorax.hosts.a1111 import network
+    from lorax.workflow.fitting import Fit, Fitter
 
     asked = []
     monkeypatch.setattr(Fitter, "fit", lambda self, file, target, device, progress: asked.append(device) or Fit({}))
     sys.modules["modules.devices"].device = torch.device("cuda")  # type: ignore[attr-defined]
-    script: Any = a1111_network.register(lambda: Cache(None, 0, 0), lambda: wanted)
+    script: Any = network.register(lambda: Cache(None, 0, 0), lambda: wanted)
     host.load(files.target)
     host.activate(script, loaded(host, file))
     assert asked == [expected]
@@ -283,6 +283,6 @@ def test_the_device_of_the_settings_page_fits(
     ],
 )
 def test_the_hosts_names(host: Host, layer: str, network: str, module: str) -> None:
-    from lorax.hosts.a1111_network.module_type import names_of
+    from lorax.hosts.a1111.network.module_type import names_of
 
     assert names_of(layer) == (network, module or network)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import Moved, plan
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.formats import open_adapter
-from lorax.formats.lorax_writer import save_lorax
 from lorax.methods.auto import OVERLAP, strength
 from lorax.options import Options
-from lorax.transfer import Moved, plan, run
+from lorax.output.lorax_file import save_lorax
+from lorax.transfer.running import run
 from tests import builders
 from tests.builders import TE, UNET, Delta
 from tests.conftest import Files, arguments

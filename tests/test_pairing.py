@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from lorax import families
-from lorax.checkpoint import Checkpoint
-from lorax.layers import UNetNames, block_of
-from lorax.pairing import pair
-from lorax.tensors import Part
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.layer_names import UNetNames, block_of
+from lorax.files.tensors import Part
+from lorax.pairing.pairs import pair
 from tests import builders
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint.prediction import EDM, NOISE, VELOCITY
 from lorax.cli import main
-from lorax.prediction import EDM, NOISE, VELOCITY
 from tests import builders
 from tests.conftest import SOURCE_METADATA, Files, arguments
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax import probe
-from lorax.probe import agreement
-from lorax.runner import Runner
+from lab import probe
+from lab.probe import agreement
+from lorax.runner.runner import Runner
 from tests import narrow
 
 PROMPTS = ["guitar", "koala"]

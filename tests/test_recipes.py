@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lorax.pairing import pair
+from lorax.pairing.pairs import pair
 from tests import builders, families, xl
 from tests.structure import TINY, Param, unet_params
 from tests.test_pairing import opened

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from lorax.report import LayerRecord, Report
+from lorax.transfer.report import LayerRecord, Report
 
 
 def record(name: str, status: str, reason: str, norm: float, pairing: str = "") -> LayerRecord:

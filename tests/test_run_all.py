@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorax import moving, transfer
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import AdapterFile, open_adapter
 from lorax.options import Options
 from lorax.subspace import Decomposition
-from lorax.transfer import plan_all, run, run_all
+from lorax.transfer import by_layer, planning
+from lorax.transfer.planning import plan_all
+from lorax.transfer.running import run, run_all
 from tests import builders, structure
 from tests.conftest import Files
 
@@ -49,7 +50,7 @@ class Watched(Decomposition):
 def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     gc.collect()
     Watched.made, Watched.most = [], 0
-    monkeypatch.setattr(moving, "Decomposition", Watched)
+    monkeypatch.setattr(by_layer, "Decomposition", Watched)
     return Watched
 
 
@@ -84,8 +85,8 @@ def test_each_pair_of_layers_is_decomposed_once_and_as_many_at_a_time_as_there_a
 
 
 def test_the_layers_are_paired_once(files: Files, adapters: list[AdapterFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, calls = transfer.pair, []
-    monkeypatch.setattr(transfer, "pair", lambda *given: calls.append(given) or pair(*given))
+    pair, calls = planning.pair, []
+    monkeypatch.setattr(planning, "pair", lambda *given: calls.append(given) or pair(*given))
     plan_all(adapters, *bases(files, "pruned"), Options())
     assert len(calls) == 1
 

@@ -13,15 +13,15 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
+from lorax.checkpoint.model_config import Settings, settings_of
+from lorax.checkpoint.openclip import padded_with_zeros
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
+from lorax.files.tensors import open_tensors
 from lorax.formats import open_adapter
-from lorax.model_settings import Settings, settings_of
-from lorax.openclip import padded_with_zeros
-from lorax.runner import Conditioning, Runner
+from lorax.runner.runner import Conditioning, Runner
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae
-from lorax.tensors import open_tensors
 
 TOKENIZER = BUNDLE / "tokenizer"
 

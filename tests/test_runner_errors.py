@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from lorax.demo.bundle import BASE, unpack
 from lorax.errors import LoraxError
-from lorax.runner import Runner
+from lorax.files.tensors import open_tensors
+from lorax.runner.runner import Runner
 from lorax.runner.vae import load_vae
-from lorax.tensors import open_tensors
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from lab import ldm, xl
 from lab.models import CONTEXT
-from lorax.layers import UNetNames
-from lorax.model_settings import DEFAULTS, Settings
+from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint.model_config import DEFAULTS, Settings
+from lorax.files.tensors import open_tensors
 from lorax.runner.unet import load_unet, time_ids, unet_config
-from lorax.tensors import open_tensors
 
 SD1 = Settings(size=8, heads=4, head_channels=0, latent_scale=1.0)
 XL = Settings(size=8, heads=0, head_channels=16, latent_scale=1.0)

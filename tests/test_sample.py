@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax import moving
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.methods.bases import LITTLE
+from lorax.methods.weight_pair import LITTLE
 from lorax.options import Options
 from lorax.subspace import spectral
-from lorax.transfer import Moved, Plan, plan, run, run_all
+from lorax.transfer import by_layer
+from lorax.transfer.planning import Moved, Plan, plan
+from lorax.transfer.running import run, run_all
 from tests import builders
 from tests.conftest import Files
 from tests.test_overlap import along
@@ -48,17 +49,17 @@ def measured(moved: Moved) -> list[str]:
 @pytest.mark.parametrize("method", ["copy", "auto"])
 def test_relatives_are_told_by_a_few_layers(files: Files, lora: Path, large: list[int], method: str) -> None:
     moved = run(planned(files, lora, Options(method)))
-    assert len(measured(moved)) == moving.SAMPLE < len(moved.report.records)
+    assert len(measured(moved)) == by_layer.SAMPLE < len(moved.report.records)
     assert moved.report.declined is None
     assert len(moved.layers) == len(LAYERS)
-    assert len(large) <= (2 if method == "copy" else 4) * moving.SAMPLE  # auto: at most a second time in float64 for each
+    assert len(large) <= (2 if method == "copy" else 4) * by_layer.SAMPLE  # auto: at most a second time in float64 for each
     assert all(record.overlap is not None for record in moved.report.records)
 
 
 def surveyed(files: Files, lora: Path, options: Options, target: Path | None = None) -> tuple[Moved, Moved]:
     """What a transfer does, and what analysing it shows."""
     found, shown = (run_all([planned(files, lora, options, target)], survey=survey)[0] for survey in (False, True))
-    assert len(measured(found)) == moving.SAMPLE
+    assert len(measured(found)) == by_layer.SAMPLE
     assert measured(shown) == [record.name for record in shown.report.records] == [record.name for record in found.report.records]
     return found, shown
 
@@ -85,7 +86,7 @@ def test_a_survey_does_not_judge_the_bases(files: Files, lora: Path, tmp_path: P
     """They are judged by the sample, in which they differ here, while in most layers they do not."""
     before, strange = planned(files, lora, Options("auto")), open_checkpoint(files.stranger)
     state = dict(files.target_state)
-    for name in moving.sample(before):
+    for name in by_layer.sample(before):
         layer = before.pairs[name].target
         key = builders.UNET + layer.removeprefix("unet.") + ".weight"
         state[key] = strange.stored(layer).clone()
@@ -98,7 +99,7 @@ def test_a_survey_does_not_judge_the_bases(files: Files, lora: Path, tmp_path: P
 def test_strangers_too(files: Files, lora: Path, large: list[int]) -> None:
     moved = run(planned(files, lora, Options("auto"), files.stranger))
     assert moved.report.declined is not None
-    assert len(measured(moved)) == moving.SAMPLE
+    assert len(measured(moved)) == by_layer.SAMPLE
 
 
 def test_an_adapter_that_lies_inside_is_projected_everywhere(files: Files, tmp_path: Path, large: list[int]) -> None:
@@ -111,18 +112,18 @@ def test_an_adapter_that_lies_inside_is_projected_everywhere(files: Files, tmp_p
     lora = builders.save_lora(tmp_path / "inside.safetensors", inside)
     moved = run(planned(files, lora, Options("auto")))
     assert all(record.reason.startswith("projected") for record in moved.report.records)
-    assert len(measured(moved)) == moving.SAMPLE
+    assert len(measured(moved)) == by_layer.SAMPLE
 
 
 def test_a_gate_measures_every_layer(files: Files, lora: Path, large: list[int]) -> None:
     assert len(measured(run(planned(files, lora, Options("lorax", threshold=0.5))))) == len(LAYERS)
-    assert len(measured(run(planned(files, lora, Options("lorax", threshold=0.0))))) == moving.SAMPLE
+    assert len(measured(run(planned(files, lora, Options("lorax", threshold=0.0))))) == by_layer.SAMPLE
 
 
 @pytest.mark.parametrize("method", ["auto", "lorax", "prolora", "prolora-cross"])
 def test_large_layers_move_as_small_ones_do(files: Files, lora: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     expected = dense(run(planned(files, lora, Options(method, threshold=0.0))))
-    for module in (moving, spectral):
+    for module in (by_layer, spectral):
         monkeypatch.setattr(module, "SMALL", 1)
     found = dense(run(planned(files, lora, Options(method, threshold=0.0))))
     assert found.keys() == expected.keys()
@@ -137,7 +138,7 @@ def test_large_layers_have_of_the_adapter_what_small_ones_have(
     """Exactly, where that is much: every seventh row tells that it is."""
     target = along(files, tmp_path / "along.safetensors", c, builders.deltas(LAYERS))
     exact = run(planned(files, lora, Options("auto"), target)).report
-    monkeypatch.setattr(moving, "SMALL", 1)
+    monkeypatch.setattr(by_layer, "SMALL", 1)
     found = run(planned(files, lora, Options("auto"), target)).report
     assert found.strength == pytest.approx(exact.strength, rel=1e-6)
     assert found.overlap == pytest.approx(exact.overlap, rel=1e-6 if c > LITTLE else 0, abs=0.02 if c < LITTLE else 0)

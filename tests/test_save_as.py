@@ -15,7 +15,7 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.ui import words
-from lorax.workflow import Destination, transfer
+from lorax.workflow.jobs import Destination, transfer
 from tests import builders
 from tests.conftest import Files, arguments
 from tests.test_workflow import folder, made, request, silent  # noqa: F401  (folder is a fixture)

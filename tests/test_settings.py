@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorax.devices import pick_device
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.transfer import pick_device
 
 UNET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"

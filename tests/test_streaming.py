@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lorax import streaming
 from lorax.errors import LoraxError
-from lorax.streaming import Stream
+from lorax.transfer import streaming
+from lorax.transfer.streaming import Stream
 
 CPU = torch.device("cpu")
 

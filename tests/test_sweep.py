@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 
 from lab import change, data, measure, sweep, variants, zoo
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import AUTO, BY_NAME, COPY, RANDOM, VARIANTS
 from lab.zoo import ADAPTERS, HEADLINE_PAIRS, SCRATCH, XL
-from lorax.behaviour import content, refine
-from lorax.behaviour.live import adapted
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
+from lorax.methods import refine
+from lorax.models import sampling
+from lorax.models.hooks import adapted
 from lorax.options import Options, Running
-from lorax.runner import Runner
-from lorax.transfer import plan
+from lorax.runner.runner import Runner
 from tests import narrow
 
 ADAPTER = ADAPTERS["contrast-r4"]
@@ -144,7 +145,7 @@ def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path:
     planned = dataclasses.replace(planned, running=Running(pictures=16, captions=("sun", "cat")))
     runner, adapter = Runner(base.path), planned.adapter.deltas_of(base)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    seen = content.noised(runner, latents, ["sun"] * 4, 4, seed=1)
+    seen = sampling.noised(runner, latents, ["sun"] * 4, 4, seed=1)
     wanted = change._wanted(runner, runner, adapter, seen)
     steps: list[int] = []
     start = refine.blank(runner, dict.fromkeys(adapter, 4))

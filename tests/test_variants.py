@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import Moved
 
 from lab import zoo
 from lab.variants import BY_NAME, COPY, RANDOM, VARIANTS, WRONG, Variant, move, random_like
 from lab.zoo import ADAPTERS, CONCEPT, STYLES
-from lorax.adapter import LowRank
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.low_rank import LowRank
 from lorax.methods import METHODS
-from lorax.transfer import Moved
 from tests import builders
 from tests.conftest import Files
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lorax.catalog import Facts, Model
-from lorax.report import LayerRecord, Report
+from lorax.transfer.report import LayerRecord, Report
 from lorax.ui import words
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Result
+from lorax.workflow.jobs import Result
 
 LAYERS = {
     "unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q": 0.9,

@@ -16,7 +16,7 @@ from lorax.catalog import Model, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
-from lorax.workflow import Destination, Memory, Request, Result, analyse, transfer
+from lorax.workflow.jobs import Destination, Memory, Request, Result, analyse, transfer
 from tests import builders
 from tests.conftest import Files
 

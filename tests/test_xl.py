@@ -11,20 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax.cache import Cache
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.layer_names import block_of
 from lorax.cli import main
 from lorax.errors import LoraxError
-from lorax.fitting import Fitter
+from lorax.files.cache import Cache
 from lorax.formats import open_adapter
-from lorax.formats.lorax_writer import save_lorax
 from lorax.formats.loraxfile import Header
-from lorax.layers import block_of
 from lorax.options import Options
-from lorax.pairing import pair
-from lorax.transfer import plan
+from lorax.output.lorax_file import save_lorax
+from lorax.pairing.pairs import pair
+from lorax.workflow.fitting import Fitter
 from tests import builders, xl
 from tests.conftest import Files
 from tests.test_transfer import assert_same

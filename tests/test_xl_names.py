@@ -15,9 +15,9 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax import families
-from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.layers import UNetNames
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.layer_names import UNetNames
 from tests import xl
 from tests.test_names import HeaderOnly, Shapes
 
@@ -59,7 +59,7 @@ def checkpoint(kind: str) -> Checkpoint:
     shapes |= {xl.TE1 + param.ldm: param.shape for param in size.text()[0]}
     shapes |= {xl.TE2 + key: tuple(value.shape) for key, value in second.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorax.layouts.open_tensors", lambda path: HeaderOnly(shapes))
+        patch.setattr("lorax.checkpoint.layouts.open_tensors", lambda path: HeaderOnly(shapes))
         return open_checkpoint("base.safetensors")
 
 

@@ -18,7 +18,7 @@ from lab.forecast.validation import MEAN, Features
 from lab.report.cells import Cells
 from lab.results import Results
 from lab.variants import AUTO, COPY
-from lorax.forecast import FILE, value
+from lorax.transfer.forecast import FILE, value
 
 REPORT, PROBE = "report", "probe"
 CANDIDATES: dict[str, tuple[Features, ...]] = {
@@ -43,7 +43,7 @@ def forecast(options: argparse.Namespace) -> None:
 
 
 def write(cells: Cells, findings: Path, models: Path) -> None:
-    """``findings`` for ``lab report``, and ``models``, which ``lorax.forecast`` reads."""
+    """``findings`` for ``lab report``, and ``models``, which ``lorax.transfer.forecast`` reads."""
     asked = [(variant, kind, related) for variant in (COPY, AUTO) for kind in CANDIDATES for related in (True, False)]
     judged = [one for each in asked if (one := _judge(cells, *each))]
     if not judged:

@@ -10,7 +10,7 @@ from typing import Any
 from lab.report.cells import Cell, Cells
 from lab.variants import STRENGTHS
 from lab.zoo import HEADLINE_RANK, STYLES
-from lorax.forecast import are_alike
+from lorax.transfer.forecast import are_alike
 
 
 @dataclass(frozen=True)

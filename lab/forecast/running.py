@@ -8,8 +8,8 @@ from typing import Any
 
 from lab.report.cells import Cells
 from lab.zoo import CROSSING, HEADLINE_RANK, STRUCTURES, STYLES, are_related
-from lorax.forecast import CROSSED, RELATIVES, STRANGERS
 from lorax.methods import BEHAVIOURAL
+from lorax.transfer.forecast import CROSSED, RELATIVES, STRANGERS
 
 Measured = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> what was measured
 

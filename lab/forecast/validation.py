@@ -14,7 +14,7 @@ import torch
 
 from lab.forecast.examples import Example
 from lab.stats import Interval, mean
-from lorax.forecast import Model, value
+from lorax.transfer.forecast import Model, value
 
 Features = tuple[str, ...]
 Fit = Callable[[Sequence[Example]], Model]

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.demo import bundle
 from lorax.demo.bundle import STYLE
-from lorax.formats import open_adapter, writer
+from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.report import Report
-from lorax.transfer import plan
-from lorax.transfer import run as transfer
+from lorax.output import plain_lora
+from lorax.transfer.planning import plan
+from lorax.transfer.report import Report
+from lorax.transfer.running import run as transfer
 
 if TYPE_CHECKING:
-    from lorax.runner import Runner
+    from lorax.runner.runner import Runner
 
 PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA has seen the last two
 SEED = 7
@@ -32,7 +33,7 @@ def run(output: Path) -> Iterator[str]:
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """
     from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and not there without the demo extra
-    from lorax.runner import Runner
+    from lorax.runner.runner import Runner
 
     began = time.monotonic()
     models = output / "models"
@@ -66,7 +67,7 @@ def _transfer(adapter: Path, models: Path, target: str, output: Path, options: O
     )
     moved = transfer(planned)
     path = output / f"{STYLE}-{target}-{label}.safetensors"
-    writer.write(planned, moved, path, overwrite=True)
+    plain_lora.write(planned, moved, path, overwrite=True)
     return path, moved.report
 
 

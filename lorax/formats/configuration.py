@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lorax import families
+from lorax.checkpoint import families
 from lorax.errors import LoraxError
 
 LARGEST = 2.0**60  # the product of two such values is finite in float32, with room for the sum

@@ -5,9 +5,9 @@ Kohya's and LyCORIS' ``dora_scale`` is read as A1111 reads it, and PEFT's ``lora
 
 from __future__ import annotations
 
-from lorax.adapter import LowRank
 from lorax.errors import LoraxError
 from lorax.formats.parts import Layer
+from lorax.low_rank import LowRank
 
 SCALE, MAGNITUDE = "dora_scale", "lora_magnitude_vector"
 SUFFIXES = {".dora_scale": SCALE, ".lora_magnitude_vector": MAGNITUDE, ".lora_magnitude_vector.weight": MAGNITUDE}

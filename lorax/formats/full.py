@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from lorax.adapter import LowRank
 from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "full"
 ON_BASE = False

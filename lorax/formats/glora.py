@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "GLoRA"
 ON_BASE = True

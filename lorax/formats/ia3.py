@@ -10,10 +10,10 @@ import math
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.errors import LoraxError
 from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "(IA)^3"
 ON_BASE = True

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from lorax.errors import LoraxError
+from lorax.files.tensors import TensorFile
 from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, oft
 from lorax.formats.parts import ALPHA, Format, Shapes
-from lorax.tensors import TensorFile
 
 FORMATS: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)
 OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "LoHa"
 ON_BASE = False

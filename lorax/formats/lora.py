@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.errors import LoraxError
 from lorax.formats import parts
 from lorax.formats.parts import Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "LoRA"
 ON_BASE = False

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax import families
+from lorax.checkpoint import families
+from lorax.checkpoint.families import Family
 from lorax.errors import LoraxError
-from lorax.families import Family
-from lorax.formats import core, lora
-from lorax.tensors import TensorFile
+from lorax.files.tensors import TensorFile
+from lorax.formats import lora, small
 
 FORMAT = 1
 PREFIX = "lorax_"  # of the parts of every version, so that an older reader knows a newer file
-SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN, **core.SUFFIXES}
+SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN, **small.SUFFIXES}
 
 
 @dataclass(frozen=True)

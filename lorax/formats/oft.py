@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.formats import parts
 from lorax.formats.parts import ALPHA, Layer, Shapes
+from lorax.low_rank import LowRank
 
 TITLE = "OFT"
 ON_BASE = True

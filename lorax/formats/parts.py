@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from lorax.adapter import LowRank
 from lorax.errors import LoraxError
+from lorax.low_rank import LowRank
 
 ALPHA = "alpha"  # every format has it under this name
 Shapes = Mapping[str, tuple[int, ...]]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from lorax import families
-from lorax.adapter import LowRank
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.families import Family
 from lorax.errors import LoraxError, NotAnAdapter
-from lorax.families import Family
-from lorax.formats import core, dora, full, keys, lora, loraxfile, oft, refusals
+from lorax.files.tensors import TensorFile, open_tensors
+from lorax.formats import dora, full, keys, lora, loraxfile, oft, refusals, small
 from lorax.formats.configuration import LARGEST, Configuration, parse
 from lorax.formats.parts import Layer
-from lorax.tensors import TensorFile, open_tensors
+from lorax.low_rank import LowRank
 
 EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
@@ -56,7 +56,7 @@ class AdapterFile:
             name: keys.format_of(f"{self.path}: {name}", self._shapes(name)) for name in self.parts if not self._is_small(name)
         }
         for name in self.parts.keys() - self._formats.keys():
-            core.check(f"{self.path}: {name}", self._shapes(name))
+            small.check(f"{self.path}: {name}", self._shapes(name))
 
     @property
     def title(self) -> str:
@@ -90,7 +90,7 @@ class AdapterFile:
                     f"{where}: in the small form, which is rebuilt from its source. It needs {self.header.named_source}."
                 )
             W = base.weight(base.names[name], device)
-            return core.decode(where, self._file.get, self.parts[name], W, self.header.named_source)
+            return small.decode(where, self._file.get, self.parts[name], W, self.header.named_source)
         tensors = {part: self._file.get(key).float() for part, key in self.parts[name].items()}
         for part, tensor in tensors.items():
             low, high = tensor.aminmax()
@@ -110,7 +110,7 @@ class AdapterFile:
         if not self._is_small(name):
             return None
         assert self.header is not None
-        return core.read(f"{self.path}: {name}", self._file.get, self.parts[name], P, self.header.named_source)
+        return small.read(f"{self.path}: {name}", self._file.get, self.parts[name], P, self.header.named_source)
 
     @property
     def needs_source(self) -> bool:
@@ -123,7 +123,7 @@ class AdapterFile:
         return self.header is not None and bool(self.header.core)
 
     def _is_small(self, name: str) -> bool:
-        return core.CORE in self.parts[name] or core.PROBE in self.parts[name]
+        return small.CORE in self.parts[name] or small.PROBE in self.parts[name]
 
     def vector(self, key: str) -> torch.Tensor:
         """What is added to a norm or a bias, float32."""
@@ -176,7 +176,7 @@ class AdapterFile:
     def _check_fits(self, name: str, weight: tuple[int, int], base: Checkpoint) -> None:
         shapes = self._shapes(name)
         if self._is_small(name):
-            fits, what = core.fits(shapes, weight), f"{self.rank(name)} singular values"
+            fits, what = small.fits(shapes, weight), f"{self.rank(name)} singular values"
         else:
             shape = tuple(known or size for known, size in zip(self._formats[name].shape(shapes), weight, strict=True))
             fits, what = shape == weight, f"a weight of shape {shape}"
@@ -211,7 +211,7 @@ class AdapterFile:
     def rank(self, name: str) -> int | None:
         """None of a layer of a format without ranks."""
         shapes = self._shapes(name)
-        return shapes[core.CORE][0] if self._is_small(name) else self._formats[name].rank(shapes)
+        return shapes[small.CORE][0] if self._is_small(name) else self._formats[name].rank(shapes)
 
     @property
     def kind(self) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from lorax import families
+from lorax.checkpoint import families
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.formats import ia3
 from lorax.formats.keys import FORMATS

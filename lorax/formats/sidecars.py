@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lorax.families import FAMILIES, Family
-from lorax.staging import Staging
+from lorax.checkpoint.families import FAMILIES, Family
+from lorax.files.staging import Staging
 
 CARD, CIVITAI = ".json", ".civitai.info"
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")

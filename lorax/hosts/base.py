@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from lorax.cache import Cache
 from lorax.catalog import Model
-from lorax.transfer import Progress
+from lorax.files.cache import Cache
+from lorax.transfer.planning import Progress
 
 if TYPE_CHECKING:
-    from lorax.behaviour.model import Models
+    from lorax.models.protocol import Models
 
 T = TypeVar("T")
 

@@ -8,14 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lorax.cache import Cache
 from lorax.catalog import Model
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
+from lorax.files.cache import Cache
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Turns
-from lorax.transfer import Progress
+from lorax.transfer.planning import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
 ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
@@ -101,7 +101,7 @@ class Standalone:
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
         try:
-            from lorax.runner import Runner
+            from lorax.runner.runner import Runner
         except ModuleNotFoundError as error:
             raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
         from PIL import Image

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lorax.adapter import LowRank
+from lorax.low_rank import LowRank
 from lorax.methods import auto, copy, lorax, prolora
-from lorax.methods.bases import Bases
+from lorax.methods.weight_pair import Bases
 
 LORAX_PAPER = "https://arxiv.org/abs/2501.16559"
 AUTO, BRIDGE, REFINE = "auto", "bridge", "refine"
@@ -21,7 +21,7 @@ class Method:
 
     A copy returns dW_s itself. ``declines``: moves nothing between bases that are not related. ``strength(overlap)`` is what the
     whole moved adapter is multiplied with, when the target has that share of it already. ``settled`` moves a large layer that was
-    not measured, where those that were (``lorax.moving.sample``) leave nothing to decide; without it each is measured by itself.
+    not measured, where those that were leave nothing to decide; without it each is measured by itself.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Behavioural:
-    """A method that runs both models instead of comparing weights; ``lorax.behaviour`` does."""
+    """A method that runs both models instead of comparing weights; ``lorax.transfer.by_models`` does."""
 
     name: str
     title: str

@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from lorax.adapter import LowRank
+from lorax.low_rank import LowRank
 from lorax.methods import copy, lorax
-from lorax.methods.bases import Bases
+from lorax.methods.weight_pair import Bases
 
 # An adapter trained inside the subspace keeps nearly all of itself; an ordinary LoRA keeps a third to two thirds, and the part
 # that a projection would drop is worth more than the projection.

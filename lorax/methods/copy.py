@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorax.adapter import LowRank
-from lorax.methods.bases import Bases
+from lorax.low_rank import LowRank
+from lorax.methods.weight_pair import Bases
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lorax.adapter import LowRank
-from lorax.methods.bases import Bases, from_factors
+from lorax.low_rank import LowRank
+from lorax.methods.weight_pair import Bases, from_factors
 from lorax.subspace.signs import aligned
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lorax.adapter import LowRank
+from lorax.low_rank import LowRank
 from lorax.methods import lorax
-from lorax.methods.bases import Bases, from_factors
+from lorax.methods.weight_pair import Bases, from_factors
 
 
 def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax import openclip
+from lorax.checkpoint import openclip
+from lorax.checkpoint.layer_names import PROJECTION, TEXT_MODEL, text_path
 from lorax.errors import LoraxError
-from lorax.layers import PROJECTION, TEXT_MODEL, text_path
+from lorax.files.tensors import Part, TensorFile
 from lorax.runner.loading import load
-from lorax.tensors import Part, TensorFile
 
 HEAD_CHANNELS = 64  # of every text encoder that SD 1.x and SDXL checkpoints have
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from lorax import families
+from lorax.checkpoint import families
+from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint.model_config import Settings
 from lorax.errors import LoraxError
-from lorax.layers import UNetNames
-from lorax.model_settings import Settings
+from lorax.files.tensors import Part, TensorFile
 from lorax.runner.loading import load
-from lorax.tensors import Part, TensorFile
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."
 TIME_IDS = 6  # SDXL's: original height and width, crop's top and left, target height and width

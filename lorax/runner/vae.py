@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from lorax.errors import LoraxError
+from lorax.files.tensors import Part, TensorFile
 from lorax.runner.loading import load
-from lorax.tensors import Part, TensorFile
 
 PREFIX = "first_stage_model."
 _PATTERNS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorax.lazy import once
+from lorax.subspace.lazy import once
 
 BLOCKS = 4  # of the Gram matrix's rows: half of it is enough, and blocks leave out most of the other half
 WINDOW = 32  # singular vectors on either side of the cut that are set right in float64

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax.lazy import once
 from lorax.subspace.gram import Gram
+from lorax.subspace.lazy import once
 from lorax.subspace.rank import QUARTER, RankRule
 
 SMALL = 256  # up to so many singular values, float64 costs next to nothing

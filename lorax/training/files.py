@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from lorax.errors import LoraxError
-from lorax.formats import core, metadata, writer
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.formats import small
 from lorax.formats.loraxfile import Header
 from lorax.options import Options
-from lorax.staging import Staging, check_folder, check_free
+from lorax.output import metadata, plain_lora
 from lorax.training.layer import DIAGONAL
 from lorax.training.network import Network
 
@@ -53,15 +54,15 @@ def save(
     header = {} if form == PLAIN else _header(network, dtype).as_metadata()
     with Staging() as staging:
         of_base = metadata.of_base(network.base, network.base.prediction)
-        writer.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
+        plain_lora.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:
-    constrained, name, kind = network.constrained()[layer], network.base.kohya_name(layer), writer.DTYPES[dtype]
+    constrained, name, kind = network.constrained()[layer], network.base.kohya_name(layer), plain_lora.DTYPES[dtype]
     if form == SMALL:
-        parts = core.encode(constrained.core.detach().cpu(), constrained.probes, kind)
+        parts = small.encode(constrained.core.detach().cpu(), constrained.probes, kind)
     else:
-        parts = writer.factors(network.base, layer, constrained.delta().balanced(), kind)
+        parts = plain_lora.factors(network.base, layer, constrained.delta().balanced(), kind)
     return {f"{name}.{part.replace('lora_', 'lorax_') if form == FACTORS else part}": tensor for part, tensor in parts.items()}
 
 

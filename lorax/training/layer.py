@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorax.adapter import LowRank
 from lorax.errors import LoraxError
-from lorax.formats.core import probes_of
+from lorax.formats.small import probes_of
+from lorax.low_rank import LowRank
 
 DIAGONAL, FULL = "diagonal", "full"
 CORES = (DIAGONAL, FULL)

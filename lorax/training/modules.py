@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lorax import families
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint import families
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.families import Family
+from lorax.checkpoint.layer_names import TEXT_MODEL, UNetNames, text_path
+from lorax.checkpoint.layouts import is_layer
 from lorax.errors import LoraxError
-from lorax.families import Family
-from lorax.layers import TEXT_MODEL, UNetNames, text_path
-from lorax.layouts import is_layer
-from lorax.tensors import Part
+from lorax.files.tensors import Part
 
 
 def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Sequence[nn.Module] = ()) -> nn.Linear | nn.Conv2d:

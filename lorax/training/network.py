@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lorax.adapter import LowRank
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.layer_names import component_of
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile
-from lorax.layers import component_of
+from lorax.low_rank import LowRank
 from lorax.subspace import Decomposition, RankRule
 from lorax.subspace.rank import QUARTER
 from lorax.subspace.signs import basis

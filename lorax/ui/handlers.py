@@ -15,11 +15,11 @@ from lorax.formats import open_adapter
 from lorax.hosts.base import Host, Shot
 from lorax.methods import BEHAVIOURAL
 from lorax.options import Options, Running, Saving, declared
-from lorax.transfer import Progress
+from lorax.transfer.planning import Progress
 from lorax.ui import words
 from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Destination, Memory, Request, analyse, cost_of, plans, transfer
+from lorax.workflow.jobs import Destination, Memory, Request, analyse, cost_of, plans, transfer
 
 KEEP = gr.update()
 

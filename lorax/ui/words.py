@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from lorax.catalog import Facts
-from lorax.report import Report
-from lorax.workflow import Result
+from lorax.transfer.report import Report
+from lorax.workflow.jobs import Result
 
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
 MAP = f"{ALIKE}. Columns are the blocks of the network in the order in which they work, rows the kinds of layers in them"

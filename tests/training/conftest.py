@@ -12,7 +12,7 @@ from torch import nn
 
 if find_spec("diffusers"):
     from lorax.demo.bundle import BASE, FINETUNE, unpack
-    from lorax.runner import Runner
+    from lorax.runner.runner import Runner
     from lorax.training import ATTENTION, CONVOLUTION, TEXT, Network, Settings, inject
 else:
     collect_ignore_glob = ["test_*.py"]

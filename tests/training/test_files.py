@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.runner import Runner
+from lorax.runner.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Network, Settings, extract, save
 from lorax.training.files import FORMS
-from lorax.transfer import plan, run
+from lorax.transfer.running import run
 from tests import builders
 from tests.training.conftest import ALL, FEW, predict, randomise
 
@@ -159,7 +160,7 @@ def test_signs_of_singular_vectors_do_not_matter(network: Make, out: Path) -> No
     trained.remove()
     resumed = network(random=False)
     one = next(iter(resumed.constrained().values()))
-    from lorax.formats.core import probes_of
+    from lorax.formats.small import probes_of
 
     sign = torch.ones(one.U.shape[1])
     sign[::2] = -1

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.runner import Runner
+from lorax.runner.runner import Runner
 from lorax.training import Network, save
 from tests.test_fitting import assert_equal, fit, saved, tensors
 
@@ -42,8 +42,8 @@ def test_without_its_source_it_is_not_applied(runner: Runner, small: Path, finet
 
 
 def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> None:
-    from lorax.cache import Cache
-    from lorax.fitting import Fitter
+    from lorax.files.cache import Cache
+    from lorax.workflow.fitting import Fitter
     from tests.test_fitting import Shelf
 
     told = []

@@ -7,7 +7,7 @@ import math
 import torch
 from safetensors.torch import save
 
-from lorax.formats import core
+from lorax.formats import small
 from tests import xl
 
 
@@ -17,7 +17,7 @@ def test_a_small_file_for_sdxl_is_under_one_megabyte() -> None:
     for layer in xl.trained(xl.FULL):
         m, *rest = xl.layers(xl.FULL)[layer].shape
         r = round(min(m, math.prod(rest)) / 4)
-        parts = core.encode(torch.zeros(r), torch.zeros(core.PROBES, r, dtype=torch.float64), torch.float16)
+        parts = small.encode(torch.zeros(r), torch.zeros(small.PROBES, r, dtype=torch.float64), torch.float16)
         tensors |= {f"{xl.spelled(layer, xl.FULL, 'kohya')}.{part}": tensor for part, tensor in parts.items()}
     assert len(tensors) == 2 * 986
     assert 500_000 < len(save(tensors)) < 1_000_000

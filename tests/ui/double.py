@@ -1,4 +1,4 @@
-"""A stand-in for the WebUI's modules: what ``lorax/hosts/a1111.py`` and ``scripts/`` use of them, and no more.
+"""A stand-in for the WebUI's modules: what ``lorax/hosts/a1111/`` and ``scripts/`` use of them, and no more.
 
 ``tests/webui/test_double.py`` compares names and signatures with those of a real checkout.
 """
@@ -189,5 +189,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("a1111", "a1111_settings"):  # they bind them when they are imported
-            monkeypatch.delitem(sys.modules, f"lorax.hosts.{name}", raising=False)
+        for name in ("host", "settings"):  # they bind them when they are imported
+            monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)

@@ -13,7 +13,7 @@ from lorax.catalog import Model
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.workflow import Destination, Request, transfer
+from lorax.workflow.jobs import Destination, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_webui.py"
 
 @pytest.fixture
 def host(double: Double) -> Any:
-    from lorax.hosts.a1111 import A1111
+    from lorax.hosts.a1111.host import A1111
 
     return A1111()
 
@@ -126,7 +126,7 @@ def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPa
     import sys
 
     monkeypatch.delitem(sys.modules, "networks")
-    from lorax.hosts.a1111 import A1111
+    from lorax.hosts.a1111.host import A1111
 
     host = A1111()
     assert "Lora is disabled" in host.notice
@@ -192,7 +192,7 @@ def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
 
 
 def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Double, host: Any) -> None:
-    from lorax.hosts.a1111_network import SCRIPT
+    from lorax.hosts.a1111.network import SCRIPT
 
     ours, another = type(SCRIPT, (), {})(), object()
     double.modules["scripts"].scripts_txt2img.alwayson_scripts = [another, ours]
@@ -220,14 +220,14 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
     ],
 )
 def test_guards(double: Double, routes: dict, expected: list | None) -> None:
-    from lorax.hosts.a1111 import guards
+    from lorax.hosts.a1111.host import guards
 
     app = SimpleNamespace(routes=[SimpleNamespace(path=path, dependencies=found) for path, found in routes.items()])
     assert guards(app) == expected
 
 
 def test_the_pages_login_guards_where_the_api_has_none(double: Double) -> None:
-    from lorax.hosts.a1111 import guards
+    from lorax.hosts.a1111.host import guards
 
     page = SimpleNamespace(path="/login_check", endpoint=lambda: None)
     (found,) = guards(SimpleNamespace(routes=[SimpleNamespace(path="/sdapi/v1/options", dependencies=[]), page])) or []

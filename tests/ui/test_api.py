@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorax.hosts.standalone import Standalone
-from lorax.moving import Pass
+from lorax.transfer.by_layer import Pass
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
 

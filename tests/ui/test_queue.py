@@ -26,7 +26,7 @@ def until(condition: Callable[[], object]) -> None:
 def host(request: pytest.FixtureRequest, double: Double, tmp_path: Path) -> tuple[Any, Any]:
     """A host, and the lock that is its queue."""
     if request.param == "a1111":
-        from lorax.hosts.a1111 import A1111
+        from lorax.hosts.a1111.host import A1111
 
         return A1111(), double.modules["call_queue"].queue_lock
     from lorax.hosts.standalone import Standalone

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax.moving import Pass
+from lorax.transfer.by_layer import Pass
 from tests.ui.conftest import pick, shoot
 
 LORA = "Lora/contrast-base"

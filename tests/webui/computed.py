@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from lorax.adapter import LowRank
-from lorax.behaviour.live import adapted, hooked, rows_in, rows_out
-from lorax.behaviour.model import Model
 from lorax.formats import open_adapter
+from lorax.low_rank import LowRank
+from lorax.models.hooks import adapted, hooked, rows_in, rows_out
+from lorax.models.protocol import Model
 
 # What the host's prompts have a syntax for, a word that training drops, and more tokens than fit.
 PROMPTS = ["cat face", "", "a (red:1.4) [car:house:0.5] BREAK ((sun))", "green apple, " * 40]

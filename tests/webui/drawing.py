@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.demo import bundle
-from lorax.formats import open_adapter, writer
-from lorax.formats.lorax_writer import save_lorax
+from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.transfer import plan, run
+from lorax.output import plain_lora
+from lorax.output.lorax_file import save_lorax
+from lorax.transfer.running import run
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.server import INSTALLATION, Drawn, WebUI
 
@@ -45,7 +47,7 @@ def make(webui: WebUI, lora: Path, name: str, checkpoints: Iterable[str]) -> Non
     shutil.copy(lora, webui.loras / f"{name}-{source[0]}.safetensors")
     for checkpoint, target in targets:
         planned = plan(open_adapter(file), source[1], target, OPTIONS)
-        writer.write(planned, run(planned), webui.loras / f"{name}-{checkpoint}.safetensors")
+        plain_lora.write(planned, run(planned), webui.loras / f"{name}-{checkpoint}.safetensors")
 
 
 def noise(path: Path) -> Path:

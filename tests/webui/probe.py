@@ -83,9 +83,9 @@ def add_routes(demo, app):
 
         If ``unread``, there is no memory for reading it.
         """
-        from lorax.checkpoint import open_checkpoint
+        from lorax.checkpoint.checkpoint import open_checkpoint
         from lorax.errors import LoraxError
-        from lorax.hosts.a1111 import A1111
+        from lorax.hosts.a1111.host import A1111
 
         computed = runpy.run_path(str(Path(data_path) / "extensions/lorax/tests/webui/computed.py"))["computed"]
 

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo import bundle
-from lorax.formats import open_adapter, writer
+from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.transfer import plan, run
+from lorax.output import plain_lora
+from lorax.transfer.running import run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.drawing import OTHER, SAME
@@ -198,7 +200,7 @@ def save(family: Family, state: State, name: str) -> tuple[Path, Path]:
     adapter, converted = (family.webui.loras / f"{stem}.safetensors" for stem in (name, f"{name}-plain"))
     save_file(state, adapter)
     planned = plan(open_adapter(adapter), family.base, family.base, Options("copy"))
-    writer.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
+    plain_lora.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
     return adapter, converted
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
-from lorax.formats.lorax_writer import save_lorax
 from lorax.options import Options
-from lorax.transfer import plan
+from lorax.output.lorax_file import save_lorax
 from tests import builders
 from tests.ui.conftest import pick
 from tests.webui.page import LORA, Page, opened

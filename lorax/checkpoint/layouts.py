@@ -1,0 +1,117 @@
+"""Where a base's parameters are: in a checkpoint of LDM's layout, in a UNet's file, or in the files of a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from lorax.checkpoint import families, openclip
+from lorax.checkpoint.families import Component
+from lorax.checkpoint.layer_names import text_path
+from lorax.errors import LoraxError
+from lorax.files.tensors import Part, TensorFile, open_tensors
+
+VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+FOREIGN_FOLDERS = ("transformer", "prior", "decoder")  # where pipelines without a UNet have what is in its place
+LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # what else is called so has no way up
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``unet``: parameter's path -> where it is. ``text(component)`` is the same for a text encoder.
+
+    ``naming`` is the UNet's, None where these are no UNet's names, as with other architectures.
+    """
+
+    unet: Mapping[str, Part]
+    naming: Literal["ldm", "diffusers"] | None
+    text: Callable[[Component], Mapping[str, Part]] = lambda component: {}
+
+
+def layout_of(path: Path) -> Layout:
+    """Of a file or a folder; its ``unet`` is of any architecture. Raises LoraxError when nothing in it looks like a base's."""
+    return _of_folder(path) if path.is_dir() else _of_file(path)
+
+
+def _of_file(path: Path) -> Layout:
+    file = open_tensors(path)
+    prefix = families.UNET.checkpoint
+    if unet := {key.removeprefix(prefix): Part(file, key) for key in file.shapes if key.startswith(prefix)}:
+        return Layout(unet, "ldm", lambda component: _text_in(file, component))
+    if LDM_SIGN in file.shapes:
+        return Layout(_parts(file), "ldm")
+    if DIFFUSERS_SIGN in file.shapes:
+        return Layout(_parts(file), "diffusers")
+    if any("lora" in key or ".alpha" in key for key in file.shapes):
+        raise LoraxError(f"{path}: an adapter; expected a base checkpoint with keys like {prefix}{LDM_SIGN}.")
+    return Layout(_parts(file), None)
+
+
+def _of_folder(path: Path) -> Layout:
+    if (unet := _weights_in(path / families.UNET.folder)) is not None:
+        return Layout(unet, "diffusers", lambda component: _text_parts(_weights_in(path / component.folder) or {}))
+    if (unet := _weights_in(path)) is not None:
+        return Layout(unet, "diffusers" if DIFFUSERS_SIGN in unet else None)
+    for name in FOREIGN_FOLDERS:
+        if (other := _weights_in(path / name)) is not None:
+            return Layout(other, None)
+    raise LoraxError(f"{path}: not a diffusers folder; expected {families.UNET.folder}/{STEMS[0]}.safetensors in it.")
+
+
+def _parts(file: TensorFile) -> dict[str, Part]:
+    return {key: Part(file, key) for key in file.shapes}
+
+
+def _text_in(file: TensorFile, component: Component) -> Mapping[str, Part]:
+    for prefix in component.prefixes:
+        if component.open_clip:
+            found = {f"{layer}.weight": part for layer, part in openclip.layers(file, prefix, component.pooled).items()}
+        else:
+            inside = {key.removeprefix(prefix): Part(file, key) for key in file.shapes if key.startswith(prefix)}
+            found = _text_parts(inside)
+        if found:
+            return found
+    return {}
+
+
+def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {text_path(key): part for key, part in parts.items()}
+
+
+def is_layer(key: str, shape: tuple[int, ...]) -> bool:
+    """Whether an adapter can touch the parameter: the weight of a linear layer or a convolution."""
+    return len(shape) in (2, 4) and key.endswith(".weight") and not key.endswith("_embedding.weight")
+
+
+def _weights_in(folder: Path) -> dict[str, Part] | None:
+    """The tensors of a model that diffusers or transformers wrote into ``folder``, in one file or in several; None: no model."""
+    for name in _weight_files():
+        if (file := folder / name).is_file():
+            paths = _shards(file) if name.endswith(".json") else [file]
+            return {key: part for path in paths for key, part in _parts(open_tensors(path)).items()}
+    return None
+
+
+def _weight_files() -> Iterator[str]:
+    """Names under which diffusers and transformers look for weights, the preferred ones first."""
+    for kind, variant, stem in product(("safetensors", "bin"), VARIANTS, STEMS):
+        yield f"{stem}{variant}.{kind}"
+        yield f"{stem}.{kind}.index{variant}.json"
+        if variant:
+            yield f"{stem}{variant}.{kind}.index.json"  # older versions
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        paths = [index.parent / Path(name).name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoraxError(f"{index}: not an index of weight files ({type(error).__name__}). Download it again.") from error
+    if missing := next((path for path in paths if not path.is_file()), None):
+        raise LoraxError(f"{missing}: no such file, but {index.name} names it. Download it too.")
+    return paths

@@ -1,0 +1,79 @@
+"""What a base's UNet predicts. Its weights do not show it; what lies in the file and beside it may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorax.files.tensors import TensorFile
+
+NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
+# Keys that trainers leave in a checkpoint, as ComfyUI and Forge read them.
+MARKS = {"edm_mean": EDM, "edm_vpred.sigma_max": VELOCITY, "v_pred": VELOCITY}
+WORDS = {"epsilon": NOISE, "eps": NOISE, "v": VELOCITY, "v_prediction": VELOCITY}  # of modelspec, ldm and diffusers
+SCALINGS = {"EpsScaling": NOISE, "VScaling": VELOCITY, "VScalingWithEDMcNoise": VELOCITY, "EDMScaling": EDM}  # of sgm
+ARCHITECTURES = {"stable-diffusion-v2-512": NOISE, "stable-diffusion-v2-768-v": VELOCITY}  # of modelspec
+ZERO_SNR = "ztsnr"  # a key beside v_pred: the last step of the schedule is noise alone (arXiv 2305.08891)
+
+
+def prediction_of(path: Path, file: TensorFile) -> str | None:
+    """What the base at ``path``, a file or a folder, predicts; None where nothing tells. ``file`` holds its UNet.
+
+    What a ``.yaml`` beside a file says comes first, as it does in A1111; then the marks among the keys, then the metadata. A
+    folder's scheduler tells. What cannot be read tells nothing, since a transfer needs none of it.
+    """
+    told = _of_scheduler(path) if path.is_dir() else _of_yaml(path.with_suffix(".yaml"))
+    mark = next((what for key, what in MARKS.items() if key in file.shapes), None)
+    return told or mark or of_metadata(file.metadata)
+
+
+def of_metadata(metadata: Mapping[str, str]) -> str | None:
+    """What the header of a base or of an adapter says, in modelspec's words or kohya's."""
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
+    kohya = metadata.get("ss_base_model_version", "")
+    return (
+        WORDS.get(metadata.get("modelspec.prediction_type", ""))
+        or ARCHITECTURES.get(architecture)
+        or (VELOCITY if kohya in ("sd_v1_v", "sd_v2_v") else None)
+    )
+
+
+def warning(predicts: str | None, source: str, wanted: str | None, target: str) -> str | None:
+    """What is to be said of a move from ``source``, for which the adapter was made, to ``target``; None where there is nothing.
+
+    They predict ``predicts`` and ``wanted``. Where nothing tells, noise is the rule.
+    """
+    if (predicts or NOISE) == (wanted or NOISE):
+        return None
+    made = f"The LoRA is for a base that predicts {predicts}" if predicts else f"{source} does not say what it predicts"
+    goes = f"{target} predicts {wanted}" if wanted else f"{target} does not say what it predicts"
+    return f"{made}, but {goes}. Weights are moved all the same; the effect may be weaker or another one there, so compare."
+
+
+def _of_yaml(path: Path) -> str | None:
+    """ldm's ``parameterization``, or the scaling of sgm's denoiser."""
+    if not path.is_file():
+        return None
+    import yaml
+
+    try:
+        params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        if "unet_config" in params:
+            return WORDS.get(params.get("parameterization", ""))
+        denoiser = params["denoiser_config"]["params"]
+        return SCALINGS.get(denoiser["scaling_config"]["target"].rpartition(".")[2])
+    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _of_scheduler(folder: Path) -> str | None:
+    """Of a pipeline's folder, or of the ``unet`` folder inside it."""
+    places = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
+    try:
+        settings = json.loads(next(path for path in places if path.is_file()).read_text(encoding="utf-8"))
+        is_edm = settings.get("_class_name", "").startswith("EDM")
+        return EDM if is_edm else WORDS.get(settings.get("prediction_type", "epsilon"))
+    except (OSError, StopIteration, ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,147 @@
+"""Named tensors in a file, read one at a time: the header now, the rest on demand."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorax.errors import LoraxError
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+Stamp = tuple[str, int, int]  # path, size, time of the last change
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file is replaced."""
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+class TensorFile(Protocol):
+    """A lazy mapping of names to tensors, in the dtype in which they are stored."""
+
+    path: Path
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+    def get(self, key: str) -> torch.Tensor: ...
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a ``.safetensors`` file by its header, or a pickled checkpoint through weights-only loading.
+
+    Raises LoraxError when the file is missing, truncated, not what its name says, or holds code.
+    """
+    if not path.is_file():
+        raise LoraxError(f"{path}: no such file. Check the path.")
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return SafetensorsFile(path)
+    if suffix in PICKLES:
+        return PickleFile(path)
+    raise LoraxError(f"{path}: expected a .safetensors, .ckpt or .pt file, or a diffusers folder.")
+
+
+class Part(NamedTuple):
+    """A tensor of a file, or some of its rows, or its transpose: what one layer's weight is of the file."""
+
+    file: TensorFile
+    key: str
+    rows: slice | None = None
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.file.shapes[self.key]
+        if self.rows is not None:
+            shape = len(range(shape[0])[self.rows]), *shape[1:]
+        return shape[::-1] if self.transposed else shape
+
+    def get(self) -> torch.Tensor:
+        """A view of the file, which is mapped: rows that are not used are not read. Raises LoraxError if it holds no floats."""
+        tensor = self.file.get(self.key)
+        if not tensor.is_floating_point():
+            raise LoraxError(
+                f"{self.file.path}: {self.key} holds {tensor.dtype} values; expected floating point numbers. "
+                "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
+            )
+        if self.rows is not None:
+            tensor = tensor[self.rows]
+        return tensor.transpose(0, -1) if self.transposed else tensor
+
+
+class SafetensorsFile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(str(path), framework="pt")
+            self.metadata: dict[str, str] = self._file.metadata() or {}
+            self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, OverflowError) as error:
+            raise LoraxError(
+                f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
+            ) from error
+
+    def get(self, key: str) -> torch.Tensor:
+        try:
+            tensor: torch.Tensor = self._file.get_tensor(key)
+        except SafetensorError as error:
+            raise LoraxError(f"{self.path}: cannot read {key} ({error}).") from error
+        return tensor
+
+
+class PickleFile:
+    """A ``.ckpt`` or ``.pt`` file. Its tensors are mapped from disk where the file format allows it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        try:
+            state = _load_pickle(path)
+        except Exception as error:  # damaged pickles make the unpickler raise whatever their bytes lead it to
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise LoraxError(
+                f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
+                "Convert it to .safetensors with a tool that you trust."
+            ) from error
+        state = state.get("state_dict", state) if isinstance(state, dict) else {}
+        self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        if odd := next((key for key, value in self._state.items() if not _is_plain(value)), None):
+            raise LoraxError(
+                f"{path}: {odd} is not a plain tensor, but sparse, nested, quantized, expanded or without data. "
+                "Convert the file to .safetensors with a tool that you trust."
+            )
+        self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
+        if not self.shapes:
+            raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
+
+    def get(self, key: str) -> torch.Tensor:
+        return self._state[key]
+
+
+def is_finite(values: torch.Tensor) -> bool:
+    """Whether none of them, of whatever floating point dtype, is NaN or infinite."""
+    values = values if values.element_size() > 1 else values.float()
+    # Any that is not would show in the sum, which takes a twentieth of the time. The sum of others may overflow too.
+    return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether each of the tensor's values is stored, and the file thus no smaller than what is read from it."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _load_pickle(path: Path) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch remarks on old pickles; what matters to a user is said by the error
+        try:
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # torch < 2.3 maps no Path
+        except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,217 @@
+"""AUTOMATIC1111's WebUI, v1.10."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
+
+from lorax.catalog import Model
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.errors import Interrupted, LoraxError
+from lorax.files.cache import Cache
+from lorax.hosts.a1111.network import SCRIPT
+from lorax.hosts.a1111.settings import cache, stored
+from lorax.hosts.base import Shot, T
+from lorax.hosts.turns import Job, Turns
+from lorax.transfer.planning import Progress
+
+if TYPE_CHECKING:
+    from lorax.hosts.a1111.models import HostModel
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt")
+
+
+class A1111:
+    """Model lists, queue, progress and pictures are the WebUI's own."""
+
+    picture_size: int | None = 512
+    has_prompt = True
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+        self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
+        self.notice = (
+            ""
+            if _networks()
+            else ("The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared.")
+        )
+
+    def bases(self) -> dict[str, Model]:
+        found = (Model(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
+        return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
+
+    def adapters(self) -> dict[str, Model]:
+        if networks := _networks():
+            return {name: Model(name, Path(found.filename)) for name, found in networks.available_networks.items()}
+        paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        return {path.stem: Model(path.stem, path) for path in paths}
+
+    def prompt_names(self) -> Mapping[str, Path]:
+        self.refresh()  # the host knows a file by its name without folders, and of several by that which it finds last
+        return {name: model.path for name, model in self.adapters().items()}
+
+    def loaded(self) -> str | None:
+        info = _loaded() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        return info.name if info else None
+
+    def refresh(self) -> None:
+        sd_models.list_models()
+        if networks := _networks():
+            networks.list_available_networks()
+
+    def defaults(self) -> Mapping[str, Any]:
+        return stored()
+
+    def cache(self) -> Cache | None:
+        return cache()
+
+    def device(self) -> str:
+        return str(devices.device) if devices.device.type == "cuda" else "cpu"
+
+    def models(self) -> Models:
+        return Models()
+
+    def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
+        def both(done: int, total: int, text: str) -> None:
+            progress(done, total, text)
+            _progress(done, total, text)
+
+        with call_queue.queue_lock:
+            shared.state.begin(job="lorax")
+            try:
+                with _loaded_again():
+                    return work(both)
+            finally:
+                shared.state.end()
+
+    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
+        def handle(task: str, job: Job, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+            def progress(done: int, total: int, text: str) -> None:
+                job.check()
+                _progress(done, total, text)
+
+            self._turns.begin(job)
+            with _loaded_again():
+                return work(progress, *values)
+
+        wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
+
+        def queued(task: str, *values: Any) -> Sequence[Any]:
+            with self._turns.job() as job:
+                return wrapped(task, job, *values)
+
+        return queued
+
+    def interrupt(self) -> None:
+        if self._turns.stop():  # else what the host is at now is another's
+            shared.state.interrupt()  # a picture stops at its next step
+
+    def tag(self, adapter: Path) -> str:
+        known = _networks().available_networks.values() if _networks() else ()
+        name = next((found.get_alias() for found in known if Path(found.filename) == adapter), adapter.stem)
+        return f"<lora:{name}:1>"
+
+    def pictures(
+        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
+    ) -> tuple[list[Any], list[str]]:
+        """Must be called in the host's queue, as ``handler`` does."""
+        if (networks := _networks()) is None:
+            raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
+        adapters = {shot.adapter.path for shot in shots if shot.adapter}
+        names = [name for name, found in networks.available_network_aliases.items() if Path(found.filename) in adapters]
+        for name in names:  # a prompt that came from txt2img may hold them
+            prompt = re.sub(rf"<(?:lora|lyco):{re.escape(name)}(?::[^>]*)?>", "", prompt)
+        drawn, said = [], []
+        try:
+            for done, shot in enumerate(shots):
+                progress(done, len(shots), shot.title)
+                tag = self.tag(shot.adapter.path) if shot.adapter else ""
+                job = processing.StableDiffusionProcessingTxt2Img(
+                    prompt=f"{prompt} {tag}",
+                    seed=seed,
+                    steps=steps,
+                    width=size,
+                    height=size,
+                    do_not_save_samples=True,
+                    do_not_save_grid=True,
+                    override_settings={"sd_model_checkpoint": shot.base.name},
+                )
+                job.scripts, job.script_args = _fitting(), ()
+                try:
+                    processed = processing.process_images(job)
+                    drawn += processed.images[:1]
+                    said += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
+                finally:
+                    job.close()
+            progress(len(shots), len(shots), "")  # a stop during the last one
+        finally:
+            sd_models.reload_model_weights()  # what was loaded before
+        return drawn, said
+
+
+class Models:
+    """``lorax.models.protocol.Models``: the checkpoints as the host loads them."""
+
+    def opened(self, base: Checkpoint) -> AbstractContextManager[HostModel]:
+        from lorax.hosts.a1111.models import opened  # not at start-up
+
+        return opened(base)
+
+
+def guards(app: Any) -> list[Any] | None:
+    """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
+    routes = {getattr(route, "path", ""): route for route in app.routes}
+    if "/sdapi/v1/options" not in routes:
+        return None
+    own: list[Any] = list(routes["/sdapi/v1/options"].dependencies)  # --api-auth
+    if own or "/login_check" not in routes:
+        return own
+    from fastapi import Depends
+
+    return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
+
+
+def _fitting() -> Any:
+    """The scripts of a picture: ours, without which the host leaves LoRA-X files out, and none of other extensions."""
+    runner = scripts.ScriptRunner()
+    known = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
+    runner.alwayson_scripts = [script for script in known if type(script).__name__ == SCRIPT]
+    return runner
+
+
+def _loaded() -> Any:
+    """The CheckpointInfo of what is loaded now, or None."""
+    model = sd_models.model_data.sd_model  # shared.sd_model would load one
+    return model.sd_checkpoint_info if model else None
+
+
+@contextmanager
+def _loaded_again() -> Iterator[None]:
+    """What is loaded at the start of the block is loaded again at its end, where another has taken its place."""
+    before = _loaded()
+    try:
+        yield
+    finally:
+        if _loaded() is not before:
+            with sd_models.SkipWritingToConfig():  # the user may have chosen another one meanwhile
+                sd_models.reload_model_weights(info=before)
+
+
+def _networks() -> Any:
+    """The built-in extension Lora's module, or None where that is disabled."""
+    module = sys.modules.get("networks")
+    return module if hasattr(module, "available_networks") else None
+
+
+def _progress(done: int, total: int, text: str) -> None:
+    state = shared.state
+    if state.interrupted or state.skipped or state.stopping_generation:
+        raise Interrupted
+    state.job_count, state.job_no, state.textinfo = total, done, text

@@ -1,0 +1,41 @@
+"""Which bases can be run at all, told by their headers before anything is drawn."""
+
+from __future__ import annotations
+
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint.model_config import Settings, settings_of
+from lorax.errors import LoraxError
+
+FIRST = "unet.input_blocks.0.0"
+CHANNELS = 4  # of latents
+
+
+def check(base: Checkpoint) -> Settings:
+    """Raise LoraxError where the base cannot be run, whatever runs it."""
+    if base.path.is_dir():
+        raise LoraxError(
+            f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file, or draw in the WebUI."
+        )
+    settings = settings_of(base.unet_file, base.family.name)
+    if FIRST not in base.layers:
+        raise LoraxError(f"{base.path}: the UNet lacks {FIRST.removeprefix('unet.')}, its first layer. Use a whole checkpoint.")
+    if (channels := base.layers[FIRST][1]) != CHANNELS:
+        raise LoraxError(
+            f"{base.path}: the UNet takes {channels} channels, as models for inpainting do; expected {CHANNELS}. "
+            "Use a checkpoint that makes pictures from text."
+        )
+    return settings
+
+
+def check_all(*bases: Checkpoint) -> None:
+    """Raise LoraxError where one of the bases cannot be run."""
+    for base in bases:
+        check(base)
+
+
+def can_run(*bases: Checkpoint) -> bool:
+    try:
+        check_all(*bases)
+    except LoraxError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""Writes a LoRA-X file: whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.errors import LoraxError
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.formats import sidecars
+from lorax.formats.loraxfile import Header
+from lorax.low_rank import LowRank
+from lorax.methods import AUTO
+from lorax.options import DENSE_RANK
+from lorax.output import metadata, plain_lora
+from lorax.transfer.planning import Moved, Plan
+
+
+def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
+    """Write the plan's adapter as it is for its source, with the plan's options for later targets; return the files written.
+
+    The plan's own target plays no part. Preview and card are carried over as beside a plain LoRA. Raises LoraxError when ``path``
+    cannot be written.
+    """
+    check_folder(path)
+    check_free(path, plan.inputs, overwrite)
+    with Staging() as staging:
+        return stage_lorax(plan, path, staging, dtype=dtype)
+
+
+def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+    """The same for a caller who writes more at the same time and has checked that ``path`` is free."""
+    adapter, source = plan.adapter, plan.source
+    layers = {}
+    for name, layer in adapter.layers_of(source).items():
+        if layer is not None:
+            delta = adapter.delta(name, source)
+            layers[layer] = delta if adapter.is_low_rank(name) else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
+    core = adapter.header.core if adapter.header else ""
+    note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
+    made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
+    return _stage(plan, made, path, staging, dtype)
+
+
+def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+    """What was moved, as an adapter of the target, which fits itself from there by ``auto``. ``path`` was found free."""
+    bundled = plan.adapter.bundled() if plan.within_family else {}
+    note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
+    made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
+    return _stage(plan, made, path, staging, dtype)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An adapter of ``base``, fitted to others by ``method``; ``described`` and ``note`` say where it is from."""
+
+    base: Checkpoint
+    layers: Mapping[str, LowRank]
+    bundled: Mapping[str, torch.Tensor]
+    method: str
+    core: str
+    described: dict[str, str]
+    note: str
+
+
+def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) -> list[Path]:
+    if path.suffix != ".safetensors":
+        raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
+    base, tensors, layers = made.base, dict(made.bundled), {}
+    for layer, delta in made.layers.items():
+        balanced = delta.balanced()  # a copy, of one layer at a time
+        for part, tensor in plain_lora.factors(base, layer, balanced, plain_lora.DTYPES[dtype]).items():
+            tensors[f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
+        layers[layer] = replace(delta, scale=balanced.scale)
+    plain_lora.check_finite(plan, tensors)
+    header = Header(
+        family=base.family,
+        source=base.path.name,
+        source_sha256=base.sha256,
+        fingerprint=base.fingerprint(layers),
+        method=made.method,
+        settings=metadata.settings(plan.options, dtype),
+        core=made.core,
+    )
+    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | made.described
+    beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
+    plain_lora.save(tensors, staging.add(path), described)
+    return [path, *beside]

@@ -1,0 +1,131 @@
+"""Writes a plain LoRA that every UI loads: whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.errors import LoraxError
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.files.tensors import is_finite
+from lorax.formats import sidecars
+from lorax.low_rank import LowRank
+from lorax.output import metadata
+from lorax.transfer.planning import Moved, Plan
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def check_any(plan: Plan, moved: Moved) -> None:
+    """Raise LoraxError when there is nothing to write."""
+    if not moved.layers:
+        raise LoraxError(
+            f"{plan.adapter.path}: no layer could be transferred, so no adapter was written.\n{moved.report.summary()}"
+        )
+
+
+def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
+    """Write the adapter, its preview and its card, all or none; return the files written."""
+    check_any(plan, moved)
+    check_folder(path)
+    check_free(path, plan.inputs, overwrite)
+    with Staging() as staging:
+        return stage(plan, moved, path, staging, dtype=dtype)
+
+
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+    """The same for a caller who writes more at the same time and has checked that ``path`` is free.
+
+    The adapter is staged last, and named first.
+    """
+    whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
+    tensors: dict[str, torch.Tensor] = {}
+    factored: dict[str, LowRank] = {}
+    for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
+        balanced = delta.balanced()  # a copy, of one layer at a time
+        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[dtype])
+        if layer not in whole:
+            factored[layer] = replace(delta, scale=balanced.scale)
+    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
+    if plan.within_family:
+        tensors |= plan.adapter.bundled()
+    check_finite(plan, tensors)
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
+    note = metadata.moved_note(plan)
+    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
+    save(tensors, staging.add(path), described)
+    return [path, *beside]
+
+
+def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise LoraxError when what is about to be written holds NaN or infinite values."""
+    if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
+        raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
+
+
+def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[str, LowRank]:
+    """The layers, and deltas of zero for what else is in the same attention of an OpenCLIP encoder.
+
+    AUTOMATIC1111 changes such an attention only if it is given q, k, v and out, and drops a part of them silently.
+    """
+    whole = dict(layers)
+    encoders = tuple(f"{component.name}." for component in base.family.components if component.open_clip)
+    for layer, delta in layers.items():
+        head, attention, _ = layer.partition(".self_attn.")
+        if attention and layer.startswith(encoders):
+            zero = LowRank(torch.zeros_like(delta.up), torch.zeros_like(delta.down), delta.scale)
+            whole = {head + attention + part: zero for part in ("q_proj", "k_proj", "v_proj", "out_proj")} | whole
+    return whole
+
+
+def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
+    """Write the file with kohya's hashes in its header."""
+    save_file(tensors, path, metadata.hashed_part(described))
+    save_file(tensors, path, described | metadata.kohya_hashes(path))
+    path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
+
+
+def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A layer's tensors under kohya's keys."""
+    return {f"{target.kohya_name(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
+
+
+def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """kohya's three parts of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
+    shape = base.layers[layer]
+    up, down = delta.up, delta.down
+    if len(shape) == 4:
+        up, down = up[:, :, None, None], down.reshape(delta.rank, *shape[1:])
+    return {
+        "lora_up.weight": up.to(dtype).contiguous(),
+        "lora_down.weight": down.to(dtype).contiguous(),
+        "alpha": torch.tensor(delta.scale * delta.rank, dtype=torch.float32),
+    }
+
+
+def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The layer's difference itself, beside which a bias is read."""
+    dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
+    return {f"{target.kohya_name(layer)}.diff": dW.to(dtype).contiguous()}
+
+
+def encode_vectors(
+    target: Checkpoint, whole: Collection[str], vectors: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Biases of the ``whole`` layers, and norms, of which A1111 wants weight and bias."""
+    tensors = {}
+    for parameter, vector in vectors.items():
+        layer, _, kind = parameter.rpartition(".")
+        name = target.kohya_name(layer)
+        if layer in whole:
+            tensors[f"{name}.diff_b"] = vector.to(dtype)
+            continue
+        zero = torch.zeros_like(vector, dtype=dtype)
+        tensors = {f"{name}.w_norm": zero, f"{name}.b_norm": zero} | tensors
+        tensors[f"{name}.{'w' if kind == 'weight' else 'b'}_norm"] = vector.to(dtype)
+    return tensors

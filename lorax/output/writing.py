@@ -1,0 +1,64 @@
+"""The file that a transfer writes: its kind and its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorax.files.staging import Staging
+from lorax.methods import BEHAVIOURAL
+from lorax.options import LORAX, Saving
+from lorax.output import lorax_file, plain_lora
+from lorax.transfer.planning import Moved, Plan
+
+
+def holds_moved(plan: Plan, saving: Saving) -> bool:
+    """Whether the file holds what was moved, and not the adapter as it is.
+
+    A LoRA-X file fits itself by weights alone, so what was found by running the models is written as the target's.
+    """
+    return saving.save_as != LORAX or plan.options.method in BEHAVIOURAL
+
+
+def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
+    """Where the adapter goes, unless told: beside the source's file or PEFT folder.
+
+    Its name is the adapter's, with the target's where it holds what was moved, and with ``lorax`` where it is a LoRA-X file.
+    """
+    target = plan.target.title if holds_moved(plan, saving) else ""
+    kind = "lorax" if saving.save_as == LORAX else ""
+    name = "-".join(filter(None, (plan.adapter.title, target, kind))) + ".safetensors"
+    if output is None:
+        return plan.adapter.given.with_name(name)
+    if output.is_dir():
+        return output / name
+    return output if output.suffix.lower() == ".safetensors" else output.with_name(output.name + ".safetensors")
+
+
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
+    """Stage the adapter with its preview and card at ``path``, which was found free; return the files, the adapter first.
+
+    No files where no layer could be moved and what is moved is asked for. A missing folder is made.
+    """
+    if holds_moved(plan, saving) and not moved.layers:
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not holds_moved(plan, saving):
+        return lorax_file.stage_lorax(plan, path, staging, dtype=saving.dtype)
+    if saving.save_as == LORAX:
+        return lorax_file.stage_moved(plan, moved, path, staging, dtype=saving.dtype)
+    return plain_lora.stage(plan, moved, path, staging, dtype=saving.dtype)
+
+
+def note(plan: Plan, moved: Moved, saving: Saving) -> str:
+    """What is to be known of a LoRA-X file: as it is for its source, it is written whatever it does on the target. Else empty."""
+    if saving.save_as != LORAX:
+        return ""
+    left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""
+    if holds_moved(plan, saving):
+        fits = f"fits itself to whatever {plan.target.family.title} checkpoint is loaded"
+        return f"This LoRA-X file is for {plan.target.title} now, and from there {fits}.{left}" if moved.layers else ""
+    fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded.{left}"
+    if moved.layers:
+        return f"{fits} The summary says what it does on {plan.target.title}."
+    why = moved.report.declined or "no layer can be moved."
+    return f"{fits} On {plan.target.title} it will not be applied: {why}"

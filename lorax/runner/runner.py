@@ -1,0 +1,267 @@
+"""Runs a model with and without an adapter: pictures and denoising losses. Needs diffusers and transformers (the demo extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from transformers import CLIPTokenizer
+
+from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint.layer_names import TEXT_MODEL
+from lorax.checkpoint.openclip import padded_with_zeros
+from lorax.devices import precision
+from lorax.errors import LoraxError
+from lorax.formats import open_adapter
+from lorax.models.runnable import check
+from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
+from lorax.runner.text import load_text_encoder
+from lorax.runner.unet import load_unet, time_ids
+from lorax.runner.vae import encode, load_vae
+
+CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
+PIXELS = 8  # a latent value's, a side
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, in the model's dtype and on its device."""
+
+    context: torch.Tensor  # (N, 77, width); of SDXL both encoders' side by side
+    pooled: torch.Tensor | None = None  # (N, width) of SDXL
+
+    @classmethod
+    def joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """One after the other, of the same model."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+class Runner:
+    """An SD 1.x or SDXL checkpoint in one file, with the ``.yaml`` beside it if there is one.
+
+    ``tokenizer`` is a folder with CLIP's ``vocab.json`` and ``merges.txt``; by default, ``tokenizer`` beside the checkpoint. It
+    also has ``config.json`` (and ``config_2.json``, of SDXL's second) if the text encoders' heads are not 64 channels wide.
+    Text encoders and UNet compute in ``dtype`` on ``device``, where they make room for the autoencoder if it needs theirs, and
+    the text encoders for a training that is not theirs. Raises LoraxError if something is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.base = open_checkpoint(path)
+        self._settings = check(self.base)
+        self.device, self.dtype = torch.device(device), dtype
+        folder = tokenizer or path.parent / "tokenizer"
+        self.tokenizer = _tokenizer(path, folder)
+        self._file = self.base.unet_file
+        self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
+        encoders = [component for component in self.base.family.components if component.name != "unet"]
+        self.text_encoders = {
+            component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
+            for component, config in zip(encoders, CONFIGS, strict=False)
+        }
+        self.text_encoder, self.text_encoder_2 = (*self.text_encoders.values(), None)[:2]
+        for encoder in self.text_encoders.values():
+            if len(self.tokenizer) > encoder.config.vocab_size:
+                raise LoraxError(
+                    f"{folder}: a vocabulary of {len(self.tokenizer)} tokens; {path} knows {encoder.config.vocab_size}. "
+                    "Give the tokenizer folder that belongs to the checkpoint."
+                )
+        pooled = self.text_encoder_2.config.projection_dim if self.text_encoder_2 else None
+        self.unet = load_unet(self._file, self._settings, pooled, self.device, dtype)
+        self.scheduler = DDIMScheduler(
+            1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+        )
+
+    @property
+    def alphas(self) -> torch.Tensor:
+        """The share of a picture's variance that is left at each time, float32 (1000,)."""
+        return self.scheduler.alphas_cumprod
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """In float32. Read when a picture first needs it."""
+        return load_vae(self._file, self._settings.latent_scale, self.device)
+
+    @contextmanager
+    def adapted(self, adapter: Path | None, strength: float = 1.0) -> Iterator[None]:
+        """Within the block the weights are W + strength * dW; None changes nothing. The adapter is resolved by its key names.
+
+        After it they are read from the checkpoint again, so that nothing is held twice; blocks thus cannot be nested.
+        """
+        changed: list[str] = []
+        try:
+            if adapter is not None:
+                opened = open_adapter(adapter)
+                for name, layer in opened.layers_of(self.base).items():
+                    if layer is not None:
+                        weight, dW = self.weight(layer), opened.delta(name, self.base)
+                        changed.append(layer)
+                        product = strength * dW.scale * (dW.up.to(weight.device) @ dW.down.to(weight.device))
+                        weight += product.reshape(weight.shape).to(self.dtype)
+            yield
+        finally:
+            for layer in changed:
+                weight = self.weight(layer)  # which may have moved in the meantime
+                weight.copy_(self.base.stored(layer).reshape(weight.shape))
+
+    def encode(self, prompts: list[str]) -> Conditioning:
+        """Of N prompts."""
+        place(self.text_encoders.values(), self.device)
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        ids = tokens.input_ids.to(self.device)
+        if self.text_encoder_2 is None:
+            return Conditioning(self.text_encoder(ids)[0])
+        first = self.text_encoder(ids, output_hidden_states=True)
+        second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
+        return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
+
+    def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32."""
+        self._place_unet(EVALUATING * latents.shape[0] * latents[0, 0].numel() * PIXELS**2, conditioning)
+        added = None
+        if conditioning.pooled is not None:
+            height, width = (PIXELS * side for side in latents.shape[-2:])
+            sizes = time_ids(len(latents), height, width).to(self.device)
+            added = {"text_embeds": conditioning.pooled, "time_ids": sizes}
+        predicted: torch.Tensor = self.unet(
+            latents.to(self.device, self.dtype),
+            times.to(self.device),
+            conditioning.context,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return predicted.float()
+
+    def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]."""
+        with self._autoencoder(pictures.shape[-2] * pictures.shape[-1]) as vae:
+            return encode(vae, 2 * pictures - 1, batch=_at_once(16, pictures.shape[-1]))
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] of scaled latents (N, 4, h, w)."""
+        height, width = (PIXELS * side for side in latents.shape[-2:])
+        with self._autoencoder(height * width) as vae:
+            parts = torch.split(latents.to(self.device) / self.latent_scale, _at_once(64, width))
+            pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
+        return (pictures.clamp(-1, 1) + 1) / 2
+
+    def _place_unet(self, size: int, conditioning: Conditioning) -> None:
+        """For an evaluation that takes so many bytes. The text encoders make room for a training that is not theirs."""
+        is_training = self.device.type == "cuda" and torch.is_grad_enabled()
+        if not conditioning.context.requires_grad and (is_training or not has_room(self.device, size)):
+            place(self.text_encoders.values(), "cpu")
+        place([self.unet], self.device)
+
+    @contextmanager
+    def _autoencoder(self, pixels: int) -> Iterator[AutoencoderKL]:
+        """For pictures of so many pixels. What makes room for it comes back when it is next needed."""
+        if not has_room(self.device, DECODING * pixels):
+            place([self.unet, *self.text_encoders.values()], "cpu")
+        place([self.vae], self.device)
+        yield self.vae
+        if self.device.type == "cuda":
+            place([self.vae], "cpu")
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
+        """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
+        *_, (_, latents) = self.trajectory(prompts, seeds, steps=steps, guidance=guidance)
+        return self.decode(latents)
+
+    @torch.no_grad()
+    def trajectory(
+        self, prompts: list[str], seeds: list[int], *, steps: int, guidance: float = 3.0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The way from noise to a picture: times () with scaled latents (N, 4, h, w), and last those of the finished picture."""
+        shape = (4, self.size, self.size)
+        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        latents = latents.to(self.device)
+        conditioning = Conditioning.joined([self.encode([""] * len(prompts)), self.encode(prompts)])
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps:
+            yield t, latents
+            without, given = self.predict(torch.cat([latents] * 2), t, conditioning).chunk(2)
+            latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
+        yield torch.zeros_like(t), latents
+
+    @torch.no_grad()
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
+        noisy = self.scheduler.add_noise(latents, noise, times)
+        return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
+
+    def close(self) -> None:
+        """Give back what the weights take. The model cannot run any more."""
+        freed([self.unet, *self.text_encoders.values(), *([self.vae] if "vae" in vars(self) else [])])
+
+    def blocks(self) -> Sequence[torch.nn.Module]:
+        """The UNet's residual and transformer blocks."""
+        return [module for module in self.unet.modules() if isinstance(module, (ResnetBlock2D, BasicTransformerBlock))]
+
+    def weight(self, layer: str) -> torch.Tensor:
+        """Of a layer of the base: the running model's own, not a copy."""
+        weight = self.module(layer).weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.data
+
+    def module(self, layer: str) -> torch.nn.Module:
+        """What computes a layer of the base."""
+        component, _, path = layer.partition(".")
+        if component == "unet":
+            return self.unet.get_submodule(self.base.unet_names.to_diffusers(path))
+        encoder = self.text_encoders[component]
+        try:
+            return encoder.get_submodule(path)
+        except AttributeError:  # transformers 5 has no text_model between
+            return encoder.get_submodule(path.removeprefix(TEXT_MODEL))
+
+
+@dataclass(frozen=True)
+class Runners:
+    """Runs bases by ``Runner``, one at a time: ``lorax.models.protocol.Models`` where there is no WebUI.
+
+    ``dtype`` is what their UNet and text encoders compute in; by default as suits the device.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+
+    @contextmanager
+    def opened(self, base: Checkpoint) -> Iterator[Runner]:
+        runner = Runner(base.path, device=self.device, dtype=self.dtype or precision(self.device))
+        try:
+            yield runner
+        finally:
+            runner.close()  # whoever had it in a variable still has
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _at_once(small: int, side: int) -> int:
+    """Pictures of this side that the autoencoder takes at a time, if it takes ``small`` ones of 64 pixels."""
+    return max(1, small * 64**2 // side**2)
+
+
+def _tokenizer(checkpoint: Path, folder: Path) -> CLIPTokenizer:
+    if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
+        raise LoraxError(
+            f"{folder}: no tokenizer; expected vocab.json and merges.txt. {checkpoint} does not hold its vocabulary: name the "
+            "folder that does (the tokenizer argument), such as tokenizer in a diffusers copy of the model."
+        )
+    return CLIPTokenizer.from_pretrained(folder)

@@ -1,0 +1,200 @@
+"""What bridge and refine will take, told before a model is opened.
+
+How often what is done comes from the constants by which it is done, and what that takes from the bases' headers. How much a
+device does in a second is measured on it; ``EFFICIENCY`` says what of that these models reach (docs/behaviour.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from lorax.checkpoint.layer_names import component_of
+from lorax.devices import pick_device, precision
+from lorax.methods import BRIDGE, bridge, refine
+from lorax.models import sampling
+from lorax.models.flops import Operations, operations
+from lorax.options import Running
+from lorax.transfer.feeds import fed
+from lorax.transfer.planning import Plan
+
+EFFICIENCY = 0.8  # of a large matrix product's operations per second, of a wide model; half of that at the width NARROW
+NARROW = 80
+SOLVING = 0.7  # the same, of regressions
+BACKWARD = 2  # forward passes
+EIGEN = 10  # operations of an eigendecomposition, by the size cubed
+HELD = 3  # values that are held at a time, by those of the largest layer; of a block, by those of its layers
+STATES = 6  # of a factor that is trained: itself, its gradient, AdamW's two, the average, and that of the best look
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one model is asked to do, in samples."""
+
+    predicted: int  # by the UNet
+    encoded: int  # by the text encoders
+    at_once: int  # samples at most that it predicts
+    decoded: int = 0
+    read: int = 0
+    trained: int = 0  # of those predicted, with a backward pass
+
+    def __add__(self, other: Work) -> Work:
+        """One after the other."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``bytes``: of memory, at the most; the device's own where that is a graphics card."""
+
+    seconds: float
+    bytes: int
+    device: str
+
+    @property
+    def words(self) -> str:
+        where = "the CPU" if self.device == "cpu" else "the graphics card"
+        return f"about {spoken(self.seconds)} on {where}, and about {self.bytes / 1e9:.1f} GB of its memory"
+
+
+def estimate(plan: Plan, method: str | None = None, *, related: bool = False) -> Cost:
+    """Of moving one adapter by the plan's method, or by another; where training finds no gain any more it takes less.
+
+    ``related``: whether the bases are known to be. Raises LoraxError where there is no such device.
+    """
+    method, device = method or plan.options.method, pick_device(plan.options.device)
+    dtype = precision(device)
+    rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
+    feeds = fed(plan)
+    of_text = any(component_of(target) != "unet" for target in feeds)
+    outs = [models[0].layers[feed.source].out for feed in feeds.values()]
+    shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, feeds)]
+    if method == BRIDGE:
+        works = works_of_bridge(plan.running, *models, of_text)
+        kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
+        rows = min(bridge.ROWS, bridge.KEPT // max(kept, 1))
+        solved = sum(solving(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
+        seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
+        held = rows * kept if device.type == "cpu" else 0
+    else:
+        works = works_of_refine(plan.running, *models, of_text, related)
+        factors = sum(feed.rank * (m + n) for feed, (m, n) in zip(feeds.values(), shapes, strict=True))
+        seconds, held = 0.0, STATES * FLOAT * factors
+    seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
+    return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of several adapters, one after the other."""
+    found = list(costs)
+    return Cost(sum(one.seconds for one in found), max(one.bytes for one in found), found[0].device)
+
+
+def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
+    """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
+    count = sampling.looked_at(running.pictures, max(source.size, target.size))
+    both = Work(2 * count, 2 * count, 2 * count, read=count)  # with the adapter and without, side by side
+    scaling = _training(count, refine.SCALING, target, of_text)
+    return _drawing(count, source) + both, both + scaling
+
+
+def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
+    """The same."""
+    steps = refine.steps_of(running.steps, related)
+    reading = Work(0, 0, 0, read=running.pictures)
+    return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
+
+
+def spoken(seconds: float) -> str:
+    """As exactly as it can be known."""
+    if seconds < 90:
+        return f"{max(10, 10 * round(seconds / 10))} seconds"
+    minutes = seconds / 60
+    if minutes < 90:
+        step = 1 if minutes < 10 else 5
+        return f"{step * round(minutes / step)} minutes"
+    hours = minutes / 60
+    return f"{round(hours)} hours" if hours >= 9.5 else f"{round(2 * hours) / 2:g} hours"
+
+
+@lru_cache
+def rate_of(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product, beside whatever else the device does in these few tenths of a second."""
+    size = 512 if device.type == "cpu" else 4096
+    matrix, done = torch.ones(size, size, device=device, dtype=dtype), 0
+    (matrix @ matrix)[0, 0].item()  # the first takes longer, and reading it waits for the device
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < 0.3:
+        (matrix @ matrix)[0, 0].item()
+        done += 1
+    return 2.0 * size**3 * done / passed
+
+
+def _drawing(count: int, of: Operations) -> Work:
+    """With a caption and without, at each step."""
+    return Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, of), decoded=count)
+
+
+def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
+    """To the last step."""
+    held = math.ceil(pictures / refine.HELD_OUT)
+    judged, batch = refine.REPEATS * held, min(refine.BATCH, pictures - held)
+    looks, trained = 1 + math.ceil(steps / refine.EVERY), steps * batch
+    predicted = looks * judged + trained
+    once = _at_once(2, of) == 1 and not of_text  # is a caption encoded
+    return Work(
+        predicted,
+        pictures if once else predicted,
+        max(_at_once(judged, of), _at_once(batch, of, refine.BATCH)),
+        trained=trained,
+    )
+
+
+def _at_once(count: int, of: Operations, most: int = 64) -> int:
+    return min(count, sampling.fitting(most, of.size))
+
+
+def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
+    forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
+    again = BACKWARD + (of.size > refine.LARGE)  # whose blocks are computed once more
+    backward = work.trained * (again * of.predict + BACKWARD * of.encode * of_text)
+    return (forward + backward) * (1 + NARROW / of.width) / (EFFICIENCY * rate)
+
+
+def solving(rows: int, m_s: int, m: int, n: int) -> float:
+    """Operations of fitting one pair of layers, of a source (m_s, ...) and a target (m, n), in ``bridge.fit``.
+
+    They are those of its two regressions, and of the cut to the adapter's rank by the smaller Gram matrix of the effect.
+    """
+    k, other = sorted((rows, m))
+    cut = 2.0 * rows * n * m + 2.0 * k * k * other + EIGEN * k**3
+    return regression(rows, m_s, m) + regression(rows, n, m) + cut
+
+
+def regression(rows: int, n: int, m: int) -> float:
+    """Operations of ``bridge.ridge`` from n columns to m: of every solution by the smaller Gram matrix, and of its error."""
+    fitted, ridges = int(rows * (1 - bridge.HELD_OUT)), len(bridge.RIDGES)
+    total = ridges * 2.0 * (rows - fitted) * n * m
+    for part, solutions in ((fitted, ridges), (rows, 1)):
+        k, other = sorted((n, part))
+        total += 2.0 * k * k * other + solutions * (k**3 / 3 + 2.0 * k * k * m)
+        total += 2.0 * part * n * m * (solutions if n > part else 1)
+    return total
+
+
+def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
+    """Weights, and what is held between layers or for a backward pass, of which recomputed blocks need one block at a time."""
+    width = dtype.itemsize
+    layers = [layer.values for layer in of.layers.values()]
+    held = HELD * work.at_once * max(layers)
+    if work.trained:
+        at_once = _at_once(refine.BATCH, of, refine.BATCH)
+        held = max(held, at_once * sum(layers) * HELD // (2 if of.size <= refine.LARGE else 8))
+    return width * (of.parameters + held)
