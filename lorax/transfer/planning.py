@@ -16,7 +16,8 @@ from lorax.checkpoint.prediction import of_metadata, warning
 from lorax.formats import AdapterFile
 from lorax.low_rank import LowRank
 from lorax.options import DENSE_RANK, Options, Running
-from lorax.pairing.pairs import Pair, pair
+from lorax.pairing.layer_pair import Pair
+from lorax.pairing.pairs import pair
 from lorax.pairing.vectors import Vector, pair_vectors
 from lorax.transfer.report import Report
 

@@ -140,7 +140,7 @@ class Report:
                 f"{sum(vector.target is not None for vector in self.vectors)} of {len(self.vectors)} norms and biases carried "
                 "over as they are."
             )
-            left = Counter(vector.reason for vector in self.vectors if vector.target is None)
+            left = Counter(str(vector.reason) for vector in self.vectors if vector.target is None)
             lines += [f"  {count} left out: {reason}." for reason, count in left.most_common()]
         if self.embeddings:
             lines.append(f"Carried over as they are: the embeddings {', '.join(self.embeddings)}.")
@@ -179,7 +179,7 @@ class Report:
             "coverage": self.coverage,
             "embeddings": self.embeddings,
             "beside": self.beside,
-            "vectors": [dataclasses.asdict(vector) for vector in self.vectors],
+            "vectors": [vars(vector) | {"reason": str(vector.reason or "")} for vector in self.vectors],
             "forecast": _told(expected) if expected else None,
             "cost": _told(self.cost) if self.cost else None,
             "proposals": [proposal.as_json() for proposal in self.proposals],
