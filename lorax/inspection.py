@@ -58,10 +58,9 @@ def _is_standard(base: Checkpoint) -> bool:
     for module, depth in Counter(block.partition(".transformer_blocks.")[0] for block in blocks).items():
         depths[base.unet_names.to_diffusers(module).partition(".attentions.")[0]].append(depth)
     down = {int(level.rpartition(".")[2]): of[0] for level, of in depths.items() if level.startswith("down_blocks.")}
-    last = max(int(name.split(".")[1]) for name in base.unet_names.blocks.values() if name.startswith("down_blocks."))
     expected = {"mid_block": [down[max(down)] if down else 0]}
     for level, depth in down.items():
-        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{last - level}": [depth] * 3}
+        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{base.unet_names.levels - 1 - level}": [depth] * 3}
     return depths == expected
 
 

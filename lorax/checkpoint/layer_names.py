@@ -9,6 +9,7 @@ whose block numbers shift, are named correctly too.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,6 +131,20 @@ class UNetNames:
     def _inverse(self) -> dict[str, str]:
         return {name: block for block, name in self.blocks.items()}
 
+    @cached_property
+    def levels(self) -> int:
+        """The number of resolutions at which the UNet works."""
+        return 1 + max(int(name.split(".")[1]) for name in self.blocks.values() if name.startswith("down_blocks."))
+
+    def level_of(self, name: str) -> int:
+        """The level of the block that holds the diffusers path ``name``: 0 for full resolution, one more for each halving."""
+        side, _, rest = name.partition(".")
+        if side == "down_blocks":
+            return int(rest.partition(".")[0])
+        if side == "up_blocks":
+            return self.levels - 1 - int(rest.partition(".")[0])
+        return self.levels - 1 if side == "mid_block" else 0
+
     def is_standard(self) -> bool:
         """Whether SD 1.x's arithmetic (three entries a level) names the blocks. Hosts resolve diffusers names by it."""
         for block, name in self.blocks.items():
@@ -163,6 +178,15 @@ def block_of(layer: str) -> str:
     """
     found = BLOCK.match(layer)
     return found[0] if found else layer
+
+
+def by_block(layers: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Block -> path inside the block -> layer."""
+    blocks: dict[str, dict[str, str]] = defaultdict(dict)
+    for layer in layers:
+        block = block_of(layer)
+        blocks[block][layer[len(block) :]] = layer
+    return blocks
 
 
 def text_path(path: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lorax.checkpoint.checkpoint import Checkpoint
 from lorax.checkpoint.families import SD1, SDXL
+from lorax.checkpoint.layer_names import UNetNames
 from lorax.checkpoint.model_config import DEFAULTS, Settings, settings_of
 from lorax.errors import LoraxError
 
@@ -90,27 +91,19 @@ def _layers(base: Checkpoint, size: int) -> Iterator[tuple[str, Layer]]:
     names = {
         layer: base.unet_names.to_diffusers(layer.removeprefix("unet.")) for layer in base.layers if layer.startswith("unet.")
     }
-    levels = 1 + max(int(name.split(".")[1]) for name in names.values() if name.startswith("down_blocks."))
     for name, (out, channels, *kernel) in base.layers.items():
         text = 1 if name.endswith("text_projection") else TOKENS
-        positions = _positions(names[name], size, levels) if name in names else text
+        positions = _positions(base.unet_names, names[name], size) if name in names else text
         yield name, Layer(out, channels, math.prod(kernel), positions)
 
 
-def _positions(name: str, size: int, levels: int) -> int:
+def _positions(names: UNetNames, name: str, size: int) -> int:
     """Where a layer of the UNet computes, by diffusers' name of it."""
-    side, *rest = name.split(".")
-    if side in ("time_embedding", "add_embedding") or name.endswith("time_emb_proj"):
+    if name.startswith(("time_embedding.", "add_embedding.")) or name.endswith("time_emb_proj"):
         return 1
     if re.search(r"attn2\.to_[kv]$", name):
         return TOKENS
-    level = 0
-    if side == "mid_block":
-        level = levels - 1
-    elif side == "down_blocks":
-        level = int(rest[0]) + (rest[1] == "downsamplers")
-    elif side == "up_blocks":
-        level = levels - 1 - int(rest[0]) - (rest[1] == "upsamplers")
+    level = names.level_of(name) + (".downsamplers." in name) - (".upsamplers." in name)
     return math.ceil(size / 2**level) ** 2
 
 

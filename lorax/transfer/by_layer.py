@@ -12,7 +12,8 @@ import torch
 from lorax.files.cache import Cache
 from lorax.low_rank import LowRank
 from lorax.methods import METHODS, Bases, pair_cache
-from lorax.pairing.by_place import Columns
+from lorax.pairing.shared_inputs import Columns
+from lorax.reasons import Reason, Why
 from lorax.subspace import SMALL, Decomposition, RankRule
 from lorax.transfer.report import LayerRecord
 
@@ -146,7 +147,7 @@ class Pass:
             norm,
             source=found.source,
             target=found.target,
-            pairing=found.reason,
+            pairing=found.reason.text,
             similarity=similarity,
             overlap=bases.overlap(dW, inside, STEP if settled else 1),
         )
@@ -183,7 +184,7 @@ def _is_gated(plan: Plan) -> bool:
 def unmatched(plan: Plan, name: str) -> LayerRecord:
     """Of a layer of the adapter that has no pair."""
     found = plan.pairs[name]
-    reason = found.reason if found else "the source has no such layer"
+    reason = (found.reason if found else Reason(Why.NO_LAYER_IN_SOURCE)).text
     known = found is not None or not plan.adapter.is_on_base(name)
     norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
     return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None)

@@ -67,7 +67,7 @@ def _rank(plan: Plan, target: str, rank: int) -> int:
 def paired(plan: Plan, delta_of: Callable[[str], LowRank]) -> dict[str, Paired]:
     """By name in the adapter, of whose layers ``delta_of`` gives the deltas."""
     return {
-        name: Paired(pair.source, pair.target, pair.reason, delta_of(name).norm())
+        name: Paired(pair.source, pair.target, pair.reason.text, delta_of(name).norm())
         for name, pair in plan.pairs.items()
         if pair and pair.target
     }

@@ -10,6 +10,7 @@ from lorax.files.cache import Cache
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO, BRIDGE, REFINE
 from lorax.models.runnable import check_all
+from lorax.reasons import Reason, Why
 from lorax.transfer.by_layer import unmatched
 from lorax.transfer.cost import estimate
 from lorax.transfer.feeds import Paired, fed, paired
@@ -19,7 +20,7 @@ from lorax.transfer.report import LayerRecord, Report
 from lorax.transfer.running import run_all
 
 HOW = {BRIDGE: "fitted to what the source's layer does", REFINE: "trained on what the source draws with the adapter"}
-NO_VECTORS = "this method makes low-rank layers only"
+NO_VECTORS = Reason(Why.LOW_RANK_ONLY)
 LEFT_OUT = "one of the models does not use it"
 
 

@@ -16,6 +16,7 @@ from lorax.methods import BEHAVIOURAL, METHODS
 from lorax.methods.auto import judge
 from lorax.options import Options
 from lorax.pairing.vectors import Vector
+from lorax.reasons import Reason, Why
 from lorax.transfer.by_layer import End, Pass
 from lorax.transfer.planning import Moved, Plan, Progress
 from lorax.transfer.report import LayerRecord, Proposal, Report
@@ -123,7 +124,7 @@ def _ended(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
     """What becomes of a norm or a bias when these layers were moved: a bias stays behind with its layer."""
     layer, _, parameter = (vector.target or "").rpartition(".")
     if parameter == "bias" and vector.key.endswith(".diff_b") and layer not in layers:
-        return dataclasses.replace(vector, target=None, reason="its layer was not transferred")
+        return dataclasses.replace(vector, target=None, reason=Reason(Why.LAYER_LEFT_OUT))
     return vector
 
 
