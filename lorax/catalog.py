@@ -27,7 +27,7 @@ CIVITAI_BASES = {
 
 
 @dataclass(frozen=True)
-class Model:
+class ListedFile:
     """A base or an adapter as its host lists it. ``sha256`` is given where the host has it at hand."""
 
     name: str
@@ -58,7 +58,7 @@ def facts(adapter: Path) -> Facts:
     return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
 
 
-def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
+def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """The base that the adapter was trained on if it is among ``bases``: as its metadata says, else as Civitai does."""
     bases = list(bases)
     try:
@@ -70,7 +70,7 @@ def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
     return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
 
 
-def named(adapter: Path, bases: Iterable[Model]) -> Model | None:
+def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """The base that the adapter's metadata names, by its hash or else by its name, if it is among ``bases``."""
     try:
         metadata = open_adapter(adapter).metadata

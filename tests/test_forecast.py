@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import Model
+from lorax.catalog import ListedFile
 from lorax.methods import BEHAVIOURAL
 from lorax.transfer import forecast
 from lorax.transfer.forecast import Forecast
@@ -166,7 +166,7 @@ def test_it_is_shown_once(fitted: Fitted) -> None:
     assert report().summary().count("Forecast") == 1
     assert report().as_json()["forecast"]["mean"] == pytest.approx(0.8)
     assert json.loads(json.dumps(report().as_json()))["forecast"]["words"] in report().summary()
-    html = words.summary([Result(Model("style", Path("style")), report())])
+    html = words.summary([Result(ListedFile("style", Path("style")), report())])
     assert html.count("<p><abbr title=") >= 1
     assert html.count(">Forecast</abbr>: close relatives") == 1
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.catalog import Model
+from lorax.catalog import ListedFile
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import Interrupted
@@ -61,9 +61,9 @@ def test_a_second_run_decomposes_nothing_and_gives_the_same(
 def test_a_hosts_cache_serves_the_tab_and_the_api(files: Files, tmp_path: Path, large: list[int], method: str) -> None:
     """What is found of bases is on the disk alone: memory is left to the LoRA-X files that were fitted."""
     cache, work = Cache(tmp_path, BIG, BIG), []
-    base, target = (Model(path.stem, path) for path in (files.base, files.target))
+    base, target = (ListedFile(path.stem, path) for path in (files.base, files.target))
     for adapter in (files.lora, builders.save_lora(tmp_path / "other.safetensors", builders.deltas(rank=2))):
-        memory, asked = Memory(cache), Request(base, target, [Model("lora", adapter)], Options(method))
+        memory, asked = Memory(cache), Request(base, target, [ListedFile("lora", adapter)], Options(method))
         large.clear()
         analyse(asked, lambda done, total, text: None, memory)
         work.append(len(large))

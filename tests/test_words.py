@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax.catalog import Facts, Model
+from lorax.catalog import Facts, ListedFile
 from lorax.transfer.report import LayerRecord, Report
 from lorax.ui import words
 from lorax.ui.heatmap import heatmap
@@ -28,7 +28,7 @@ def records() -> list[LayerRecord]:
 
 
 def result(name: str = "style", declined: str | None = None, written: Path | None = None) -> Result:
-    return Result(Model(name, Path(name)), Report(records(), "auto", declined), written)
+    return Result(ListedFile(name, Path(name)), Report(records(), "auto", declined), written)
 
 
 def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
@@ -88,7 +88,7 @@ def test_special_words_explain_themselves() -> None:
 )
 def test_the_reasons_of_methods_explain_themselves(reason: str) -> None:
     moved = [LayerRecord("x", "transferred", reason, 1.0, "x", "x")]
-    html = words.summary([Result(Model("style", Path("style")), Report(moved, "lorax"), None)])
+    html = words.summary([Result(ListedFile("style", Path("style")), Report(moved, "lorax"), None)])
     line = re.search("<li>(.*?)</li>", html)
     assert line
     assert "<abbr" in line[1]
@@ -100,7 +100,7 @@ def test_the_columns_explain_themselves() -> None:
 
 def test_what_the_target_already_has_is_said() -> None:
     moved = [LayerRecord("x", "transferred", "copied", 1.0, "x", "x", overlap=0.4)]
-    html = words.summary([Result(Model("style", Path("style")), Report(moved, "auto", strength=0.6), None)])
+    html = words.summary([Result(ListedFile("style", Path("style")), Report(moved, "auto", strength=0.6), None)])
     assert "<p>The target already has 40% of what the LoRA adds. That is left out: the result is as strong as" in html
     assert "already has" not in words.summary([result()])
 

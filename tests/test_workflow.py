@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import Model, facts, propose
+from lorax.catalog import ListedFile, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
@@ -76,12 +76,12 @@ def test_trigger_words_of_the_card_come_first_then_civitais(folder: Path) -> Non
 
 def test_a_base_is_proposed_by_hash_or_by_name(files: Files, folder: Path, tmp_path: Path) -> None:
     named = folder / "Lora" / "one.safetensors"
-    base, target = Model("a", files.base), Model("b", files.target)
+    base, target = ListedFile("a", files.base), ListedFile("b", files.target)
     assert propose(named, [target, base]) == base
     assert propose(folder / "Lora" / "styles" / "two.safetensors", [base, target]) is None
     metadata = {"ss_sd_model_name": "base.safetensors", "ss_new_sd_model_hash": "ab" * 32}
     hashed = builders.save_lora(tmp_path / "hashed.safetensors", files.deltas, metadata=metadata)
-    known = Model("c", files.target, sha256="ab" * 32)
+    known = ListedFile("c", files.target, sha256="ab" * 32)
     assert propose(hashed, [base, known]) == known
 
 

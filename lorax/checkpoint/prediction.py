@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,21 @@ def of_metadata(metadata: Mapping[str, str]) -> str | None:
     )
 
 
-def warning(predicts: str | None, source: str, wanted: str | None, target: str) -> str | None:
-    """What is to be said of a move from ``source``, for which the adapter was made, to ``target``; None where there is nothing.
+@dataclass(frozen=True)
+class Mismatch:
+    """Two bases, by name, that do not predict the same. A prediction is None if nothing tells it; noise is then the rule."""
 
-    They predict ``predicts`` and ``wanted``. Where nothing tells, noise is the rule.
-    """
-    if (predicts or NOISE) == (wanted or NOISE):
+    source: str
+    of_source: str | None
+    target: str
+    of_target: str | None
+
+
+def mismatch(of_source: str | None, source: str, of_target: str | None, target: str) -> Mismatch | None:
+    """Return what the bases predict, if that is not the same."""
+    if (of_source or NOISE) == (of_target or NOISE):
         return None
-    made = f"The LoRA is for a base that predicts {predicts}" if predicts else f"{source} does not say what it predicts"
-    goes = f"{target} predicts {wanted}" if wanted else f"{target} does not say what it predicts"
-    return f"{made}, but {goes}. Weights are moved all the same; the effect may be weaker or another one there, so compare."
+    return Mismatch(source, of_source, target, of_target)
 
 
 def _of_yaml(path: Path) -> str | None:

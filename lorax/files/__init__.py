@@ -1,0 +1,23 @@
+"""Files."""
+
+from lorax.files.cache import Cache, Entry
+from lorax.files.hashing import Hashes, hashes, legacy_hash
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp
+
+__all__ = [
+    "Cache",
+    "Entry",
+    "Hashes",
+    "Part",
+    "Staging",
+    "Stamp",
+    "TensorFile",
+    "check_folder",
+    "check_free",
+    "hashes",
+    "is_finite",
+    "legacy_hash",
+    "open_tensors",
+    "stamp",
+]

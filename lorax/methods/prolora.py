@@ -29,9 +29,7 @@ def move_with_cross_terms(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None
     return from_factors(dW, B_p + B_0, A_p + A_0), Reason(Why.FOUR_PARTS, {"rank": pair.r})
 
 
-def _split(
-    dW: LowRank, pair: WeightPair
-) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def _split(dW: LowRank, pair: WeightPair) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Carry B and A within the subspaces, and within the null spaces."""
     B_p, B_0 = _carried(dW.up, pair, 0)
     A_p, A_0 = _carried(dW.down.mT, pair, 1)

@@ -18,7 +18,7 @@ Move = Callable[[LowRank, WeightPair], tuple[LowRank | None, Reason]]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to move an adapter. ``options`` are those that it has besides what every method has; ``paper`` is where it is from."""
+    """A way to move an adapter. ``options``: those that it has besides what every method has; ``paper``: where it is from."""
 
     name: str
     title: str
@@ -37,8 +37,8 @@ class WeightMethod(Method):
 
     ``move(dW_s, pair)`` returns dW_t, or None if it cannot be had, and the reason; a copy returns dW_s itself. ``gated``: whether
     --threshold skips layers that are less alike. ``declines``: whether nothing is moved between unrelated bases.
-    ``strength(overlap)`` multiplies the moved adapter if the target has that share of it already. ``move_unsampled`` moves a large
-    layer that was not measured, once the measured ones leave nothing to decide; without it every layer is measured.
+    ``strength(overlap)`` multiplies the moved adapter if the target has that share of it already. ``move_unsampled`` moves a
+    large layer that was not measured, once the measured ones leave nothing to decide; without it every layer is measured.
     """
 
     move: Move
@@ -50,7 +50,7 @@ class WeightMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMethod(Method):
-    """A method that runs both models. ``fit`` returns deltas by target layer. ``planned`` and ``done`` say what a layer goes through."""
+    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` say how a layer ends."""
 
     fit: Callable[[Job], dict[str, LowRank]]
     planned: Why
@@ -116,7 +116,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
 
 def runs_models(method: str) -> bool:
     """Tell whether the method of this name runs both models."""
-    return isinstance(METHODS[method], ModelMethod)
+    return isinstance(METHODS.get(method), ModelMethod)
 
 
 def weight_method(name: str) -> WeightMethod:

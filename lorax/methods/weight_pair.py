@@ -24,6 +24,9 @@ class Found(NamedTuple):
     similarity: float | None = None
 
 
+NOTHING = Found()
+
+
 @dataclass(frozen=True)
 class WeightPair:
     """A source weight (m, n) and a target weight, with the rule for the kept rank."""
@@ -31,7 +34,7 @@ class WeightPair:
     source: Decomposition
     target: Decomposition
     rule: RankRule
-    before: Found = Found()
+    before: Found = NOTHING
 
     @once
     def r(self) -> int:

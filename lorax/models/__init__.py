@@ -10,7 +10,6 @@ from lorax.models.runnable import can_run, check, check_all
 from lorax.models.sampling import NoisyBatch, batch_size, batches, draw, noised, trajectory
 from lorax.models.training import Lesson, SavedTraining, State, Watch, train
 
-
 __all__ = [
     "Factors",
     "Hook",

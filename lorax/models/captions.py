@@ -41,7 +41,7 @@ def captions(count: int, given: Sequence[str] = ()) -> list[str]:
 
 
 def with_triggers(captions: Sequence[str], words: str | None) -> list[str]:
-    """Put the trigger words, if there are any, in front of every second caption: what hides behind them is drawn only with them."""
+    """Put the trigger words, if any, in front of every second caption: what hides behind them is drawn only with them."""
     if not words:
         return list(captions)
     return [f"{words}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]

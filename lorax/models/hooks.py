@@ -58,7 +58,10 @@ def _restore(block: nn.Module, forward: Callable[..., object] | None) -> None:
 
 
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
-    """Return dW x as the module would compute it, in the dtype of x: (N, T, n) into a linear layer, (N, C, H, W) into a convolution."""
+    """Return dW x as the module would compute it, in the dtype of x.
+
+    x is (N, T, n) for a linear layer and (N, C, H, W) for a convolution.
+    """
     up, down = dW.up.to(x), dW.down.to(x)
     if isinstance(module, nn.Conv2d):
         inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)

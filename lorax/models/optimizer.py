@@ -19,7 +19,7 @@ COUNTERS = ("step", "since", "best", "scale")  # as saved states name them
 
 
 class Factors:
-    """Parameters: every layer's up and down. The layer's scale is inside, and both are of like size, so that one rate suits both."""
+    """Parameters: every layer's up and down, with its scale inside. Both are of like size, so that one rate suits both."""
 
     def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
         self._names = list(layers)

@@ -16,7 +16,7 @@ from lorax.files.tensors import is_finite
 from lorax.formats import sidecars
 from lorax.low_rank import LowRank
 from lorax.output import metadata
-from lorax.transfer.planning import Moved, Plan
+from lorax.transfer import Moved, Plan, wording
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -24,9 +24,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def check_any(plan: Plan, moved: Moved) -> None:
     """Raise LoraxError when there is nothing to write."""
     if not moved.layers:
-        raise LoraxError(
-            f"{plan.adapter.path}: no layer could be transferred, so no adapter was written.\n{moved.report.summary()}"
-        )
+        raise LoraxError(wording.nothing_moved(plan.adapter.path, moved.report))
 
 
 def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:

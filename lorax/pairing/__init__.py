@@ -1,0 +1,8 @@
+"""Pairs."""
+
+from lorax.pairing.layer_pair import Pair
+from lorax.pairing.pairs import PAIRINGS, pair
+from lorax.pairing.shared_inputs import Columns
+from lorax.pairing.vectors import Vector, pair_vectors
+
+__all__ = ["PAIRINGS", "Columns", "Pair", "Vector", "pair", "pair_vectors"]

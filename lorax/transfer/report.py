@@ -77,8 +77,8 @@ class Report:
     ``declined``: why nothing is moved, if the method declines. ``unrelated``: why the bases are no relatives, if so, whatever the
     method did. ``mismatch``: what the bases predict, if that differs. ``strength``: factor of all moved layers. ``embeddings``:
     bundled ones that go along as they are. ``vectors``: norms and biases, which go along as they are or are left out.
-    ``extra_layers``: how many layers are changed that the adapter leaves alone. ``kind``: kind of the pair of bases, if the method
-    runs them. ``cost``: what a transfer would take, if no model has run yet. ``proposals``: methods for what was declined.
+    ``extra_layers``: how many layers are changed that the adapter leaves alone. ``kind``: kind of the pair of bases, if the
+    method runs them. ``cost``: what a transfer would take, if no model has run yet. ``proposals``: methods for what was declined.
     ``expected``: what the transfer is worth, as far as that was measured.
     """
 

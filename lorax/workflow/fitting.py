@@ -25,8 +25,8 @@ from lorax.formats.loraxfile import Header
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.output import plain_lora
-from lorax.transfer.planning import Progress, plan
-from lorax.transfer.running import run
+from lorax.progress import Progress, silent
+from lorax.transfer import Context, plan, run, wording
 
 
 class Library(Protocol):
@@ -59,7 +59,7 @@ class Fitter:
         self._content: dict[Stamp, str] = {}
         self._same: dict[tuple[Stamp, Stamp], bool] = {}
 
-    def fit(self, file: Path, target: Path, device: str, progress: Progress = lambda done, total, name: None) -> Fit:
+    def fit(self, file: Path, target: Path, device: str, progress: Progress = silent) -> Fit:
         """The layers with which ``file`` acts on ``target``. ``progress(done, total, name)`` may raise to cancel.
 
         Raises LoraxError when the two cannot be brought together.
@@ -75,8 +75,8 @@ class Fitter:
         if self._is_source(adapter, base):
             fit = Fit(_encoded(base, _rebuilt(adapter, base, device, progress), dtype))
         elif (source := self._source(adapter)) is not None:
-            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress, self.cache)
-            message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
+            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), Context(progress, self.cache))
+            message = "" if moved.layers else f"not applied. {wording.declined(moved.report) or wording.summary(moved.report)}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
         elif adapter.needs_source:
             raise LoraxError(
