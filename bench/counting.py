@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lorax.transfer.planning import plan
 from torch import nn
 
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
 from lorax.transfer import by_models
+from lorax.transfer.planning import plan
 
 POSITIONS = 4  # that layers compute
 OFFSET = 100.0  # of the first prediction; it falls, so that no training stops early

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lorax.transfer.planning import plan
 from torch import nn
 
 from bench.gauge import Gauge, Reading, operations
@@ -24,6 +23,7 @@ from lorax.options import Options
 from lorax.runner.runner import Conditioning, Runner, Runners
 from lorax.transfer import cost
 from lorax.transfer.feeds import fed
+from lorax.transfer.planning import plan
 
 PROMPT = "a red car"
 SEEN = 2  # pictures of the recording that is measured

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import Plan
 from safetensors.torch import save_file
 
 from bench.layers import Layers, Shape
@@ -19,6 +18,7 @@ from lorax.formats import AdapterFile
 from lorax.formats.configuration import Configuration
 from lorax.options import Options
 from lorax.pairing.pairs import Pair
+from lorax.transfer.planning import Plan
 
 POWER = 0.5  # of the i-th singular value, i^-0.5
 NOISE = 0.1  # of the relative's weights, in their standard deviations

@@ -58,6 +58,17 @@ def pruned(of: State, size: Size = TINY) -> State:
     return state
 
 
+def pruned_name(path: str) -> str | None:
+    """The name that pruning gives to a layer of the base (diffusers layout), or None where it is pruned away."""
+    parts = path.split(".")
+    if parts[0] == "down_blocks" and parts[2] in ("resnets", "attentions"):
+        return path if parts[3] == "0" else None
+    if parts[0] == "up_blocks" and parts[2] in ("resnets", "attentions"):
+        index = {"0": "0", "2": "1"}.get(parts[3])
+        return ".".join([*parts[:3], index, *parts[4:]]) if index else None
+    return path
+
+
 def _up_block(path: str) -> tuple[str, str, str]:
     """``up_blocks.1.resnets.1.conv1.bias`` -> (``up_blocks.1.resnets``, ``1``, ``conv1.bias``)."""
     parts = path.split(".")

@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from lorax.cli import main
+from lorax.demo.bundle import unpack
 from lorax.subspace import spectral
 from lorax.transfer import by_layer
 from tests import builders
+from tests.lab_models import HEADLINE
+from tests.samples import SOURCE_METADATA, Files
 
 torch.set_num_threads(1)
 # Of the extras, of which the WebUI's own environments have few: a module of tests that cannot be imported without one is skipped.
@@ -30,42 +31,18 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     return report
 
 
-SOURCE_METADATA = {
-    "ss_tag_frequency": '{"10_origami": {"paper": 3}}',
-    "ss_output_name": "style",
-    "ss_base_model_version": "sd_v1",
-    "ss_sd_model_name": "old.safetensors",
-    "ss_new_sd_model_hash": "0" * 64,
-    "ss_network_dim": "128",
-    "ss_network_alpha": "64",
-    "ss_network_module": "lycoris.kohya",
-    "sshs_model_hash": "1" * 64,
-    "sshs_legacy_hash": "12345678",
-    "modelspec.title": "Style",
-    "modelspec.hash_sha256": "0x" + "2" * 64,
-    "modelspec.trigger_phrase": "origami",
-}
-
-
-class Files:
-    """A family of tiny bases and a LoRA of the first, written once for all tests. Tests must not change them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.base_state = builders.base()
-        self.target_state = builders.relative(self.base_state)
-        self.pruned_state = builders.pruned(self.base_state)
-        self.base = builders.save(self.base_state, folder / "base.safetensors")
-        self.target = builders.save(self.target_state, folder / "target.safetensors")
-        self.pruned = builders.save(self.pruned_state, folder / "pruned.safetensors")
-        self.stranger = builders.save(builders.base(seed=77), folder / "stranger.safetensors")
-        self.deltas = builders.deltas(builders.SOME + builders.CONVOLUTIONS + builders.TEXT)
-        self.lora = builders.save_lora(folder / "style.safetensors", self.deltas)
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the lab's checkpoints. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("models")
+    unpack(folder)
+    unpack(folder, HEADLINE)
+    return folder
 
 
 @pytest.fixture
@@ -96,10 +73,6 @@ def styled(files: Files, tmp_path: Path) -> Path:
     return lora
 
 
-def arguments(files: Files, lora: Path | None = None, target: Path | None = None) -> list[str]:
-    return [str(lora or files.lora), "--source", str(files.base), "--target", str(target or files.target)]
-
-
 @pytest.fixture
 def refused(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a transfer that must be refused; return what it says."""
@@ -125,16 +98,6 @@ def refused(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> Call
 
 def _listing(*folders: Path) -> dict[Path, int]:
     return {path: path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()}
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def raw(header: dict[str, Any] | bytes, body: bytes = b"") -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
 
 
 @pytest.fixture

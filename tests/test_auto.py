@@ -12,9 +12,8 @@ import torch
 from lorax.cli import main
 from lorax.methods import METHODS
 from tests import builders, structure
-from tests.conftest import Files, arguments
-from tests.test_methods import distance
-from tests.test_transfer import HALF
+from tests.measures import HALF, distance
+from tests.samples import Files, arguments
 
 
 def test_auto_copies_between_relatives(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import builders
-from tests.conftest import Files
+from tests.samples import Files
 
 State = builders.State
 

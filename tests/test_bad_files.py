@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests import builders, structure
-from tests.conftest import Files, raw, write
+from tests.samples import Files, raw, write
 
 
 @pytest.mark.parametrize("role", ["lora", "source", "target"])

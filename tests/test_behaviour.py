@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lorax.transfer.planning import Plan, plan
 
 from lab import probe
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
+from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
@@ -25,32 +23,17 @@ from lorax.methods import refine
 from lorax.models import hooks, sampling
 from lorax.models.captions import captions, plain, read, trigger, with_triggers
 from lorax.models.training import Factors, Scales
-from lorax.options import Options, Running
+from lorax.options import Options
 from lorax.output import plain_lora
 from lorax.runner.runner import Runner
+from lorax.transfer.planning import Plan
 from lorax.transfer.running import run
 from tests import builders
-from tests.conftest import SOURCE_METADATA, Files
+from tests.lab_models import LOCON, LORA, STRANGER, planned
+from tests.measures import between
+from tests.samples import SOURCE_METADATA, Files
 
-HEADLINE = BUNDLE.parent / "headline"
-STRANGER = "scratch"
-LORA = BUNDLE / "loras" / "contrast-base.safetensors"
-LOCON = HEADLINE / "loras" / "openmoji-r4-base.safetensors"
 PROMPTS = captions(8)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    unpack(folder)
-    unpack(folder, HEADLINE)
-    return folder
-
-
-def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:
-    source = open_checkpoint(models / f"{BASE}.safetensors")
-    found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
-    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))
 
 
 def gained(models: Path, made: Plan, out: Path) -> float:
@@ -97,10 +80,6 @@ def test_between_relatives_refining_starts_from_the_copy(models: Path) -> None:
     distance = sum(between(refined.layers[layer], dW) ** 2 for layer, dW in copied.layers.items())
     assert 0 < distance < 0.1 * sum(dW.norm() ** 2 for dW in copied.layers.values())
     assert {record.status for record in refined.report.records} == {"transferred"}
-
-
-def between(a: LowRank, b: LowRank) -> float:
-    return LowRank(torch.cat([a.scale * a.up, -b.scale * b.up], 1), torch.cat([a.down, b.down])).norm()
 
 
 def test_the_best_look_is_kept(models: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import Plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -20,10 +19,10 @@ from lorax.options import DENSE_RANK, Options
 from lorax.runner.runner import Runner
 from lorax.transfer.feeds import fed
 from lorax.transfer.outcome import concluded
+from lorax.transfer.planning import Plan
 from lorax.transfer.running import run
-from tests.test_behaviour import LOCON, LORA, STRANGER, between, models, planned
-
-__all__ = ["models"]  # a fixture
+from tests.lab_models import LOCON, LORA, STRANGER, planned
+from tests.measures import between
 
 
 def beside(made: Plan) -> dict[str, str]:

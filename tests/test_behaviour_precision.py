@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.demo.bundle import BASE, BUNDLE, unpack
+from lorax.demo.bundle import BASE
 from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
@@ -21,6 +21,7 @@ from lorax.models.loss_scale import START, LossScale
 from lorax.models.prompts import Prompts
 from lorax.models.training import Factors, Training
 from lorax.runner.runner import Runner, Runners
+from tests.lab_models import LOCON, LORA
 
 
 def computes(dtype: torch.dtype) -> bool:
@@ -33,16 +34,12 @@ def computes(dtype: torch.dtype) -> bool:
 
 
 HALVES = [dtype for dtype in (torch.bfloat16, torch.float16) if computes(dtype)]
-LORA = BUNDLE / "loras" / "contrast-base.safetensors"
-LOCON = BUNDLE.parent / "headline" / "loras" / "openmoji-r4-base.safetensors"
 PROMPTS = ["sun", "cat face", "red car", "house"]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    unpack(folder)
-    return folder / f"{BASE}.safetensors"
+@pytest.fixture
+def base(models: Path) -> Path:
+    return models / f"{BASE}.safetensors"
 
 
 def noisy(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

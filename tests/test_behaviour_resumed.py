@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, unpack
+from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
 from lorax.files.cache import Cache
 from lorax.formats import open_adapter
@@ -21,20 +20,13 @@ from lorax.methods import refine
 from lorax.models.training import Factors, Training
 from lorax.options import Options, Running
 from lorax.runner.runner import Runner, Runners
+from lorax.transfer.planning import plan
 from lorax.transfer.resume import Kept
 from lorax.transfer.running import run_all
+from tests.lab_models import LOCON, LORA
 
-LORA = BUNDLE / "loras" / "contrast-base.safetensors"
-LOCON = BUNDLE.parent / "headline" / "loras" / "openmoji-r4-base.safetensors"
 BIG = 1 << 30
 PROMPTS = ["sun", "cat face", "red car", "house"] * 4
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    unpack(folder)
-    return folder
 
 
 def stopped_at(step: int) -> Callable[[str], None]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorax.cli import main
-from tests.conftest import SOURCE_METADATA, Files, arguments
+from tests.samples import SOURCE_METADATA, Files, arguments
 
 
 def test_json(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

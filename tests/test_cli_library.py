@@ -13,7 +13,7 @@ from lorax import cli
 from lorax.cli import main
 from lorax.transfer import running
 from tests import builders
-from tests.conftest import Files, arguments
+from tests.samples import Files, arguments
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lorax.cli import main
 from lorax.formats import open_adapter
 from lorax.options import DENSE_RANK
 from tests import builders
-from tests.conftest import Files
+from tests.samples import Files
 from tests.structure import Size
 
 LINEAR, KERNEL = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "mid_block.resnets.0.conv1"

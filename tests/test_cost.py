@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from lorax.transfer.planning import Plan, plan
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
-from lorax.demo.bundle import BASE, unpack
+from lorax.demo.bundle import BASE
 from lorax.formats import open_adapter
 from lorax.methods import bridge
 from lorax.models.flops import operations
@@ -24,20 +23,20 @@ from lorax.options import Options, Running
 from lorax.runner.runner import Runner
 from lorax.transfer import cost
 from lorax.transfer.cost import Cost
+from lorax.transfer.planning import Plan, plan
 from lorax.transfer.running import run, run_all
-from tests.test_behaviour import HEADLINE, LOCON, LORA
+from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lab's, and two of them at four times the resolution."""
+def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's checkpoints, and in the folder ``large`` two of them for pictures of twice the width."""
     folder = tmp_path_factory.mktemp("models")
-    unpack(folder)
-    unpack(folder, HEADLINE)
+    for path in models.iterdir():
+        (folder / path.name).symlink_to(path)
     (folder / "large").mkdir()
-    (folder / "large" / "tokenizer").symlink_to(folder / "tokenizer")
     for name in (BASE, "scratch"):
         (folder / "large" / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
         settings = (folder / f"{name}.yaml").read_text(encoding="utf-8").replace("image_size: 8", "image_size: 16")

@@ -21,7 +21,7 @@ from lorax.pairing.by_place import _spread
 from lorax.pairing.pairs import pair
 from tests import builders, families, reference
 from tests.families import Base
-from tests.test_methods import GAP, distance, gap
+from tests.measures import GAP, distance, gap
 
 PAIRS = list(itertools.permutations(families.MAKE, 2))
 Bases = dict[str, Base]

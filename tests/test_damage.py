@@ -13,16 +13,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lorax.transfer.planning import plan
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from tests import builders
-from tests.conftest import Files, raw, write
+from tests.samples import Files, raw, write
 
 fuzzing = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

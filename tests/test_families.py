@@ -12,7 +12,7 @@ from lorax.checkpoint import families
 from lorax.checkpoint.families import SD1, SDXL, Family, detect_adapter
 from lorax.cli import main
 from tests import builders
-from tests.conftest import Files
+from tests.samples import Files
 
 PROJECTION = "lora_unet_mid_block_attentions_0_proj_in"
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -16,29 +14,16 @@ from lorax.errors import LoraxError
 from lorax.files.cache import Cache
 from lorax.files.staging import Staging
 from lorax.formats import open_adapter
-from lorax.formats.loraxfile import Header
 from lorax.options import Options, Saving
-from lorax.output import plain_lora, writing
+from lorax.output import writing
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from lorax.workflow import fitting
-from lorax.workflow.fitting import Fit, Fitter
+from lorax.workflow.fitting import Fitter
 from tests import builders
-from tests.conftest import Files
-from tests.test_loraxfile import changed
-
-
-class Shelf:
-    """A library of these files, of which no hash is known."""
-
-    def __init__(self, *paths: Path) -> None:
-        self.paths = paths
-
-    def sha256(self, path: Path) -> str | None:
-        return None
-
-    def candidates(self, header: Header) -> Iterable[Path]:
-        return self.paths
+from tests.fitted import Shelf, assert_equal, fit, saved, tensors
+from tests.samples import Files, changed
 
 
 @pytest.fixture
@@ -47,30 +32,6 @@ def file(files: Files, out: Path) -> Path:
     path = out / "style-x.safetensors"
     save_lorax(plan(open_adapter(files.lora), base, base, Options("lorax", rank="50%", threshold=0.0)), path)
     return path
-
-
-def fit(file: Path, target: Path, *shelf: Path, cache: Cache | None = None) -> Fit:
-    return Fitter(cache or Cache(None, 0, 0), Shelf(*shelf)).fit(file, target, "cpu")
-
-
-def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.Tensor]:
-    """What a transfer with the file's settings writes."""
-    options, _ = fitting.settings(open_adapter(file))
-    planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    plain_lora.write(planned, run(planned), out / "plain.safetensors")
-    return load_file(out / "plain.safetensors")
-
-
-def tensors(fit: Fit, target: Path) -> dict[str, torch.Tensor]:
-    base = open_checkpoint(target)
-    return {f"{base.kohya_name(layer)}.{part}": t for layer, parts in fit.layers.items() for part, t in parts.items()}
-
-
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        assert found[key].dtype == value.dtype
-        assert torch.equal(found[key], value), key
 
 
 @pytest.mark.parametrize("kind", ["target", "pruned"])

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from lorax.checkpoint import families, unsupported
 from lorax.cli import main
 from tests import builders, layouts
-from tests.conftest import Files, write
+from tests.samples import Files, write
 
 needs_todays_models = pytest.mark.skipif(Version(diffusers.__version__) < Version("0.42"), reason="an older diffusers")
 # A class of diffusers, its title, and how to make it small.

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorax.files.hashing import hashes
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import Interrupted
 from lorax.files import tensors
+from lorax.files.hashing import hashes
 from tests import builders
-from tests.conftest import Files
+from tests.samples import Files
 
 MIB = 1 << 20
 

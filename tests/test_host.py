@@ -12,10 +12,8 @@ from safetensors.torch import load_file
 
 from tests import builders, structure
 from tests.builders import State
-from tests.conftest import Files
-from tests.test_methods import distance
-from tests.test_pruned import kept
-from tests.test_transfer import HALF, transfer
+from tests.measures import HALF, distance
+from tests.samples import Files, transfer
 
 
 @pytest.mark.parametrize("kind", ["target", "pruned"])
@@ -35,7 +33,7 @@ def test_diffusers_applies_the_written_file(files: Files, out: Path, kind: str) 
     loader.load_lora_into_unet(tensors, alphas, unet)
     unet.fuse_lora()
     unet.unload_lora()
-    expected = {delta.diffusers if kind == "target" else kept(delta.diffusers): delta.dense for delta in deltas}
+    expected = {delta.diffusers if kind == "target" else builders.pruned_name(delta.diffusers): delta.dense for delta in deltas}
     changed = unet.state_dict()
     for param in size.unet():
         if param.is_layer:

@@ -15,9 +15,9 @@ from tests import builders, xl
 from tests import families as narrow
 from tests.adapters import RECIPES
 from tests.builders import State
-from tests.conftest import write
+from tests.recipes import RECIPES as PRUNING
+from tests.samples import write
 from tests.structure import TINY, TINY_PRUNED
-from tests.test_recipes import RECIPES as PRUNING
 
 SD1, SD2, SDXL, REFINER = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion XL", "Stable Diffusion XL refiner"
 PRUNED, WHOLE = "pruned or otherwise changed", "standard"

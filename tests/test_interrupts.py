@@ -15,7 +15,7 @@ from lorax import cli
 from lorax.cli import main
 from lorax.output import plain_lora
 from lorax.transfer.report import Report
-from tests.conftest import Files, arguments
+from tests.samples import Files, arguments
 
 FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
 

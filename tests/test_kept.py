@@ -21,7 +21,7 @@ from lorax.transfer.planning import Moved, plan
 from lorax.transfer.running import run, run_all
 from lorax.workflow.jobs import Memory, Request, analyse
 from tests import builders
-from tests.conftest import Files, arguments
+from tests.samples import Files, arguments
 
 BIG = 1 << 30
 

@@ -17,7 +17,7 @@ from lorax.demo.bundle import BUNDLE
 from lorax.formats import open_adapter
 from lorax.runner.runner import Runner
 from tests import builders, narrow
-from tests.test_zoo import NEEDS_ICONS
+from tests.lab_models import NEEDS_ICONS
 
 TINY = replace(ADAPTERS["openmoji-r4"], rank=2, rate=0.2, steps=2, batch=2)  # with convolution layers
 

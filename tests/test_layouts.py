@@ -20,7 +20,7 @@ from lorax.errors import LoraxError
 from lorax.inspection import inspect
 from tests import layouts, xl
 from tests.layouts import TEXTS, UNETS, Shapes
-from tests.test_names import HeaderOnly
+from tests.tensor_files import HeaderOnly
 
 PRUNED = {"small-sd", "tiny-sd", "ssd-1b", "vega", "koala-1b", "koala-700m"}
 # As KOALA and tiny-sd have it: diffusers' converter takes three blocks a level and a middle block for granted.

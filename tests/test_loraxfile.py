@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from lorax.transfer.planning import Plan, plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -16,22 +15,15 @@ from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import Plan, plan
 from tests import builders
-from tests.conftest import Files
-from tests.test_methods import distance
+from tests.measures import distance
+from tests.samples import Files, changed
 
 
 def planned(files: Files, **options: object) -> Plan:
     base = open_checkpoint(files.base)
     return plan(open_adapter(files.lora), base, base, Options(**options))  # type: ignore[arg-type]
-
-
-def changed(path: Path, out: Path, **metadata: str | None) -> Path:
-    """A copy with other metadata; None removes an entry."""
-    kept = {key: value for key, value in (builders.header(path) | metadata).items() if value is not None}
-    copy = out / "changed.safetensors"
-    save_file(load_file(path), copy, kept)
-    return copy
 
 
 def test_the_file_holds_the_source_side_factors(files: Files, out: Path) -> None:

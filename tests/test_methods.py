@@ -12,59 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax.low_rank import LowRank
-from lorax.methods import METHODS, Bases
+from lorax.methods import METHODS
 from lorax.subspace import Decomposition, RankRule, similarity
 from tests import reference
+from tests.matrices import bases, fine_tuned, low_rank, moved, weight
+from tests.measures import GAP, dense, distance, gap
 
 SHAPES = {"square": (48, 48), "wide": (32, 90), "tall": (90, 32), "convolution": (24, 24 * 9)}
 UNEQUAL = [((48, 48), (64, 40)), ((32, 90), (48, 60)), ((90, 32), (40, 32)), ((24, 216), (32, 288))]
 RANKS = ["1", "5", "25%", "50%", "90%", "energy:0.5", "energy:0.95"]
 PROJECTIONS = ("lorax", "prolora", "prolora-cross")
-GAP = 1e-3  # relative gap of the singular values at the cut, below which the subspace itself is ill-defined
-
-
-def weight(shape: tuple[int, int], seed: int, power: float = 0.7) -> np.ndarray:
-    """Random singular vectors, singular values i^-power with a little jitter: the shape of trained weights' spectra."""
-    made = np.random.default_rng(seed)
-    p = min(shape)
-    U, V = (np.linalg.qr(made.normal(size=(n, p)))[0] for n in shape)
-    S = np.arange(1, p + 1.0) ** -power * np.exp(0.01 * made.normal(size=p))
-    return (U * S) @ V.T
-
-
-def fine_tuned(W: np.ndarray, seed: int) -> np.ndarray:
-    return W + 0.1 * W.std() * np.random.default_rng(seed).normal(size=W.shape)
-
-
-def low_rank(shape: tuple[int, int], seed: int, rank: int = 3, scale: float = 0.5) -> tuple[LowRank, np.ndarray]:
-    """A delta of float32 factors, and the same multiplied out in float64."""
-    made = np.random.default_rng(seed)
-    up, down = made.normal(size=(shape[0], rank)).astype(np.float32), made.normal(size=(rank, shape[1])).astype(np.float32)
-    return LowRank(torch.tensor(up), torch.tensor(down), scale), scale * up.astype(float) @ down.astype(float)
-
-
-def dense(delta: LowRank) -> np.ndarray:
-    return delta.scale * (delta.up.double() @ delta.down.double()).numpy()
-
-
-def bases(W_s: np.ndarray, W_t: np.ndarray, rank: str) -> Bases:
-    return Bases(Decomposition(torch.tensor(W_s)), Decomposition(torch.tensor(W_t)), RankRule(rank))
-
-
-def moved(method: str, dW: LowRank, pair: Bases) -> np.ndarray:
-    result, _ = METHODS[method].move(dW, pair)
-    assert result is not None
-    return dense(result)
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-def gap(W: np.ndarray, r: int, every: bool = False) -> float:
-    """Relative gap below the r-th singular value; with ``every``, the smallest gap of the first r."""
-    S = np.append(np.linalg.svd(W, compute_uv=False), 0.0)
-    return float(min((S[i] - S[i + 1]) / S[i] for i in (range(r) if every else [r - 1])))
 
 
 def cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -7,25 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lorax.transfer.planning import plan
 
 from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, unpack
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.methods import METHODS, Bases
 from lorax.options import Options
 from lorax.pairing.pairs import pair
 from lorax.subspace import Decomposition, RankRule
+from lorax.transfer.planning import plan
 from tests import reference
 
 LORAS = BUNDLE / "loras"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    unpack(folder)
-    return folder
 
 
 def test_blocks_of_the_pruned_model_find_the_blocks_they_came_from(models: Path) -> None:

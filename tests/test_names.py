@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from lorax.checkpoint import families
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.checkpoint.layer_names import UNetNames, block_of
 from tests import builders, structure, xl
+from tests.tensor_files import HeaderOnly
 
 SIZES = {"full": structure.FULL, "pruned": structure.FULL_PRUNED}
 ALL_SIZES: dict[str, Any] = SIZES | xl.SIZES
@@ -41,19 +41,6 @@ def text_shapes() -> Shapes:
         model = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
     names = {key.removeprefix("text_model."): value for key, value in model.state_dict().items()}
     return {f"text_model.{key}": tuple(value.shape) for key, value in names.items() if not key.endswith("position_ids")}
-
-
-class HeaderOnly:
-    """A tensor file of which only the header exists."""
-
-    path = Path("base.safetensors")
-
-    def __init__(self, shapes: Shapes) -> None:
-        self.metadata: dict[str, str] = {}
-        self.shapes = shapes
-
-    def get(self, key: str) -> torch.Tensor:
-        raise AssertionError(f"names need no weights, but {key} was read")
 
 
 @cache

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -17,90 +16,10 @@ from lorax.files.cache import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import plan
 from tests import builders
-from tests.conftest import Files
-
-
-class Weights(NamedTuple):
-    network_key: str
-    sd_key: str
-    w: dict[str, torch.Tensor]
-    sd_module: Any
-
-
-class Loaded:
-    """A model or a network, on which the host and extensions keep what they like."""
-
-
-class Host:
-    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects.
-
-    ``tests/webui/test_double.py`` compares ``modules`` with a real checkout.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.state = SimpleNamespace(interrupted=False, skipped=False, textinfo=None, sampling_step=0, sampling_steps=0)
-        self.shared = SimpleNamespace(state=self.state, sd_model=None)
-        self.networks = SimpleNamespace(module_types=["the host's own"], loaded_networks=[])
-        self.checkpoints: dict[str, Any] = {}
-        lora = SimpleNamespace(NetworkModuleLora=lambda net, weights: weights)
-        processing = SimpleNamespace(cached_c=[1, 2], cached_uc=[1, 2], cached_hr_c=[1, 2], cached_hr_uc=[1, 2])
-        self.encoded = processing
-        modules = {
-            "networks": self.networks,
-            "network": SimpleNamespace(ModuleType=object, NetworkWeights=Weights),
-            "network_lora": lora,
-            "modules": ModuleType("modules"),
-            "modules.devices": SimpleNamespace(
-                device=torch.device("cpu"), torch_gc=lambda: None, without_autocast=lambda disable=False: torch.no_grad()
-            ),
-            "modules.processing": SimpleNamespace(
-                StableDiffusionProcessing=processing, StableDiffusionProcessingTxt2Img=processing
-            ),
-            "modules.scripts": SimpleNamespace(Script=object, AlwaysVisible="always"),
-            "modules.sd_models": SimpleNamespace(checkpoints_list=self.checkpoints),
-            "modules.shared": self.shared,
-        }
-        self.modules = modules
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-            if name.startswith("modules."):
-                setattr(modules["modules"], name.removeprefix("modules."), module)
-        for name in [name for name in sys.modules if name.startswith("lorax.hosts.a1111.network")]:
-            monkeypatch.delitem(sys.modules, name)
-
-    def know(self, *paths: Path) -> None:
-        for path in paths:
-            self.checkpoints[path.name] = SimpleNamespace(filename=str(path), sha256=builders.sha256(path))
-
-    def load(self, path: Path) -> None:
-        class Model:
-            """The host keeps weak references to it possible."""
-
-        prefixes = {"unet": "diffusion_model_", "te": "transformer_"}
-        names = [layer.partition(".") for layer in open_checkpoint(path).layers]
-        model: Any = Model()
-        model.network_layer_mapping = {
-            prefixes[head] + inside.replace(".", "_"): SimpleNamespace(network_current_names=(("x", 1.0),))
-            for head, _, inside in names
-        }
-        model.sd_checkpoint_info = SimpleNamespace(filename=str(path), sha256=builders.sha256(path))
-        self.shared.sd_model = model
-
-    def activate(self, script: type, *nets: Any) -> list[str]:
-        """The messages."""
-        self.networks.loaded_networks[:] = nets
-        for net in nets:
-            net.mentioned_name = net.name
-        asked = {"lora": [SimpleNamespace(positional=[net.name]) for net in nets]}
-        messages: list[str] = []
-        script().after_extra_networks_activate(SimpleNamespace(comment=messages.append), batch_number=0, extra_network_data=asked)
-        return messages
-
-    @property
-    def applied_anew(self) -> bool:
-        model = self.shared.sd_model
-        return all(module.network_current_names != (("x", 1.0),) for module in model.network_layer_mapping.values())
+from tests.network_double import Host, Loaded, Weights
+from tests.samples import Files
 
 
 @pytest.fixture

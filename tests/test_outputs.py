@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lorax.cli import main
 from tests import builders
-from tests.conftest import Files, arguments
+from tests.samples import Files, arguments
 
 
 def test_output_names(files: Files, styled: Path, out: Path, tmp_path: Path) -> None:

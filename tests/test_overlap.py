@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import Moved, plan
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.cli import main
@@ -16,20 +15,12 @@ from lorax.formats import open_adapter
 from lorax.methods.auto import OVERLAP, strength
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import Moved, plan
 from lorax.transfer.running import run
 from tests import builders
-from tests.builders import TE, UNET, Delta
-from tests.conftest import Files, arguments
-from tests.test_fitting import fit
-
-
-def along(files: Files, path: Path, c: float, deltas: Iterable[Delta] | None = None) -> Path:
-    """A target that moved along the adapter's delta: W_t = W_s + c * dW + noise."""
-    state = dict(files.target_state)
-    for delta in files.deltas if deltas is None else deltas:
-        key = f"{TE if delta.component == 'te' else UNET}{delta.ldm}.weight"
-        state[key] = state[key] + c * torch.from_numpy(delta.dense).reshape(state[key].shape).float()
-    return builders.save(state, path)
+from tests.builders import UNET, Delta
+from tests.fitted import fit
+from tests.samples import Files, along, arguments
 
 
 def moved(files: Files, target: Path, method: str) -> Moved:

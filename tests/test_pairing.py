@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import torch
-
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import UNetNames, block_of
-from lorax.files.tensors import Part
+from lorax.checkpoint.layer_names import block_of
 from lorax.pairing.pairs import pair
 from lorax.reasons import Why
 from tests import builders
-
-
-class InMemory:
-    """A tensor file that is a dict."""
-
-    metadata: dict[str, str] = {}  # noqa: RUF012
-
-    def __init__(self, state: builders.State, path: Path) -> None:
-        self.state, self.path = state, path
-        self.shapes = {key: tuple(value.shape) for key, value in state.items()}
-
-    def get(self, key: str) -> torch.Tensor:
-        return self.state[key]
+from tests.tensor_files import opened
 
 
 def deepened(state: builders.State, block: str) -> builders.State:
@@ -36,15 +18,6 @@ def deepened(state: builders.State, block: str) -> builders.State:
         if key.startswith(f"{builders.UNET}{block}.transformer_blocks.0."):
             more[key.replace("transformer_blocks.0", "transformer_blocks.1")] = value.flip(0)
     return state | more
-
-
-def opened(state: builders.State) -> Checkpoint:
-    """As ``open_checkpoint`` does, but whatever the family."""
-    unet = {key.removeprefix(builders.UNET): value for key, value in state.items() if key.startswith(builders.UNET)}
-    file = InMemory(unet, Path("memory.safetensors"))
-    layers = {key.removesuffix(".weight"): value for key, value in unet.items() if key.endswith(".weight") and value.dim() > 1}
-    where = {f"unet.{layer}": Part(file, f"{layer}.weight") for layer in layers}
-    return Checkpoint(file.path, families.SD1, UNetNames.from_ldm(unet), where)
 
 
 def test_modules_of_unlike_depth_are_paired_block_by_block() -> None:

@@ -21,7 +21,7 @@ from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from tests import builders, structure
-from tests.conftest import Files
+from tests.samples import Files
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 

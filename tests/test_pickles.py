@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.files.tensors import open_tensors
 from tests import builders
-from tests.conftest import Files, write
+from tests.samples import Files, write
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 

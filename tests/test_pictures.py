@@ -13,7 +13,7 @@ from lab import data
 from lab.classifier import NONE, Classifier, accuracy, labelled
 from lab.paths import CACHE, CLASSIFIER
 from lab.pictures import Judge, energy_distance, generate, held_out_prompts
-from lorax.demo.bundle import BASE, BUNDLE, STYLE, unpack
+from lorax.demo.bundle import BASE, BUNDLE, STYLE
 from lorax.demo.grid import draw
 from lorax.runner.runner import Runner
 
@@ -24,10 +24,9 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def drawn(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[torch.Tensor, list[str]]]:
+def drawn(classifier: Classifier, models: Path) -> dict[str, tuple[torch.Tensor, list[str]]]:
     """What the base draws of four subjects that the style's LoRA has not seen, alone and with the LoRA."""
-    models = tmp_path_factory.mktemp("models")
-    runner = Runner(models / f"{BASE}.safetensors", unpack(models))
+    runner = Runner(models / f"{BASE}.safetensors")
     adapters = {"alone": None, "styled": BUNDLE / "loras" / f"{STYLE}-{BASE}.safetensors"}
     return {label: generate(runner, path, held_out_prompts(classifier, 4)) for label, path in adapters.items()}
 

@@ -14,7 +14,7 @@ from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.checkpoint.prediction import EDM, NOISE, VELOCITY
 from lorax.cli import main
 from tests import builders
-from tests.conftest import SOURCE_METADATA, Files, arguments
+from tests.samples import SOURCE_METADATA, Files, arguments
 
 SGM = "model: {{params: {{denoiser_config: {{params: {{scaling_config: {{target: a.b.{}}}}}}}, network_config: x}}}}"
 LDM = "model:\n  params:\n{}    unet_config:\n      params: {{}}\n"

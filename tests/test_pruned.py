@@ -8,20 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import builders, reference, structure
-from tests.conftest import Files
-from tests.test_methods import GAP, distance, gap
-from tests.test_transfer import assert_same, transfer, weight
-
-
-def kept(path: str) -> str | None:
-    """The name that pruning gives to a layer of the base (diffusers layout), or None where it is pruned away."""
-    parts = path.split(".")
-    if parts[0] == "down_blocks" and parts[2] in ("resnets", "attentions"):
-        return path if parts[3] == "0" else None
-    if parts[0] == "up_blocks" and parts[2] in ("resnets", "attentions"):
-        index = {"0": "0", "2": "1"}.get(parts[3])
-        return ".".join([*parts[:3], index, *parts[4:]]) if index else None
-    return path
+from tests.measures import GAP, assert_same, distance, gap
+from tests.samples import Files, transfer, weight
 
 
 @pytest.mark.parametrize("source", ["base", "target"])
@@ -38,7 +26,7 @@ def test_pruned_targets_are_fed_by_the_blocks_that_they_kept(files: Files, out: 
     for delta in deltas:
         if delta.component == "te":
             expected[delta.named("kohya")] = delta.dense
-        elif (name := kept(delta.diffusers)) is not None:
+        elif (name := builders.pruned_name(delta.diffusers)) is not None:
             expected["lora_unet_" + ldm[name].replace(".", "_")] = delta.dense
     assert_same(builders.dense(moved), expected)
     for record in json.loads(report.read_text())["layers"]:

@@ -20,7 +20,7 @@ from lorax.transfer import by_layer, planning
 from lorax.transfer.planning import plan_all
 from lorax.transfer.running import run, run_all
 from tests import builders, structure
-from tests.conftest import Files
+from tests.samples import Files
 
 
 @pytest.fixture

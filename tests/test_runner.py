@@ -15,7 +15,7 @@ from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
 from lorax.checkpoint.model_config import Settings, settings_of
 from lorax.checkpoint.openclip import padded_with_zeros
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE, unpack
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE
 from lorax.files.tensors import open_tensors
 from lorax.formats import open_adapter
 from lorax.runner.runner import Conditioning, Runner
@@ -112,17 +112,10 @@ def test_layers_of_both_text_encoders(xl_model: tuple[xl.XLModel, Path]) -> None
             assert torch.equal(found, state[f"{path_in_encoder}.weight"])
 
 
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundled")
-    unpack(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", [BASE, FINETUNE, PRUNED])
 @torch.no_grad()
-def test_the_bundled_models_are_what_diffusers_reads(bundled: Path, name: str) -> None:
-    path = bundled / f"{name}.safetensors"
+def test_the_bundled_models_are_what_diffusers_reads(models: Path, name: str) -> None:
+    path = models / f"{name}.safetensors"
     runner, config = Runner(path), str(path.with_suffix(".yaml"))
     unet = UNet2DConditionModel.from_single_file(str(path), original_config=config).float().eval()
     conditioning, x, times = runner.encode(["guitar", "koala"]), torch.randn(2, 4, 8, 8), torch.tensor([5, 800])

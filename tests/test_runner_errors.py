@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.demo.bundle import BASE, unpack
+from lorax.demo.bundle import BASE
 from lorax.errors import LoraxError
 from lorax.files.tensors import open_tensors
 from lorax.runner.runner import Runner
@@ -22,11 +22,9 @@ VAE = "first_stage_model."
 TE = "cond_stage_model.transformer.text_model."
 
 
-@pytest.fixture(scope="module")
-def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundled")
-    unpack(folder)
-    return folder / f"{BASE}.safetensors"
+@pytest.fixture
+def bundled(models: Path) -> Path:
+    return models / f"{BASE}.safetensors"
 
 
 @pytest.fixture

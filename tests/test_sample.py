@@ -19,8 +19,7 @@ from lorax.transfer import by_layer
 from lorax.transfer.planning import Moved, Plan, plan
 from lorax.transfer.running import run, run_all
 from tests import builders
-from tests.conftest import Files
-from tests.test_overlap import along
+from tests.samples import Files, along
 
 LAYERS = [
     param.diffusers.removesuffix(".weight")

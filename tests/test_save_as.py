@@ -16,11 +16,16 @@ from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.ui import words
 from lorax.workflow.jobs import Destination, transfer
-from tests import builders
-from tests.conftest import Files, arguments
-from tests.test_workflow import folder, made, request, silent  # noqa: F401  (folder is a fixture)
+from tests import builders, library
+from tests.library import made, request, silent
+from tests.samples import Files, arguments
 
 LORAX = Saving(save_as="lora-x")
+
+
+@pytest.fixture
+def folder(files: Files, tmp_path: Path) -> Path:
+    return library.make(tmp_path, files)
 
 
 def test_a_lorax_file_is_called_after_no_target_and_does_not_depend_on_it(
@@ -74,7 +79,7 @@ def test_what_diverged_is_refused_as_it_is_for_a_plain_lora(files: Files, out: P
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_tab_and_the_api_save_either(folder: Path) -> None:  # noqa: F811
+def test_the_tab_and_the_api_save_either(folder: Path) -> None:
     destination = Destination(folder / "Lora", "moved", saving=LORAX)
     results = transfer(request(folder, "one", "styles/two"), destination, silent)
     assert [result.written for result in results] == [
@@ -86,7 +91,7 @@ def test_the_tab_and_the_api_save_either(folder: Path) -> None:  # noqa: F811
     assert (plain.written, plain.note) == (folder / "Lora" / "one-target.safetensors", "")
 
 
-def test_a_declined_pair_leaves_no_empty_folder(folder: Path, files: Files) -> None:  # noqa: F811
+def test_a_declined_pair_leaves_no_empty_folder(folder: Path, files: Files) -> None:
     builders.save(builders.base(seed=77), folder / "target.safetensors")
     (result,) = transfer(request(folder, "one", options=Options()), Destination(folder / "Lora", "moved"), silent)
     assert result.report.declined
@@ -94,7 +99,7 @@ def test_a_declined_pair_leaves_no_empty_folder(folder: Path, files: Files) -> N
     assert not (folder / "Lora" / "moved").exists()
 
 
-def test_existing_files_are_found_before_any_work_and_inputs_are_never_replaced(folder: Path) -> None:  # noqa: F811
+def test_existing_files_are_found_before_any_work_and_inputs_are_never_replaced(folder: Path) -> None:
     def never(done: int, total: int, text: str) -> None:
         raise AssertionError
 

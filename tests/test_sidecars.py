@@ -12,7 +12,7 @@ import pytest
 from lorax.catalog import ListedFile, facts, named, propose
 from lorax.cli import main
 from tests import builders
-from tests.conftest import Files, arguments
+from tests.samples import Files, arguments
 
 CIVITAI: dict[str, Any] = {
     "id": 12345,

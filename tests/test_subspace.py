@@ -10,7 +10,8 @@ from lorax.methods import METHODS, Bases
 from lorax.subspace import Decomposition, RankRule, similarity
 from lorax.subspace.gram import Gram, lower_gram
 from tests import reference
-from tests.test_methods import bases, distance, fine_tuned, low_rank, moved, weight
+from tests.matrices import bases, fine_tuned, low_rank, moved, weight
+from tests.measures import distance
 
 SHAPES = {"square": (320, 320), "wide": (288, 700), "tall": (700, 288)}  # more than lorax.subspace.SMALL on either side
 BOUND = 1e-3

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 
 from lab import change, data, measure, sweep, variants, zoo
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
@@ -23,6 +22,7 @@ from lorax.models import sampling
 from lorax.models.hooks import adapted
 from lorax.options import Options, Running
 from lorax.runner.runner import Runner
+from lorax.transfer.planning import plan
 from tests import narrow
 
 ADAPTER = ADAPTERS["contrast-r4"]

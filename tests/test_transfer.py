@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +13,8 @@ from safetensors.torch import load_file, save_file
 from lorax.cli import main
 from tests import builders, reference
 from tests.builders import State
-from tests.conftest import Files
-from tests.test_methods import GAP, distance, gap
-
-HALF = 1.5e-3  # what two factors in fp16 may lose, relative
-
-
-def transfer(lora: Path, source: Path, target: Path, out: Path, *more: str) -> Path:
-    written = out / "moved.safetensors"
-    assert main(["transfer", str(lora), "--source", str(source), "--target", str(target), "--output", str(written), *more]) == 0
-    return written
-
-
-def kohya(deltas: Iterable[builders.Delta]) -> dict[str, np.ndarray]:
-    return {delta.named("kohya"): delta.dense for delta in deltas}
-
-
-def weight(state: State, delta: builders.Delta) -> np.ndarray:
-    prefix = builders.TE if delta.component == "te" else builders.UNET
-    return state[f"{prefix}{delta.ldm}.weight"].flatten(1).double().numpy()
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float = HALF) -> None:
-    assert found.keys() == expected.keys()
-    for name, dW in expected.items():
-        assert distance(found[name], dW) < tolerance, name
+from tests.measures import GAP, HALF, assert_same, distance, gap
+from tests.samples import Files, kohya, transfer, weight
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", HALF), ("bf16", 8 * HALF), ("fp32", 1e-6)])

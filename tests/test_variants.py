@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import Moved
 
 from lab import zoo
 from lab.variants import BY_NAME, COPY, RANDOM, VARIANTS, WRONG, Variant, move, random_like
@@ -14,8 +13,9 @@ from lab.zoo import ADAPTERS, CONCEPT, STYLES
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.low_rank import LowRank
 from lorax.methods import METHODS
+from lorax.transfer.planning import Moved
 from tests import builders
-from tests.conftest import Files
+from tests.samples import Files
 
 
 def generator(seed: int = 0) -> torch.Generator:

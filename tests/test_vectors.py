@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lorax.cli import main
 from tests import builders
 from tests.builders import State
-from tests.conftest import Files
+from tests.samples import Files
 
 PROJ, KERNEL = "lora_unet_mid_block_attentions_0_proj_in", "lora_unet_down_blocks_1_resnets_0_conv1"
 # A norm of a residual block, of an attention module, of a transformer block, of no block, and of the text encoder.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,39 +15,15 @@ from lorax.catalog import ListedFile, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
-from lorax.workflow.jobs import Destination, Memory, Request, Result, analyse, transfer
-from tests import builders
-from tests.conftest import Files
-
-
-def silent(done: int, total: int, text: str) -> None:
-    pass
+from lorax.workflow.jobs import Destination, Memory, Result, analyse, transfer
+from tests import builders, library
+from tests.library import made, request, silent
+from tests.samples import Files
 
 
 @pytest.fixture
 def folder(files: Files, tmp_path: Path) -> Path:
-    """A user's folder: two checkpoints, and three LoRAs in a folder of their own."""
-    models = tmp_path / "models"
-    (models / "Lora" / "styles").mkdir(parents=True)
-    for base in (files.base, files.target):
-        shutil.copy(base, models)
-    named = {"ss_sd_model_name": "base.safetensors", "modelspec.trigger_phrase": "origami"}
-    builders.save_lora(models / "Lora" / "one.safetensors", files.deltas, metadata=named)
-    builders.save_lora(models / "Lora" / "styles" / "two.safetensors", files.deltas)
-    (models / "Lora" / "broken.safetensors").write_bytes(b"no tensors")
-    (models / "notes.ckpt").write_bytes(b"no checkpoint")
-    shutil.copy(models / "Lora" / "one.safetensors", models / "Lora" / "LOUD.SAFETENSORS")
-    return models
-
-
-def request(folder: Path, *names: str, options: Options | None = None) -> Request:
-    host = Standalone(folder)
-    bases, adapters = host.bases(), host.adapters()
-    return Request(bases["base"], bases["target"], [adapters[f"Lora/{name}"] for name in names], options or Options("copy"))
-
-
-def made(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*-target*")) + sorted(path.name for path in folder.rglob("*.tmp"))
+    return library.make(tmp_path, files)
 
 
 def test_a_folder_is_sorted_into_bases_and_adapters(folder: Path) -> None:

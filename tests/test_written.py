@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from lorax import __version__
 from lorax.cli import main
 from tests import builders
-from tests.conftest import SOURCE_METADATA, Files, arguments
+from tests.samples import SOURCE_METADATA, Files, arguments
 
 
 def test_metadata(files: Files, styled: Path, out: Path) -> None:

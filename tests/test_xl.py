@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -24,10 +23,11 @@ from lorax.formats.loraxfile import Header
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
 from lorax.pairing.pairs import pair
+from lorax.transfer.planning import plan
 from lorax.workflow.fitting import Fitter
 from tests import builders, xl
-from tests.conftest import Files
-from tests.test_transfer import assert_same
+from tests.measures import assert_same
+from tests.samples import Files
 
 SOME = (
     "unet.input_blocks.4.1.proj_in",

@@ -19,7 +19,7 @@ from lorax.checkpoint import families
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.checkpoint.layer_names import UNetNames
 from tests import xl
-from tests.test_names import HeaderOnly, Shapes
+from tests.tensor_files import HeaderOnly, Shapes
 
 
 def options(size: xl.Size) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
-
 from lab import data
-from lab.paths import CACHE, EXTRA_LORAS, HEADLINE, LORAS
+from lab.paths import EXTRA_LORAS, HEADLINE, LORAS
 from lab.zoo import (
     ADAPTERS,
     ALL_PAIRS,
@@ -24,8 +22,7 @@ from lab.zoo import (
 )
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
-
-NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the icons are not rendered; that needs npm")
+from tests.lab_models import NEEDS_ICONS
 
 
 def test_adapters_move_within_a_structure() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders
-from tests.kohya.conftest import SCRIPTS
+from tests.kohya.trainers import SCRIPTS
 from tests.structure import TINY
 
 pytestmark = pytest.mark.skipif(not SCRIPTS, reason="LORAX_SD_SCRIPTS_DIR is not set: sd-scripts' modules are not compared with")

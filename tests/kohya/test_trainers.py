@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.kohya.conftest import SCRIPTS, Folder
+from tests.kohya.trainers import SCRIPTS, Folder
 
 pytestmark = pytest.mark.skipif(not SCRIPTS, reason="LORAX_SD_SCRIPTS_DIR is not set: the trainers of sd-scripts are not run")
 if SCRIPTS:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -20,24 +19,13 @@ from lorax.runner.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Network, Settings, extract, save
 from lorax.training.files import FORMS
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from tests import builders
-from tests.training.conftest import ALL, FEW, predict, randomise
+from tests.training.networks import ALL, FEW, assert_same, predict, randomise
 
 Make = Callable[..., Network]
 FORM = pytest.mark.parametrize("form", FORMS)
-
-
-def dense(layers: dict) -> dict[str, torch.Tensor]:
-    return {layer: dW.scale * dW.up.double() @ dW.down.double() for layer, dW in layers.items()}
-
-
-def assert_same(found: dict, expected: dict, tolerance: float = 1e-5) -> None:
-    """Layers alike up to a share of their norm."""
-    assert found.keys() == expected.keys()
-    a, b = dense(found), dense(expected)
-    for layer in a:
-        assert torch.linalg.norm(a[layer] - b[layer]) <= tolerance * torch.linalg.norm(b[layer]), layer
 
 
 @FORM

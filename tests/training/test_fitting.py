@@ -12,7 +12,7 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.runner.runner import Runner
 from lorax.training import Network, save
-from tests.test_fitting import assert_equal, fit, saved, tensors
+from tests.fitted import assert_equal, fit, saved, tensors
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_without_its_source_it_is_not_applied(runner: Runner, small: Path, finet
 def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> None:
     from lorax.files.cache import Cache
     from lorax.workflow.fitting import Fitter
-    from tests.test_fitting import Shelf
+    from tests.fitted import Shelf
 
     told = []
     Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, name: told.append((done, total)))

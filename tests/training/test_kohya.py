@@ -13,8 +13,7 @@ from lorax.formats import open_adapter
 from lorax.runner.runner import Runner
 from lorax.training import extract, kohya
 from lorax.training.files import FACTORS, SMALL
-from tests.training.conftest import predict, randomise
-from tests.training.test_files import assert_same
+from tests.training.networks import assert_same, predict, randomise
 
 
 def created(runner: Runner, dim: int | None = None, dropout: float | None = None, **arguments: str | None) -> kohya.KohyaNetwork:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,21 +11,14 @@ from typing import Any
 import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
+from tests.ui.chromium import launched
 from tests.ui.double import Double
-
-SHOTS = Path(os.environ.get("LORAX_SCREENSHOTS", ".screenshots"))
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: python dev.py ui")
-    with playwright.sync_playwright() as driver:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome") or driver.chromium.executable_path
-        if not Path(chromium).exists():
-            pytest.skip("needs the system's Chromium, or playwright's: playwright install chromium")
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -73,20 +65,3 @@ def page(server: str, browser: Any) -> Iterator[Any]:
     yield opened
     print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
     opened.close()
-
-
-def pick(page: Any, selector: str, text: str) -> None:
-    """Choose in a dropdown the entry that begins with ``text``."""
-    page.locator(f"{selector} input").first.click()
-    page.locator(f"{selector} input").first.fill(text)
-    page.locator(f"{selector} ul.options li").filter(has_text=text).first.click()
-    page.keyboard.press("Escape")
-    page.locator(f"{selector} input").first.blur()  # gradio 3 opens the list when the field is entered anew
-
-
-def shoot(page: Any, name: str) -> None:
-    """Keep a screenshot, called after the version of gradio."""
-    import gradio
-
-    SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}-gradio{gradio.__version__.split('.')[0]}.png", full_page=True)

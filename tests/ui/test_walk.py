@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorax.transfer.by_layer import Pass
-from tests.ui.conftest import pick, shoot
+from tests.ui.chromium import pick, shoot
 
 LORA = "Lora/contrast-base"
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.ui.conftest import browser  # noqa: F401  (a fixture)
+from tests.ui.chromium import launched
 from tests.webui.drawing import furnish
 from tests.webui.page import Page
 from tests.webui.server import INSTALLATION, WebUI
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with launched() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

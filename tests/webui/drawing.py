@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -16,6 +15,7 @@ from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output import plain_lora
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.server import INSTALLATION, Drawn, WebUI

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from lorax.demo import bundle
-from tests.ui.conftest import SHOTS, pick
+from tests.ui.chromium import SHOTS, pick
 from tests.webui.narrow_xl import VISION
 from tests.webui.server import INSTALLATION, PATIENCE, WebUI
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorax.demo.bundle import unpack
-from tests import test_network_type
+from tests import network_double
 from tests.ui import double
 from tests.webui.server import INSTALLATION, needs_webui
 
@@ -66,12 +66,12 @@ def test_modules(tmp_path: Path) -> None:
 
 
 def test_modules_of_the_network_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = test_network_type.Host(monkeypatch)
+    stand_in = network_double.Host(monkeypatch)
     for name, module in stand_in.modules.items():
         if name != "modules":
             folder, _, file = name.rpartition(".")
             assert_offered(f"{folder or 'extensions-builtin/Lora'}/{file}.py", module)
-    fields = list(test_network_type.Weights._fields)
+    fields = list(network_double.Weights._fields)
     assert f"NetworkWeights = namedtuple('NetworkWeights', {fields})" in ast.unparse(source("extensions-builtin/Lora/network.py"))
     for path, name, module in (
         ("modules/shared_state.py", "State", stand_in.state),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -20,6 +19,7 @@ from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output import plain_lora
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl

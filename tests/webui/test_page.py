@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
+from lorax.transfer.planning import plan
 from tests import builders
-from tests.ui.conftest import pick
+from tests.ui.chromium import pick
 from tests.webui.page import LORA, Page, opened
 from tests.webui.server import needs_webui
 

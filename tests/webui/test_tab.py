@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.ui.conftest import pick
+from tests.ui.chromium import pick
 from tests.webui.page import LORA, MORE, Page, shoot, tab
 from tests.webui.server import needs_webui
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lorax.transfer.planning import plan
 from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint.checkpoint import open_checkpoint
@@ -15,6 +14,7 @@ from lorax.runner.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Settings, inject, save
 from lorax.training.files import FACTORS, PLAIN, SMALL
+from lorax.transfer.planning import plan
 from lorax.transfer.running import run
 from lorax.workflow.fitting import settings
 from tests import builders

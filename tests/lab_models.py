@@ -1,0 +1,28 @@
+"""The lab's trained models and LoRAs, and transfers that are planned between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.paths import CACHE
+from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.demo.bundle import BASE, BUNDLE
+from lorax.formats import open_adapter
+from lorax.options import Options, Running
+from lorax.transfer.planning import Plan, plan
+
+HEADLINE = BUNDLE.parent / "headline"
+STRANGER = "scratch"
+LORA = BUNDLE / "loras" / "contrast-base.safetensors"
+LOCON = HEADLINE / "loras" / "openmoji-r4-base.safetensors"
+NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the icons are not rendered; that needs npm")
+
+
+def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:
+    source = open_checkpoint(models / f"{BASE}.safetensors")
+    found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
+    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))
