@@ -141,7 +141,7 @@ def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Decl
 def _transfer(options: argparse.Namespace) -> int:
     request, saving = _request(options), _chosen(options, Saving)
     destination = AtPath(options.output, saving)
-    with _progress() as progress:
+    with progress_bar() as progress:
         results = transfer(request, destination, progress, _memory(options), _report_file(options), _announce(request))
     if options.json and any(result.report.declined or result.files for result in results):
         _print_json(reports_of(results, with_files=True))
@@ -161,7 +161,7 @@ def _transfer(options: argparse.Namespace) -> int:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    with _progress() as progress:
+    with progress_bar() as progress:
         results = analyse(_request(options), progress, _memory(options), _report_file(options))
     if options.json:
         _print_json(reports_of(results))
@@ -240,7 +240,7 @@ def _cache(options: argparse.Namespace) -> Cache | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """Show a bar on a terminal, in the steps of whatever is being done."""
     with tqdm(file=sys.stderr, disable=None, bar_format="{desc} |{bar}| {elapsed}<{remaining}") as bar:
 

@@ -13,8 +13,7 @@ from lorax.files.cache import Cache
 from lorax.formats import open_adapter
 from lorax.formats.loraxfile import Header
 from lorax.output import plain_lora
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from lorax.workflow import fitting
 from lorax.workflow.fitting import Fit, Fitter
 

@@ -17,8 +17,7 @@ from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.output import writing
 from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from lorax.workflow import fitting
 from lorax.workflow.fitting import Fitter
 from tests import builders

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorax.workflow.jobs import Result
 
 from lorax.catalog import ListedFile
 from lorax.methods import BEHAVIOURAL
@@ -15,7 +16,6 @@ from lorax.transfer import forecast
 from lorax.transfer.forecast import Forecast
 from lorax.transfer.report import LayerRecord, Report
 from lorax.ui import words
-from lorax.workflow.jobs import Result
 
 MODEL = {
     "related": {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from lorax import cli
 from lorax.cli import main
 from lorax.output import plain_lora
-from lorax.transfer.report import Report
+from lorax.progress import Progress
+from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
 
 FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
@@ -23,14 +24,15 @@ FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"),
 def test_interrupted_while_working(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(bar: Any) -> Callable[[int, int, str], None]:
+    @contextmanager
+    def interrupting() -> Iterator[Progress]:
         def progress(done: int, total: int, name: str) -> None:
             if done == 3:
                 raise KeyboardInterrupt
 
-        return progress
+        yield progress
 
-    monkeypatch.setattr(cli, "_progress", interrupt)
+    monkeypatch.setattr(cli, "progress_bar", interrupting)
     assert main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")]) == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert list(out.iterdir()) == []
@@ -92,10 +94,10 @@ def test_interrupted_while_copying_the_preview(
 def test_interrupted_when_all_is_written(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(self: Report) -> str:
+    def interrupt(report: Report) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Report, "summary", interrupt)
+    monkeypatch.setattr(wording, "summary", interrupt)
     assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert load_file(out / "style-target.safetensors")

@@ -15,7 +15,7 @@ from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import Plan, plan
+from lorax.transfer import Plan, plan
 from tests import builders
 from tests.measures import distance
 from tests.samples import Files, changed

@@ -16,7 +16,7 @@ from lorax.files.cache import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
+from lorax.transfer import plan
 from tests import builders
 from tests.network_double import Host, Loaded, Weights
 from tests.samples import Files

@@ -23,8 +23,8 @@ from lorax.formats.loraxfile import Header
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
 from lorax.pairing.pairs import pair
-from lorax.transfer.planning import plan
-from lorax.workflow.fitting import Fitter
+from lorax.transfer import plan
+from lorax.workflow import Fitter
 from tests import builders, xl
 from tests.measures import assert_same
 from tests.samples import Files

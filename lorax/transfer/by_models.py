@@ -45,7 +45,7 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     deltas = plan.adapter.deltas_of(plan.source)
     assigned = assignments(plan)
     if not assigned:
-        return _concluded(plan, auto, {}, {})
+        return concluded(plan, auto, {}, {})
     job = Job(
         plan.source,
         plan.target,
@@ -63,7 +63,7 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     )
     if start == BRIDGE:
         job = dataclasses.replace(job, start=_method_of(BRIDGE).fit(job))
-    return _concluded(plan, auto, method.fit(job), deltas)
+    return concluded(plan, auto, method.fit(job), deltas)
 
 
 def foretold(plan: Plan, context: Context) -> Moved:
@@ -135,7 +135,7 @@ def _method_of(name: str) -> ModelMethod:
     return method
 
 
-def _concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Mapping[str, LowRank]) -> Moved:
+def concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Mapping[str, LowRank]) -> Moved:
     """Conclude with the deltas that the method made, by target layer. ``deltas``: those of the adapter, by source layer."""
     records, own = {}, set()
     for name, (pair, target) in (_paired(plan) if deltas else {}).items():

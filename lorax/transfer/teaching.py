@@ -16,10 +16,10 @@ def prompts_of(plan: Plan, count: int) -> list[str]:
 
 def trigger_of(plan: Plan) -> str | None:
     """Return the trigger words that the user gives, else those that the adapter names; None if there are none."""
-    return plan.running.trigger or _trigger(plan.adapter)
+    return plan.running.trigger or trigger(plan.adapter)
 
 
-def _trigger(adapter: AdapterFile) -> str | None:
+def trigger(adapter: AdapterFile) -> str | None:
     """Return the words that the card or the metadata names, else the tag that trained most.
 
     Tags are counted in kohya's ``ss_tag_frequency``: {folder: {tag: count}}.

@@ -31,6 +31,7 @@ MEANINGS: dict[Topic | Why, str] = {  # what a reader may ask about a line of th
     Topic.EXPECTED: "What transfers between checkpoints as alike as these were worth when they were measured",
     Why.PROJECTED: PROJECTED,
     Why.PROJECTED_INSIDE: PROJECTED,
+    Why.COPIED_NOT_PROJECTED: "A projection keeps only what lies in the directions that matter most in the target's layer",
     Why.CARRIED: "The least-squares map is the best fit between two layers of different sizes",
     Why.TWO_PARTS: PARTS,
     Why.FOUR_PARTS: f"{PARTS}; and what leads from one to the other",

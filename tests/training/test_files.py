@@ -19,8 +19,7 @@ from lorax.runner.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Network, Settings, extract, save
 from lorax.training.files import FORMS
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests import builders
 from tests.training.networks import ALL, FEW, assert_same, predict, randomise
 

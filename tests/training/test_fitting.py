@@ -43,7 +43,7 @@ def test_without_its_source_it_is_not_applied(runner: Runner, small: Path, finet
 
 def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> None:
     from lorax.files.cache import Cache
-    from lorax.workflow.fitting import Fitter
+    from lorax.workflow import Fitter
     from tests.fitted import Shelf
 
     told = []

@@ -13,7 +13,7 @@ from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.workflow.jobs import Destination, Request, transfer
+from lorax.workflow import Destination, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")

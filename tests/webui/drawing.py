@@ -15,8 +15,7 @@ from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output import plain_lora
 from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.server import INSTALLATION, Drawn, WebUI
 

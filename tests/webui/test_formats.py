@@ -19,8 +19,7 @@ from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output import plain_lora
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.drawing import OTHER, SAME

@@ -13,7 +13,7 @@ from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
+from lorax.transfer import plan
 from tests import builders
 from tests.ui.chromium import pick
 from tests.webui.page import LORA, Page, opened

@@ -14,8 +14,7 @@ from lorax.runner.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Settings, inject, save
 from lorax.training.files import FACTORS, PLAIN, SMALL
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from lorax.workflow.fitting import settings
 from tests import builders
 from tests.webui.drawing import OTHER, SAME, message
