@@ -11,7 +11,7 @@ from pathlib import Path
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
 from lorax.files.hashing import legacy_hash
-from lorax.formats import open_adapter, sidecars
+from lorax.formats import kind, open_adapter, ranks, sidecars, trigger_words
 
 # Metadata that names the base: by the file's hash, by its name, by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
@@ -92,14 +92,14 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
         adapter = open_adapter(path)
     except (LoraxError, OSError) as error:
         return Facts(problem=str(error))
-    ranks, hints = sorted(adapter.ranks), sidecars.read(path)
+    found, hints = sorted(ranks(adapter)), sidecars.read(path)
     family = adapter.family or hints.family or families.told(adapter.metadata)
     return Facts(
-        rank=" to ".join(str(rank) for rank in dict.fromkeys((*ranks[:1], *ranks[-1:]))),
-        format=adapter.kind,
+        rank=" to ".join(str(rank) for rank in dict.fromkeys((*found[:1], *found[-1:]))),
+        format=kind(adapter),
         family=family.title if family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
-        trigger_words=hints.trigger_words or adapter.metadata.get("modelspec.trigger_phrase", ""),
+        trigger_words=trigger_words(adapter),
     )
 
 

@@ -11,7 +11,7 @@ from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lorax.checkpoint.layer_names import block_of
 from lorax.checkpoint.prediction import of_metadata
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.formats import AdapterFile, open_adapter
+from lorax.formats import AdapterFile, kind, open_adapter, ranks
 
 FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution and its inputs: the picture's latents
 MADE_FOR = {5: "depth", 8: "instruct-pix2pix", 9: "inpainting"}
@@ -73,10 +73,10 @@ def _family(adapter: AdapterFile) -> str:
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
-        "kind": adapter.kind,
+        "kind": kind(adapter),
         "family": _family(adapter),
-        "layers": len(adapter.parts),
-        "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
+        "layers": len(adapter.layers),
+        "ranks": {str(rank): count for rank, count in sorted(ranks(adapter).items())},
         **({"prediction": predicts} if (predicts := of_metadata(adapter.metadata)) else {}),
         **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,

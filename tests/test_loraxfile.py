@@ -40,7 +40,7 @@ def test_the_file_holds_the_source_side_factors(files: Files, out: Path) -> None
     parts = {key.partition(".")[2] for key in load_file(path)}
     assert parts == {"lorax_up.weight", "lorax_down.weight", "alpha"}
     adapter = open_adapter(path)
-    assert len(adapter.parts) == len(files.deltas)
+    assert len(adapter.layers) == len(files.deltas)
     for delta in files.deltas:
         read = adapter.delta(delta.named("kohya"))
         assert distance((read.scale * read.up @ read.down).double().numpy(), delta.dense) < 1e-6

@@ -17,7 +17,7 @@ from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.prediction import ZERO_SNR, prediction_of
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.files.hashing import Hashes, hashes, legacy_hash
-from lorax.files.tensors import Part, TensorFile, is_finite
+from lorax.files.tensors import Part, TensorFile, is_finite, title_of
 
 
 class Checkpoint:
@@ -43,8 +43,8 @@ class Checkpoint:
 
     @property
     def title(self) -> str:
-        """The base's name as a user would say it; a folder's may hold dots."""
-        return self.path.name if self.path.is_dir() else self.path.stem
+        """The base's name for users."""
+        return title_of(self.path)
 
     @cached_property
     def prediction(self) -> str | None:

@@ -23,6 +23,11 @@ def stamp(path: Path) -> Stamp:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
+def title_of(path: Path) -> str:
+    """The name of a model at ``path`` for users: a file's without its suffix, a folder's whole, since it may hold dots."""
+    return path.name if path.is_dir() else path.stem
+
+
 class TensorFile(Protocol):
     """A lazy mapping of names to tensors, in the dtype in which they are stored."""
 

@@ -7,9 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorax.catalog import facts
 from lorax.errors import LoraxError
-from lorax.formats import AdapterFile
+from lorax.formats import AdapterFile, trigger_words
 from lorax.options import texts
 
 SUBJECTS = """
@@ -73,7 +72,7 @@ def trigger(adapter: AdapterFile) -> str | None:
 
     That is of kohya's ``ss_tag_frequency``: {folder: {tag: count}}.
     """
-    if words := facts(adapter.path).trigger_words:
+    if words := trigger_words(adapter):
         return words
     try:
         folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()

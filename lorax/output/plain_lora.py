@@ -13,9 +13,8 @@ from lorax.checkpoint.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import is_finite
-from lorax.formats import sidecars
 from lorax.low_rank import LowRank
-from lorax.output import metadata
+from lorax.output import metadata, sidecars
 from lorax.transfer.planning import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -22,7 +22,7 @@ class Constrained(nn.Module):
     ``U`` (m, r) and ``Vh`` (r, n) are the leading singular vectors of the layer's weight (m, n), a convolution's n being
     in * kh * kw. They are frozen, in the weight's dtype and on its device, and in no state dict. ``core`` is dS: float32 (r,) or
     (r, r), zero at first, so that the first step's output is the base's. ``dropout`` drops entries of V~^T x while training.
-    ``probes`` are those of the basis as it was given (``lorax/formats/core.py``).
+    ``probes`` are those of the basis as it was given (``lorax/formats/small.py``).
     """
 
     U: torch.Tensor

@@ -54,7 +54,8 @@ def fed(plan: Plan) -> dict[str, Feed]:
 
 
 def _known_rank(plan: Plan, name: str) -> int:
-    rank = plan.adapter.rank(name) if plan.adapter.is_low_rank(name) else None
+    layer = plan.adapter.layers[name]
+    rank = layer.rank if layer.is_low_rank else None
     return DENSE_RANK if rank is None else rank
 
 

@@ -45,7 +45,7 @@ class Plan:
 
         That is, unless its bias goes along, for which it is written whole.
         """
-        free = self.adapter.is_low_rank(name) or any(vector.layer == name and vector.target for vector in self.vectors)
+        free = self.adapter.layers[name].is_low_rank or any(vector.layer == name and vector.target for vector in self.vectors)
         return self.options.max_rank or (None if free else DENSE_RANK)
 
     def prediction(self, base: Checkpoint) -> str | None:

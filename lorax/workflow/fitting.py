@@ -78,7 +78,7 @@ class Fitter:
             moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress, self.cache)
             message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
-        elif adapter.needs_source:
+        elif any(layer.is_on_base for layer in adapter.layers.values()):
             raise LoraxError(
                 f"not applied. It is rebuilt from {adapter.header.named_source}, which is not here. Put that checkpoint beside "
                 f"{base.path.name}, or use the adapter's form with factors."
@@ -148,7 +148,7 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
         layers = [layer for layer in adapter.layers_of(base).values() if layer is not None]
     except LoraxError:  # of another shape or family
         return False
-    return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
+    return len(layers) == len(adapter.layers) and base.fingerprint(layers) == adapter.header.fingerprint
 
 
 def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:

@@ -48,5 +48,5 @@ def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> No
 
     told = []
     Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, name: told.append((done, total)))
-    count = len(open_adapter(small).parts)
+    count = len(open_adapter(small).layers)
     assert told == [(done, count) for done in range(count)]
