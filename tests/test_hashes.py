@@ -62,9 +62,9 @@ def test_a_base_is_read_once_for_both(files: Files, tmp_path: Path, monkeypatch:
         return original(self, *arguments, **more)
 
     monkeypatch.setattr(Path, "open", counted)
-    found = base.sha256, base.legacy_hash, base.sha256
+    found = base.identity.sha256, base.identity.legacy, base.identity.sha256
     assert [path.name for path in opened] == [files.base.name]
-    assert (len(folder.sha256), folder.legacy_hash) == (64, "")
+    assert (len(folder.identity.sha256), folder.identity.legacy) == (64, "")
     assert [path.name for path in opened[1:]] == ["diffusion_pytorch_model.safetensors", "model.safetensors"]
     monkeypatch.undo()
     content = files.base.read_bytes()

@@ -188,7 +188,7 @@ def tensor_bytes() -> int:
 def save_adapter(path: Path, runner: Runner, layers: list[str]) -> None:
     tensors = {}
     for layer in layers:
-        (m, n, *kernel), name = runner.base.layers[layer], runner.base.kohya_name(layer)
+        (m, n, *kernel), name = runner.base.layers[layer], runner.base.names.kohya(layer)
         tensors[f"{name}.lora_up.weight"] = torch.randn(m, 2, *(1 for _ in kernel))
         tensors[f"{name}.lora_down.weight"] = torch.randn(2, n, *kernel)
     save_file(tensors, path)

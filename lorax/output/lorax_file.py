@@ -75,14 +75,14 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) ->
     for layer, delta in made.layers.items():
         balanced = delta.balanced()  # a copy, of one layer at a time
         for part, tensor in plain_lora.factors(base, layer, balanced, plain_lora.DTYPES[dtype]).items():
-            tensors[f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
+            tensors[f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
     header = Header(
         family=base.family,
         source=base.path.name,
-        source_sha256=base.sha256,
-        fingerprint=base.fingerprint(layers),
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(layers),
         method=made.method,
         settings=metadata.settings(plan.options, dtype),
         core=made.core,

@@ -91,7 +91,7 @@ def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A layer's tensors under kohya's keys."""
-    return {f"{target.kohya_name(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
+    return {f"{target.names.kohya(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
 
 
 def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) ->
 def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The layer's difference itself, beside which a bias is read."""
     dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
-    return {f"{target.kohya_name(layer)}.diff": dW.to(dtype).contiguous()}
+    return {f"{target.names.kohya(layer)}.diff": dW.to(dtype).contiguous()}
 
 
 def encode_vectors(
@@ -120,7 +120,7 @@ def encode_vectors(
     tensors = {}
     for parameter, vector in vectors.items():
         layer, _, kind = parameter.rpartition(".")
-        name = target.kohya_name(layer)
+        name = target.names.kohya(layer)
         if layer in whole:
             tensors[f"{name}.diff_b"] = vector.to(dtype)
             continue

@@ -34,7 +34,7 @@ def pair_vectors(
     found = []
     whole = {name for name, layer in adapter.layers.items() if layer.is_whole}
     for stored in adapter.vectors:
-        on_source = source.names.get(stored.layer) or source.norms.get(stored.layer)
+        on_source = source.names.get(stored.layer) or source.names.norms.get(stored.layer)
         counterpart = _counterpart(on_source, pairs, blocks) if on_source else None
         wanted = f"{counterpart}.{stored.parameter}"
         why = None

@@ -62,7 +62,7 @@ class Network(nn.Module):
         """Constrain one layer, of rank as ``settings`` say, in the basis of the base's own weight."""
         of = Decomposition(self.base.weight(layer))
         U, V = basis(of, of.rank(settings.of(layer)))
-        self.by_name[self.base.kohya_name(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
+        self.by_name[self.base.names.kohya(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
 
     def constrained(self) -> dict[str, Constrained]:
         """Layer -> what is trained of it."""

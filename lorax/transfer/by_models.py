@@ -40,7 +40,7 @@ def run(
     check_all(plan.source, plan.target)
     if cache is not None and cache.is_on_disk:  # what is kept is found by their hashes
         for base in (plan.source, plan.target):
-            base.find_hashes(progress)
+            base.identity.find(progress)
     meter, kept = _Meter(progress), Kept.of(plan, cache, start)
     [auto] = by_weights([plan], lambda done, total, name: progress(done, total, "comparing the checkpoints"), cache)
     if has_already(plan, auto):
