@@ -11,7 +11,7 @@ from lorax.files.hashing import hashes
 
 from lorax.checkpoint.checkpoint import open_checkpoint
 from lorax.errors import Interrupted
-from lorax.files import tensors
+from lorax.files import hashing
 from tests import builders
 from tests.conftest import Files
 
@@ -37,7 +37,7 @@ def test_of_several_files(tmp_path: Path) -> None:
 
 
 def test_a_reader_hears_how_far_it_is_and_may_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "TOLD", 2)
+    monkeypatch.setattr(hashing, "EVERY", 2)
     path = tmp_path / "file"
     path.write_bytes(bytes(5 * MIB))
     heard: list[int] = []

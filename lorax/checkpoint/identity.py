@@ -40,7 +40,7 @@ class Identity:
             self._hashes = hashes(*self._files, read=lambda done: progress(done, total, f"hashing {title_of(self._path)}"))
 
     def fingerprint(self, layers: Iterable[str]) -> str:
-        """sha256 of the weights of these layers in half precision. The VAE, the layout and the file's own precision do not matter."""
+        """sha256 of the weights of these layers in half precision. The VAE, the layout and the stored precision do not matter."""
         content = hashlib.sha256()
         for layer in sorted(layers):
             weight = self._where[layer].get().flatten(1).half()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorax.checkpoint.families import Family
 from lorax.files.staging import Staging
-from lorax.formats.sidecars import CARD, CIVITAI, content
+from lorax.formats import sidecars
 
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEW_STEMS = ("", ".preview")
@@ -29,10 +29,10 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
             if image.is_file() and staging.is_free(copy):
                 shutil.copyfile(image, staging.add(copy))
                 written.append(copy)
-    for suffix in (CARD, CIVITAI):
+    for suffix in (sidecars.CARD, sidecars.CIVITAI):
         copy = output.with_suffix(suffix)
-        if staging.is_free(copy) and (found := content(source.with_suffix(suffix))) is not None:
-            if suffix == CARD:
+        if staging.is_free(copy) and (found := sidecars.content(source.with_suffix(suffix))) is not None:
+            if suffix == sidecars.CARD:
                 found["sd version"] = family.card_version
             else:
                 found = {key: found[key] for key in CIVITAI_KEPT if key in found}

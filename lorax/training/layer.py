@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorax.errors import LoraxError
-from lorax.formats.small import probes_of
+from lorax.formats import small
 from lorax.low_rank import LowRank
 
 DIAGONAL, FULL = "diagonal", "full"
@@ -35,7 +35,7 @@ class Constrained(nn.Module):
         r, weight = U.shape[1], module.weight
         self.multiplier, self.dropout = 1.0, dropout
         self.core = nn.Parameter(torch.zeros(r if core == DIAGONAL else (r, r), device=weight.device))
-        self.probes = probes_of(U, V)
+        self.probes = small.probes_of(U, V)
         self.register_buffer("U", U.to(weight), persistent=False)
         self.register_buffer("Vh", V.mT.to(weight).contiguous(), persistent=False)
         self._kernel: tuple[int, ...] = ()  # of a convolution

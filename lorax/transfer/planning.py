@@ -12,7 +12,7 @@ import torch
 
 from lorax.checkpoint.checkpoint import Checkpoint
 from lorax.checkpoint.layer_names import component_of
-from lorax.checkpoint.prediction import of_metadata, warning
+from lorax.checkpoint.prediction import mismatch_warning, prediction_in
 from lorax.formats import AdapterFile
 from lorax.low_rank import LowRank
 from lorax.options import DENSE_RANK, Options, Running
@@ -50,13 +50,13 @@ class Plan:
 
     def prediction(self, base: Checkpoint) -> str | None:
         """What the base predicts, as it says itself, or as the adapter says of its source; None where neither does."""
-        return base.prediction or (of_metadata(self.adapter.metadata) if base is self.source else None)
+        return base.prediction or (prediction_in(self.adapter.metadata) if base is self.source else None)
 
     @property
     def mismatch(self) -> str | None:
         """What is to be said where source and target do not predict the same."""
         source, target = (self.prediction(base) for base in (self.source, self.target))
-        return warning(source, self.source.path.name, target, self.target.path.name)
+        return mismatch_warning(source, self.source.path.name, target, self.target.path.name)
 
     @property
     def within_family(self) -> bool:
