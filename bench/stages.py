@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lorax.models.loss_scale import START, LossScale
+from lorax.transfer.feeds import fed
 from torch import nn
 
 from bench.gauge import Gauge, Reading, operations
@@ -17,12 +19,10 @@ from lorax.low_rank import LowRank
 from lorax.methods import bridge, refine
 from lorax.models import sampling
 from lorax.models.hooks import adapted, recomputed
-from lorax.models.loss_scale import START, LossScale
 from lorax.models.prompts import Prompts
 from lorax.options import Options
 from lorax.runner.runner import Conditioning, Runner, Runners
 from lorax.transfer import cost
-from lorax.transfer.feeds import fed
 from lorax.transfer.planning import plan
 
 PROMPT = "a red car"

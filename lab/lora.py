@@ -79,7 +79,7 @@ def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) 
         "ss_base_model_version": base.family.base_version,
         "ss_v2": str(base.family.v2),
         "ss_sd_model_name": base.path.name,
-        "ss_new_sd_model_hash": base.sha256,
+        "ss_new_sd_model_hash": base.identity.sha256,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),
         "ss_network_alpha": str(adapter.rank),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import Enum, unique
 
 
+@unique
 class Why(Enum):
     """A kind of reason with its phrase.
 

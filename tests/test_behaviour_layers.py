@@ -99,7 +99,7 @@ def test_a_layer_of_high_rank_is_no_measure_for_those_beside(models: Path, out: 
     tensors, base = load_file(LORA), open_checkpoint(models / f"{BASE}.safetensors")
     made = planned(models, "xl", "refine")
     layer = next(pair.source for pair in made.pairs.values() if pair and pair.target and pair.source.endswith("to_out.0"))
-    name = base.kohya_name(layer)
+    name = base.names.kohya(layer)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(f"{name}.")}
     tensors |= {f"{name}.diff": torch.ones(base.layers[layer]), f"{name}.diff_b": torch.ones(base.layers[layer][0])}
     save_file(tensors, out / "mixed.safetensors")

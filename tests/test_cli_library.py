@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 
 from lorax import output
 from lorax.cli import main
-from lorax.transfer import Moved, Plan
 from lorax.workflow import orchestrator
 from tests import builders
 from tests.samples import Files, arguments

@@ -97,7 +97,7 @@ def test_layouts_hold_the_same(bases: Bases) -> None:
     one, other = open_checkpoint(bases.target), open_checkpoint(bases.as_folder)
     assert one.layers == other.layers
     assert all(torch.equal(one.stored(layer), other.stored(layer)) for layer in one.layers)
-    assert one.fingerprint(one.layers) == other.fingerprint(other.layers)
+    assert one.identity.fingerprint(one.layers) == other.identity.fingerprint(other.layers)
 
 
 def test_inspect(bases: Bases, capsys: pytest.CaptureFixture[str]) -> None:

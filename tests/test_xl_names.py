@@ -129,7 +129,7 @@ def test_every_naming_finds_every_layer(kind: str, naming: str) -> None:
 @pytest.mark.parametrize("kind", xl.SIZES)
 def test_written_names_are_kohyas(kind: str) -> None:
     base = checkpoint(kind)
-    assert {base.kohya_name(layer): layer for layer in base.layers} == {
+    assert {base.names.kohya(layer): layer for layer in base.layers} == {
         xl.spelled(layer, xl.SIZES[kind], "kohya"): layer for layer in base.layers
     }
 

@@ -1,4 +1,4 @@
-"""What a base's UNet predicts. Its weights do not show it; what lies in the file and beside it may."""
+"""What a base's UNet predicts. Its weights do not show it, but the file's header and the files beside it may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lorax.files.tensors import TensorFile
 
 NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
-# Keys that trainers leave in a checkpoint, as ComfyUI and Forge read them.
+# Keys that trainers put into a checkpoint as marks, as ComfyUI and Forge read them.
 MARKS = {"edm_mean": EDM, "edm_vpred.sigma_max": VELOCITY, "v_pred": VELOCITY}
 WORDS = {"epsilon": NOISE, "eps": NOISE, "v": VELOCITY, "v_prediction": VELOCITY}  # of modelspec, ldm and diffusers
 SCALINGS = {"EpsScaling": NOISE, "VScaling": VELOCITY, "VScalingWithEDMcNoise": VELOCITY, "EDMScaling": EDM}  # of sgm
@@ -20,18 +20,18 @@ ZERO_SNR = "ztsnr"  # a key beside v_pred: the last step of the schedule is nois
 
 
 def prediction_of(path: Path, file: TensorFile) -> str | None:
-    """What the base at ``path``, a file or a folder, predicts; None where nothing tells. ``file`` holds its UNet.
+    """What the base at ``path``, a file or a folder, predicts; None if nothing tells. ``file`` holds its UNet.
 
-    What a ``.yaml`` beside a file says comes first, as it does in A1111; then the marks among the keys, then the metadata. A
-    folder's scheduler tells. What cannot be read tells nothing, since a transfer needs none of it.
+    A ``.yaml`` beside a file comes first, as in A1111, or the scheduler of a folder. The marks among the keys and then the
+    metadata follow. What cannot be read is ignored, since a transfer does not need it.
     """
     told = _of_scheduler(path) if path.is_dir() else _of_yaml(path.with_suffix(".yaml"))
     mark = next((what for key, what in MARKS.items() if key in file.shapes), None)
-    return told or mark or of_metadata(file.metadata)
+    return told or mark or prediction_in(file.metadata)
 
 
-def of_metadata(metadata: Mapping[str, str]) -> str | None:
-    """What the header of a base or of an adapter says, in modelspec's words or kohya's."""
+def prediction_in(metadata: Mapping[str, str]) -> str | None:
+    """What the header of a base or an adapter says in modelspec's words or kohya's; None if it does not say."""
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     kohya = metadata.get("ss_base_model_version", "")
     return (
@@ -59,7 +59,7 @@ def mismatch(of_source: str | None, source: str, of_target: str | None, target: 
 
 
 def _of_yaml(path: Path) -> str | None:
-    """ldm's ``parameterization``, or the scaling of sgm's denoiser."""
+    """What a ``.yaml`` says: ldm's ``parameterization``, or the scaling of sgm's denoiser."""
     if not path.is_file():
         return None
     import yaml
@@ -75,7 +75,7 @@ def _of_yaml(path: Path) -> str | None:
 
 
 def _of_scheduler(folder: Path) -> str | None:
-    """Of a pipeline's folder, or of the ``unet`` folder inside it."""
+    """What the scheduler says of a pipeline's folder, or of the ``unet`` folder inside it."""
     places = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
     try:
         settings = json.loads(next(path for path in places if path.is_file()).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorax.checkpoint.checkpoint import Checkpoint
 from lorax.checkpoint.families import SD1, SDXL
 from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import DEFAULTS, Settings, settings_of
+from lorax.checkpoint.model_config import DEFAULT_CONFIGS, ModelConfig, config_of
 from lorax.errors import LoraxError
 
 TOKENS = 77  # of a prompt
@@ -79,12 +79,12 @@ def operations(base: Checkpoint) -> Operations:
     )
 
 
-def _settings(base: Checkpoint) -> Settings:
+def _settings(base: Checkpoint) -> ModelConfig:
     """Of a base that cannot be run here, what is usual in its family: its refiner is as SDXL, SD 2.x as 1.x."""
     try:
-        return settings_of(base.unet_file, base.family.name)
+        return config_of(base.unet_file, base.family.name)
     except LoraxError:
-        return DEFAULTS[SDXL.name if base.family.signs.deep else SD1.name]
+        return DEFAULT_CONFIGS[SDXL.name if base.family.signs.deep else SD1.name]
 
 
 def _layers(base: Checkpoint, size: int) -> Iterator[tuple[str, Layer]]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import Settings, settings_of
+from lorax.checkpoint.model_config import ModelConfig, config_of
 from lorax.errors import LoraxError
 
 FIRST = "unet.input_blocks.0.0"
 CHANNELS = 4  # of latents
 
 
-def check(base: Checkpoint) -> Settings:
+def check(base: Checkpoint) -> ModelConfig:
     """Return the base's configuration. Raises LoraxError if nothing can run it."""
     if base.path.is_dir():
         raise LoraxError(
             f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file, or draw in the WebUI."
         )
-    settings = settings_of(base.unet_file, base.family.name)
+    settings = config_of(base.unet_file, base.family.name)
     if FIRST not in base.layers:
         raise LoraxError(f"{base.path}: the UNet lacks {FIRST.removeprefix('unet.')}, its first layer. Use a whole checkpoint.")
     if (channels := base.layers[FIRST][1]) != CHANNELS:

@@ -13,9 +13,8 @@ from lorax.checkpoint.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import is_finite
-from lorax.formats import sidecars
 from lorax.low_rank import LowRank
-from lorax.output import metadata
+from lorax.output import metadata, sidecars
 from lorax.transfer import Moved, Plan, wording
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -90,7 +89,7 @@ def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A layer's tensors under kohya's keys."""
-    return {f"{target.kohya_name(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
+    return {f"{target.names.kohya(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
 
 
 def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -109,7 +108,7 @@ def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) ->
 def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The layer's difference itself, beside which a bias is read."""
     dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
-    return {f"{target.kohya_name(layer)}.diff": dW.to(dtype).contiguous()}
+    return {f"{target.names.kohya(layer)}.diff": dW.to(dtype).contiguous()}
 
 
 def encode_vectors(
@@ -119,7 +118,7 @@ def encode_vectors(
     tensors = {}
     for parameter, vector in vectors.items():
         layer, _, kind = parameter.rpartition(".")
-        name = target.kohya_name(layer)
+        name = target.names.kohya(layer)
         if layer in whole:
             tensors[f"{name}.diff_b"] = vector.to(dtype)
             continue

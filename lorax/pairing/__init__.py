@@ -1,4 +1,4 @@
-"""Pairs."""
+"""Finds the target layer that each source layer feeds, with the reason: by names, by weights or by the place in the network."""
 
 from lorax.pairing.layer_pair import Pair
 from lorax.pairing.pairs import PAIRINGS, pair

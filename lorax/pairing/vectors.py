@@ -32,23 +32,24 @@ def pair_vectors(
     """
     blocks = {block_of(pair.source): block_of(pair.target) for pair in pairs.values() if pair.target}
     found = []
-    for layer, keys in adapter.vectors.items():
-        for parameter, key in keys.items():
-            on_source = source.names.get(layer) or source.norms.get(layer)
-            counterpart = _counterpart(on_source, pairs, blocks) if on_source else None
-            wanted = f"{counterpart}.{parameter}"
-            why = None
-            if source.family != target.family:
-                why = Why.OTHER_FAMILY
-            elif on_source is None:
-                why = Why.NO_LAYER_IN_SOURCE
-            elif on_source in pairs and not adapter.is_whole(layer):
-                why = Why.BIAS_ALONE
-            elif on_source in pairs and cut:
-                why = Why.BIAS_BESIDE_FACTORS
-            elif target.vectors.get(wanted) != adapter.length(key):
-                why = Why.NO_PARAMETER
-            found.append(Vector(key, layer, None, Reason(why)) if why else Vector(key, layer, wanted))
+    whole = {name for name, layer in adapter.layers.items() if layer.is_whole}
+    for stored in adapter.vectors:
+        on_source = source.names.get(stored.layer) or source.names.norms.get(stored.layer)
+        counterpart = _counterpart(on_source, pairs, blocks) if on_source else None
+        wanted = f"{counterpart}.{stored.parameter}"
+        why = None
+        if source.family != target.family:
+            why = Why.OTHER_FAMILY
+        elif on_source is None:
+            why = Why.NO_LAYER_IN_SOURCE
+        elif on_source in pairs and stored.layer not in whole:
+            why = Why.BIAS_ALONE
+        elif on_source in pairs and cut:
+            why = Why.BIAS_BESIDE_FACTORS
+        elif target.vectors.get(wanted) != stored.size:
+            why = Why.NO_PARAMETER
+        reason = Reason(why) if why else None
+        found.append(Vector(stored.key, stored.layer, None if reason else wanted, reason))
     return found
 
 

@@ -14,8 +14,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTokenizer
 
+from lorax.checkpoint import openclip
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.openclip import padded_with_zeros
 from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
@@ -119,7 +119,7 @@ class Runner:
         if self.text_encoder_2 is None:
             return Conditioning(self.text_encoder(ids)[0])
         first = self.text_encoder(ids, output_hidden_states=True)
-        second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
+        second = self.text_encoder_2(openclip.padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:

@@ -58,7 +58,7 @@ def save(
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:
-    constrained, name, kind = network.constrained()[layer], network.base.kohya_name(layer), plain_lora.DTYPES[dtype]
+    constrained, name, kind = network.constrained()[layer], network.base.names.kohya(layer), plain_lora.DTYPES[dtype]
     if form == SMALL:
         parts = small.encode(constrained.core.detach().cpu(), constrained.probes, kind)
     else:
@@ -78,8 +78,8 @@ def _header(network: Network, dtype: str) -> Header:
     return Header(
         family=base.family,
         source=base.path.name,
-        source_sha256=base.sha256,
-        fingerprint=base.fingerprint(network.constrained()),
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(network.constrained()),
         method=Options().method,
         settings=metadata.settings(Options(), dtype),
         core=network.core,

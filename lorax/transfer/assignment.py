@@ -35,7 +35,8 @@ def assignments(plan: Plan) -> dict[str, Assignment]:
 
 
 def _rank_in_file(plan: Plan, name: str) -> int:
-    rank = plan.adapter.rank(name) if plan.adapter.is_low_rank(name) else None
+    stored = plan.adapter.layers[name]
+    rank = stored.rank if stored.is_low_rank else None
     return DENSE_RANK if rank is None else rank
 
 

@@ -215,7 +215,7 @@ def unmatched(plan: Plan, name: str) -> LayerRecord:
     """Return the record of a layer of the adapter that has no pair."""
     found = plan.pairs[name]
     reason = found.reason if found else Reason(Why.NO_LAYER_IN_SOURCE)
-    known = found is not None or not plan.adapter.is_on_base(name)
+    known = found is not None or not plan.adapter.layers[name].is_on_base
     norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
     return LayerRecord(name, Status.UNMATCHED, reason, norm, source=found.source if found else None)
 

@@ -37,7 +37,7 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     check_all(plan.source, plan.target)
     if context.cache is not None and context.cache.is_on_disk:  # what is kept is found by their hashes
         for base in (plan.source, plan.target):
-            base.find_hashes(context.progress)
+            base.identity.find(context.progress)
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint import Checkpoint, component_of
-from lorax.checkpoint.prediction import Mismatch, mismatch, of_metadata
+from lorax.checkpoint import Checkpoint, Mismatch, component_of, mismatch, prediction_in
 from lorax.files import Cache
 from lorax.formats import AdapterFile
 from lorax.low_rank import LowRank
@@ -42,12 +41,12 @@ class Plan:
 
         A delta that is not low-rank in the file is cut, unless its bias goes along, for which it is written whole.
         """
-        free = self.adapter.is_low_rank(name) or any(vector.layer == name and vector.target for vector in self.vectors)
+        free = self.adapter.layers[name].is_low_rank or any(vector.layer == name and vector.target for vector in self.vectors)
         return self.options.max_rank or (None if free else DENSE_RANK)
 
     def prediction(self, base: Checkpoint) -> str | None:
         """Return what the base predicts, as it says itself, or as the adapter says of its source; None if neither does."""
-        return base.prediction or (of_metadata(self.adapter.metadata) if base is self.source else None)
+        return base.prediction or (prediction_in(self.adapter.metadata) if base is self.source else None)
 
     @property
     def mismatch(self) -> Mismatch | None:

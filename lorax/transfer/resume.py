@@ -75,7 +75,7 @@ def _source_of(plan: Plan) -> str:
 
 
 def _identity(base: Checkpoint) -> tuple[str, str]:
-    return base.sha256, _sha256(base.path.with_suffix(".yaml"))
+    return base.identity.sha256, _sha256(base.path.with_suffix(".yaml"))
 
 
 def _hash(*content: object) -> str:

@@ -78,7 +78,7 @@ class Fitter:
             moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), Context(progress, self.cache))
             message = "" if moved.layers else f"not applied. {wording.declined(moved.report) or wording.summary(moved.report)}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
-        elif adapter.needs_source:
+        elif any(layer.is_on_base for layer in adapter.layers.values()):
             raise LoraxError(
                 f"not applied. It is rebuilt from {adapter.header.named_source}, which is not here. Put that checkpoint beside "
                 f"{base.path.name}, or use the adapter's form with factors."
@@ -91,7 +91,7 @@ class Fitter:
     def _key(self, adapter: AdapterFile, target: Path) -> str:
         """The file's hash covers its header, and with it the settings."""
         content = self._remembered(adapter.path, lambda: hashes(adapter.path).sha256)
-        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).sha256)
+        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).identity.sha256)
         return hashlib.sha256(json.dumps([__version__, content, base]).encode()).hexdigest()
 
     def _remembered(self, path: Path, sha256: Callable[[], str]) -> str:
@@ -148,7 +148,7 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
         layers = [layer for layer in adapter.layers_of(base).values() if layer is not None]
     except LoraxError:  # of another shape or family
         return False
-    return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
+    return len(layers) == len(adapter.layers) and base.identity.fingerprint(layers) == adapter.header.fingerprint
 
 
 def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:

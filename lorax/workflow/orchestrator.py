@@ -121,7 +121,7 @@ def _find_hashes(plan: Plan, saving: Saving, progress: Progress) -> None:
         progress(done, total, f"{name}: {done} of {total} MB")
 
     for base in (plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])):
-        base.find_hashes(told)
+        base.identity.find(told)
 
 
 def _state(request: Request) -> Hashable:

@@ -107,13 +107,13 @@ def test_the_small_form_holds_nothing_of_the_basis(runner: Runner, network: Make
     assert {key.rpartition(".")[2] for key in tensors} == {"lorax_core", "lorax_probe"}
     sizes = {key: tensor.shape for key, tensor in tensors.items() if key.endswith("core")}
     assert sizes == {
-        f"{runner.base.kohya_name(layer)}.lorax_core": (round(min(runner.base.weight(layer).shape) / 4),)
+        f"{runner.base.names.kohya(layer)}.lorax_core": (round(min(runner.base.weight(layer).shape) / 4),)
         for layer in trained.constrained()
     }
     header = open_adapter(path).header
     assert header is not None
     assert (header.source, header.source_sha256) == (runner.base.path.name, builders.sha256(runner.base.path))
-    assert header.fingerprint == runner.base.fingerprint(trained.constrained())
+    assert header.fingerprint == runner.base.identity.fingerprint(trained.constrained())
     said = builders.header(path)
     assert (said["ss_base_model_version"], said["ss_network_dim"], said["lorax_core"]) == ("sd_v1", "16", "diagonal")
     assert inspect(path)["kind"] == "LoRA-X"

@@ -31,7 +31,7 @@ def test_it_is_what_a_transfer_writes(runner: Runner, small: Path, finetune: Pat
     expected = saved(small, source, source, out)
     assert own.keys() == expected.keys()
     for layer, dW in open_adapter(small).deltas_of(open_checkpoint(source)).items():
-        up = own[f"{runner.base.kohya_name(layer)}.lora_up.weight"]
+        up = own[f"{runner.base.names.kohya(layer)}.lora_up.weight"]
         assert up.shape[1] == dW.rank
 
 
@@ -48,5 +48,5 @@ def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> No
 
     told = []
     Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, name: told.append((done, total)))
-    count = len(open_adapter(small).parts)
+    count = len(open_adapter(small).layers)
     assert told == [(done, count) for done in range(count)]

@@ -13,7 +13,7 @@ from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
 from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import settings_of
+from lorax.checkpoint.model_config import config_of
 from lorax.checkpoint.prediction import VELOCITY
 from lorax.errors import LoraxError
 from lorax.hosts.a1111.text import Conditioning, OneEncoder, TwoEncoders, called
@@ -58,7 +58,7 @@ class HostModel:
         if loaded.parameterization == "v":
             raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise, and cannot be run here.")
         self.base, self.device, self._loaded = base, devices.device, loaded
-        self.size = settings_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
+        self.size = config_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
         self.latent_scale = float(loaded.scale_factor)
         self._text = (TwoEncoders if hasattr(loaded, "conditioner") else OneEncoder)(loaded, self.device)
 

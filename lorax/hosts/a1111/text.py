@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lorax.checkpoint import openclip
 from lorax.checkpoint.layer_names import PROJECTION
-from lorax.checkpoint.openclip import key_of, padded_with_zeros
 from lorax.models import text_module
 
 TOKENS = 77
@@ -60,7 +60,7 @@ class TwoEncoders:
 
     def _encoded(self, ids: torch.Tensor) -> Conditioning:
         first = self._clip.transformer(ids, output_hidden_states=True).hidden_states[-2]
-        second, pooled = self._open_clip.encode(padded_with_zeros(ids, self._clip.tokenizer.eos_token_id))
+        second, pooled = self._open_clip.encode(openclip.padded_with_zeros(ids, self._clip.tokenizer.eos_token_id))
         return Conditioning(torch.cat([first, second], dim=-1), pooled)
 
     def given(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class OpenCLIP:
         """Of the layer with transformers' path."""
         if path == PROJECTION:
             return self._projection
-        key, third = key_of(f"{path}.weight")
+        key, third = openclip.key_of(f"{path}.weight")
         if third is None:
             found: nn.Module = self._model.get_submodule(key.removesuffix(".weight"))
             return found
