@@ -57,7 +57,7 @@ def out(tmp_path: Path) -> Path:
 def quick_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that do not ask how well it does: most of its time goes into solving layers and fitting their scales."""
     monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
-    monkeypatch.setattr("lorax.methods.refine.SCALING", 3)
+    monkeypatch.setattr("lorax.methods.bridge.SCALING_STEPS", 3)
 
 
 @pytest.fixture
