@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from bench.layers import Layers, Shape
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint, families
 from lorax.checkpoint.layer_names import UNetNames
-from lorax.files.tensors import Part, open_tensors
+from lorax.files import Part, open_tensors
 from lorax.formats import AdapterFile
 from lorax.formats.configuration import Configuration
 from lorax.options import Options

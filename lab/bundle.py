@@ -15,7 +15,7 @@ from lab.paths import CACHE, CHECKPOINTS, HEADLINE, MODELS
 from lab.xl import XLModel
 from lab.zoo import XL, XL_PRUNED, checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 
 def runner_of(base: str) -> Runner:

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import plan
 from torch import nn
 
 from lab import measure
@@ -22,7 +21,7 @@ from lab.paths import CACHE
 from lab.results import Key, Results
 from lab.unet import Batches, denoising_loss
 from lab.zoo import ADAPTERS, HEADLINE_RANK, STYLES, Adapter, checkpoint
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.options import Options
@@ -30,7 +29,7 @@ from lorax.output import plain_lora
 from lorax.subspace import RankRule
 from lorax.training import ATTENTION, CONVOLUTION, TEXT, Settings, inject, save
 from lorax.training.files import FACTORS
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 
 SOURCE, TARGETS = BASE, (FINETUNE, PRUNED)
 METHODS = {"copy": Options("copy"), "lorax": Options("lorax", threshold=0), "auto": Options("auto")}

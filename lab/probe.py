@@ -15,7 +15,7 @@ import torch
 
 from lorax.models import trajectory
 from lorax.models.sampling import GUIDANCE
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 STEPS = 10
 TIMES = (100, 300, 500, 700, 900)  # at which pictures are noised
