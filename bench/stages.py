@@ -21,7 +21,8 @@ from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
 from lorax.options import Options
 from lorax.progress import Meter
-from lorax.runner.runner import Conditioning, Runner, Runners
+from lorax.runner import Runner, Runners
+from lorax.runner.runner import Conditioning
 from lorax.transfer import cost, plan
 from lorax.transfer.assignment import assignments
 

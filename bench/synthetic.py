@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.layers import Layers, Shape
-from lorax.checkpoint import Checkpoint, families
-from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint import Checkpoint, UNetNames, families
 from lorax.files import Part, open_tensors
 from lorax.formats import AdapterFile
 from lorax.formats.configuration import Configuration

@@ -26,8 +26,7 @@ from torch import nn
 
 from lorax.demo.bundle import BASE, unpack
 from lorax.runner import Runner
-from lorax.subspace import Decomposition
-from lorax.subspace.signs import basis
+from lorax.subspace import Decomposition, basis
 from lorax.training.layer import CORES, Constrained
 
 LORA = "PEFT's LoRA"

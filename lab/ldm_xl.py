@@ -11,8 +11,7 @@ from transformers import CLIPTextModelWithProjection
 from lab import data
 from lab.models import TOKENS
 from lab.xl import XLModel
-from lorax.checkpoint import openclip
-from lorax.checkpoint.layer_names import PROJECTION, text_path
+from lorax.checkpoint import PROJECTION, openclip, text_path
 
 PREFIX = "conditioner.embedders.1.model."
 LOGIT_SCALE = math.log(1 / 0.07)  # OpenCLIP's at the start; the layout has it, and nothing that makes pictures reads it

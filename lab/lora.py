@@ -17,8 +17,7 @@ from lab.loop import train
 from lab.models import Captioner
 from lab.unet import Batches, denoising_loss
 from lab.zoo import Adapter
-from lorax.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import text_path
+from lorax.checkpoint import Checkpoint, text_path
 from lorax.low_rank import LowRank
 from lorax.output.plain_lora import encode
 

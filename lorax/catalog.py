@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
-from lorax.files.hashing import legacy_hash
+from lorax.files import legacy_hash
 from lorax.formats import kind, open_adapter, ranks, sidecars, trigger_words
 
 # Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.

@@ -6,10 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import block_of
-from lorax.checkpoint.prediction import prediction_in
+from lorax.checkpoint import Checkpoint, block_of, families, open_checkpoint, prediction_in
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, kind, open_adapter, ranks
 

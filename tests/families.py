@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from tests import builders, xl
 from tests.builders import State
 from tests.structure import Param, Size, text_params, unet_params

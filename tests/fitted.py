@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.files.cache import Cache
-from lorax.formats import open_adapter
-from lorax.formats.loraxfile import Header
+from lorax.checkpoint import open_checkpoint
+from lorax.files import Cache
+from lorax.formats import Header, open_adapter
 from lorax.output import plain_lora
 from lorax.transfer import plan, run
-from lorax.workflow import fitting
-from lorax.workflow.fitting import Fit, Fitter
+from lorax.workflow import Fit, Fitter, fitting
 
 
 class Shelf:

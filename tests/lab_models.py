@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lab.paths import CACHE
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE
 from lorax.files import Cache
 from lorax.formats import open_adapter

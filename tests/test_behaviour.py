@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lab import probe
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
@@ -24,7 +24,7 @@ from lorax.models.captions import plain
 from lorax.options import Options
 from lorax.output import plain_lora
 from lorax.progress import Meter
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.transfer import Plan, run
 from lorax.transfer.teaching import trigger
 from tests import builders

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
 from lorax.options import DENSE_RANK, Options
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.transfer import Plan, as_json, run, wording
 from lorax.transfer.assignment import assignments
 from lorax.transfer.by_models import concluded

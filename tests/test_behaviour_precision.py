@@ -15,12 +15,11 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
-from lorax.models import Factors, Lesson, sampling, train
-from lorax.models.hooks import adapted, effect, recomputed
+from lorax.models import Factors, Lesson, adapted, effect, recomputed, sampling, train
 from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
 from lorax.progress import Meter
-from lorax.runner.runner import Runner, Runners
+from lorax.runner import Runner, Runners
 from tests.lab_models import LOCON, LORA
 
 

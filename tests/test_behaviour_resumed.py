@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
@@ -21,7 +21,7 @@ from lorax.models import Factors, Lesson, train, training
 from lorax.models.optimizer import Optimizer
 from lorax.options import Options, Running
 from lorax.progress import Meter, Progress, silent
-from lorax.runner.runner import Runner, Runners
+from lorax.runner import Runner, Runners
 from lorax.transfer import Context, plan, run_all
 from lorax.transfer.resume import Store
 from tests.lab_models import LOCON, LORA

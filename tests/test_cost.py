@@ -13,18 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE
 from lorax.formats import open_adapter
 from lorax.methods import bridge
-from lorax.models.flops import operations
+from lorax.models import operations
 from lorax.options import Options, Running
-from lorax.runner.runner import Runner
-from lorax.transfer import cost
-from lorax.transfer.cost import Cost
-from lorax.transfer.planning import Plan, plan
-from lorax.transfer.running import run, run_all
+from lorax.runner import Runner
+from lorax.transfer import Cost, Plan, cost, plan, run, run_all
 from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorax.workflow.jobs import Result
 
 from lorax.catalog import ListedFile
 from lorax.methods import BEHAVIOURAL
-from lorax.transfer import forecast
-from lorax.transfer.forecast import Forecast
-from lorax.transfer.report import LayerRecord, Report
+from lorax.transfer import Forecast, LayerRecord, Report, forecast
 from lorax.ui import words
+from lorax.workflow import Result
 
 MODEL = {
     "related": {

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted
-from lorax.files import hashing
-from lorax.files.hashing import hashes
+from lorax.files import hashes, hashing
 from tests import builders
 from tests.samples import Files
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax import cli
+from lorax.checkpoint import Checkpoint
 from lorax.cli import main
 from lorax.output import plain_lora
-from lorax.progress import Progress
 from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
 
@@ -24,16 +26,21 @@ FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"),
 def test_interrupted_while_working(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @contextmanager
-    def interrupting() -> Iterator[Progress]:
-        def progress(done: int, total: int, name: str) -> None:
-            if done == 3:
-                raise KeyboardInterrupt
+    """The user presses Ctrl-C while the third weight is read."""
+    reads, stored = itertools.count(1), Checkpoint.stored
 
-        yield progress
+    def interrupt(self: Checkpoint, layer: str) -> torch.Tensor:
+        if next(reads) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return stored(self, layer)
 
-    monkeypatch.setattr(cli, "progress_bar", interrupting)
-    assert main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")]) == 130
+    monkeypatch.setattr(Checkpoint, "stored", interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist has another
+    try:
+        code = main(["transfer", *arguments(files), "--output", str(out), "--report", str(out / "report.json")])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert list(out.iterdir()) == []
 
@@ -115,9 +122,9 @@ def test_an_interrupted_demo_does_not_claim_that_nothing_was_written(
 
 
 def test_interrupted_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt() -> None:
+    def interrupt(*given: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_parser", interrupt)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorax.catalog import ListedFile
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import Interrupted
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import pair_cache
 from lorax.options import Options

@@ -12,10 +12,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from safetensors.torch import save_file
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.families import Family
-from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint import Checkpoint, Family, UNetNames, families, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.inspection import inspect
 from tests import layouts, xl

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.methods import METHODS, WeightPair
 from lorax.options import Options
-from lorax.pairing.pairs import pair
+from lorax.pairing import pair
 from lorax.subspace import Decomposition, RankRule
 from lorax.transfer import plan
 from tests import reference

@@ -13,9 +13,7 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import UNetNames, block_of
+from lorax.checkpoint import Checkpoint, UNetNames, block_of, families, open_checkpoint
 from tests import builders, structure, xl
 from tests.tensor_files import HeaderOnly
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.formats import open_adapter
 from lorax.methods.auto import OVERLAP, strength

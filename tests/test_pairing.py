@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lorax.checkpoint.layer_names import block_of
-from lorax.pairing.pairs import pair
+from lorax.checkpoint import block_of
+from lorax.pairing import pair
 from lorax.reasons import Why
 from tests import builders
 from tests.tensor_files import opened

@@ -17,7 +17,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from tests import builders, structure

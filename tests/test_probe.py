@@ -9,7 +9,7 @@ import torch
 
 from lab import probe
 from lab.probe import agreement
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from tests import narrow
 
 PROMPTS = ["guitar", "koala"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import AdapterFile, open_adapter
 from lorax.options import Options

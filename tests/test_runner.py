@@ -13,12 +13,13 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
-from lorax.checkpoint.model_config import ModelConfig, config_of
+from lorax.checkpoint import ModelConfig, config_of
 from lorax.checkpoint.openclip import padded_with_zeros
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE
-from lorax.files.tensors import open_tensors
+from lorax.files import open_tensors
 from lorax.formats import open_adapter
-from lorax.runner.runner import Conditioning, Runner
+from lorax.runner import Runner
+from lorax.runner.runner import Conditioning
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae

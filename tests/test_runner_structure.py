@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 
 from lab import ldm, xl
 from lab.models import CONTEXT
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import DEFAULT_CONFIGS, ModelConfig
-from lorax.files.tensors import open_tensors
+from lorax.checkpoint import DEFAULT_CONFIGS, ModelConfig, UNetNames
+from lorax.files import open_tensors
 from lorax.runner.unet import load_unet, time_ids, unet_config
 
 SD1 = ModelConfig(size=8, heads=4, head_channels=0, latent_scale=1.0)

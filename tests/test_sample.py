@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.methods.weight_pair import LITTLE

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lorax.errors import LoraxError
-from lorax.transfer import streaming
 from lorax.transfer.streaming import Stream
 
 CPU = torch.device("cpu")
@@ -90,7 +89,7 @@ def test_out_of_memory_halves_the_working_set_and_tries_again(caplog: pytest.Log
 def test_a_graphics_card_that_is_too_small_leaves_the_work_to_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(streaming, "_free", lambda device: 16)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16, 16))
 
     def work(task: int, loaded: str) -> str:
         if "cuda" in loaded and task >= 2:

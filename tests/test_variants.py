@@ -10,10 +10,10 @@ import torch
 from lab import zoo
 from lab.variants import BY_NAME, COPY, RANDOM, VARIANTS, WRONG, Variant, move, random_like
 from lab.zoo import ADAPTERS, CONCEPT, STYLES
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.low_rank import LowRank
 from lorax.methods import METHODS
-from lorax.transfer.planning import Moved
+from lorax.transfer import Moved
 from tests import builders
 from tests.samples import Files
 

@@ -13,16 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import block_of
+from lorax.checkpoint import Checkpoint, block_of, open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
-from lorax.files.cache import Cache
-from lorax.formats import open_adapter
-from lorax.formats.loraxfile import Header
+from lorax.files import Cache
+from lorax.formats import Header, open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax
-from lorax.pairing.pairs import pair
+from lorax.pairing import pair
 from lorax.transfer import plan
 from lorax.workflow import Fitter
 from tests import builders, xl

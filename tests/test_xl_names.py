@@ -15,9 +15,7 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint import Checkpoint, UNetNames, families, open_checkpoint
 from tests import xl
 from tests.tensor_files import HeaderOnly, Shapes
 

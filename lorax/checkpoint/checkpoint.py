@@ -17,7 +17,7 @@ from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.names import AdapterNames
 from lorax.checkpoint.prediction import ZERO_SNR, prediction_of
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.files.tensors import Part, TensorFile, is_finite, title_of
+from lorax.files import Part, TensorFile, is_finite, title_of
 
 
 class Checkpoint:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from lorax.files.hashing import Hashes, hashes, legacy_hash
-from lorax.files.tensors import Part, title_of
+from lorax.files import Hashes, Part, hashes, legacy_hash, title_of
 
 
 class Identity:

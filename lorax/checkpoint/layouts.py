@@ -13,7 +13,7 @@ from lorax.checkpoint import families, openclip
 from lorax.checkpoint.families import Component
 from lorax.checkpoint.layer_names import text_path
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile, open_tensors
+from lorax.files import Part, TensorFile, open_tensors
 
 VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")

@@ -11,7 +11,7 @@ import yaml
 from lorax.checkpoint import families
 from lorax.checkpoint.prediction import NOISE, prediction_of
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 
 
 @dataclass(frozen=True)

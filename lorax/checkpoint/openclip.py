@@ -9,7 +9,7 @@ import torch
 
 from lorax.checkpoint.layer_names import PROJECTION, TEXT_MODEL
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")  # of a block
 _NAMES = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 
 NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
 # Keys that trainers put into a checkpoint as marks, as ComfyUI and Forge read them.

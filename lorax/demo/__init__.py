@@ -30,7 +30,7 @@ def run(output: Path) -> Iterator[str]:
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """
     from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and not there without the demo extra
-    from lorax.runner.runner import Runner
+    from lorax.runner import Runner
 
     began = time.monotonic()
     models = output / "models"

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
-from lorax.files.hashing import hashes
-from lorax.files.tensors import TensorFile, open_tensors
+from lorax.files import TensorFile, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.families import Family
+from lorax.checkpoint import Checkpoint, Family, families
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile, title_of
+from lorax.files import TensorFile, title_of
 from lorax.formats import dora, loraxfile, stored
 from lorax.formats.configuration import LARGEST, Configuration
 from lorax.formats.keys import EMBEDDING

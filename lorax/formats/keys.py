@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, oft, small
 from lorax.formats.parts import ALPHA, Format, Shapes
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint import families
-from lorax.checkpoint.families import Family
+from lorax.checkpoint import Family, families
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 from lorax.formats import lora, small
 
 FORMAT = 1

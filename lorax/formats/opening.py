@@ -7,7 +7,7 @@ from typing import Any
 
 from lorax.checkpoint import families
 from lorax.errors import LoraxError, NotAnAdapter
-from lorax.files.tensors import open_tensors
+from lorax.files import open_tensors
 from lorax.formats import keys
 from lorax.formats.adapter_file import AdapterFile
 from lorax.formats.configuration import Configuration, parse

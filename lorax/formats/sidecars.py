@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint.families import FAMILIES, Family
+from lorax.checkpoint import FAMILIES, Family
 
 CARD, CIVITAI = ".json", ".civitai.info"
 log = logging.getLogger(__name__)

@@ -13,8 +13,7 @@ import torch
 from lorax.errors import LoraxError
 from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
-from lorax.subspace import Decomposition
-from lorax.subspace.signs import basis
+from lorax.subspace import Decomposition, basis
 
 TITLE = "LoRA-X"
 ON_BASE = True

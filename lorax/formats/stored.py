@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorax.errors import LoraxError, NotAnAdapter
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 from lorax.formats import dora, full, keys, lora, oft, refusals
 from lorax.formats.parts import Format, Shapes
 

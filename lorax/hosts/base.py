@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorax.catalog import ListedFile
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.models import Models
 from lorax.progress import Progress
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lorax.catalog import ListedFile
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Turns
@@ -101,7 +101,7 @@ class Standalone:
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
         try:
-            from lorax.runner.runner import Runner
+            from lorax.runner import Runner
         except ModuleNotFoundError as error:
             raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
         from PIL import Image

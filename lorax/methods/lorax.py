@@ -7,7 +7,7 @@ import torch
 from lorax.low_rank import LowRank
 from lorax.methods.weight_pair import WeightPair, from_factors
 from lorax.reasons import Reason, Why
-from lorax.subspace.signs import aligned
+from lorax.subspace import aligned
 
 
 def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:

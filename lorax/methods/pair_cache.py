@@ -12,7 +12,7 @@ import json
 import torch
 
 from lorax import __version__
-from lorax.files.cache import Entry
+from lorax.files import Entry
 from lorax.methods.weight_pair import Found, WeightPair
 from lorax.subspace import Basis, Decomposition
 

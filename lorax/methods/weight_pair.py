@@ -9,8 +9,7 @@ import torch
 
 from lorax.low_rank import LowRank
 from lorax.reasons import Reason, Why
-from lorax.subspace import Decomposition, RankRule, similarity
-from lorax.subspace.lazy import once
+from lorax.subspace import Decomposition, RankRule, once, similarity
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
 LITTLE = 0.05  # share of a delta that the target has already: a third of what ``auto`` would leave out

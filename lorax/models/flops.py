@@ -7,10 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.families import SD1, SDXL
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import DEFAULT_CONFIGS, ModelConfig, config_of
+from lorax.checkpoint import DEFAULT_CONFIGS, SD1, SDXL, Checkpoint, ModelConfig, UNetNames, config_of
 from lorax.errors import LoraxError
 
 TOKENS = 77  # of a prompt

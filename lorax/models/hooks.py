@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lorax.checkpoint.layer_names import TEXT_MODEL
+from lorax.checkpoint import TEXT_MODEL
 from lorax.low_rank import LowRank
 from lorax.models.protocol import Model
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import ModelConfig, config_of
+from lorax.checkpoint import Checkpoint, ModelConfig, config_of
 from lorax.errors import LoraxError
 
 FIRST = "unet.input_blocks.0.0"

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.formats.loraxfile import Header
+from lorax.files import Staging, check_folder, check_free
+from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
 from lorax.output import metadata, plain_lora, sidecars
-from lorax.transfer.planning import Moved, Plan
+from lorax.transfer import Moved, Plan
 
 
 def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:

@@ -9,12 +9,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.prediction import NOISE, VELOCITY
-from lorax.files.hashing import hashes
+from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
+from lorax.files import hashes
 from lorax.low_rank import LowRank
 from lorax.options import Options
-from lorax.transfer.planning import Moved, Plan
+from lorax.transfer import Moved, Plan
 
 # Of the source file and no longer true of the written one.
 STALE = (

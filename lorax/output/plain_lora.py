@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.files.tensors import is_finite
+from lorax.files import Staging, check_folder, check_free, is_finite
 from lorax.low_rank import LowRank
 from lorax.output import metadata, sidecars
 from lorax.transfer import Moved, Plan, wording

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint.families import Family
-from lorax.files.staging import Staging
+from lorax.checkpoint import Family
+from lorax.files import Staging
 from lorax.formats import sidecars
 
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorax.files.staging import Staging
+from lorax.files import Staging
 from lorax.methods import runs_models
 from lorax.options import LORAX, Saving
 from lorax.output import lorax_file, plain_lora

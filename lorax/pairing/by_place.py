@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import by_block
+from lorax.checkpoint import Checkpoint, by_block
 from lorax.pairing.layer_pair import Pair
 from lorax.reasons import Reason, Why
 

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import by_block
+from lorax.checkpoint import Checkpoint, by_block
 from lorax.pairing.layer_pair import Pair
 from lorax.reasons import Reason, Why
 

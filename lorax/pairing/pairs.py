@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import PROJECTION
+from lorax.checkpoint import PROJECTION, Checkpoint
 from lorax.errors import LoraxError
 from lorax.pairing.by_place import by_place
 from lorax.pairing.by_weights import by_weights

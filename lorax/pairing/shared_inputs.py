@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
 from lorax.reasons import Reason, Why
 

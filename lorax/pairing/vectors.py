@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import block_of
+from lorax.checkpoint import Checkpoint, block_of
 from lorax.formats import AdapterFile
 from lorax.pairing.layer_pair import Pair
 from lorax.reasons import Reason, Why

@@ -14,8 +14,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTokenizer
 
-from lorax.checkpoint import openclip
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint, openclip
 from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from lorax.checkpoint import families
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import ModelConfig
+from lorax.checkpoint import ModelConfig, UNetNames, families
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.formats import small
-from lorax.formats.loraxfile import Header
+from lorax.files import Staging, check_folder, check_free
+from lorax.formats import Header, small
 from lorax.options import Options
 from lorax.output import metadata, plain_lora
 from lorax.training.layer import DIAGONAL

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile, open_adapter
-from lorax.output.plain_lora import DTYPES
+from lorax.output import DTYPES
 from lorax.subspace import RankRule
 from lorax.training import modules
 from lorax.training.files import FACTORS, SMALL, check_form, save

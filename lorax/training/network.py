@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import component_of
+from lorax.checkpoint import Checkpoint, component_of
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile, small
 from lorax.low_rank import LowRank
-from lorax.subspace import Decomposition, RankRule
-from lorax.subspace.rank import QUARTER
-from lorax.subspace.signs import basis
+from lorax.subspace import QUARTER, Decomposition, RankRule, basis
 from lorax.training import modules
 from lorax.training.layer import CORES, DIAGONAL, Constrained
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lorax.checkpoint.prediction import Mismatch
+from lorax.checkpoint import Mismatch
 from lorax.pairing import Vector
 from lorax.reasons import Reason
 from lorax.transfer.expected import Cost, Forecast, Measured, Proposal

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from lorax.checkpoint.prediction import Mismatch
+from lorax.checkpoint import Mismatch
 from lorax.reasons import Why
 from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS, Cost, Forecast, Measured, Proposal
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated

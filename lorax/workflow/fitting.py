@@ -13,15 +13,11 @@ from typing import Protocol
 import torch
 
 from lorax import __version__
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.files.cache import Cache, Entry
-from lorax.files.hashing import hashes
-from lorax.files.tensors import Stamp, stamp
-from lorax.formats import AdapterFile, open_adapter
-from lorax.formats.keys import split
-from lorax.formats.loraxfile import Header
+from lorax.files import Cache, Entry, Stamp, hashes, stamp
+from lorax.formats import AdapterFile, Header, open_adapter, split
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.output import plain_lora

@@ -14,9 +14,9 @@ from tests.kohya.trainers import SCRIPTS, Folder
 
 pytestmark = pytest.mark.skipif(not SCRIPTS, reason="LORAX_SD_SCRIPTS_DIR is not set: the trainers of sd-scripts are not run")
 if SCRIPTS:
-    from lorax.checkpoint.checkpoint import open_checkpoint
+    from lorax.checkpoint import open_checkpoint
     from lorax.formats import open_adapter, ranks
-    from lorax.runner.runner import Runner
+    from lorax.runner import Runner
     from tests.kohya import models
 
 SD1 = "train_network.py", [64, 64, 64, 64]

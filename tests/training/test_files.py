@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Network, Settings, extract, save
 from lorax.training.files import FORMS

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.training import Network, save
 from tests.fitted import assert_equal, fit, saved, tensors
 
@@ -42,7 +42,7 @@ def test_without_its_source_it_is_not_applied(runner: Runner, small: Path, finet
 
 
 def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> None:
-    from lorax.files.cache import Cache
+    from lorax.files import Cache
     from lorax.workflow import Fitter
     from tests.fitted import Shelf
 

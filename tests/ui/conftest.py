@@ -21,18 +21,26 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the bundled checkpoints. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("bundled")
+    unpack(folder)
+    return folder
+
+
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """The bundled models with their LoRAs, as a user's folder."""
-    unpack(tmp_path / "models")
+def models(unpacked: Path, tmp_path: Path) -> Path:
+    """A user's folder with the bundled checkpoints and their LoRAs."""
+    shutil.copytree(unpacked, tmp_path / "models")
     shutil.copytree(BUNDLE / "loras", tmp_path / "models" / "Lora")
     return tmp_path / "models"
 
 
 @pytest.fixture
-def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+def double(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     """A WebUI's modules over a folder with the bundled models and their LoRAs."""
-    unpack(tmp_path / "Stable-diffusion")
+    shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
     shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
     made = Double(tmp_path)
     made.install(monkeypatch)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lorax.checkpoint import Checkpoint
 from lorax.hosts.standalone import Standalone
-from lorax.transfer.by_layer import Pass
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
 
@@ -100,8 +100,8 @@ def test_what_running_the_models_takes_is_told_and_nothing_is_run(server: str) -
 
 
 def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    move = Pass._move
-    monkeypatch.setattr(Pass, "_move", lambda *given: time.sleep(0.1) or move(*given))
+    stored = Checkpoint.stored
+    monkeypatch.setattr(Checkpoint, "stored", lambda *given: time.sleep(0.05) or stored(*given))
     job = call(server, "transfer", MOVE)
     call(server, f"jobs/{job['id']}/cancel", {})
     assert finished(server, job)["state"] == "cancelled"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax.transfer.by_layer import Pass
+from lorax.checkpoint import Checkpoint
 from tests.ui.chromium import pick, shoot
 
 LORA = "Lora/contrast-base"
@@ -115,21 +115,21 @@ def test_transfer_writes_and_gives_the_prompt_tag(chosen: Any, models: Path) -> 
 
 
 def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers, move = [], Pass._move
+    reads, stored = [], Checkpoint.stored
 
-    def slow(*arguments: Any) -> Any:
-        layers.append(arguments)
-        time.sleep(0.1)
-        return move(*arguments)
+    def slow(self: Checkpoint, layer: str) -> Any:
+        reads.append(layer)
+        time.sleep(0.05)
+        return stored(self, layer)
 
-    monkeypatch.setattr(Pass, "_move", slow)
+    monkeypatch.setattr(Checkpoint, "stored", slow)
     chosen.click("#lorax_transfer")
-    while len(layers) < 3:
+    while len(reads) < 6:
         chosen.wait_for_timeout(50)
     chosen.click("#lorax_interrupt")
     chosen.wait_for_selector("#lorax_status .lorax-warning")
     assert "Nothing was written" in chosen.inner_text("#lorax_status")
-    assert len(layers) < 100
+    assert len(reads) < 200
     assert written(models) == []
 
 

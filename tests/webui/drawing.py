@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options

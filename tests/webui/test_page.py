@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.output.lorax_file import save_lorax

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
 from lorax.output import plain_lora
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Settings, inject, save
 from lorax.training.files import FACTORS, PLAIN, SMALL

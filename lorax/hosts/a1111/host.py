@@ -14,7 +14,7 @@ from modules import call_queue, devices, paths_internal, processing, scripts, sd
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored

@@ -12,9 +12,7 @@ import torch
 from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import config_of
-from lorax.checkpoint.prediction import VELOCITY
+from lorax.checkpoint import VELOCITY, Checkpoint, config_of
 from lorax.errors import LoraxError
 from lorax.hosts.a1111.text import Conditioning, OneEncoder, TwoEncoders, called
 from lorax.models import batch_size, check

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorax.checkpoint import openclip
-from lorax.checkpoint.layer_names import PROJECTION
+from lorax.checkpoint import PROJECTION, openclip
 from lorax.models import text_module
 
 TOKENS = 77
