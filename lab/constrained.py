@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lab import measure
+from lab import measure, writing
 from lab.bundle import model_of, runner_of
 from lab.loop import train
 from lab.lora import training_icons
@@ -25,7 +25,6 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output import plain_lora
 from lorax.subspace import RankRule
 from lorax.training import ATTENTION, CONVOLUTION, TEXT, Settings, inject, save
 from lorax.training.files import FACTORS
@@ -116,7 +115,7 @@ def _moved(losses: measure.Losses, path: Path, options: Options) -> torch.Tensor
     moved = run(planned)
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "moved.safetensors"
-        plain_lora.write(planned, moved, file, dtype="fp32")
+        writing.write(planned, moved, file, dtype="fp32")
         return losses.of(file)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lab import data
+from lab import data, writing
 from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
@@ -23,7 +23,6 @@ from lorax.low_rank import LowRank
 from lorax.methods import BRIDGE, METHODS, REFINE, refine, runs_models
 from lorax.models import Watch
 from lorax.options import Options, Running
-from lorax.output import plain_lora
 from lorax.runner import Runners
 from lorax.transfer import Context, Moved, Plan, by_models, plan, run
 
@@ -151,7 +150,7 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moved.safetensors"
         if moved.layers:
-            plain_lora.write(planned, moved, path, dtype="fp32")
+            writing.write(planned, moved, path, dtype="fp32")
         yield path if moved.layers else None
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from lab import writing
 from lorax.checkpoint import open_checkpoint
 from lorax.files import Cache
 from lorax.formats import Header, open_adapter
-from lorax.output import plain_lora
 from lorax.transfer import plan, run
 from lorax.workflow import Fit, Fitter, fitting
 
@@ -37,7 +37,7 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
     """What a transfer with the file's settings writes."""
     options, _ = fitting.settings(open_adapter(file))
     planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    plain_lora.write(planned, run(planned), out / "plain.safetensors")
+    writing.write(planned, run(planned), out / "plain.safetensors")
     return load_file(out / "plain.safetensors")
 
 

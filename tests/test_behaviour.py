@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab import probe
+from lab import probe, writing
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
@@ -22,7 +22,6 @@ from lorax.low_rank import LowRank
 from lorax.models import Factors, Lesson, Scales, captions, hooks, sampling, train, with_triggers
 from lorax.models.captions import plain
 from lorax.options import Options
-from lorax.output import plain_lora
 from lorax.progress import Meter
 from lorax.runner import Runner
 from lorax.transfer import Plan, run
@@ -41,7 +40,7 @@ def gained(models: Path, made: Plan, out: Path) -> float:
     prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
     pictures = probe.drawn(source, made.adapter.path, prompts)
     moved = run(made, on_diffusers())
-    plain_lora.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
+    writing.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
     alone, adapted = (probe.loss(target, path, pictures, prompts) for path in (None, out / "moved.safetensors"))
     return 1 - adapted / alone
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Cache, Staging
 from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.output import writing
-from lorax.output.lorax_file import save_lorax
 from lorax.transfer import plan, run
 from lorax.workflow import Fitter, fitting
 from tests import builders

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
 from lorax.transfer import Plan, plan
 from tests import builders
 from tests.measures import distance

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
 from lorax.transfer import plan
 from tests import builders
 from tests.network_double import Host, Loaded, Weights

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.formats import open_adapter
 from lorax.methods.auto import OVERLAP, strength
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
 from lorax.transfer import Moved, plan, run, wording
 from tests import builders
 from tests.builders import UNET, Delta

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from lab.writing import save_lorax
 from lorax.checkpoint import Checkpoint, block_of, open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.formats import Header, open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
 from lorax.pairing import pair
 from lorax.transfer import plan
 from lorax.workflow import Fitter

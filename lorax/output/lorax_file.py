@@ -10,25 +10,13 @@ import torch
 
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files import Staging, check_folder, check_free
+from lorax.files import Staging
 from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
 from lorax.output import metadata, plain_lora, sidecars
 from lorax.transfer import Moved, Plan
-
-
-def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
-    """Write the plan's adapter as it is for its source, with the plan's options for later targets; return the files written.
-
-    The plan's own target plays no part. Preview and card are carried over as beside a plain LoRA. Raises LoraxError when ``path``
-    cannot be written.
-    """
-    check_folder(path)
-    check_free(path, plan.inputs, overwrite)
-    with Staging() as staging:
-        return stage_lorax(plan, path, staging, dtype=dtype)
 
 
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:

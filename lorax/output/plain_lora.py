@@ -11,34 +11,16 @@ from safetensors.torch import save_file
 
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files import Staging, check_folder, check_free, is_finite
+from lorax.files import Staging, is_finite
 from lorax.low_rank import LowRank
 from lorax.output import metadata, sidecars
-from lorax.transfer import Moved, Plan, wording
+from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def check_any(plan: Plan, moved: Moved) -> None:
-    """Raise LoraxError when there is nothing to write."""
-    if not moved.layers:
-        raise LoraxError(wording.nothing_moved(plan.adapter.path, moved.report))
-
-
-def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
-    """Write the adapter, its preview and its card, all or none; return the files written."""
-    check_any(plan, moved)
-    check_folder(path)
-    check_free(path, plan.inputs, overwrite)
-    with Staging() as staging:
-        return stage(plan, moved, path, staging, dtype=dtype)
-
-
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """The same for a caller who writes more at the same time and has checked that ``path`` is free.
-
-    The adapter is staged last, and named first.
-    """
+    """Stage the adapter, its preview and its card at ``path``, which was found free; return the files, the adapter first."""
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
     tensors: dict[str, torch.Tensor] = {}
     factored: dict[str, LowRank] = {}

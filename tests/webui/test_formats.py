@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lab import writing
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output import plain_lora
 from lorax.transfer import plan, run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl
@@ -199,7 +199,7 @@ def save(family: Family, state: State, name: str) -> tuple[Path, Path]:
     adapter, converted = (family.webui.loras / f"{stem}.safetensors" for stem in (name, f"{name}-plain"))
     save_file(state, adapter)
     planned = plan(open_adapter(adapter), family.base, family.base, Options("copy"))
-    plain_lora.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
+    writing.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
     return adapter, converted
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
 from lorax.transfer import plan
 from tests import builders
 from tests.ui.chromium import pick

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lab import writing
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
-from lorax.output import plain_lora
 from lorax.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Settings, inject, save
@@ -35,7 +35,7 @@ def trained(started: WebUI) -> WebUI:
         save(network, started.loras / f"{name}.safetensors", form, dtype="fp32")
     small = open_adapter(started.loras / "small.safetensors")
     planned = plan(small, bases[BASE], bases[FINETUNE], settings(small)[0])
-    plain_lora.write(planned, run(planned), started.loras / "trained-finetune.safetensors", dtype="fp32")
+    writing.write(planned, run(planned), started.loras / "trained-finetune.safetensors", dtype="fp32")
     return started
 
 
