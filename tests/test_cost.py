@@ -34,6 +34,7 @@ def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in models.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "large").mkdir()
+    (folder / "large" / "tokenizer").symlink_to(folder / "tokenizer")
     for name in (BASE, "scratch"):
         (folder / "large" / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
         settings = (folder / f"{name}.yaml").read_text(encoding="utf-8").replace("image_size: 8", "image_size: 16")
