@@ -51,7 +51,8 @@ def fit(job: Job) -> dict[str, LowRank]:
         meter.expect(len({*job.deltas, *recorded}) + len(job.assignments) + SCALING_STEPS)
         pictures = job.teacher.stored(count) or job.teacher.draw(source, count)
         batch = noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
-        points = _points(source, recorded, batch)
+        width = sum(source.base.matrix(layer)[0] for layer in recorded)
+        points = SamplePoints.drawn(count, points_for(width))
         outputs = record(source, job.deltas, recorded, batch, points, meter)
     with job.models.opened(job.target) as target:
         latents = pictures.latents_in(target, meter)
@@ -108,10 +109,9 @@ class Output:
     change: torch.Tensor
 
 
-def _points(source: Model, layers: Collection[str], batch: NoisyBatch) -> SamplePoints:
-    """Draw as many points as can be kept of all these layers."""
-    width = sum(source.base.matrix(layer)[0] for layer in layers)
-    return SamplePoints.drawn(len(batch), min(ROWS, SOURCE_BYTES // (2 * torch.half.itemsize * width)))
+def points_for(width: int) -> int:
+    """Return at how many points layers are compared whose outputs have ``width`` values in all."""
+    return min(ROWS, SOURCE_BYTES // max(1, 2 * torch.half.itemsize * width))
 
 
 @torch.no_grad()
