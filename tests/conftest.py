@@ -54,8 +54,14 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def quick_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that do not ask how well it does: most of its time goes into solving layers and fitting their scales."""
+def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw in three steps, for tests that do not ask what the pictures show."""
+    monkeypatch.setattr("lorax.models.sampling.STEPS", 3)
+
+
+@pytest.fixture
+def quick_bridge(quick_drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make bridge fast and less exact, for tests that do not ask how good it is."""
     monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
     monkeypatch.setattr("lorax.methods.refine.SCALING", 3)
 

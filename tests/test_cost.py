@@ -73,7 +73,7 @@ def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None
 
 @pytest.mark.parametrize(("rows", "n", "m"), [(50, 20, 30), (50, 90, 30)])
 def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int, m: int) -> None:
-    """It counts no decompositions and what is solved by them: with 40 rows for each lambda, and once with all."""
+    """torch counts no decompositions and nothing that is solved by them: 40 rows for each lambda, and once all."""
     X, W = torch.randn(rows, n), torch.randn(n, m)
     with FlopCounterMode(display=False) as counter:
         assert bridge.ridge(X, X @ W).any()
@@ -96,7 +96,7 @@ def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int,
 def test_what_is_counted_is_what_is_done(
     models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, target: str, method: str, of_text: bool
 ) -> None:
-    """In each of the two models."""
+    """The work of each of the two models is counted."""
     lora = tmp_path / "lora.safetensors"
     save_file({key: value for key, value in load_file(LORA).items() if of_text or key.startswith("lora_unet_")}, lora)
     done: dict[str, Counter[str]] = {}

@@ -53,7 +53,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fitted:
 
 
 def report(similarity: float = 0.9, moved: int = 10, method: str = "copy", **measured: float) -> Report:
-    """Of ten layers of equal norm."""
+    """Make a report of ten layers of equal norm."""
     records = [
         LayerRecord(
             str(i),
@@ -100,7 +100,7 @@ def test_relatives_and_strangers(fitted: Fitted) -> None:
 
 
 def test_without_a_finer_forecast_the_range_is_told(fitted: Fitted) -> None:
-    """And nothing about the transfer at hand."""
+    """Nothing is said about the transfer at hand."""
     fitted(related=MODEL["related"] | {"intercept": 0.6, "coefficients": {}, "residuals": [-0.4, 0.3]})
     words = {found.words for moved in (10, 7) if (found := forecast.forecast(report(moved=moved)))}
     assert words == {
@@ -213,7 +213,7 @@ def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(fitted: Fi
 
 
 def test_what_is_proposed_was_measured() -> None:
-    """Of what is shipped: each method that runs the models, where it was measured, and by how much."""
+    """The shipped file names each method that runs the models, where it was measured, and by how much."""
     for kind in (forecast.STRANGERS, forecast.CROSSED):
         for method, worth in forecast.measured(kind).items():
             assert method in BEHAVIOURAL

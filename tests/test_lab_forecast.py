@@ -113,7 +113,7 @@ def test_a_known_relation_is_recovered(known_relation: tuple[Cells, Path]) -> No
 
 
 def test_strangers_get_no_more_than_their_range(known_relation: tuple[Cells, Path]) -> None:
-    """However well relatives are told from strangers, that is no skill within either."""
+    """Telling relatives from strangers is no skill within either kind."""
     found, models = written(*known_relation)
     strangers = models["copy"]["unrelated"]
     assert strangers["coefficients"] == {}
@@ -130,7 +130,7 @@ def test_what_is_declined_teaches_nothing(known_relation: tuple[Cells, Path]) ->
 
 
 def test_what_is_left_out_has_no_say(known_relation: tuple[Cells, Path]) -> None:
-    """In neither role, neither in the fit nor in the choice of the features."""
+    """What is left out counts neither in the fit nor in the choice of the features."""
     measured = judged(known_relation[0], "copy", related=True).examples
     fit = validation.chosen(forecast.CANDIDATES[forecast.REPORT])
     found = validation.folds(measured)
