@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,12 @@ from lorax.cli import main
 from lorax.demo.bundle import unpack
 from lorax.subspace import spectral
 from lorax.transfer import by_layer
-from tests import builders
+from tests import builders, optional
 from tests.lab_models import HEADLINE
 from tests.samples import SOURCE_METADATA, Files
 
 torch.set_num_threads(1)
-# Of the extras, of which the WebUI's own environments have few: a module of tests that cannot be imported without one is skipped.
-OPTIONAL = ("diffusers", "hypothesis", "jinja2", "lycoris", "peft", "rich", "tokenizers", "transformers")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    missing = re.search(r"^E +ModuleNotFoundError: No module named '(\w+)", str(report.longrepr), re.MULTILINE)
-    if report.outcome == "failed" and missing and missing[1] in OPTIONAL:
-        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"needs {missing[1]}")
-    return report
+pytest_make_collect_report = optional.pytest_make_collect_report
 
 
 @pytest.fixture(scope="session")
