@@ -1,4 +1,4 @@
-"""The WebUI's checkpoints, as fitting needs to know them."""
+"""The WebUI's checkpoints, among which a fit looks for the source."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lorax.formats import Header
 
 
 class Checkpoints:
-    """Hashes are those that the WebUI knows by now; it computes a checkpoint's when it first loads it."""
+    """The listed checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
 
     def sha256(self, path: Path) -> str | None:
         return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
 
     def candidates(self, header: Header) -> Iterable[Path]:
-        """Those of the same content, then those of the same name."""
-        known = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
-        yield from (path for path, sha256 in known if sha256 == header.source_sha256)
-        yield from (path for path, sha256 in known if sha256 != header.source_sha256 and path.name == header.source)
+        """Yield the checkpoints with the source's hash, then those with its name."""
+        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
+        yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
