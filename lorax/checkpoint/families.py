@@ -110,8 +110,8 @@ class Family:
     ldm_names: bool = False  # kohya's adapters give its UNet's layers LDM's names instead of diffusers'
 
     @property
-    def told_as(self) -> set[str]:
-        """The words for the family that trainers write into an adapter's header."""
+    def trainer_names(self) -> set[str]:
+        """The names of the family that trainers write into an adapter's header."""
         return {self.base_version, self.architecture, *(self.velocity or ())}
 
     @property
@@ -184,10 +184,10 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
-def told(metadata: Mapping[str, str]) -> Family | None:
-    """The family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
-    words = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
-    return next((family for family in FAMILIES if words & family.told_as), None)
+def named_in(metadata: Mapping[str, str]) -> Family | None:
+    """Return the family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
+    names = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
+    return next((family for family in FAMILIES if names & family.trainer_names), None)
 
 
 def detect_adapter(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:

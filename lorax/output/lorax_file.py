@@ -1,4 +1,4 @@
-"""Writes a LoRA-X file: whole or not at all."""
+"""Writes LoRA-X files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from lorax.transfer import Moved, Plan
 
 
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """The same for a caller who writes more at the same time and has checked that ``path`` is free."""
+    """Stage the adapter as it is, for its source. ``path`` must be free."""
     adapter, source = plan.adapter, plan.source
     layers = {}
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
-            delta = adapter.delta(name, source)
-            layers[layer] = (
-                delta if adapter.layers[name].is_low_rank else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
-            )
+            largest = None if adapter.layers[name].is_low_rank else plan.options.max_rank or DENSE_RANK
+            layers[layer] = adapter.delta(name, source).compressed(largest)[0]
     core = adapter.header.core if adapter.header else ""
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
@@ -36,7 +34,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
 
 
 def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """What was moved, as an adapter of the target, which fits itself from there by ``auto``. ``path`` was found free."""
+    """Stage the moved layers as an adapter of the target, to be fitted to others by ``auto``. ``path`` must be free."""
     bundled = plan.adapter.bundled() if plan.within_family else {}
     note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
@@ -45,7 +43,7 @@ def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype
 
 @dataclass(frozen=True)
 class _Made:
-    """An adapter of ``base``, fitted to others by ``method``; ``described`` and ``note`` say where it is from."""
+    """An adapter of ``base``, to be fitted to others by ``method``; ``described`` and ``note`` tell its origin."""
 
     base: Checkpoint
     layers: Mapping[str, LowRank]

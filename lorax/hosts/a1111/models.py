@@ -14,8 +14,8 @@ from torch import nn
 
 from lorax.checkpoint import VELOCITY, Checkpoint, config_of
 from lorax.errors import LoraxError
-from lorax.hosts.a1111.text import Conditioning, OneEncoder, TwoEncoders, call_through
-from lorax.models import batch_size, check
+from lorax.hosts.a1111.text import OneEncoder, TwoEncoders, call_through
+from lorax.models import Conditioning, batch_size, check
 
 BLOCKS = ("ResBlock", "BasicTransformerBlock")  # classes of these names are in ldm and in sgm
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,18 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorax.checkpoint import PROJECTION, openclip
-from lorax.models import text_module
+from lorax.models import Conditioning, text_module
 
 TOKENS = 77
 PIXELS = 8  # side of one latent
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Encoded prompts: ``context`` (N, 77, width), both encoders' side by side for SDXL, and SDXL's ``pooled`` text (N, width)."""
-
-    context: torch.Tensor
-    pooled: torch.Tensor | None = None
 
 
 class OneEncoder:

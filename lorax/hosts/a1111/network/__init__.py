@@ -1,7 +1,7 @@
 """A network type for the WebUI's built-in extension Lora, so that ``<lora:name:1>`` loads LoRA-X files.
 
-The WebUI loads a file, and the network type gives it placeholders as modules. Once a prompt has activated its networks, and before
-a picture is drawn, the placeholders are replaced by the WebUI's own modules of a plain LoRA, fitted to the loaded checkpoint.
+The WebUI loads a file, and the network type gives it placeholders as modules. Once a prompt has activated its networks, the
+placeholders are replaced by the WebUI's own modules of a plain LoRA, fitted to the loaded checkpoint. Then the picture is drawn.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ SCRIPT = "LoraxNetworks"  # name of the script class
 
 
 def register(cache: Callable[[], Cache], device: Callable[[], str] = lambda: "auto") -> type | None:
-    """Register the network type; return the script class that fits networks, or None if the extension Lora is disabled or lacks types.
+    """Register the network type; return the script class that fits networks, or None if the host has no network types.
 
-    The WebUI looks for script classes in modules of ``scripts/``: ``LoraxNetworks = register(...)``. ``cache`` is called once, when
-    the first network is fitted; ``device`` for each network, and ``auto`` is the WebUI's device. Reload UI calls this again.
+    The WebUI looks for script classes in modules of ``scripts/``: ``LoraxNetworks = register(...)``. ``cache`` is called once,
+    when the first network is fitted; ``device`` for each network, and ``auto`` is the WebUI's device. Reload UI calls this again.
     """
     try:
         import networks
