@@ -25,7 +25,7 @@ def precision(device: torch.device) -> torch.dtype:
 def pick_device(name: str) -> torch.device:
     """Return the device called ``name``. Raises LoraxError if there is no such device.
 
-    ``auto`` is CUDA if there is a graphics card, else the CPU. ``mps`` is the CPU too, with a warning in the log: MPS has no float64.
+    ``auto`` is CUDA if there is a graphics card, else the CPU. ``mps`` is the CPU, with a warning, since MPS has no float64.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

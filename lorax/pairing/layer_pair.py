@@ -1,4 +1,4 @@
-"""A layer of one base and the layer of another that it feeds."""
+"""A pair of layers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from lorax.reasons import Reason
 
 @dataclass(frozen=True)
 class Pair:
-    """A source layer, the target layer that it feeds (None: there is none) and the reason.
-
-    ``columns``: the inputs that mean the same to both layers, if only some do. Only the delta on these is moved.
-    """
+    """A source layer, its target layer or None, and the reason. ``columns``: the shared inputs, if the layers do not share all."""
 
     source: str
     target: str | None
