@@ -48,7 +48,7 @@ def move_unsampled(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reaso
 
 
 def median(similarities: Sequence[float | None]) -> float | None:
-    """Return the median similarity of two bases' layers; None if all are None. Else a pair of unequal shapes (None) counts as 0."""
+    """Return the median similarity of two bases' layers; None if all are. Otherwise None, for unequal shapes, counts as 0."""
     if all(similarity is None for similarity in similarities):
         return None
     return statistics.median(similarity or 0.0 for similarity in similarities)

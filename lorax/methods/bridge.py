@@ -76,7 +76,7 @@ class SamplePoints:
 
     @classmethod
     def drawn(cls, count: int, rows: int) -> SamplePoints:
-        """Draw random points in so many pictures, ordered by picture: so the last rows, for validation, have their own pictures."""
+        """Draw random points in so many pictures, ordered by picture, so that the last rows have pictures of their own."""
         point = torch.rand(rows, 2, generator=torch.Generator().manual_seed(0))
         return cls(torch.arange(rows) * count // rows, point)
 

@@ -36,9 +36,9 @@ class WeightMethod(Method):
     """A method by weights, layer by layer.
 
     ``move(dW_s, pair)`` returns dW_t and the reason, or None if there is no dW_t; a copy returns dW_s itself. ``gated``: whether
-    --threshold skips less similar layers. ``declines``: whether nothing is moved between unrelated bases. ``strength(overlap)`` is
-    a factor of the moved adapter if the target has that share of it already. ``move_unsampled`` moves a large layer that was not
-    measured, once the measured ones leave nothing to decide; without it every layer is measured.
+    --threshold skips less similar layers. ``declines``: whether nothing is moved between unrelated bases. ``strength(overlap)``
+    is a factor of the moved adapter if the target has that share of it already. ``move_unsampled`` moves a large layer that was
+    not measured, once the measured ones leave nothing to decide; without it every layer is measured.
     """
 
     move: Move
@@ -50,7 +50,7 @@ class WeightMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMethod(Method):
-    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` are the layers' reasons."""
+    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` are layers' reasons."""
 
     fit: Callable[[Job], dict[str, LowRank]]
     planned: Why

@@ -61,7 +61,7 @@ def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], m
 def trajectory(
     model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, then 0 and the result.
+    """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and 0 with the result.
 
     DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv 2207.12598). A seed gives the same
     noise on every device.

@@ -10,7 +10,7 @@ from lorax.reasons import Reason
 
 @dataclass(frozen=True)
 class Pair:
-    """A source layer, its target layer or None, and the reason. ``columns``: the shared inputs, if the layers do not share all."""
+    """A source layer, its target layer or None, and the reason. ``columns``: the shared inputs, if not all are shared."""
 
     source: str
     target: str | None

@@ -34,8 +34,8 @@ class Columns:
 def shared_inputs(source: Checkpoint, s: str, target: Checkpoint, t: str) -> Columns | None:
     """Return the inputs that the layers ``s`` and ``t`` share; None if they share all, or if these are unknown.
 
-    The inputs of cross-attention are the concatenated outputs of the text encoders. Of SDXL's 2048, the first 768 are those of CLIP
-    ViT-L, which SD 1.x has alone, and the last 1280 those of OpenCLIP ViT-bigG, which the refiner has alone.
+    The inputs of cross-attention are the concatenated outputs of the text encoders. Of SDXL's 2048, the first 768 are those of
+    CLIP ViT-L, the only ones of SD 1.x, and the last 1280 those of OpenCLIP ViT-bigG, the only ones of the refiner.
     """
     (_, n_s), (_, n_t) = source.matrix(s), target.matrix(t)
     if n_s == n_t:

@@ -24,7 +24,7 @@ class Vector:
 def pair_vectors(
     adapter: AdapterFile, source: Checkpoint, target: Checkpoint, pairs: Mapping[str, Pair], cut: bool
 ) -> list[Vector]:
-    """Return the adapter's norms and biases with their targets. ``pairs`` are those of all layers; ``cut``: all ranks are limited.
+    """Return the adapter's norms and biases with their targets. ``pairs``: those of all layers; ``cut``: if ranks are limited.
 
     A bias is moved only with a whole difference, which is then written whole: A1111 reads biases from no other format.
     """

@@ -17,9 +17,6 @@ Task = TypeVar("Task")
 Loaded = TypeVar("Loaded")
 Done = TypeVar("Done")
 LIMITS = {"cpu": 800 << 20, "cuda": 1500 << 20}  # bytes of all running tasks; no more than half of the free memory
-    "cpu": 800 << 20,
-    "cuda": 1500 << 20,
-}  # bytes of all running tasks together, at most; and at most half of the free memory
 AHEAD = 2  # tasks that are read before a worker is free
 log = logging.getLogger(__name__)
 
