@@ -21,7 +21,7 @@ from lorax.low_rank import LowRank
 class AdapterFile:
     """An adapter on disk. The tensors of a layer are read when needed. Raises LoraxError if the file is damaged or unsupported.
 
-    ``given``: the path from the user, which may be a PEFT folder. ``path``: the file with the tensors. ``header``: that of a LoRA-X
+    ``given``: the user's path, which may be a PEFT folder. ``path``: the file with the tensors. ``header``: that of a LoRA-X
     file; None for other adapters. ``layers``: stored layers by name in the file. ``vectors``: changes of norms and biases.
     """
 

@@ -20,10 +20,10 @@ class Configuration:
         self._path, self._settings = path, settings
 
     def scale(self, name: str, rank: int | None) -> float | None:
-        """Return alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer with this name in the file; None if there is no alpha.
+        """Return alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer with this name in the file; None without alpha.
 
-        ``rank`` is that of the layer's factors; if None, the configuration's is used. Raises LoraxError if a value or a pattern is
-        damaged.
+        ``rank`` is that of the layer's factors; if None, the configuration's is used. Raises LoraxError if a value or a pattern
+        is damaged.
         """
         head = name.partition(".")[0] + "."  # diffusers has one configuration per component: unet.lora_alpha, ...
         settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
@@ -36,8 +36,8 @@ class Configuration:
         return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
     def _number(self, name: str, what: str, value: object) -> float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not abs(value) <= LARGEST or (what == "rank" and value < 1):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+        if not is_number or (what == "rank" and value < 1):
             raise LoraxError(
                 f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
                 f"expected a number up to {LARGEST:.0e}."

@@ -1,4 +1,4 @@
-"""DoRA (arXiv 2402.09353): magnitudes in addition to the parts of another format, one for each row or column of the changed weight.
+"""DoRA (arXiv 2402.09353): magnitudes, with the parts of another format, for the rows or the columns of the changed weight.
 
 ``dora_scale`` of kohya and LyCORIS is read as in A1111, and ``lora_magnitude_vector`` as in PEFT.
 """

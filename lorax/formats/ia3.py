@@ -57,8 +57,8 @@ def decode(layer: Layer) -> LowRank:
 def _axis(layer: Layer, weight: torch.Size) -> int:
     """Return the side of PEFT's factors: 0 for outputs, 1 for inputs.
 
-    They are (out, 1) or (1, in) for a linear layer. For a convolution they are (1, out, 1, 1) or (1, in, 1, 1), and only the count
-    tells the side. Raises LoraxError if both counts are equal.
+    They are (out, 1) or (1, in) for a linear layer. For a convolution they are (1, out, 1, 1) or (1, in, 1, 1), and only the
+    count tells the side. Raises LoraxError if both counts are equal.
     """
     shape = layer.tensors[PEFT].shape
     if len(shape) == 2:

@@ -30,7 +30,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 
 def owned(key: str, file: TensorFile) -> tuple[str, str] | None:
-    """Return (layer name, part) of a key in its file; None if it is no format's. ``.weight`` is (IA)^3's only with ``on_input``."""
+    """Return (layer name, part) of a key in its file; None if it has none. ``.weight`` is (IA)^3's only with ``on_input``."""
     found = split(key)
     if found and found[1] == ia3.WEIGHT and f"{found[0]}.{ia3.ON_INPUT}" not in file.shapes:
         return None

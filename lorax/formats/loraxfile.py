@@ -1,8 +1,8 @@
 """LoRA-X files: adapters that are fitted to the loaded checkpoint of their family.
 
-A file holds the factors for the checkpoint that the adapter was trained on, or, in the small form (``lorax/formats/small.py``), what
-they are rebuilt from. Layers are named as in a plain LoRA; parts have other names, so that readers of plain LoRAs do not apply
-them by mistake. The header tells how to fit them to another checkpoint.
+A file holds the factors for the checkpoint that the adapter was trained on, or the small form of these
+(``lorax/formats/small.py``). Layers are named as in a plain LoRA; parts have other names, so that readers of plain LoRAs do not
+apply them by mistake. The header tells how to fit them to another checkpoint.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243) of kohya and LyCORIS: outputs of the base's weight are rotated in blocks.
 
-``oft_blocks`` is (blocks, b, b) in OFT and (steps, blocks, b, b) in BOFT. Its Cayley transform gives the rotations R. LyCORIS' old
-``oft_diag`` holds R itself. ``alpha`` is not a scale here, but the constraint.
+``oft_blocks`` is (blocks, b, b) in OFT and (steps, blocks, b, b) in BOFT. Its Cayley transform gives the rotations R. LyCORIS'
+old ``oft_diag`` holds R itself. ``alpha`` is not a scale here, but the constraint.
 """
 
 from __future__ import annotations

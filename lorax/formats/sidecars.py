@@ -1,4 +1,4 @@
-"""Reads the files beside an adapter: the WebUI's card and Civitai Helper's information. Unreadable ones are ignored and logged."""
+"""Reads the files beside an adapter: the WebUI's card and Civitai Helper's information. Unreadable ones are logged."""
 
 from __future__ import annotations
 

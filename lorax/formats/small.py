@@ -67,7 +67,7 @@ def probes_of(U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
 
 
 def encode(dS: torch.Tensor, P: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the layer's tensors for dS (r,) and the probes P of its basis. Stored probes are those of dS rounded to ``dtype``."""
+    """Return the layer's tensors for dS (r,) and the probes P of its basis. The stored probes are P times the rounded dS."""
     rounded = dS.to(dtype)
     return {"lorax_core": rounded.contiguous(), "lorax_probe": (P @ rounded.double()).float()}
 

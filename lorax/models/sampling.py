@@ -61,10 +61,10 @@ def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], m
 def trajectory(
     model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and 0 with the result.
+    """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and the result.
 
-    DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv 2207.12598). A seed gives the same
-    noise on every device.
+    The result comes with timestep 0. DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv
+    2207.12598). A seed gives the same noise on every device.
     """
     shape, stride = (4, model.size, model.size), TIMESTEPS // steps
     latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(model.device)

@@ -1,4 +1,4 @@
-"""Computes the leading singular subspaces of weights, and how similar they are between two weights."""
+"""Computes the leading singular subspaces of weights, and their similarity."""
 
 from lorax.subspace.lazy import once
 from lorax.subspace.rank import QUARTER, RankRule

@@ -16,9 +16,9 @@ def assignments(plan: Plan) -> dict[str, Assignment]:
     They are the pairs of the adapter's layers. If a part of the adapter has no counterpart, all other layers that both models
     have in that component are assigned too, with the commonest rank: they can reproduce the effect that the part has on them.
     """
-    stored = plan.adapter.layers
+    ranks = {name: layer.rank if layer.is_low_rank else None for name, layer in plan.adapter.layers.items()}
     own = {
-        pair.target: Assignment(pair.source, _rank(plan, pair.target, stored[name].rank if stored[name].is_low_rank else None))
+        pair.target: Assignment(pair.source, _rank(plan, pair.target, ranks[name]))
         for name, pair in plan.pairs.items()
         if pair and pair.target
     }
