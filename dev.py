@@ -16,11 +16,15 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")  # a process takes up to 2 GB; each uses one thread
+THREAD = threading.local()
 GRADIOS = ("gradio3", "gradio4")  # tests/ui/NAME.txt says what the environment .venv-NAME has
 
 
@@ -41,17 +45,34 @@ def demo(arguments: list[str]) -> None:
 
 def test(arguments: list[str]) -> None:
     python = install(VENV, "test")
+    if arguments:
+        check(python, arguments)
+        return
+    with ThreadPoolExecutor() as beside:  # what is to be installed for ui arrives meanwhile
+        installed = beside.submit(in_background, lambda: [with_gradio(name) for name in GRADIOS])
+        check(python, [])
+        installed.result()
+    ui([])
+
+
+def check(python: Path, arguments: list[str]) -> None:
     step("lint", python, "-m", "ruff", "check")
     step("format", python, "-m", "ruff", "format", "--check")
     step("types", python, "-m", "mypy", "lorax")
+    step("rooms", python.with_name("lint-imports"))
     step("tests", python, "-m", "pytest", *PARALLEL, *arguments, OMP_NUM_THREADS="1")
-    if not arguments:
-        ui([])
 
 
 def ui(arguments: list[str]) -> None:
-    for name in GRADIOS:
-        step(f"tests with {name}", with_gradio(name), "-m", "pytest", "tests/ui", *arguments)
+    pythons = {name: with_gradio(name) for name in GRADIOS}
+
+    def walk(name: str) -> None:
+        cache = f"--override-ini=cache_dir=.pytest_cache/{name}"
+        step(f"tests with {name}", pythons[name], "-m", "pytest", cache, "tests/ui", *arguments)
+
+    with ThreadPoolExecutor() as both:
+        for ended in [both.submit(in_background, walk, name) for name in GRADIOS]:
+            ended.result()
 
 
 def webui(arguments: list[str]) -> None:
@@ -89,9 +110,21 @@ def has_pip(python: Path) -> bool:
 
 def step(title: str, *command: str | Path, **environment: str) -> None:
     """Run a command in the repository's root; end with its exit code if that is not 0."""
-    print(f"== {title}", flush=True)
-    if code := subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode:
-        sys.exit(code)
+    held = getattr(THREAD, "in_background", False)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} if held else {}
+    if not held:
+        print(f"== {title}", flush=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, **output)
+    if held:
+        print(f"== {title}\n{done.stdout}", end="", flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def in_background(work: Callable[..., object], *arguments: object) -> None:
+    """Do this in a thread of its own. What its steps print is shown when each has ended, so that no two are mixed."""
+    THREAD.in_background = True
+    work(*arguments)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("encode a picture", lambda: model.encode_pictures(picture))
     seen = noised(model, latents, [PROMPT], SEEN, seed=0)
     width = sum(base.matrix(layer)[0] for layer in adapter)
-    points = bridge.SamplePoints.drawn(SEEN, min(bridge.ROWS, bridge.SOURCE_BYTES // (2 * torch.half.itemsize * width)))
+    points = bridge.SamplePoints.drawn(SEEN, bridge.points_for(width))
     record = partial(bridge.record, model, adapter, adapter, seen, points, Meter())
     gauge(f"bridge: record {SEEN} pictures twice", record)
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, adapter))

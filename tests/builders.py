@@ -47,7 +47,7 @@ def relative(of: State, seed: int = 1, noise: float = 0.02) -> State:
 
 
 def pruned(of: State, size: Size = TINY) -> State:
-    """As BK-SDM prunes: of every level, the first block down and the first and last block up are kept and renumbered."""
+    """Prune a base as BK-SDM does: of every level the first block down and the first and last up are kept and renumbered."""
     small = Size(size.channels, size.cross, size.text_layers, size.vocabulary, blocks=1)
     where = {param.diffusers: param.ldm for param in size.unet()}
     state = {key: value for key, value in of.items() if not key.startswith(UNET)}
@@ -78,7 +78,7 @@ def _up_block(path: str) -> tuple[str, str, str]:
 
 
 def save(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """As one LDM file; ``.ckpt`` is pickled under ``state_dict`` as the original training code does."""
+    """Write a base as one LDM file. A ``.ckpt`` is pickled under ``state_dict``, as the original training code does it."""
     tensors = {key: (value.to(dtype) if value.is_floating_point() else value).contiguous() for key, value in state.items()}
     if path.suffix == ".ckpt":
         torch.save({"state_dict": tensors, "global_step": 3}, path)
@@ -88,7 +88,7 @@ def save(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype = tor
 
 
 def save_folder(state: Mapping[str, torch.Tensor], path: Path, size: Size = TINY, text_prefix: str = "text_model.") -> Path:
-    """The same base as a diffusers folder. transformers 5 writes the text encoder without ``text_model.``."""
+    """Write a base as a diffusers folder. transformers 5 writes the text encoder without ``text_model.``."""
     unet = {param.diffusers: state[UNET + param.ldm].contiguous() for param in size.unet()}
     text = {text_prefix + param.ldm.removeprefix("text_model."): state[TE + param.ldm] for param in size.text()}
     for folder, name, tensors in (

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,12 @@ from lorax.cli import main
 from lorax.demo.bundle import unpack
 from lorax.subspace import spectral
 from lorax.transfer import by_layer
-from tests import builders
+from tests import builders, optional
 from tests.lab_models import HEADLINE
 from tests.samples import SOURCE_METADATA, Files
 
 torch.set_num_threads(1)
-# Of the extras, of which the WebUI's own environments have few: a module of tests that cannot be imported without one is skipped.
-OPTIONAL = ("diffusers", "hypothesis", "jinja2", "lycoris", "peft", "rich", "tokenizers", "transformers")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    missing = re.search(r"^E +ModuleNotFoundError: No module named '(\w+)", str(report.longrepr), re.MULTILINE)
-    if report.outcome == "failed" and missing and missing[1] in OPTIONAL:
-        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"needs {missing[1]}")
-    return report
+pytest_make_collect_report = optional.pytest_make_collect_report
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +43,14 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def quick_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that do not ask how well it does: most of its time goes into solving layers and fitting their scales."""
+def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw in three steps, for tests that do not ask what the pictures show."""
+    monkeypatch.setattr("lorax.models.sampling.STEPS", 3)
+
+
+@pytest.fixture
+def quick_bridge(quick_drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make bridge fast and less exact, for tests that do not ask how good it is."""
     monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
     monkeypatch.setattr("lorax.methods.bridge.SCALING_STEPS", 3)
 

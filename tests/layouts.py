@@ -87,7 +87,7 @@ def unet(kind: str) -> Shapes:
 
 @cache
 def text(encoder: tuple[Any, int, int]) -> Shapes:
-    """With the prefix that transformers 5 leaves out."""
+    """Shapes of a text encoder, with the prefix that transformers 5 leaves out."""
     model, width, layers = encoder
     config = CLIPTextConfig(
         hidden_size=width,

@@ -26,7 +26,7 @@ class Loaded:
 
 
 class Host:
-    """As much of the WebUI as the network type touches, with one loaded checkpoint whose layers are plain objects.
+    """The parts of the WebUI that the network type uses, with one loaded checkpoint whose layers are plain objects.
 
     ``tests/webui/test_double.py`` compares ``modules`` with a real checkout.
     """
@@ -68,7 +68,7 @@ class Host:
 
     def load(self, path: Path) -> None:
         class Model:
-            """The host keeps weak references to it possible."""
+            """A model that can be referred to weakly, as the host's."""
 
         prefixes = {"unet": "diffusion_model_", "te": "transformer_"}
         names = [layer.partition(".") for layer in open_checkpoint(path).layers]
@@ -81,7 +81,7 @@ class Host:
         self.shared.sd_model = model
 
     def activate(self, script: type, *nets: Any) -> list[str]:
-        """The messages."""
+        """Activate networks in a prompt; return the messages."""
         self.networks.loaded_networks[:] = nets
         for net in nets:
             net.mentioned_name = net.name

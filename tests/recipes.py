@@ -17,12 +17,12 @@ def without_middle(params: list[Param]) -> list[Param]:
 
 
 def same(path: str) -> str:
-    """Of every module the first transformer blocks are kept: SSD-1B and Vega."""
+    """SSD-1B and Vega keep the first transformer blocks of every module."""
     return path
 
 
 def bk_sdm(path: str, gone: int = 0) -> str:
-    """Of every level the first block down, and the first and the last up, are kept; ``gone``: levels that are not (tiny-sd)."""
+    """Return the whole UNet's path of what BK-SDM kept: of a level, the first block down, and the first and last up."""
     parts = path.split(".")
     if parts[0] == "up_blocks":
         parts[1] = str(int(parts[1]) + gone)
@@ -33,7 +33,7 @@ def bk_sdm(path: str, gone: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """``origin``: diffusers path in the pruned UNet -> in the whole one."""
+    """A whole UNet, a pruned one, and the way back: ``origin`` maps a diffusers path in the pruned one to the whole one."""
 
     whole: list[Param]
     pruned: list[Param]

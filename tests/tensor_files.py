@@ -40,7 +40,7 @@ class InMemory:
 
 
 def opened(state: builders.State) -> Checkpoint:
-    """As ``open_checkpoint`` does, but whatever the family."""
+    """Open a base in memory, of whatever family."""
     unet = {key.removeprefix(builders.UNET): value for key, value in state.items() if key.startswith(builders.UNET)}
     file = InMemory(unet, Path("memory.safetensors"))
     layers = {key.removesuffix(".weight"): value for key, value in unet.items() if key.endswith(".weight") and value.dim() > 1}

@@ -64,7 +64,7 @@ sizes = st.floats(-12, 12).map(lambda exponent: 10.0**exponent)
 @settings(max_examples=60, deadline=None)
 @given(columns=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4), seed=st.integers(0, 1000))
 def test_balanced_is_exact_and_survives_half_precision(columns: list[tuple[float, float]], seed: int) -> None:
-    """However unlike the factors' magnitudes: no value is rounded, and fp16 loses only its usual 2^-11 per factor."""
+    """No value is rounded, however unlike the factors' magnitudes; fp16 loses only its usual 2^-11 per factor."""
     raw = made(7, 9, len(columns), seed, scale=1.0)
     delta = LowRank(raw.up * torch.tensor([c[0] for c in columns]), raw.down * torch.tensor([c[1] for c in columns])[:, None])
     balanced = delta.balanced()

@@ -55,7 +55,7 @@ def test_other_methods_say_that_the_bases_are_strangers(files: Files, out: Path,
 
 
 def test_the_same_weights_take_the_adapter_as_it_is(files: Files, tmp_path: Path, out: Path) -> None:
-    """But for rounding: the source is stored in half precision."""
+    """The source is stored in half precision, so the weights are the same but for rounding."""
     source = builders.save(files.base_state, tmp_path / "half.safetensors", torch.float16)
     written = out / "moved.safetensors"
     more = ["--source", str(source), "--target", str(files.base), "--output", str(written), "--report", str(out / "report.json")]
@@ -98,7 +98,7 @@ def test_unequal_shapes_speak_against_relatedness(
 
 @pytest.mark.parametrize(("unequal", "code"), [(2, 0), (4, 3)])
 def test_the_odd_unequal_layer_is_skipped(files: Files, tmp_path: Path, out: Path, unequal: int, code: int) -> None:
-    """Of six layers: where half or more cannot be compared, the bases are no relatives."""
+    """If half or more of the six layers cannot be compared, the bases are no relatives."""
     deltas = builders.deltas()
     layers = [delta for delta in deltas if delta.component == "unet"]
     keys = {f"{builders.UNET}{delta.ldm}.weight" for delta in layers[:unequal]}

@@ -74,7 +74,7 @@ def test_sdxl_lora_with_an_sd1_base(tmp_path: Path, refused: Callable[..., str])
 
 
 def test_a_unet_of_no_family(files: Files, tmp_path: Path, refused: Callable[..., str]) -> None:
-    """Without attention, none of the signs tells anything."""
+    """A UNet without attention has none of the signs of a family."""
     save_file({f"{builders.UNET}input_blocks.0.0.weight": torch.randn(8, 4, 3, 3)}, tmp_path / "base.safetensors")
     message = refused(target=tmp_path / "base.safetensors")
     assert "an unknown kind of UNet, which is not supported. Supported: Stable Diffusion 1.x, Stable Diffusion 2.x, " in message

@@ -35,7 +35,7 @@ PROMPTS = captions(8)
 
 
 def gained(models: Path, made: Plan, out: Path) -> float:
-    """By which share the target's loss falls on pictures that the source draws with the adapter, of prompts not used before."""
+    """Return the share by which the target's loss falls on pictures that the source draws with the adapter, of new prompts."""
     source, target = (Runner(models / f"{name}.safetensors") for name in (BASE, made.target.path.stem))
     prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
     pictures = probe.drawn(source, made.adapter.path, prompts)
@@ -81,7 +81,7 @@ def test_between_relatives_refining_starts_from_the_copy(models: Path) -> None:
 
 
 def test_the_best_look_is_kept(models: Path) -> None:
-    """With a rate that ruins the factors, the start is the best."""
+    """The start is the best if the rate ruins the factors."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
     latents = sampling.draw(target, layers, PROMPTS, Meter())
@@ -150,6 +150,7 @@ def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.
     assert (header.source, header.method) == ("scratch.safetensors", "auto")
 
 
+@pytest.mark.usefixtures("quick_drawing")
 def test_stopping_leaves_nothing(models: Path) -> None:
     reached: list[str] = []
 

@@ -25,7 +25,7 @@ from tests.measures import between
 
 
 def beside(made: Plan) -> dict[str, str]:
-    """Target layer -> source layer, of those that the adapter leaves alone."""
+    """Target layer -> source layer, for the layers that the adapter leaves alone."""
     touched = {pair.source for pair in made.pairs.values() if pair}
     return {target: one.source for target, one in assignments(made).items() if one.source not in touched}
 
@@ -111,7 +111,7 @@ def test_a_layer_of_high_rank_is_no_measure_for_those_beside(models: Path, out: 
 
 @pytest.mark.usefixtures("quick_bridge")
 def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path) -> None:
-    """From SD 1.x to SDXL, whose latents have another scale and another size here."""
+    """SDXL's latents here have another scale and another size than SD 1.x's."""
     for name in (BASE, "xl"):
         (out / f"{name}.safetensors").symlink_to(models / f"{name}.safetensors")
         text = (models / f"{name}.yaml").read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def test_any_rank_is_given(models: Path, name: str, method: str, rank: int) -> N
 
 
 def test_a_start_of_another_rank_does_the_same(models: Path) -> None:
-    """Or the most of it, where there is less room."""
+    """A start of a smaller rank does the most of it that fits."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
     (one, first), (two, second), *_ = layers.items()

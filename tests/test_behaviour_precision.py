@@ -47,7 +47,7 @@ def noisy(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def change(runner: Runner, lora: Path) -> torch.Tensor:
-    """Of the prediction, by the adapter's deltas as hooks."""
+    """Return what the adapter's deltas, as hooks, change in the prediction."""
     latents, times = noisy()
     with torch.no_grad():
         alone = runner.predict(latents, times, runner.encode(PROMPTS))
@@ -56,7 +56,7 @@ def change(runner: Runner, lora: Path) -> torch.Tensor:
 
 
 def gradients(runner: Runner, scale: float = 1.0, blocks: bool = False) -> dict[str, torch.Tensor]:
-    """Of the mean loss, by the factors of every layer."""
+    """Return the gradients of the mean loss, for the factors of every layer."""
     layers = open_adapter(LOCON).deltas_of(runner.base)
     factors = {
         layer: (dW.up.clone().requires_grad_(), dW.down.clone().requires_grad_(), dW.scale) for layer, dW in layers.items()
@@ -139,7 +139,7 @@ def test_small_gradients_survive_float16_by_the_scale() -> None:
 
 
 def test_a_step_that_overflows_is_no_step_of_the_training() -> None:
-    """Where the first gradients overflow at eight scales, all is as where none does, but for the scale."""
+    """If the first gradients overflow at eight scales, the result is as if none did, but for the scale."""
 
     def trained(most: float) -> tuple[Optimizer, list[float]]:
         parameter, scales = torch.nn.Parameter(torch.ones(2)), []
@@ -164,7 +164,7 @@ def test_a_step_that_overflows_is_no_step_of_the_training() -> None:
 
 
 def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
-    """Before a step is taken, and so also where few are."""
+    """The error comes before a step is taken, and so also if few are."""
     target = Runner(base)
     next(target.unet.parameters()).data.fill_(torch.inf)
     start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))

@@ -125,6 +125,7 @@ class Opening:
         return Runners(torch.device("cpu")).opened(base)
 
 
+@pytest.mark.usefixtures("quick_drawing")
 def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source is not run again, not for another target either."""
     monkeypatch.setattr(training, "VALIDATE_EVERY", 2)

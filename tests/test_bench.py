@@ -57,7 +57,7 @@ def test_what_is_timed_is_a_transfer(relatives: Relatives, tmp_path: Path) -> No
 
 
 def test_a_survey_measures_every_layer_of_a_real_size(relatives: Relatives) -> None:
-    """All of SD 1.5's with sides of 320 and more, but of one size."""
+    """The layers are all of SD 1.5's with sides of 320 and more, but of one size."""
     layers = {name: SHAPE for name, shape in BASES["SD 1.5"].items() if name.startswith("unet.0.")}
     plans = relatives.plans(layers, Options("auto", device="cpu"), 4, 1)
     (found,), (shown,) = run_all(plans), run_all(plans, survey=True)

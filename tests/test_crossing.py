@@ -1,4 +1,4 @@
-"""From family to family: what is paired, what of it moves, and what is said where nothing does."""
+"""Transfers from one family to another: what is paired, what of it moves, and what is said if nothing does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def move(lora: Path, source: Base, target: Base, out: Path, *more: str) -> tuple
 
 @pytest.mark.parametrize(("s", "t", "there"), [("sd1", "sdxl", "te1"), ("sdxl", "sd1", "te"), ("sdxl", "refiner", "te2")])
 def test_a_shared_text_encoder_takes_its_adapter_exactly(bases: Bases, out: Path, s: str, t: str, there: str) -> None:
-    """By default, as layers of the same encoder; SDXL's other one has no counterpart."""
+    """The default method moves it as layers of the same encoder; SDXL's other encoder has no counterpart."""
     title = {"te1": "CLIP ViT-L", "te": "CLIP ViT-L", "te2": "OpenCLIP ViT-bigG"}[there]
     shared = next(c.name for c in open_checkpoint(bases[s].path).family.components if c.title == title)
     expected = families.save_lora(out / "lora.safetensors", bases[s].path, lambda layer: layer.startswith(f"{shared}."))
@@ -98,7 +98,7 @@ def test_auto_declines_between_families(bases: Bases, out: Path, s: str, t: str,
 def test_a_method_that_is_named_moves_what_has_a_place(
     bases: Bases, out: Path, s: str, t: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And says that it is worth little. What is written is found again on the target; what is not moved has a reason."""
+    """The report says that it is worth little. What is written is found again on the target; what is not moved has a reason."""
     lora = out / "lora.safetensors"
     kinds = ("attn1.to_q", "attn2.to_k", "proj_in", "in_layers.2", "skip_connection", "op", "conv", "embed.0", "mlp.fc1")
     families.save_lora(lora, bases[s].path, lambda layer: layer.endswith(kinds))

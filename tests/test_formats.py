@@ -34,7 +34,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Family:
-    """A base of it, and for one layer of every kind: its name in kohya's adapters -> (layer, weight)."""
+    """A base of a family, and one layer of every kind: its name in kohya's adapters -> (layer, weight)."""
 
     base: Checkpoint
     weights: dict[str, tuple[str, torch.Tensor]]
@@ -89,7 +89,7 @@ def sd2(folder: Path) -> Family:
 
 
 def refiner(folder: Path) -> Family:
-    """Its UNet's layers as LDM spells them, and its only text encoder as SDXL's second."""
+    """The refiner, whose UNet's layers are spelled as in LDM, and whose only text encoder is called as SDXL's second."""
     parameters = {f"unet.{path}": value for path, value in narrow.random_state(narrow.REFINER_UNET, 0).items()}
     parameters |= {f"te2.{path}": value for path, value in narrow.big_g().items()}
     layers = [f"unet.{param.ldm}" for param in narrow.REFINER_UNET if param.is_layer]
@@ -139,7 +139,7 @@ def test_read_as_lycoris_does(family: Family, recipe: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "constraint" not in recipe])
 def test_without_alpha(family: Family, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with the alpha that LyCORIS takes for none, the rank. A constraint is kept as alpha, and cannot be without."""
+    """Without alpha, the rank counts as alpha. A constraint is kept as alpha, and cannot be without."""
     monkeypatch.setattr(adapters, "ALPHA", 0.0)
     expected = save(family, recipe, tmp_path / "a.safetensors", alpha=False)
     assert_reads(family, tmp_path / "a.safetensors", expected)
@@ -162,7 +162,7 @@ def test_converted_without_moving(family: Family, recipe: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("recipe", ["(IA)^3", "OFT", "BOFT", "GLoRA", "GLoRA, old", "DoRA of LoCon"])
 def test_what_depends_on_the_base_is_cut_to_the_chosen_rank(family: Family, recipe: str, tmp_path: Path) -> None:
-    """To the best LoRA of that rank, and the report says what that loses."""
+    """The result is the best LoRA of that rank, and the report says what that loses."""
     expected = save(family, recipe, tmp_path / "a.safetensors")
     base, plain, report = str(family.base.path), tmp_path / "plain.safetensors", tmp_path / "report.json"
     files = [str(tmp_path / "a.safetensors"), "--source", base, "--target", base, "--output", str(plain), "--report", str(report)]
@@ -176,7 +176,7 @@ def test_what_depends_on_the_base_is_cut_to_the_chosen_rank(family: Family, reci
 
 
 def test_oft_of_kohya(tmp_path: Path) -> None:
-    """Its names have a prefix of their own."""
+    """The names of kohya's OFT have a prefix of their own."""
     made, random = sdxl(tmp_path), torch.Generator().manual_seed(2)
     name, (layer, weight) = next(item for item in made.weights.items() if "attn2" in item[0])
     tensors, dW = RECIPES["OFT"](weight, random)

@@ -105,7 +105,7 @@ def unet_of_diffusers(folder: Path) -> Path:
 
 
 def beside(make: Maker, name: str, content: str) -> Maker:
-    """With a further file, in the base's folder or beside its file."""
+    """Make a file that has a further one in the base's folder or beside it."""
 
     def made(folder: Path) -> Path:
         path = make(folder)
@@ -118,7 +118,7 @@ def beside(make: Maker, name: str, content: str) -> Maker:
 
 
 def lora_x(folder: Path) -> Path:
-    """As a transfer saves it."""
+    """Make a LoRA-X file as a transfer saves it."""
     source = str(builders.save(builders.base(), folder / "base.safetensors"))
     lora = str(builders.save_lora(folder / "lora.safetensors", builders.deltas(builders.SOME)))
     written = folder / "x.safetensors"

@@ -72,7 +72,7 @@ def test_a_hosts_cache_serves_the_tab_and_the_api(files: Files, tmp_path: Path, 
 
 
 def test_what_analysing_keeps_serves_a_transfer_that_projects(files: Files, tmp_path: Path, large: list[int]) -> None:
-    """It keeps the similarities, to which the transfer adds the bases."""
+    """An analysis keeps the similarities, to which the transfer adds the bases."""
     expected, bases = moved(files, None), (open_checkpoint(files.base), open_checkpoint(files.target))
     analysed = plan(open_adapter(files.lora), *bases, Options("copy"))
     run_all([analysed], Context(cache=Cache(tmp_path, BIG, 0)), survey=True)

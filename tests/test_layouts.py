@@ -40,7 +40,7 @@ def open_clip(shapes: Shapes) -> Shapes:
 
 
 def header(kind: str, prefixes: dict[str, str] | None = None) -> Shapes:
-    """Of the whole checkpoint in LDM's layout. ``prefixes``: component -> another one than the usual."""
+    """Make the header of a whole checkpoint in LDM's layout. ``prefixes``: component -> another one than the usual."""
     family = UNETS[kind][0]
     shapes = {families.UNET.checkpoint + path: layouts.unet(kind)[name] for path, name in ldm(kind).items()}
     for component in family.components[1:]:
@@ -68,7 +68,7 @@ def expected(kind: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("kind", UNETS)
 def test_both_layouts_of_a_unet(kind: str) -> None:
-    """They tell the same structure and family, and every parameter's name comes back from the other layout."""
+    """Both layouts tell the same structure and family, and every parameter's name comes back from the other layout."""
     there = ldm(kind)
     names = UNetNames.from_ldm(there)
     assert names.blocks == UNetNames.from_diffusers(layouts.unet(kind)).blocks
@@ -94,7 +94,7 @@ def test_a_checkpoint_in_ldms_layout(kind: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", UNETS)
 def test_every_name_finds_its_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As kohya, its converters, PEFT and diffusers spell it; and what is written is found again."""
+    """kohya, its converters, PEFT and diffusers spell the names; and what is written is found again."""
     base, family = opened(header(kind), monkeypatch), UNETS[kind][0]
     assert {base.names[base.names.kohya(layer)] for layer in base.layers} == base.layers.keys()
     for path, name in ldm(kind).items():
@@ -141,7 +141,7 @@ def test_sd_turbo_has_its_encoder_elsewhere(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("kind", UNETS)
 def test_without_text_encoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a whole checkpoint, and as a UNet alone in either layout."""
+    """The UNet comes in a whole checkpoint, and alone in either layout."""
     unet = {layer: shape for layer, shape in expected(kind).items() if layer.startswith("unet.")}
     prefix = families.UNET.checkpoint
     alone = {prefix + path: layouts.unet(kind)[name] for path, name in ldm(kind).items()}

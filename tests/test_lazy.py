@@ -14,7 +14,7 @@ class Meeting:
 
     @once
     def number(self) -> int:
-        """Of times that it was computed."""
+        """Number of times that it was computed."""
         self.together.wait(timeout=20)
         self.computed += 1
         return self.computed

@@ -87,7 +87,7 @@ def test_standard_and_pruned_are_told_apart() -> None:
 
 
 def test_samplers_are_looked_at_too() -> None:
-    """Without its attention, or its last residual block, only the sampler's own name tells that a level is not standard."""
+    """Only the sampler's name tells that a level is not standard if its attention or its last residual block is gone."""
     full = {p.ldm for p in structure.FULL.unet()}
     rest = {path for path in full if not path.startswith("output_blocks.5.1.")}
     no_attention = {path.replace("output_blocks.5.2.", "output_blocks.5.1.") for path in rest}
@@ -168,7 +168,7 @@ def test_family_from_either_layout(kind: str) -> None:
 
 
 def _delta(param: structure.Param) -> builders.Delta:
-    """For its names only."""
+    """Make a layer of an adapter that has names and no values."""
     ldm, diffusers, empty = param.ldm.removesuffix(".weight"), param.diffusers.removesuffix(".weight"), torch.empty(0)
     return builders.Delta(ldm, diffusers, empty, empty, None, None, empty.numpy())
 

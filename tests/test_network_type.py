@@ -42,7 +42,7 @@ def file(files: Files, out: Path) -> Path:
 
 
 def loaded(host: Host, file: Path) -> Any:
-    """As the host loads a network: it asks the types in order for each layer's module."""
+    """Load a network as the host does: it asks the types in order for each layer's module."""
     net: Any = Loaded()
     net.name = net.mentioned_name = file.stem
     net.network_on_disk = SimpleNamespace(filename=str(file), metadata=builders.header(file))

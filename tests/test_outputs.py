@@ -1,4 +1,4 @@
-"""Where a transfer writes, and what it must not write over."""
+"""Places where a transfer writes, and files that it must not write over."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_overwrite(files: Files, out: Path) -> None:
 def test_what_is_read_is_never_overwritten(
     files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], option: str, role: str
 ) -> None:
-    """Neither the files themselves, under whatever name, nor anything in a base's folder."""
+    """Safe are the files themselves, under whatever name, and all that is in a base's folder."""
     given = {"lora": tmp_path / "style.safetensors", "source": tmp_path / "s.safetensors", "target": tmp_path / "t.safetensors"}
     for name, path in given.items():
         shutil.copyfile(getattr(files, {"source": "base"}.get(name, name)), path)

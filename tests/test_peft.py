@@ -43,7 +43,7 @@ def text_encoder() -> CLIPTextModel:
 
 
 def with_lora(**options: object) -> PeftModel:
-    """With alphas and ranks that differ by layer, and factors that are not zero."""
+    """Make a model with a LoRA whose alphas and ranks differ by layer, and whose factors are not zero."""
     config = LoraConfig(
         r=4,
         lora_alpha=8,
@@ -86,7 +86,7 @@ def test_a_folder_that_peft_writes(files: Files, tmp_path: Path, rslora: bool) -
 @pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig], ids=lambda config: config.__name__)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_folder_of_another_format_that_peft_writes(files: Files, tmp_path: Path, config: type, whole: bool) -> None:
-    """Its alpha, and the rank where LoKr's matrices are whole, are in the configuration only."""
+    """Only the configuration has the alpha, and the rank if LoKr's matrices are whole."""
     r = 64 if whole else 4
     chosen = config(r=r, alpha=3, target_modules=["q_proj", "out_proj", "fc1"], init_weights=False, alpha_pattern={"fc1": 5})
     model = get_peft_model(text_encoder(), chosen)

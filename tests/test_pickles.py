@@ -84,7 +84,7 @@ def test_views_are_plain(files: Files, tmp_path: Path) -> None:
 
 
 def test_pickles_are_mapped(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before torch 2.3, ``torch.load`` maps a file only if it is named by a str."""
+    """torch before 2.3 maps a file only if ``torch.load`` gets its name as a str."""
     named, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda f, **options: (named.append((f, options["mmap"])), load(f, **options))[1])
     path = builders.save(files.base_state, tmp_path / "base.ckpt")

@@ -13,7 +13,7 @@ from tests.tensor_files import opened
 @pytest.mark.parametrize("noise", [0.0, 0.6], ids=["exact", "noise"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_kept_blocks_find_their_origin(name: str, noise: float) -> None:
-    """Also after training has changed what was kept; and the other way, blocks of the pruned base feed the ones they were."""
+    """Training may have changed the kept blocks; and the other way, blocks of the pruned base feed the ones they were."""
     recipe = RECIPES[name]
     there = {param.diffusers: param for param in recipe.whole}
     whole = {builders.UNET + path: value for path, value in families.random_state(recipe.whole, 0).items()}

@@ -29,7 +29,7 @@ TOKENIZER = BUNDLE / "tokenizer"
 
 @torch.no_grad()
 def test_the_second_text_encoder(tmp_path: Path) -> None:
-    """Its projection is not square here, so that a transposition shows."""
+    """The projection is not square here, so that a transposition shows."""
     torch.manual_seed(0)
     config = CLIPTextConfig(
         vocab_size=99,
@@ -152,7 +152,7 @@ def test_an_adapter_is_added_and_taken_away_in_half_precision(bundled: Path) -> 
 @pytest.mark.parametrize("sdxl", [False, True])
 @torch.no_grad()
 def test_weights_are_the_same_bits_after_an_adapter(sdxl: bool, dtype: torch.dtype, tmp_path: Path) -> None:
-    """Also if the block fails. Meanwhile no adapted weight is held a second time."""
+    """They are so also if the block fails. Meanwhile no adapted weight is held a second time."""
     torch.manual_seed(0)
     model = xl.new_xl() if sdxl else Model(new_text_encoder(), new_unet())
     ldm.write_checkpoint(tmp_path / "base.safetensors", model, vae.new(), TOKENIZER, torch.float32)
@@ -174,7 +174,7 @@ def test_weights_are_the_same_bits_after_an_adapter(sdxl: bool, dtype: torch.dty
 
 
 def tensor_bytes() -> int:
-    """Of all tensors that are alive, those that share memory counted once."""
+    """Count the bytes of all tensors that are alive; those that share memory count once."""
     tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
     return sum({one.data_ptr(): one.nbytes for one in tensors}.values())
 

@@ -80,7 +80,7 @@ def test_a_survey_measures_every_layer_and_moves_the_same(
 
 
 def test_a_survey_does_not_judge_the_bases(files: Files, lora: Path, tmp_path: Path, large: list[int]) -> None:
-    """They are judged by the sample, in which they differ here, while in most layers they do not."""
+    """The sample judges the bases. They differ in it here, while in most layers they do not."""
     before, strange = planned(files, lora, Options("auto")), open_checkpoint(files.stranger)
     state = dict(files.target_state)
     for name in by_layer.sample(before):

@@ -104,7 +104,7 @@ def test_what_was_replaced_is_put_back_when_a_file_was_never_written(out: Path) 
 
 
 def test_links_are_replaced_and_put_back(out: Path, renaming: Callable[..., None]) -> None:
-    """It is the name that is written, not what it leads to."""
+    """A link's name is written, not what it leads to."""
     (out / "file").write_text("old")
     (out / "link").symlink_to("file")
     (out / "nowhere").symlink_to("gone")

@@ -181,7 +181,7 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
 
 
 def test_a_hash_that_the_host_knows_is_not_computed(folder: Path) -> None:
-    """It takes longer than a copy."""
+    """Hashing takes longer than a copy."""
     asked = request(folder, "one")
     known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
     found = transfer(known, InFolder(folder / "Lora"), silent)[0].written

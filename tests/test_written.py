@@ -89,7 +89,7 @@ def test_alphas_that_differ_by_rounding_are_one(files: Files, tmp_path: Path, ou
 
 
 def test_hashes_are_kohyas(files: Files, styled: Path, out: Path) -> None:
-    """As sd-scripts computes them: over a file whose header holds the ss_ keys alone."""
+    """sd-scripts hashes a file whose header holds the ss_ keys alone."""
     written = out / "moved.safetensors"
     assert main(["transfer", *arguments(files, styled), "--output", str(written), "--method", "copy"]) == 0
     found, content = builders.header(written), written.read_bytes()

@@ -83,7 +83,7 @@ def test_builders_tell_the_truth(kind: str) -> None:
 
 
 def test_without_a_middle_block_at_all() -> None:
-    """As SSD-1B is configured by ``mid_block_type=None``."""
+    """SSD-1B is configured so, by ``mid_block_type=None``."""
     params = [p for p in xl.SSD.unet() if not p.ldm.startswith("middle_block")]
     assert UNetNames.from_ldm(p.ldm for p in params) == UNetNames.from_diffusers(p.diffusers for p in params)
     assert families.detect({p.ldm: p.shape for p in params}) is families.SDXL
@@ -96,7 +96,7 @@ def test_family_from_either_layout(kind: str) -> None:
 
 
 def test_a_refiner_is_not_sdxl() -> None:
-    """Its four levels are (384, 768, 1536, 1536) wide, with attention of depth 4 on the two in the middle."""
+    """The refiner's four levels are (384, 768, 1536, 1536) wide; the two in the middle have attention of depth 4."""
     with torch.device("meta"):
         refiner = UNet2DConditionModel(
             block_out_channels=(64, 96, 128, 128),

@@ -95,7 +95,7 @@ def pruned(of: State, size: Size, origin: Callable[[str, int], int] = lambda mod
 
 
 def save(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """As Stability lays a checkpoint out, and Stability's own key of another part with it."""
+    """Write a base as Stability lays a checkpoint out, with Stability's own key of another part."""
     tensors = {}
     for key, value in state.items():
         component, _, inside = key.partition(".")
@@ -112,7 +112,7 @@ def save(state: Mapping[str, torch.Tensor], path: Path, dtype: torch.dtype = tor
 
 
 def save_folder(state: State, path: Path, size: Size = XL, text_prefix: str = "text_model.") -> Path:
-    """As a diffusers folder. transformers 5 writes the text encoders without ``text_model.``."""
+    """Write a base as a diffusers folder. transformers 5 writes the text encoders without ``text_model.``."""
     unet = {param.diffusers: state[f"unet.{param.ldm}"].contiguous() for param in size.unet()}
     texts = [
         {key.replace("text_model.", text_prefix): value.contiguous() for key, value in text(state, component).items()}
@@ -176,7 +176,7 @@ def layers(size: Size = XL) -> dict[str, Param]:
 
 
 def spelled(layer: str, size: Size, naming: str) -> str:
-    """Its name in an adapter: as kohya's sd-scripts writes it, as its converters do, as PEFT does with transformers 4 and 5."""
+    """Return a layer's name in an adapter of kohya's sd-scripts, of its converters, or of PEFT with transformers 4 or 5."""
     component, _, path = layer.partition(".")
     diffusers = layers(size)[layer].diffusers.removesuffix(".weight")
     if naming.startswith("kohya"):

@@ -51,8 +51,8 @@ def fit(job: Job) -> dict[str, LowRank]:
         meter.expect(len({*job.deltas, *recorded}) + len(job.assignments) + SCALING_STEPS)
         pictures = job.teacher.stored(count) or job.teacher.draw(source, count)
         batch = noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
-        width = sum(job.source.matrix(layer)[0] for layer in recorded)
-        points = SamplePoints.drawn(count, min(ROWS, SOURCE_BYTES // (2 * torch.half.itemsize * width)))
+        width = sum(source.base.matrix(layer)[0] for layer in recorded)
+        points = SamplePoints.drawn(count, points_for(width))
         outputs = record(source, job.deltas, recorded, batch, points, meter)
     with job.models.opened(job.target) as target:
         latents = pictures.latents_in(target, meter)
@@ -104,6 +104,11 @@ class Output:
 
     alone: torch.Tensor
     change: torch.Tensor
+
+
+def points_for(width: int) -> int:
+    """Return the number of points at which layers are compared whose outputs have ``width`` values in all."""
+    return min(ROWS, SOURCE_BYTES // max(1, 2 * torch.half.itemsize * width))
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
     if method == BRIDGE:
         works = works_of_bridge(plan.running, *models, of_text)
         stored = 2 * torch.half.itemsize * sum(outs)  # bytes for a point
-        rows = min(bridge.ROWS, bridge.SOURCE_BYTES // max(stored, 1))
+        rows = bridge.points_for(sum(outs))
         solved = sum(solving(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
         seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
         held = rows * stored if device.type == "cpu" else 0
@@ -139,13 +139,16 @@ def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
 
 def solving(rows: int, m_s: int, m: int, n: int) -> float:
     """Estimate the operations of ``bridge.solve`` for a source layer (m_s, ...) and a target layer (m, n)."""
-    return regression(rows, m_s, m) + regression(rows, n, m) + 2.0 * rows * n * m + EIGEN * min(rows, m) ** 3
+    k = min(rows, m)
+    cut = 2.0 * rows * n * m + 2.0 * k * k * max(rows, m) + EIGEN * k**3
+    return regression(rows, m_s, m) + regression(rows, n, m) + cut
 
 
 def regression(rows: int, n: int, m: int) -> float:
-    """Estimate the operations of ``bridge.ridge`` from n columns to m: a Gram matrix, and a solution for each lambda."""
-    k = min(rows, n)
-    return 2.0 * k * k * (max(rows, n) + len(bridge.RIDGES) * m)
+    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, and a solution for each lambda."""
+    k, solutions = min(rows, n), len(bridge.RIDGES) + 1
+    applied = rows if n > rows else 2 * bridge.HELD_OUT * rows
+    return 4.0 * k * k * max(rows, n) + solutions * (k**3 / 3 + 2.0 * k * k * m + 2.0 * applied * n * m)
 
 
 def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:

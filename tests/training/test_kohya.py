@@ -17,7 +17,7 @@ from tests.training.networks import assert_same, predict, randomise
 
 
 def created(runner: Runner, dim: int | None = None, dropout: float | None = None, **arguments: str | None) -> kohya.KohyaNetwork:
-    """As ``train_network.py`` does it, which gives the dropout twice."""
+    """Create the network as ``train_network.py`` does it, which gives the dropout twice."""
     arguments = {"dropout": dropout, **arguments}  # type: ignore[dict-item]
     network = kohya.create_network(1.0, dim, 1, None, runner.text_encoder, runner.unet, neuron_dropout=dropout, **arguments)
     network.prepare_network(Namespace(pretrained_model_name_or_path=str(runner.base.path), save_model_as="safetensors"))

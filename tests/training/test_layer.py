@@ -89,7 +89,7 @@ def test_only_the_core_is_in_the_state() -> None:
 
 @KINDS
 def test_mixed_precision(kind: str, core: str) -> None:
-    """Under autocast, and in a model that was loaded in half precision: the core stays float32, and so does its gradient."""
+    """The core stays float32, and so does its gradient, under autocast and in a model that was loaded in half precision."""
     module, layer, x = made(kind, core, torch.float32)
     exact = module(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -111,7 +111,7 @@ def test_mixed_precision(kind: str, core: str) -> None:
 @KINDS
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradient(kind: str, core: str, reentrant: bool) -> None:
-    """With dropout, whose random numbers are drawn again in the second forward pass."""
+    """The dropout's random numbers are drawn again in the second forward pass."""
     module, layer, x = made(kind, core, dropout=0.5)
     x.requires_grad_(True)
     gradients = []

@@ -38,7 +38,7 @@ def loaded() -> Any:
 
 
 def callbacks(double: Double) -> dict[str, Any]:
-    """Those that the script registers."""
+    """Load the script; return the callbacks that it registers."""
     loaded()
     return double.callbacks
 

@@ -17,7 +17,7 @@ pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
 
 def values(adapters: list[str], **changed: Any) -> list[Any]:
-    """Of the tab's controls as they are at first, some of them changed."""
+    """Values of the tab's controls as they are at first, some of them changed."""
     given, saving = declared(Options) + declared(Running), declared(Saving)
     found = {option.name: option.default for option in given + saving} | {"method": "copy", "captions": ""} | changed
     options, saved = ([found[option.name] for option in declarations] for declarations in (given, saving))
@@ -25,7 +25,7 @@ def values(adapters: list[str], **changed: Any) -> list[Any]:
 
 
 def asked(adapters: list[str], **changed: Any) -> list[Any]:
-    """The same for what writes nothing."""
+    """Values of the controls that an analysis reads."""
     return values(adapters, **changed)[: 3 + len(declared(Options) + declared(Running))]
 
 
@@ -34,7 +34,7 @@ def noted(handlers: Any, question: str, before: list, source: str, target: str |
 
 
 def labels(handlers: Any, *names: str) -> list[str]:
-    """What the list of LoRAs shows for these."""
+    """Labels of these LoRAs in the list."""
     return [label for label, name in handlers._labels().items() if name in names]
 
 
@@ -145,7 +145,7 @@ def test_what_running_takes_is_said_when_the_method_is_chosen(handlers: Any) -> 
 
 
 def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(handlers: Any) -> None:
-    """Also where no package is installed that could run them."""
+    """An analysis needs no package that runs models."""
     _, summary, _, rows, _ = handlers.analyse(silent, *asked(labels(handlers, "Lora/contrast-base"), method="refine"))
     assert "No model was run for this. A transfer takes about " in summary
     assert {row[3] for row in rows} == {"to be trained on what the source draws with the adapter"}
@@ -161,7 +161,7 @@ def test_what_is_to_be_drawn_reaches_the_request(handlers: Any) -> None:
 
 
 def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
-    """So that another choice is not undone by the next question."""
+    """Another choice is not undone by the next question."""
     chosen = labels(handlers, "Lora/contrast-base")
     before, source, *_ = noted(handlers, "1", [[], None], "pruned", "finetune", chosen)
     assert source["value"] == "base"

@@ -16,7 +16,7 @@ TIMES = (3, 250, 600, 990)
 
 
 def computed(model: Model, lora: Path) -> dict[str, torch.Tensor]:
-    """By name, on the CPU. Gradients are those of the LoRA's factors."""
+    """Compute everything by name, on the CPU. Gradients are those of the LoRA's factors."""
     layers = open_adapter(lora).deltas_of(model.base)
     generator = torch.Generator().manual_seed(0)
     latents, pictures = (torch.randn(shape, generator=generator) for shape in ((4, 4, 16, 16), (4, 3, 128, 128)))

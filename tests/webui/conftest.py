@@ -29,7 +29,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 
 @pytest.fixture
 def webui(started: WebUI) -> WebUI:
-    """At the start of each test SD 1.x's base is loaded, and no network is applied."""
+    """The WebUI with SD 1.x's base loaded and no network applied."""
     started.load("base")
     started.draw(steps=1)
     return started

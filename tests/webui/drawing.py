@@ -50,7 +50,7 @@ def make(webui: WebUI, lora: Path, name: str, checkpoints: Iterable[str]) -> Non
 
 
 def noise(path: Path) -> Path:
-    """Another LoRA: that of the style with random factors of the same sizes."""
+    """Write a LoRA like the style's, with random factors of the same sizes."""
     made = torch.Generator().manual_seed(3)
     tensors = load_file(STYLE)
     for key, value in tensors.items():
@@ -71,7 +71,7 @@ def same(webui: WebUI, checkpoint: str, tags: str, **more: object) -> Drawn:
 
 
 def message(webui: WebUI, tags: str) -> str:
-    """Of a network that is not applied: the picture is the one without it, and the output says why."""
+    """Draw with a network that is not applied; return what the output says. The picture is the one without it."""
     drawn = webui.draw(tags)
     assert drawn.distance(webui.draw()) == 0
     return drawn.messages

@@ -66,7 +66,7 @@ def _config(installation: Path, data: Path, checkpoints: Path) -> str:
 
 
 def _tokenizer(data: Path, checkpoints: Path) -> Path:
-    """That of the bundled models, whose first text encoder here has as many tokens as the second."""
+    """Copy the bundled models' tokenizer, and give it as many tokens as the second text encoder has."""
     folder = data / "xl-tokenizer"
     shutil.copytree(checkpoints / "tokenizer", folder)
     config = json.loads((folder / "config.json").read_text())

@@ -23,7 +23,7 @@ open_clip.add_model_config(Path(data_path) / "open_clip")
 
 
 class OpenCLIPOfFewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
-    """By the first text encoder's tokenizer, where the second knows no more words than that."""
+    """OpenCLIP with the first text encoder's tokenizer, for a second one that knows no more words than that."""
 
     def __init__(self, wrapped, hijack):
         super().__init__(wrapped, hijack)
@@ -113,7 +113,7 @@ def add_routes(demo, app):
 
 
 def weight(key, module):
-    """Of OpenCLIP's attention, which keeps those of q, k and v in one, the third that is meant."""
+    """Return a layer's weight. OpenCLIP's attention keeps q, k and v in one, of which it is a third."""
     if isinstance(module, torch.nn.MultiheadAttention):
         return module.in_proj_weight.chunk(3)["qkv".index(key.removesuffix("_proj")[-1])]
     return module.weight

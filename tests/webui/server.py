@@ -143,6 +143,6 @@ class Drawn:
         self.pictures, self.encoded, self.infotext, self.messages = pictures, encoded, infotext, messages
 
     def distance(self, other: Drawn) -> int:
-        """In grey levels, at the pixel that differs most."""
+        """Distance of two pictures in grey levels, at the pixel that differs most."""
         assert self.pictures.shape == other.pictures.shape
         return int(abs(self.pictures - other.pictures).max())

@@ -1,4 +1,4 @@
-"""In a real WebUI, methods that run the models run the host's own, which compute what diffusers' do."""
+"""Methods that run the models run a real WebUI's own, which compute what diffusers' do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def apart(a: Drawn, b: Drawn) -> float:
-    """In grey levels, on average."""
+    """Distance of two pictures in grey levels, on average."""
     return float(abs(a.pictures - b.pictures).mean())
 
 

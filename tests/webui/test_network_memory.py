@@ -46,7 +46,7 @@ def test_every_checkpoint(saving: WebUI) -> None:
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("saving", ["half"], indirect=True)
 def test_fp8_storage(saving: WebUI, cached: bool) -> None:
-    """With full weights the host cannot draw with SDXL in FP8 on a CPU, with or without a network."""
+    """The host cannot draw with SDXL in FP8 on a CPU with full weights, with or without a network."""
     saving.load("finetune")
     saving.options(fp8_storage="Enable", cache_fp16_weight=cached)
     try:

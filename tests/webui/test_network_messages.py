@@ -1,4 +1,4 @@
-"""In a real WebUI, a LoRA-X file that cannot be applied, or not yet, says why in the output, and the picture is made."""
+"""A LoRA-X file that a real WebUI cannot apply, or not yet, says why in the output, and the picture is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In a real WebUI, ``<lora:x:1>`` with a LoRA-X file draws what the plain LoRA draws that is saved for the same checkpoint.
+"""``<lora:x:1>`` with a LoRA-X file draws in a real WebUI what the plain LoRA draws that is saved for the same checkpoint.
 
 Needs ``LORAX_WEBUI_DIR``: a WebUI v1.10.1 with its ``venv``. Each test asks for the same pictures with the LoRA-X file ``x`` and
 with the plain LoRAs ``x-base``, ``x-finetune`` and ``x-pruned``, which are saved beforehand as the tab saves them.

@@ -1,4 +1,4 @@
-"""In a real WebUI, adapters that were trained as LoRA-X draw alike in each of their forms."""
+"""Adapters that were trained as LoRA-X draw alike in a real WebUI in each of their forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = needs_webui
 
 @pytest.fixture(scope="module")
 def trained(started: WebUI) -> WebUI:
-    """With the files ``small`` and ``factors``, and the plain LoRAs ``trained-base`` and ``trained-finetune``."""
+    """The WebUI with the files ``small`` and ``factors``, and the plain LoRAs ``trained-base`` and ``trained-finetune``."""
     bases = {name: open_checkpoint(started.checkpoints / f"{name}.safetensors") for name in (BASE, FINETUNE)}
     runner, generator = Runner(bases[BASE].path), torch.Generator().manual_seed(0)
     network = inject(bases[BASE], runner.unet, [runner.text_encoder], settings=Settings("diagonal", rank=RankRule("25%")))
