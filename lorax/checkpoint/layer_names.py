@@ -117,13 +117,13 @@ class UNetNames:
         return _head(path, self._inverse) is not None
 
     def to_diffusers(self, path: str) -> str:
-        """Return the diffusers path of a layer or parameter: ``up_blocks.1.resnets.0.conv1`` for ``output_blocks.3.0.in_layers.2``."""
+        """Return the diffusers path of a layer or parameter, the inverse of ``to_ldm``."""
         block, rest = _split(path, self.blocks)
         name = self.blocks[block]
         return name + _renamed(rest, RESNET if ".resnets." in name else {})
 
     def to_ldm(self, path: str) -> str:
-        """Return the LDM path of a layer or parameter, the inverse of ``to_diffusers``."""
+        """Return the LDM path of a layer or parameter: ``input_blocks.1.0.in_layers.2`` for ``down_blocks.0.resnets.0.conv1``."""
         name, rest = _split(path, self._inverse)
         return self._inverse[name] + _renamed(rest, RESNET_INVERSE if ".resnets." in name else {})
 

@@ -38,7 +38,7 @@ class TensorFile(Protocol):
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a ``.safetensors`` file, or a pickle by weights-only loading. Raises LoraxError if it is missing, damaged or unsafe."""
+    """Open a ``.safetensors`` file, or a pickle without its code. Raises LoraxError if it is missing, damaged or unsafe."""
     if not path.is_file():
         raise LoraxError(f"{path}: no such file. Check the path.")
     suffix = path.suffix.lower()

@@ -36,13 +36,13 @@ class Configuration:
         return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
     def _number(self, name: str, what: str, value: object) -> float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-        if not is_number or (what == "rank" and value < 1):
-            raise LoraxError(
-                f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
-                f"expected a number up to {LARGEST:.0e}."
-            )
-        return float(value)
+        least = 1 if what == "rank" else -LARGEST
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST:
+            return float(value)
+        raise LoraxError(
+            f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
+            f"expected a number up to {LARGEST:.0e}."
+        )
 
     def _matching(self, settings: dict[str, Any], which: str, name: str, default: object) -> object:
         """Return a layer's value in a table of patterns, of which the first that matches the end of the module's name counts."""

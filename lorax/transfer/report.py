@@ -16,7 +16,7 @@ from lorax.transfer.expected import Cost, Forecast, Measured, Proposal
 
 
 class Status(str, Enum):
-    """How a layer ended."""
+    """The end of a layer."""
 
     TRANSFERRED = "transferred"
     SKIPPED = "skipped"
@@ -25,7 +25,7 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """How one layer of the adapter ended, and why."""
+    """One layer of the adapter: its end, the reason, and measurements."""
 
     name: str  # as the adapter spells it
     status: Status

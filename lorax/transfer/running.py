@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from lorax.methods import runs_models
+from lorax.models import can_run
 from lorax.transfer import by_layer, by_models
-from lorax.transfer.forecast import forecast
+from lorax.transfer.cost import estimate
+from lorax.transfer.expected import CROSSED, STRANGERS, Proposal
+from lorax.transfer.forecast import forecast, measured
 from lorax.transfer.planning import Context, Moved, Plan
-from lorax.transfer.proposals import proposals_for
 from lorax.transfer.report import Unrelated
 
 
@@ -38,5 +40,8 @@ def run_all(plans: Sequence[Plan], context: Context | None = None, *, survey: bo
 def _with_prospects(plan: Plan, moved: Moved) -> Moved:
     """Add the forecast to the report, or proposals of other methods if the transfer was declined."""
     report = moved.report
-    proposals = proposals_for(plan) if isinstance(report.declined, Unrelated) else ()
+    proposals: tuple[Proposal, ...] = ()
+    if isinstance(report.declined, Unrelated) and can_run(plan.source, plan.target):
+        found = measured(STRANGERS if plan.within_family else CROSSED)
+        proposals = tuple(Proposal(method, worth, estimate(plan, method)) for method, worth in found.items())
     return dataclasses.replace(moved, report=dataclasses.replace(report, expected=forecast(report), proposals=proposals))

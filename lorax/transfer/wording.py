@@ -19,7 +19,7 @@ EXPECT = "From weights alone, expect little or nothing of the LoRA's effect ther
 
 
 class Topic(Enum):
-    """What a section is about."""
+    """The topic of a section."""
 
     LAYERS = auto()
     SIMILARITY = auto()
