@@ -79,14 +79,14 @@ class Family:
     ldm_names: bool = False  # kohya's adapters have LDM's names of its UNet's layers, not diffusers'
 
     @property
+    def text_encoders(self) -> tuple[Component, ...]:
+        """The components that are text encoders, in order. Their concatenated outputs are the input of cross-attention."""
+        return tuple(component for component in self.components if component.name != "unet")
+
+    @property
     def trainer_names(self) -> set[str]:
         """The names of the family that trainers write into an adapter's header."""
         return {self.base_version, self.architecture, *(self.velocity or ())}
-
-    @property
-    def context(self) -> tuple[str, ...]:
-        """Titles of the text encoders, whose concatenated outputs are the input of the UNet's cross-attention."""
-        return tuple(component.title for component in self.components if component.name != "unet")
 
 
 SD1 = Family(

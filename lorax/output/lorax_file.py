@@ -11,7 +11,6 @@ import torch
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Staging
-from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
@@ -64,16 +63,8 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) ->
             tensors[f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
-    header = Header(
-        family=base.family,
-        source=base.path.name,
-        source_sha256=base.identity.sha256,
-        fingerprint=base.identity.fingerprint(layers),
-        method=made.method,
-        settings=metadata.settings(plan.options, dtype),
-        core=made.core,
-    )
-    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | made.described
+    header = metadata.lorax_header(base, layers, made.method, plan.options, dtype, made.core)
+    described = metadata.common(plan, base, layers, path.stem, "lorax") | header | made.described
     beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
     plain_lora.save(tensors, staging.add(path), described)
     return [path, *beside]

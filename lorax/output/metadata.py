@@ -11,6 +11,7 @@ from pathlib import Path
 from lorax import __version__
 from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
 from lorax.files import hashes
+from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.transfer import Moved, Plan
@@ -78,6 +79,22 @@ def of_base(base: Checkpoint, predicts: str | None) -> dict[str, str]:
         "ss_sd_model_hash": base.identity.legacy,
         "ss_new_sd_model_hash": base.identity.sha256,
     }
+
+
+def lorax_header(
+    base: Checkpoint, layers: Collection[str], method: str, options: Options, dtype: str, core: str = ""
+) -> dict[str, str]:
+    """Return the metadata of a LoRA-X file with ``layers`` of ``base``, to be fitted to other bases by ``method``."""
+    header = Header(
+        family=base.family,
+        source=base.path.name,
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(layers),
+        method=method,
+        settings=settings(options, dtype),
+        core=core,
+    )
+    return header.as_metadata()
 
 
 def settings(options: Options, dtype: str) -> dict[str, str | float | int | None]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from lorax.checkpoint import Checkpoint, by_block
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 
 from lorax.checkpoint import Checkpoint, by_block
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
 # A sketch has some 2048 values per layer, so the error of a cosine is below 0.01 for a block of a dozen layers. The values are in

@@ -8,8 +8,7 @@ from lorax.checkpoint import PROJECTION, Checkpoint
 from lorax.errors import LoraxError
 from lorax.pairing.by_place import by_place
 from lorax.pairing.by_weights import by_weights
-from lorax.pairing.layer_pair import Pair
-from lorax.pairing.shared_inputs import shared_inputs
+from lorax.pairing.shared_inputs import Pair, shared_inputs
 from lorax.reasons import Reason, Why
 
 PAIRINGS = ("auto", "name", "weights")

@@ -1,4 +1,4 @@
-"""Finds the inputs with the same meaning in two layers of different input sizes."""
+"""Pairs of layers, and the inputs with the same meaning in two layers of different input sizes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ class Columns:
         return LowRank(dW.up, down, dW.scale)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A source layer, its target layer or None, and the reason. ``columns``: the shared inputs, if not all are shared."""
+
+    source: str
+    target: str | None
+    reason: Reason
+    columns: Columns | None = None
+
+
 def shared_inputs(source: Checkpoint, s: str, target: Checkpoint, t: str) -> Columns | None:
     """Return the inputs that the layers ``s`` and ``t`` share; None if they share all, or if these are unknown.
 
@@ -41,7 +51,7 @@ def shared_inputs(source: Checkpoint, s: str, target: Checkpoint, t: str) -> Col
     if n_s == n_t:
         return None
     if re.search(r"\.attn2\.to_[kv]$", s):
-        encoders_s, encoders_t = source.family.context, target.family.context
+        encoders_s, encoders_t = ([one.title for one in base.family.text_encoders] for base in (source, target))
         common, width = [encoder for encoder in encoders_s if encoder in encoders_t], min(n_s, n_t)
         if len(common) != 1 or len(encoders_s) == len(encoders_t):
             return None
@@ -56,6 +66,6 @@ def shared_inputs(source: Checkpoint, s: str, target: Checkpoint, t: str) -> Col
     return None
 
 
-def _columns_of(encoder: str, encoders: tuple[str, ...], columns: int, width: int) -> slice:
+def _columns_of(encoder: str, encoders: list[str], columns: int, width: int) -> slice:
     """Return the encoder's ``width`` inputs among all ``columns``: the first ones or the last ones."""
     return slice(0, width) if encoders[0] == encoder else slice(columns - width, columns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lorax.checkpoint import Checkpoint, block_of
 from lorax.formats import AdapterFile
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
 

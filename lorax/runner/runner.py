@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
 from transformers import CLIPTokenizer
 
 from lorax.checkpoint import Checkpoint, open_checkpoint, openclip
@@ -19,13 +20,16 @@ from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.models import Conditioning, check, text_module, trajectory
-from lorax.runner.memory import DECODING, EVALUATING, has_room, move
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
 
 CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
 PIXELS = 8  # side of one latent
+# Bytes per pixel, as python -m bench.behaviour measures them, with a margin.
+DECODING = 8000  # by the autoencoder, in float32
+EVALUATING = 640  # by the UNet, in half precision
+LITTLE = 2 << 30  # bytes that are always free on a usable card, so that asking is not worth its time
 
 
 class Runner:
@@ -47,10 +51,9 @@ class Runner:
         self.tokenizer = _tokenizer(path, folder)
         self._file = self.base.unet_file
         self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
-        encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
             component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
-            for component, config in zip(encoders, CONFIGS, strict=False)
+            for component, config in zip(self.base.family.text_encoders, CONFIGS, strict=False)
         }
         self.text_encoder, self.text_encoder_2 = (*self.text_encoders.values(), None)[:2]
         for encoder in self.text_encoders.values():
@@ -99,7 +102,7 @@ class Runner:
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Return the conditioning of N prompts."""
-        move(self.text_encoders.values(), self.device)
+        _move(self.text_encoders.values(), self.device)
         tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.to(self.device)
         if self.text_encoder_2 is None:
@@ -137,19 +140,19 @@ class Runner:
     def _place_unet(self, size: int, conditioning: Conditioning) -> None:
         """Move the UNet to the device for an evaluation of ``size`` bytes. Text encoders that are not trained make room."""
         is_training = self.device.type == "cuda" and torch.is_grad_enabled()
-        if not conditioning.context.requires_grad and (is_training or not has_room(self.device, size)):
-            move(self.text_encoders.values(), "cpu")
-        move([self.unet], self.device)
+        if not conditioning.context.requires_grad and (is_training or not _has_room(self.device, size)):
+            _move(self.text_encoders.values(), "cpu")
+        _move([self.unet], self.device)
 
     @contextmanager
     def _autoencoder(self, pixels: int) -> Iterator[AutoencoderKL]:
         """Yield the autoencoder on the device, with room for a picture of so many pixels."""
-        if not has_room(self.device, DECODING * pixels):
-            move([self.unet, *self.text_encoders.values()], "cpu")
-        move([self.vae], self.device)
+        if not _has_room(self.device, DECODING * pixels):
+            _move([self.unet, *self.text_encoders.values()], "cpu")
+        _move([self.vae], self.device)
         yield self.vae
         if self.device.type == "cuda":
-            move([self.vae], "cpu")
+            _move([self.vae], "cpu")
             torch.cuda.empty_cache()
 
     @torch.no_grad()
@@ -169,7 +172,7 @@ class Runner:
         for part in (self.unet, *self.text_encoders.values(), *([self.vae] if "vae" in vars(self) else [])):
             part.to_empty(device="meta")
 
-    def blocks(self) -> Sequence[torch.nn.Module]:
+    def blocks(self) -> Sequence[nn.Module]:
         """Return the UNet's residual and transformer blocks."""
         return [module for module in self.unet.modules() if isinstance(module, (ResnetBlock2D, BasicTransformerBlock))]
 
@@ -179,7 +182,7 @@ class Runner:
         assert isinstance(weight, torch.Tensor)
         return weight.data
 
-    def module(self, layer: str) -> torch.nn.Module:
+    def module(self, layer: str) -> nn.Module:
         """Return the module that computes a layer of the base."""
         component, _, path = layer.partition(".")
         if component == "unet":
@@ -203,6 +206,21 @@ class Runners:
             runner.close()  # the caller's variable still refers to it
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _move(parts: Iterable[nn.Module], device: torch.device | str) -> None:
+    """Move the parts that are not on the device yet."""
+    for part in parts:
+        if next(part.parameters()).device.type != torch.device(device).type:
+            nn.Module.to(part, device)  # diffusers' own ``to`` logs warnings that do not matter here
+
+
+def _has_room(device: torch.device, size: int) -> bool:
+    """Tell whether ``size`` bytes are free on the device. A CPU counts as large enough."""
+    if device.type != "cuda" or size < LITTLE:
+        return True
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] > size
 
 
 def _batch_size(small: int, side: int) -> int:

@@ -2,7 +2,6 @@
 
 from lorax.subspace.lazy import once
 from lorax.subspace.rank import QUARTER, RankRule
-from lorax.subspace.signs import aligned, basis
-from lorax.subspace.spectral import SMALL, Basis, Decomposition, similarity
+from lorax.subspace.spectral import SMALL, Basis, Decomposition, aligned, basis, similarity
 
 __all__ = ["QUARTER", "SMALL", "Basis", "Decomposition", "RankRule", "aligned", "basis", "once", "similarity"]

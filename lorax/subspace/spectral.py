@@ -139,6 +139,18 @@ class Decomposition:
         return bool(gram.S[r - 1] > FLOORS[gram.tall.dtype] * gram.S[0])
 
 
+def aligned(U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return U (m, r) and V (n, r) with pairs (u_i, v_i) flipped so that the largest entry of u_i by magnitude is positive."""
+    rows = U.abs().argmax(0, keepdim=True)
+    sign = torch.where(U.gather(0, rows) < 0, -1.0, 1.0).to(U)
+    return U * sign, V * sign
+
+
+def basis(of: Decomposition, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return U~ (m, r) and V~ (n, r), float64, the reproducible basis in which a LoRA-X adapter is trained."""
+    return aligned(*of.leading(r))
+
+
 def similarity(source: Decomposition, target: Decomposition) -> float | None:
     """Return the similarity of two weights' leading subspaces: 1 if they are equal, 0 by chance; None for unequal shapes.
 

@@ -9,7 +9,7 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.files import Staging, check_folder, check_free
-from lorax.formats import Header, small
+from lorax.formats import small
 from lorax.options import Options
 from lorax.output import metadata, plain_lora
 from lorax.training.layer import DIAGONAL
@@ -50,7 +50,9 @@ def save(
     tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
-    header = {} if form == PLAIN else _header(network, dtype).as_metadata()
+    header = {}
+    if form != PLAIN:
+        header = metadata.lorax_header(network.base, network.constrained(), Options().method, Options(), dtype, network.core)
     of_base = metadata.of_base(network.base, network.base.prediction)
     with Staging() as staging:
         plain_lora.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
@@ -70,16 +72,3 @@ def _rank(network: Network) -> dict[str, str]:
     ranks = {str(len(constrained.core)) for constrained in network.constrained().values()}
     rank = ranks.pop() if len(ranks) == 1 else "Dynamic"
     return {"ss_network_dim": rank, "ss_network_alpha": rank}
-
-
-def _header(network: Network, dtype: str) -> Header:
-    base = network.base
-    return Header(
-        family=base.family,
-        source=base.path.name,
-        source_sha256=base.identity.sha256,
-        fingerprint=base.identity.fingerprint(network.constrained()),
-        method=Options().method,
-        settings=metadata.settings(Options(), dtype),
-        core=network.core,
-    )

@@ -179,7 +179,7 @@ class KohyaNetwork(nn.Module):
         self.requires_grad_(True)
         given = [text_encoder_lr] if isinstance(text_encoder_lr, int | float) else list(text_encoder_lr or [])
         groups, names = [], []
-        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
+        encoders = [component.name for component in self.network.base.family.text_encoders]
         for number, component in enumerate([*encoders, "unet"]):
             rate = unet_lr if component == "unet" else given[min(number, len(given) - 1)] if given else None
             rate = default_lr if rate is None else rate
@@ -195,8 +195,8 @@ class KohyaNetwork(nn.Module):
     def prepare_grad_etc(self, text_encoder: TextEncoders, unet: nn.Module) -> None:
         """Cast each basis to the precision to which the trainer has cast its model."""
         self.requires_grad_(True)
-        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
-        models = dict(zip(encoders, _listed(text_encoder), strict=False)) | {"unet": unet}
+        encoders = zip(self.network.base.family.text_encoders, _listed(text_encoder), strict=False)
+        models = {component.name: encoder for component, encoder in encoders} | {"unet": unet}
         dtypes = {name: next(model.parameters()).dtype for name, model in models.items()}
         for name, layer in self.network.constrained().items():
             layer.cast(dtypes[name.partition(".")[0]])

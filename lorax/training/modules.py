@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from lorax.checkpoint import TEXT_MODEL, Checkpoint, Family, UNetNames, families, is_layer, text_path
+from lorax.checkpoint import Checkpoint, Family, UNetNames, families, is_layer, text_path
 from lorax.errors import LoraxError
 from lorax.files import Part
+from lorax.models import text_module
 
 
 def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Sequence[nn.Module] = ()) -> nn.Linear | nn.Conv2d:
@@ -19,19 +21,16 @@ def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Se
     Raises LoraxError if the models are not of this base.
     """
     component, _, path = layer.partition(".")
-    encoders = [c.name for c in base.family.components if c.name != "unet"]
-    if component == "unet":
-        assert unet is not None
-        root, paths = unet, [path if hasattr(unet, "input_blocks") else base.unet_names.to_diffusers(path)]
-    else:
-        root, paths = text_encoders[encoders.index(component)], [path, path.removeprefix(TEXT_MODEL)]
-    for one in paths:  # transformers 5 has no ``text_model`` in its paths
-        try:
-            module = root.get_submodule(one)
-        except AttributeError:
-            continue
-        if isinstance(module, nn.Linear | nn.Conv2d) and tuple(module.weight.shape) in shapes(base, layer):
-            return module
+    module: nn.Module | None = None
+    with suppress(AttributeError):
+        if component == "unet":
+            assert unet is not None
+            module = unet.get_submodule(path if hasattr(unet, "input_blocks") else base.unet_names.to_diffusers(path))
+        else:
+            number = [encoder.name for encoder in base.family.text_encoders].index(component)
+            module = text_module(text_encoders[number], path)
+    if isinstance(module, nn.Linear | nn.Conv2d) and tuple(module.weight.shape) in shapes(base, layer):
+        return module
     raise LoraxError(
         f"{base.path}: its {layer} of shape {base.layers[layer]} is not in the loaded model. Give the base that was loaded."
     )
@@ -68,10 +67,9 @@ def loaded(unet: nn.Module, text_encoders: Sequence[nn.Module], family: Family |
     family = family or families.detect(file.shapes)
     if family is None or not family.components:
         raise LoraxError(f"{file.path}: not a UNet of a supported family.")
-    encoders = [component for component in family.components if component.name != "unet"]
     parts = {
         f"{component.name}.{text_path(key.removesuffix('.weight'))}": Part(encoder, key)
-        for component, encoder in zip(encoders, map(_Model, text_encoders), strict=False)
+        for component, encoder in zip(family.text_encoders, map(_Model, text_encoders), strict=False)
         for key, shape in encoder.shapes.items()
         if is_layer(key, shape)
     }

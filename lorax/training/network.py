@@ -110,7 +110,7 @@ def inject(
     settings = settings or Settings()
     network = Network(base, settings.core)
     present = {"unet"} if unet is not None else set()
-    present |= {c.name for c, _ in zip((c for c in base.family.components if c.name != "unet"), text_encoders, strict=False)}
+    present |= {component.name for component, _ in zip(base.family.text_encoders, text_encoders, strict=False)}
     names = [layer for layer in base.layers if component_of(layer) in present and re.fullmatch(layers, layer)]
     if not names:
         raise LoraxError(

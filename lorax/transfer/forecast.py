@@ -57,5 +57,4 @@ def _is_within(value: float | None, limits: tuple[float, float]) -> bool:
 
 @cache
 def _stored() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return content
+    return json.loads(FILE.read_text(encoding="utf-8"))

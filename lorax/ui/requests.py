@@ -38,8 +38,7 @@ class Choice:
 
     @property
     def method(self) -> str:
-        name: str = self.values["method"]
-        return name
+        return self.values["method"]
 
     def of_options(self, declaration: type[T]) -> T:
         """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""

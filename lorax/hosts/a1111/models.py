@@ -59,8 +59,7 @@ class HostModel:
     @property
     def alphas(self) -> torch.Tensor:
         """The schedule that the model was trained with, whatever schedule the WebUI's settings use for pictures."""
-        alphas: torch.Tensor = self._loaded.alphas_cumprod_original
-        return alphas.float().cpu()
+        return self._loaded.alphas_cumprod_original.float().cpu()
 
     def encode(self, prompts: list[str]) -> Conditioning:
         with _host_precision():
@@ -74,23 +73,16 @@ class HostModel:
 
     def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         vae = self._loaded.first_stage_model
-
-        def means(x: torch.Tensor) -> torch.Tensor:
-            mean: torch.Tensor = vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)[0]
-            return mean
-
         # In torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with oneDNN.
         with torch.backends.mkldnn.flags(enabled=False):
-            return self._run_autoencoder(means, 2 * pictures - 1, pictures.shape[-1] // 8) * self.latent_scale
+            means = self._run_autoencoder(
+                lambda x: vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)[0], 2 * pictures - 1, pictures.shape[-1] // 8
+            )
+        return means * self.latent_scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self._loaded.first_stage_model
-
-        def pictures(z: torch.Tensor) -> torch.Tensor:
-            decoded: torch.Tensor = vae.decoder(vae.post_quant_conv(z))
-            return decoded
-
-        pixels = self._run_autoencoder(pictures, latents / self.latent_scale, latents.shape[-1])
+        vae, scaled = self._loaded.first_stage_model, latents / self.latent_scale
+        pixels = self._run_autoencoder(lambda z: vae.decoder(vae.post_quant_conv(z)), scaled, latents.shape[-1])
         return (pixels.clamp(-1, 1) + 1) / 2
 
     @torch.no_grad()
@@ -117,8 +109,7 @@ class HostModel:
 
     @property
     def _unet(self) -> nn.Module:
-        unet: nn.Module = self._loaded.model.diffusion_model
-        return unet
+        return self._loaded.model.diffusion_model
 
 
 @contextmanager

@@ -110,8 +110,7 @@ class OpenCLIP:
             return self._projection
         key, third = openclip.key_of(f"{path}.weight")
         if third is None:
-            found: nn.Module = self._model.get_submodule(key.removesuffix(".weight"))
-            return found
+            return self._model.get_submodule(key.removesuffix(".weight"))
         number = int(key.removeprefix("transformer.resblocks.").partition(".")[0])
         return self._attentions[number].inner[third]
 
@@ -148,10 +147,8 @@ def call_through(module: nn.Module, forward: Callable[[torch.Tensor], Any], x: t
 
 def _tokens(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
     """Return token ids (N, 77)."""
-    ids: torch.Tensor = tokenizer(
-        list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids
+    settings = {"padding": "max_length", "max_length": TOKENS, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(prompts), **settings).input_ids
 
 
 def _unwrapped(embedder: Any) -> Any:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import networks
 import torch
-from modules import devices, processing, scripts, shared
+from modules import devices, processing, scripts, sd_models, shared
 
 from lorax.errors import Interrupted, LoraxError
 from lorax.files import Cache, stamp
-from lorax.formats import open_adapter
-from lorax.hosts.a1111.network.library import Checkpoints
+from lorax.formats import Header, open_adapter
 from lorax.hosts.a1111.network.module_type import modules_of
 from lorax.progress import Progress
 from lorax.workflow import Fit, Fitter
@@ -41,6 +40,19 @@ def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
             activation.fit_all(p)
 
     return LoraxNetworks
+
+
+class Checkpoints:
+    """The WebUI's checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
+
+    def sha256(self, path: Path) -> str | None:
+        return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
+
+    def candidates(self, header: Header) -> Iterable[Path]:
+        """Yield the checkpoints with the source's hash, then those with its name."""
+        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
+        yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
 
 
 class Activation:
