@@ -1,4 +1,4 @@
-"""``python -m lorax serve``: the tab and the API over a folder of models, without a WebUI."""
+"""Serves the tab and the API on a folder of models, without a WebUI: ``python -m lorax serve``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def serve(models: Path, address: str, port: int, cache: Cache | None, access: Ac
 
 
 def open_page(host: Host, address: str, port: int, access: Access = EVERYONE) -> gr.Blocks:
-    """Serve the tab and the API in a thread of its own."""
+    """Serve the tab and the API in their own thread; return the page."""
     page = build(host, title=TITLE, css=(ROOT / "style.css").read_text(encoding="utf-8"))
     with page:
         page.load(None, None, None, **js("() => {" + (ROOT / "javascript" / "lorax.js").read_text(encoding="utf-8") + "}"))

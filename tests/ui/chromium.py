@@ -22,7 +22,8 @@ def launched() -> Iterator[Any]:
         chromium = shutil.which("chromium") or shutil.which("google-chrome") or driver.chromium.executable_path
         if not Path(chromium).exists():
             pytest.skip("needs the system's Chromium, or playwright's: playwright install chromium")
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--host-resolver-rules=MAP evil.test 127.0.0.1"])
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP evil.test 127.0.0.1"]
+        opened = driver.chromium.launch(executable_path=chromium, args=arguments)
         yield opened
         opened.close()
 
