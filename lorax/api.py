@@ -3,6 +3,7 @@
 It works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
 """
 
+import json
 import secrets
 import threading
 from collections.abc import Callable
@@ -10,10 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException
+from fastapi import Request as HttpRequest
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, create_model
 
 from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
+from lorax.files import printable
+from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
 from lorax.progress import Progress
@@ -23,7 +28,17 @@ from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
 FINISHED = 50  # finished jobs whose results are available
+IN_LINE = 20  # jobs that run or wait, each in a thread
+LONGEST_TEXT = 4096  # letters of each text of a request
+LONGEST_LIST = 10_000  # entries of each list
 DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
+
+
+class Strict(BaseModel):
+    """A part of a request. What it does not know is refused and not ignored."""
+
+    class Config:
+        extra = "forbid"
 
 
 def _model(name: str, declaration: type) -> Any:
@@ -31,7 +46,7 @@ def _model(name: str, declaration: type) -> Any:
     for option in declared(declaration):
         kind = option.kind if option.default is not None else option.kind | None
         fields[option.name] = kind, Field(option.default, description=option.described)
-    return create_model(name, **fields)
+    return create_model(name, __base__=Strict, **fields)
 
 
 OptionsModel = _model("LoraxOptions", Options)
@@ -56,7 +71,7 @@ class LoraxAdapter(BaseModel):
     problem: str = Field(description="Why it cannot be moved, else empty")
 
 
-class LoraxAnalysis(BaseModel):
+class LoraxAnalysis(Strict):
     source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
     target: str = Field(description="Name of the base to move them to")
     adapters: list[str] = Field(description="Names as /adapters lists them")
@@ -103,7 +118,8 @@ class ApiJob:
         threading.Thread(target=self._run, args=(host, work), name="lorax-job", daemon=True).start()
 
     def shown(self) -> LoraxJob:
-        return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})
+        shown = {name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")}
+        return LoraxJob(**json.loads(printable(json.dumps(shown, ensure_ascii=False))))
 
     def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
         def begin(progress: Progress) -> list[Result]:
@@ -124,10 +140,54 @@ class ApiJob:
         self.done, self.total, self.text = done, total, text
 
 
+class CheckedRoute(APIRoute):
+    """A route that reads no body which is not JSON of bounded size, whatever the host's FastAPI would make of it."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Any]:
+        handle = super().get_route_handler()
+
+        async def checked(request: HttpRequest) -> Any:
+            try:
+                if request.method not in READING:
+                    check_body(request.headers)
+            except Refused as refused:
+                raise HTTPException(refused.status, refused.reason) from refused
+            return await handle(request)
+
+        return checked
+
+
+class Jobs:
+    """The jobs of a host: those that run or wait, and the last ones that have ended."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._jobs = host, dict[str, ApiJob]()
+        self._lock = threading.Lock()  # FastAPI runs requests in threads
+
+    def begin(self, work: Callable[[Progress], list[Result]]) -> LoraxJob:
+        """Start a job. Raises HTTPException if too many run or wait."""
+        started = ApiJob()
+        with self._lock:
+            ended = [id for id, job in self._jobs.items() if job.state != "running"]
+            if len(self._jobs) - len(ended) >= IN_LINE:
+                raise HTTPException(429, f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended.")
+            for id in ended[:-FINISHED]:
+                del self._jobs[id]
+            self._jobs[started.id] = started
+        started.start(self._host, work)
+        return started.shown()
+
+    def find(self, id: str) -> ApiJob:
+        """Return a job. Raises HTTPException if there is none."""
+        if (found := self._jobs.get(id)) is None:
+            raise HTTPException(404, f"No job {id}.")
+        return found
+
+
 def router(host: Host) -> APIRouter:
     """Make the routes for a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, ApiJob](), Memory(host.cache(), host.models())
-    lock = threading.Lock()  # FastAPI runs requests in threads
+    api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
+    jobs, memory = Jobs(host), Memory(host.cache(), host.models())
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -141,7 +201,7 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = _request(host, asked)
-        return begin(lambda progress: analyse(request, progress, memory))
+        return jobs.begin(lambda progress: analyse(request, progress, memory))
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
@@ -157,36 +217,33 @@ def router(host: Host) -> APIRouter:
             host.refresh()  # so that the new files are listed
             return results
 
-        return begin(work)
+        return jobs.begin(work)
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:
-        return find(id).shown()
+        return jobs.find(id).shown()
 
     @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
     def cancel(id: str) -> Any:
-        find(id).cancelled.set()
-        return find(id).shown()
-
-    def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
-        started = ApiJob()
-        with lock:
-            for finished in [id for id, job in jobs.items() if job.state != "running"][:-FINISHED]:
-                del jobs[finished]
-            jobs[started.id] = started
-        started.start(host, work)
-        return started.shown()
-
-    def find(id: str) -> ApiJob:
-        if (found := jobs.get(id)) is None:
-            raise HTTPException(404, f"No job {id}.")
-        return found
+        jobs.find(id).cancelled.set()
+        return jobs.find(id).shown()
 
     return api
 
 
+def _check_lengths(value: Any, where: str = "the request") -> None:
+    """Raise LoraxError if a text or a list anywhere in a request is longer than is allowed."""
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise LoraxError(f"{where}: {len(value)} letters; at most {LONGEST_TEXT} are allowed.")
+    if isinstance(value, (list, tuple)) and len(value) > LONGEST_LIST:
+        raise LoraxError(f"{where}: {len(value)} entries; at most {LONGEST_LIST} are allowed.")
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ():
+        _check_lengths(part, name if isinstance(name, str) else f"{where}, number {name + 1}")
+
+
 def _request(host: Host, asked: LoraxAnalysis) -> Request:
     try:
+        _check_lengths(asked.model_dump() if hasattr(asked, "model_dump") else asked.dict())  # pydantic 2 and 1
         options = _chosen(host, Options, asked.options)
         if options.device == "auto":
             options = replace(options, device=host.device())

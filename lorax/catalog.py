@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from pathlib import Path
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
 from lorax.files import legacy_hash
-from lorax.formats import kind, open_adapter, ranks, sidecars, trigger_words
+from lorax.formats import AdapterFile, kind, open_adapter, ranks, sidecars, trigger_words
+
+log = logging.getLogger(__name__)
 
 # Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
@@ -61,21 +64,19 @@ def facts(adapter: Path) -> Facts:
 def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """Return the base that the adapter was trained on according to its metadata, or else to Civitai; None if not listed."""
     bases = list(bases)
-    try:
-        if any(open_adapter(adapter).metadata.get(key) for key in NAMING):
-            return named(adapter, bases)
-    except LoraxError:
+    if isinstance(opened := _opened(adapter), str):
         return None
+    if any(opened.metadata.get(key) for key in NAMING):
+        return named(adapter, bases)
     usual = CIVITAI_BASES.get(sidecars.read(adapter).base)
     return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
 
 
 def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
-    try:
-        metadata = open_adapter(adapter).metadata
-    except LoraxError:
+    if isinstance(opened := _opened(adapter), str):
         return None
+    metadata = opened.metadata
     sha256, name = metadata.get("ss_new_sd_model_hash"), _name(metadata.get("ss_sd_model_name", ""))
     bases = list(bases)
     if found := next((base for base in bases if sha256 and base.sha256 == sha256), None):
@@ -88,10 +89,8 @@ def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
 
 @lru_cache(maxsize=4096)
 def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
-    try:
-        adapter = open_adapter(path)
-    except (LoraxError, OSError) as error:
-        return Facts(problem=str(error))
+    if isinstance(adapter := _opened(path), str):
+        return Facts(problem=adapter)
     found, hints = sorted(ranks(adapter)), sidecars.read(path)
     family = adapter.family or hints.family or families.named_in(adapter.metadata)
     return Facts(
@@ -101,6 +100,17 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
         trigger_words=trigger_words(adapter),
     )
+
+
+def _opened(adapter: Path) -> AdapterFile | str:
+    """Return the adapter, or the reason why it cannot be read. Whatever one file holds, the others must be listed."""
+    try:
+        return open_adapter(adapter)
+    except (LoraxError, OSError) as error:
+        return str(error)
+    except Exception as error:
+        log.exception("reading %s", adapter)
+        return f"{adapter}: cannot be read, because of an unexpected {type(error).__name__}."
 
 
 def _name(file: str) -> str:

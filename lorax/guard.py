@@ -11,7 +11,7 @@ import base64
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,7 +71,7 @@ class Guard:
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             raise Refused(403, "The request comes from another web page.")
         if kind == "http" and method not in READING:
-            _check_body(headers)
+            check_body(headers)
 
     def _check_password(self, scope: Scope, headers: MutableMapping[str, str]) -> None:
         """Raise Refused without the password. gradio calls itself, to begin and by the token of its queue."""
@@ -90,7 +90,8 @@ def is_loopback(address: str) -> bool:
     return address in LOOPBACK or (_is_number(address) and ipaddress.ip_address(address).is_loopback)
 
 
-def _check_body(headers: MutableMapping[str, str]) -> None:
+def check_body(headers: Mapping[str, str]) -> None:
+    """Raise Refused if a request that changes something is not JSON, or if its body is too large or of an unknown size."""
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > len(str(LARGEST_BODY)) or int(length) > LARGEST_BODY:
         raise Refused(413, f"The body is too large; at most {LARGEST_BODY} bytes are read.")

@@ -4,6 +4,7 @@ from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
+from lorax.files.walking import files_below, printable
 
 __all__ = [
     "Cache",
@@ -15,10 +16,12 @@ __all__ = [
     "TensorFile",
     "check_folder",
     "check_free",
+    "files_below",
     "hashes",
     "is_finite",
     "legacy_hash",
     "open_tensors",
+    "printable",
     "stamp",
     "title_of",
 ]

@@ -169,6 +169,7 @@ class Double:
                 "state": state,
                 "OptionInfo": OptionInfo,
             },
+            "sd_unet": {"apply_unet": lambda option=None: None},
             "networks": {
                 "available_networks": {},
                 "available_network_aliases": {},
@@ -189,5 +190,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("host", "settings"):  # they bind them when they are imported
+        for name in ("host", "models", "settings"):  # they bind them when they are imported
             monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)

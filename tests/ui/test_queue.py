@@ -41,15 +41,16 @@ def never(*given: Any) -> list[Any]:
 
 def test_a_job_of_the_tab_that_waits_is_stopped_and_what_it_waits_for_is_not(host: tuple[Any, Any], double: Double) -> None:
     from lorax.ui.handlers import Handlers
+    from lorax.ui.requests import Form
 
     found, queue = host
     answers: list[Any] = []
     with queue:  # another's picture is being made
-        handler = Handlers(found).job(never, 1)
-        bar = [] if "standalone" in type(found).__module__ else ["task(x)"]
-        waiting = threading.Thread(target=lambda: answers.extend(handler(*bar, lambda *given, **more: None)))
+        handler = Handlers(found).job(never, Form(), dict, 1)
+        task = (lambda *given, **more: None) if "standalone" in type(found).__module__ else "task(x)"  # or a progress bar
+        waiting = threading.Thread(target=lambda: answers.extend(handler(task)))
         waiting.start()
-        until(lambda: found._turns._jobs)
+        until(lambda: found._turns._turns)
         found.interrupt()
         assert not double.modules["shared"].state.interrupted
     waiting.join(10)
@@ -74,10 +75,10 @@ def test_a_job_that_begins_to_wait_does_not_undo_the_stop_of_the_one_that_runs(h
     from lorax.errors import Interrupted
 
     found, _ = host
-    with found._turns.job() as running:
+    with found._turns.taken() as running:
         found._turns.begin(running)
         found.interrupt()
-        with found._turns.job() as second:
+        with found._turns.taken() as second:
             second.check()
             with pytest.raises(Interrupted):
                 running.check()

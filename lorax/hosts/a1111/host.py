@@ -14,7 +14,7 @@ from modules import call_queue, devices, paths_internal, processing, scripts, sd
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.files import Cache
+from lorax.files import Cache, files_below
 from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored
@@ -44,8 +44,7 @@ class A1111:
     def adapters(self) -> dict[str, ListedFile]:
         if networks := _networks():
             return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
-        paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-        return {path.stem: ListedFile(path.stem, path) for path in paths}
+        return {path.stem: ListedFile(path.stem, path) for path in files_below(self.adapter_folder, SUFFIXES)}
 
     def prompt_names(self) -> Mapping[str, Path]:
         self.refresh()  # names have no folders; of files with one name, the WebUI uses the one that it finds last

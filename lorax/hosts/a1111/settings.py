@@ -21,7 +21,8 @@ SECTION = ("lorax", "LoRA-X")
 def add_settings() -> None:
     """Add the page. Changes to the cache take effect at once, others after Reload UI."""
     for option in _defaults():
-        _add(option).needs_reload_ui()
+        info = _add(option).needs_reload_ui()
+        info.onchange = check
     for option in declared(Caching):
         info = _add(option)
         info.onchange = apply
@@ -35,6 +36,17 @@ def stored(options: list[Option] | None = None) -> Mapping[str, Any]:
     """Return the values that the user has set, by option name; by default those of the tab's options."""
     names = [option.name for option in (_defaults() if options is None else options)]
     return {name: shared.opts.data[PREFIX + name] for name in names if PREFIX + name in shared.opts.data}
+
+
+def check() -> None:
+    """Raise LoraxError if the defaults are not what the options expect; the WebUI then takes the change back."""
+    given = stored()
+    try:
+        for declaration in (Options, Running, Saving):
+            declaration(**{one.name: one.parse(given[one.name]) for one in declared(declaration) if one.name in given})
+    except LoraxError as error:
+        gr.Warning(str(error))  # the WebUI itself gives the reason on its console only
+        raise
 
 
 @lru_cache(maxsize=1)
