@@ -31,7 +31,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "models" / "deep" / "up").symlink_to(tmp_path / "models")
     (tmp_path / "elsewhere" / "itself").symlink_to(tmp_path / "elsewhere" / "itself")
     found = [path.relative_to(tmp_path / "models").as_posix() for path in files_below(tmp_path / "models", [".safetensors"])]
-    assert found == ["a.safetensors", "deep/b.SAFETENSORS", "linked/c.safetensors"]
+    assert sorted(found) == ["a.safetensors", "deep/b.SAFETENSORS", "linked/c.safetensors"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep such names out")

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """Yield the files with one of these suffixes, in lower case, at any depth and in order. Links are followed, each folder once.
+    """Yield the files with one of these suffixes, in lower case, at any depth. Links are followed, each folder once.
 
     A folder that cannot be read is left out, with a line in the log.
     """
@@ -25,8 +25,7 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        for name in sorted(names):
+        for name in names:
             path = Path(root, name)
             if path.suffix.lower() in suffixes and path.is_file():
                 yield path

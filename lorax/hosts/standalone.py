@@ -53,7 +53,7 @@ class Standalone:
 
     def refresh(self) -> None:
         found: dict[str, dict[str, ListedFile]] = {"base": {}, "adapter": {}, "": {}}
-        for path in files_below(self.folder, SUFFIXES):
+        for path in sorted(files_below(self.folder, SUFFIXES)):
             listed, name = found[_kind(path)], printable(path.relative_to(self.folder).with_suffix("").as_posix())
             while name in listed:  # two files may differ only in their suffix, or in what cannot be shown
                 name += path.suffix

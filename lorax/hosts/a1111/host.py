@@ -44,7 +44,7 @@ class A1111:
     def adapters(self) -> dict[str, ListedFile]:
         if networks := _networks():
             return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
-        return {path.stem: ListedFile(path.stem, path) for path in files_below(self.adapter_folder, SUFFIXES)}
+        return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 
     def prompt_names(self) -> Mapping[str, Path]:
         self.refresh()  # names have no folders; of files with one name, the WebUI uses the one that it finds last
