@@ -59,6 +59,7 @@ def check(python: Path, arguments: list[str]) -> None:
     step("lint", python, "-m", "ruff", "check")
     step("format", python, "-m", "ruff", "format", "--check")
     step("types", python, "-m", "mypy", "lorax")
+    step("rooms", python.with_name("lint-imports"))
     step("tests", python, "-m", "pytest", *PARALLEL, *arguments, OMP_NUM_THREADS="1")
 
 

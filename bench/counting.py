@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
-from lorax.transfer import by_models
-from lorax.transfer.planning import plan
+from lorax.transfer import Context, by_models, plan
 
 POSITIONS = 4  # that layers compute
 OFFSET = 100.0  # of the first prediction; it falls, so that no training stops early
@@ -88,5 +87,5 @@ def counted(narrow: Path, method: str, sizes: tuple[int, int], running: Running)
     made = plan(open_adapter(narrow / "lora.safetensors"), source, target, Options(method, device="cpu"))
     idles = Idles(dict(zip(("sd", "xl"), sizes, strict=True)))
     few = dataclasses.replace(made, running=running, of_bases={})  # more layers, as beside the adapter's, change no count
-    by_models.run(few, idles, lambda done, total, name: None)
+    by_models.run(few, Context(models=idles))
     return idles

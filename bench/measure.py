@@ -12,14 +12,14 @@ import torch
 
 from bench.layers import Layers, Shape
 from bench.synthetic import Relatives
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.files.cache import Cache
+from lorax.checkpoint import Checkpoint
+from lorax.files import Cache
 from lorax.low_rank import LowRank
-from lorax.methods import METHODS, Bases
+from lorax.methods import WeightPair, weight_method
 from lorax.options import Options
 from lorax.subspace import Decomposition, RankRule
 from lorax.subspace.gram import Gram, lower_gram
-from lorax.transfer.running import run_all
+from lorax.transfer import Context, run_all
 from lorax.transfer.streaming import Stream
 
 Clock = Callable[[], float]
@@ -45,8 +45,8 @@ def move(
     cache: Path | None = None,
     survey: bool = False,
 ) -> None:
-    kept = Cache(cache, 1 << 40, 0) if cache else None
-    run_all(relatives.plans(layers, options, rank, adapters), cache=kept, survey=survey)
+    context = Context(cache=Cache(cache, 1 << 40, 0) if cache else None)
+    run_all(relatives.plans(layers, options, rank, adapters), context, survey=survey)
 
 
 def full_svd(relatives: Relatives, shape: Shape, device: str) -> None:
@@ -81,10 +81,10 @@ def error(relatives: Relatives, shape: Shape, device: str) -> float:
     W_s, W_t = (base.weight("unet.layer").to(device) for base in relatives.open({"unet.layer": shape}))
     made = torch.Generator().manual_seed(1)
     dW = LowRank(torch.randn(shape[0], 32, generator=made).to(device), torch.randn(32, shape[1], generator=made).to(device))
-    bases = Bases(Decomposition(W_s), Decomposition(W_t), RankRule("energy:0.95"))
-    moved, _ = METHODS["lorax"].move(dW, bases)
+    pair = WeightPair(Decomposition(W_s), Decomposition(W_t), RankRule("energy:0.95"))
+    moved, _ = weight_method("lorax").move(dW, pair)
     assert moved is not None
-    U, V = Decomposition(W_t).leading(bases.r)
+    U, V = Decomposition(W_t).leading(pair.r)
     up, down = U @ (U.mT @ dW.up.double()), (dW.down.double() @ V) @ V.mT
     difference = LowRank(torch.cat([moved.up.double(), -up], 1), torch.cat([moved.down.double(), down]))
     return difference.norm() / LowRank(up, down).norm()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,19 @@ import torch
 from torch import nn
 
 from bench.gauge import Gauge, Reading, operations
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import bridge, refine
-from lorax.models import sampling
-from lorax.models.hooks import adapted, recomputed
-from lorax.models.loss_scale import START, LossScale
+from lorax.models import NoisyBatch, adapted, noised, recomputed
+from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
 from lorax.options import Options
-from lorax.runner.runner import Conditioning, Runner, Runners
-from lorax.transfer import cost
-from lorax.transfer.feeds import fed
-from lorax.transfer.planning import plan
+from lorax.progress import Meter
+from lorax.runner import Runner, Runners
+from lorax.runner.runner import Conditioning
+from lorax.transfer import cost, plan
+from lorax.transfer.assignment import assignments
 
 PROMPT = "a red car"
 SEEN = 2  # pictures of the recording that is measured
@@ -52,9 +53,11 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     gauge("decode a picture", lambda: model.decode(latents))
     picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
     gauge("encode a picture", lambda: model.encode_pictures(picture))
-    seen = sampling.noised(model, latents, [PROMPT], SEEN, seed=0)
-    where = bridge.places(model, list(adapter), seen)
-    gauge(f"bridge: record {SEEN} pictures twice", lambda: bridge.record(model, adapter, adapter, seen, where, str))
+    seen = noised(model, latents, [PROMPT], SEEN, seed=0)
+    width = sum(base.matrix(layer)[0] for layer in adapter)
+    points = bridge.SamplePoints.drawn(SEEN, bridge.points_for(width))
+    record = partial(bridge.record, model, adapter, adapter, seen, points, Meter())
+    gauge(f"bridge: record {SEEN} pictures twice", record)
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, adapter))
     opened.__exit__(None, None, None)
     model.device = META
@@ -68,25 +71,31 @@ def source(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
 def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callable[[Reading], None]) -> Stage:
     gauge, base = Gauge(device, show), open_checkpoint(folder / "xl.safetensors")
     planned = plan(open_adapter(folder / "lora.safetensors"), open_checkpoint(folder / "sd.safetensors"), base, Options("refine"))
-    feeds = fed(planned)
-    ranks = {layer: feed.rank for layer, feed in feeds.items()}
+    assigned = assignments(planned)
+    ranks = {layer: one.rank for layer, one in assigned.items()}
     opened = Runners(device, dtype).opened(base)
     model = gauge("open", opened.__enter__)
     picture = torch.rand(1, 3, 8 * model.size, 8 * model.size)
     gauge("open the autoencoder", lambda: model.vae)
     gauge("encode a picture", lambda: model.encode_pictures(picture))
-    said = gauge("encode a prompt", lambda: Prompts(model, [PROMPT], ranks))
+    said = gauge("encode a prompt", lambda: Prompts(model, [PROMPT], ranks, Meter()))
     latents = torch.randn(1, 4, model.size, model.size)
-    seen = sampling.noised(model, latents, [PROMPT], 1, seed=0)
+    seen = noised(model, latents, [PROMPT], 1, seed=0)
     start = refine.blank(model, ranks)
     with adapted(model, start), torch.no_grad():
         gauge("evaluate with the LoRA", lambda: model.predict(seen.latents, seen.times, said([PROMPT])))
     factors = [nn.Parameter(factor.to(device)) for dW in start.values() for factor in (dW.up, dW.down)]
     layers = {layer: LowRank(factors[2 * i], factors[2 * i + 1]) for i, layer in enumerate(start)}
     gauge("train on a picture", lambda: _train(model, layers, seen, said))
-    optimizer, scale = torch.optim.AdamW(factors), LossScale()
-    gauge("AdamW's step", lambda: scale.step(optimizer, factors))
-    shapes = [(planned.source.matrix(feed.source)[0], *base.matrix(layer)) for layer, feed in feeds.items()]
+    optimizer, gradients = Optimizer(factors, refine.RATE_UNRELATED), [torch.ones_like(factor) for factor in factors]
+
+    def add_gradient(scale: float) -> None:
+        for factor, gradient in zip(factors, gradients, strict=True):
+            factor.grad = gradient
+
+    add_gradient(1.0)  # that of the picture may overflow in half precision; any other takes the same time
+    gauge("AdamW's step", lambda: optimizer.advance(add_gradient))
+    shapes = [(planned.source.matrix(one.source)[0], *base.matrix(layer)) for layer, one in assigned.items()]
     typical = sorted(shapes)[len(shapes) // 2]
     made = torch.Generator().manual_seed(0)
     X, Y = (torch.randn(bridge.ROWS, width, generator=made) for width in (typical[2], typical[1]))
@@ -107,11 +116,11 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     return stage
 
 
-def _train(model: Runner, layers: Mapping[str, LowRank], seen: sampling.Content, said: Callable[[list[str]], Any]) -> None:
+def _train(model: Runner, layers: Mapping[str, LowRank], seen: NoisyBatch, said: Callable[[list[str]], Any]) -> None:
     """The gradient of one picture's loss, as refine takes it where latents are large."""
     with adapted(model, layers), recomputed(model.blocks()):
         predicted = model.predict(seen.latents, seen.times, said(seen.prompts))
-        torch.autograd.backward(START * (predicted - seen.noise.to(predicted)).square().mean())
+        torch.autograd.backward(LARGEST_SCALE * (predicted - seen.noise.to(predicted)).square().mean())
 
 
 def _on_meta(given: Conditioning) -> Conditioning:

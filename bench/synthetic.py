@@ -10,15 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from bench.layers import Layers, Shape
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.files.tensors import Part, open_tensors
+from lorax.checkpoint import Checkpoint, UNetNames, families
+from lorax.files import Part, open_tensors
 from lorax.formats import AdapterFile
 from lorax.formats.configuration import Configuration
 from lorax.options import Options
-from lorax.pairing.pairs import Pair
-from lorax.transfer.planning import Plan
+from lorax.pairing import Pair
+from lorax.reasons import Reason, Why
+from lorax.transfer import Plan
 
 POWER = 0.5  # of the i-th singular value, i^-0.5
 NOISE = 0.1  # of the relative's weights, in their standard deviations
@@ -47,7 +46,7 @@ class Relatives:
     def plans(self, layers: Layers, options: Options, rank: int, adapters: int) -> list[Plan]:
         """Each layer is paired with its namesake."""
         source, target = self.open(layers)
-        pairs: dict[str, Pair | None] = {name: Pair(name, name, "same name") for name in layers}
+        pairs: dict[str, Pair | None] = {name: Pair(name, name, Reason(Why.SAME_NAME)) for name in layers}
         factors = [Factors(layers, rank, number) for number in range(adapters)]
         files = [AdapterFile(one.path, one, Configuration(one.path, {})) for one in factors]
         return [Plan(file, source, target, options, pairs, {}, vectors=[]) for file in files]

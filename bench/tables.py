@@ -45,7 +45,7 @@ def memory(found: Mapping[str, Stage], methods: Mapping[str, Idles]) -> Iterator
             if action in found[name].readings:
                 parts = {"autoencoder": sizes["autoencoder"], "computing": _beyond(found[name], action)}
                 yield _sum(f"{title}, {action}", parts)
-    yield f"| bridge: what it keeps of the source, in main memory | at most {bridge.KEPT / 1e9:.2f} |\n"
+    yield f"| bridge: what it keeps of the source, in main memory | at most {bridge.SOURCE_BYTES / 1e9:.2f} |\n"
 
 
 def times(found: Mapping[str, Stage], method: str, idles: Idles) -> Iterator[str]:

@@ -25,9 +25,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from lorax.demo.bundle import BASE, unpack
-from lorax.runner.runner import Runner
-from lorax.subspace import Decomposition
-from lorax.subspace.signs import basis
+from lorax.runner import Runner
+from lorax.subspace import Decomposition, basis
 from lorax.training.layer import CORES, Constrained
 
 LORA = "PEFT's LoRA"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lab import ldm
 from lab.models import Model
 from lab.paths import CACHE, CHECKPOINTS, HEADLINE, MODELS
 from lab.xl import XLModel
 from lab.zoo import XL, XL_PRUNED, checkpoint
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
-from lorax.runner.runner import Runner
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, SHARED, SIBLING, unpack
+from lorax.runner import Runner
 
 
 def runner_of(base: str) -> Runner:
@@ -61,3 +62,18 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     pack(folder / f"{name}.safetensors", state, *sibling)
     (folder / f"{name}.yaml").write_text(ldm.config_of(model, autoencoder), encoding="utf-8")
+
+
+def pack(
+    path: Path, tensors: dict[str, torch.Tensor], sibling: str | None = None, its: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Store a model without the tensors that the model called ``sibling`` has too, under whatever name."""
+    content = {_fingerprint(value): key for key, value in (its or {}).items()}
+    shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
+    own = {key: value.contiguous() for key, value in tensors.items() if key not in shared}
+    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
+    save_file(own, path, {"format": "pt"} | described)
+
+
+def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
+    return tuple(tensor.shape), tensor.contiguous().numpy().tobytes()

@@ -11,55 +11,56 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import Plan
 
 from lorax.low_rank import LowRank
-from lorax.methods.refine import BATCH, Watch
-from lorax.models import sampling
-from lorax.models.captions import captions
-from lorax.models.hooks import adapted
-from lorax.models.training import Factors, Training
-from lorax.runner.runner import Runner
+from lorax.models import Factors, NoisyBatch, Watch, adapted, captions, draw, noised
+from lorax.models.optimizer import Optimizer
+from lorax.models.training import BATCH
+from lorax.progress import Meter
+from lorax.runner import Runner
+from lorax.transfer import Plan
 
-EVERY = 10  # steps between what is told
+EVERY = 10  # steps between what ``watch`` sees
 
 
-def match_change(plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: float, watch: Watch) -> dict[str, LowRank]:
-    """The averaged factors after the last step, from ``start``, and told of on the way."""
+def match_change(
+    plan: Plan, start: Mapping[str, LowRank], *, steps: int, rate: float, watch: Watch | None = None
+) -> dict[str, LowRank]:
+    """Train from ``start``; return the averaged factors after the last step. ``watch`` sees those on the way."""
     source, target = Runner(plan.source.path), Runner(plan.target.path)
     adapter, prompts = plan.adapter.deltas_of(plan.source), captions(plan.running.pictures, plan.running.captions)
     latents = _plain(plan.source.path, tuple(prompts))
     factors = Factors(start, target.device)
-    training = Training(factors.all, rate)
-    while training.step < steps:
-        step = training.step + 1
+    optimizer = Optimizer(factors.parameters, rate)
+    while optimizer.step < steps:
+        step = optimizer.step + 1
         rows = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(step))[:BATCH]
-        seen = sampling.noised(target, latents[rows], [prompts[i] for i in rows], len(rows), seed=step)
-        wanted = _wanted(source, target, adapter, seen)
+        batch = noised(target, latents[rows], [prompts[i] for i in rows], len(rows), seed=step)
+        wanted = _wanted(source, target, adapter, batch)
 
-        def gradient(scale: float, seen: sampling.Content = seen, wanted: torch.Tensor = wanted) -> None:
-            with adapted(target, factors.layers(factors.all)):
-                torch.autograd.backward(scale * (_predicted(target, seen) - wanted).square().mean())
+        def add_gradient(scale: float, batch: NoisyBatch = batch, wanted: torch.Tensor = wanted) -> None:
+            with adapted(target, factors.layers(factors.parameters)):
+                torch.autograd.backward(scale * (_predicted(target, batch) - wanted).square().mean())
 
-        training.advance(gradient)
-        if training.step % EVERY == 0:
-            watch(training.step, 0.0, factors.layers(training.average))
-    return {layer: LowRank(dW.up.clone(), dW.down.clone()) for layer, dW in factors.layers(training.average).items()}
+        optimizer.advance(add_gradient)
+        if watch and optimizer.step % EVERY == 0:
+            watch(optimizer.step, 0.0, factors.layers(optimizer.average))
+    return {layer: LowRank(dW.up.clone(), dW.down.clone()) for layer, dW in factors.layers(optimizer.average).items()}
 
 
 @cache
 def _plain(source: Path, prompts: tuple[str, ...]) -> torch.Tensor:
     """What the source draws alone, which is the same for every adapter."""
-    return sampling.pictures(Runner(source), {}, prompts, lambda what: None)
+    return draw(Runner(source), {}, prompts, Meter())
 
 
 @torch.no_grad()
-def _wanted(source: Runner, target: Runner, adapter: Mapping[str, LowRank], seen: sampling.Content) -> torch.Tensor:
+def _wanted(source: Runner, target: Runner, adapter: Mapping[str, LowRank], batch: NoisyBatch) -> torch.Tensor:
     """What the target would predict if it changed as the source does."""
-    alone = _predicted(source, seen)
+    alone = _predicted(source, batch)
     with adapted(source, adapter):
-        return _predicted(target, seen) + _predicted(source, seen) - alone
+        return _predicted(target, batch) + _predicted(source, batch) - alone
 
 
-def _predicted(model: Runner, seen: sampling.Content) -> torch.Tensor:
-    return model.predict(seen.latents, seen.times, model.encode(seen.prompts))
+def _predicted(model: Runner, batch: NoisyBatch) -> torch.Tensor:
+    return model.predict(batch.latents, batch.times, model.encode(batch.prompts))

@@ -195,7 +195,7 @@ def _reconstructed(folder: Path, icons: Labelled) -> Labelled:
     The latents get noise, since what a model draws is rarely a clean icon's latent.
     """
     runner = runner_of(BASE)
-    stored = folder / f"reconstructed-{runner.base.sha256[:10]}.pt"
+    stored = folder / f"reconstructed-{runner.base.identity.sha256[:10]}.pt"
     if not stored.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.save((255 * through(runner.vae, icons.pictures, noise=0.3)).round().byte(), stored)

@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import plan
 from torch import nn
 
-from lab import measure
+from lab import measure, writing
 from lab.bundle import model_of, runner_of
 from lab.loop import train
 from lab.lora import training_icons
@@ -22,15 +21,14 @@ from lab.paths import CACHE
 from lab.results import Key, Results
 from lab.unet import Batches, denoising_loss
 from lab.zoo import ADAPTERS, HEADLINE_RANK, STYLES, Adapter, checkpoint
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output import plain_lora
 from lorax.subspace import RankRule
 from lorax.training import ATTENTION, CONVOLUTION, TEXT, Settings, inject, save
 from lorax.training.files import FACTORS
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 
 SOURCE, TARGETS = BASE, (FINETUNE, PRUNED)
 METHODS = {"copy": Options("copy"), "lorax": Options("lorax", threshold=0), "auto": Options("auto")}
@@ -117,7 +115,7 @@ def _moved(losses: measure.Losses, path: Path, options: Options) -> torch.Tensor
     moved = run(planned)
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "moved.safetensors"
-        plain_lora.write(planned, moved, file, dtype="fp32")
+        writing.write(planned, moved, file, dtype="fp32")
         return losses.of(file)
 
 

@@ -18,10 +18,10 @@ from lab.report.tables import number
 from lab.results import ALONE, NATIVE
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, kept_file, move, written
 from lab.zoo import ADAPTERS, CROSSING, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.grid import draw
 from lorax.methods import BRIDGE, REFINE
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 # What is drawn side by side: what weights alone give on the headline's pairs, and what running the models gives from the base.
 SETS = {"weights": (ALONE, BY_NAME, COPY, AUTO, LORAX, NATIVE), "models": (ALONE, BRIDGE, REFINE, NATIVE)}

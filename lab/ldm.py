@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from lab import data, ldm_xl
 from lab.models import HEADS, TOKENS, Model
 from lab.xl import XLModel
-from lorax.checkpoint.layer_names import UNetNames, text_path
+from lorax.checkpoint import UNetNames, text_path
 from lorax.runner.vae import ldm_name
 
 SD1_TEXT, XL_TEXT = "cond_stage_model.transformer.", "conditioner.embedders.0.transformer."

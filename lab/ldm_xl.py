@@ -11,8 +11,7 @@ from transformers import CLIPTextModelWithProjection
 from lab import data
 from lab.models import TOKENS
 from lab.xl import XLModel
-from lorax.checkpoint.layer_names import PROJECTION, text_path
-from lorax.checkpoint.openclip import key_of
+from lorax.checkpoint import PROJECTION, openclip, text_path
 
 PREFIX = "conditioner.embedders.1.model."
 LOGIT_SCALE = math.log(1 / 0.07)  # OpenCLIP's at the start; the layout has it, and nothing that makes pictures reads it
@@ -23,7 +22,7 @@ def text_encoder_2_state(encoder: CLIPTextModelWithProjection) -> dict[str, torc
     state = {f"{PREFIX}logit_scale": torch.tensor(LOGIT_SCALE)}
     fused: dict[str, list[torch.Tensor]] = {}
     for name, value in encoder.state_dict().items():
-        key, third = key_of(text_path(name))
+        key, third = openclip.key_of(text_path(name))
         if third is None:
             state[PREFIX + key] = value.T if key == PROJECTION else value
         else:

@@ -17,8 +17,7 @@ from lab.loop import train
 from lab.models import Captioner
 from lab.unet import Batches, denoising_loss
 from lab.zoo import Adapter
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import text_path
+from lorax.checkpoint import Checkpoint, text_path
 from lorax.low_rank import LowRank
 from lorax.output.plain_lora import encode
 
@@ -79,7 +78,7 @@ def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) 
         "ss_base_model_version": base.family.base_version,
         "ss_v2": str(base.family.v2),
         "ss_sd_model_name": base.path.name,
-        "ss_new_sd_model_hash": base.sha256,
+        "ss_new_sd_model_hash": base.identity.sha256,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),
         "ss_network_alpha": str(adapter.rank),

@@ -9,7 +9,8 @@ import torch
 from lab import data
 from lab.lora import judged_icons
 from lab.zoo import OWN_ICONS, Adapter
-from lorax.runner.runner import Conditioning, Runner
+from lorax.runner import Runner
+from lorax.runner.runner import Conditioning
 from lorax.runner.vae import encode
 
 SEEDS = (0, 1, 2, 3, 4)

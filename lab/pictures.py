@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 
 from lab import data
 from lab.classifier import NONE, Classifier, through
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 PROMPTS, SEEDS = 12, 2
 STEPS, GUIDANCE = 20, 3.0

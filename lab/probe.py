@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lorax.runner.runner import Runner
+from lorax.models import trajectory
+from lorax.models.sampling import GUIDANCE
+from lorax.runner import Runner
 
 STEPS = 10
 TIMES = (100, 300, 500, 700, 900)  # at which pictures are noised
@@ -42,15 +44,15 @@ class Agreement:
 
 def on_the_way(source: Runner, prompts: Sequence[str], *, steps: int = STEPS) -> Inputs:
     """The latents before each of ``steps`` steps on the way to one picture a prompt, without any adapter."""
-    *before, _ = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
+    *before, _ = trajectory(source, prompts, range(len(prompts)), steps, GUIDANCE)
     times, latents = zip(*before, strict=True)
-    return Inputs(torch.stack(latents), torch.stack(times), list(prompts))
+    return Inputs(torch.stack(latents), torch.tensor(times), list(prompts))
 
 
 def drawn(source: Runner, adapter: Path, prompts: Sequence[str], *, steps: int = STEPS) -> torch.Tensor:
     """Latents (P, 4, h, w) of a picture a prompt, drawn by the source with the adapter: what the adapter is for."""
     with source.adapted(adapter):
-        *_, (_, latents) = source.trajectory(list(prompts), list(range(len(prompts))), steps=steps)
+        *_, (_, latents) = trajectory(source, prompts, range(len(prompts)), steps, GUIDANCE)
     return latents
 
 

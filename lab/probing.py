@@ -16,8 +16,8 @@ from lab.bundle import runner_of
 from lab.results import Key, Results
 from lab.variants import AUTO, COPY, STRENGTHS, VARIANTS, Variant, move, written
 from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_RANK, STYLES, Adapter, checkpoint
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.runner.runner import Runner
+from lorax.checkpoint import open_checkpoint
+from lorax.runner import Runner
 
 PROMPTS = 16
 PROBED = (COPY, AUTO)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lab import measure
+from lab import facts, measure
 from lab.bundle import runner_of
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import (
@@ -42,13 +42,11 @@ from lab.zoo import (
     are_related,
     checkpoint,
 )
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.low_rank import LowRank
-from lorax.methods import BEHAVIOURAL, BRIDGE, REFINE, refine
-from lorax.models.hooks import adapted
-from lorax.transfer import forecast
-from lorax.transfer.report import Report
+from lorax.methods import BRIDGE, REFINE, runs_models
+from lorax.models import Watch, adapted
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
 
@@ -146,10 +144,10 @@ class _Target:
         began = time.monotonic()
         watch = self._watching(source, adapter, variant, losses)
         planned, moved = move(variant, adapter, source, open_checkpoint(checkpoint(source)), self.runner.base, watch)
-        self.results.add_report(key, _facts(moved.report) | {"seconds": round(time.monotonic() - began, 2)})
+        self.results.add_report(key, facts.stored(moved.report) | {"seconds": round(time.monotonic() - began, 2)})
         content = _digest(moved.layers)
         with written(planned, moved) as path:
-            if path is not None and variant.options.method in BEHAVIOURAL:
+            if path is not None and runs_models(variant.options.method):
                 kept = kept_file(variant, adapter, source, self.name)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, kept)
@@ -159,7 +157,7 @@ class _Target:
                     self.known[same] = where.of(path, one.strength)
                 self.results.add_losses(one, self.known[same])
 
-    def _watching(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> refine.Watch:
+    def _watching(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> Watch:
         """Stores what is recovered after some of refine's steps."""
 
         def watch(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
@@ -169,13 +167,6 @@ class _Target:
                     self.results.add_losses(key, losses.of(None))
 
         return watch
-
-
-def _facts(report: Report) -> dict[str, Any]:
-    """What the forecast may use: all of it known without running a model."""
-    known = {name: None if value is None else round(value, 4) for name, value in forecast.known(report).items()}
-    rank = max((record.rank or 0 for record in report.records if record.status == "transferred"), default=0)
-    return {**known, "declined": bool(report.declined), "rank": rank}
 
 
 def _digest(layers: dict[str, Any]) -> str:

@@ -11,22 +11,20 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from lorax.transfer.planning import Moved, Plan, plan
 
-from lab import data
+from lab import data, writing
 from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.files.cache import Cache
+from lorax.checkpoint import Checkpoint
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.methods import BEHAVIOURAL, BRIDGE, METHODS, REFINE, refine
+from lorax.methods import BRIDGE, METHODS, REFINE, refine, runs_models
+from lorax.models import Watch
 from lorax.options import Options, Running
-from lorax.output import plain_lora
-from lorax.runner.runner import Runners
-from lorax.transfer import by_models
-from lorax.transfer.running import run, run_all
+from lorax.runner import Runners
+from lorax.transfer import Context, Moved, Plan, by_models, plan, run
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
@@ -35,7 +33,7 @@ STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
 FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
 HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
-PROJECTING = [name for name in METHODS if name not in (COPY, AUTO)]
+PROJECTING = [name for name in METHODS if name not in (COPY, AUTO) and not runs_models(name)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _variants() -> list[Variant]:
         for threshold in THRESHOLDS
     ]
     behaviour = [
-        *(Variant(name, Options(name), (1.0,), "behaviour") for name in BEHAVIOURAL),
+        *(Variant(name, Options(name), (1.0,), "behaviour") for name in filter(runs_models, METHODS)),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
         Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
         Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=16),
@@ -110,16 +108,15 @@ def move(
     source_name: str,
     source: Checkpoint,
     target: Checkpoint,
-    watch: refine.Watch = refine.unwatched,
+    watch: Watch | None = None,
 ) -> tuple[Plan, Moved]:
-    """``watch`` hears of what refine trains."""
+    """Plan a variant and move it. ``watch`` sees what refine trains."""
     planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
-    if variant.options.method in BEHAVIOURAL:
+    if runs_models(variant.options.method):
         planned = dataclasses.replace(planned, running=variant.running)
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
-        runners = Runners(torch.device("cpu"))
-        return planned, by_models.run(planned, runners, _unheard, _kept(), start=variant.start, watch=watch)
+        return planned, by_models.run(planned, _context(), start=variant.start, watch=watch)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
@@ -127,28 +124,24 @@ def move(
     return planned, moved
 
 
-def _changed(planned: Plan, watch: refine.Watch) -> Moved:
+def _changed(planned: Plan, watch: Watch | None) -> Moved:
     """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
     moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.RATE_RELATED
     if not moved.layers:
         rate = refine.RATE_UNRELATED
-        [moved] = run_all([dataclasses.replace(planned, options=Options(BRIDGE))], cache=_kept())
+        moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), _context())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(found, moved.report)
 
 
-def _kept() -> Cache:
-    """Where what sources draw is kept."""
-    return Cache(CACHE / "behaviour", 1 << 30, 0)
+def _context() -> Context:
+    """Return what runs the models, with a cache in which what sources draw is kept."""
+    return Context(cache=Cache(CACHE / "behaviour", 1 << 30, 0), models=Runners(torch.device("cpu")))
 
 
 def kept_file(variant: Variant, adapter: Adapter, source: str, target: str) -> Path:
     """Where the sweep leaves what a method that runs the models has moved, which takes minutes."""
     return CACHE / "moved" / f"{variant.name} {adapter.name} {source} {target}.safetensors".replace(" ", "_")
-
-
-def _unheard(done: int, total: int, name: str) -> None:
-    """Progress of single layers, of which nobody is told."""
 
 
 @contextmanager
@@ -157,7 +150,7 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "moved.safetensors"
         if moved.layers:
-            plain_lora.write(planned, moved, path, dtype="fp32")
+            writing.write(planned, moved, path, dtype="fp32")
         yield path if moved.layers else None
 
 

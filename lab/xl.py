@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from lab import data
 from lab.models import CONTEXT, HEADS, VOCABULARY, new_text_encoder, text_config
-from lorax.checkpoint.openclip import padded_with_zeros
+from lorax.checkpoint import openclip
 from lorax.runner.unet import TIME_IDS, time_ids
 
 WIDTH = 64  # of every level
@@ -37,7 +37,8 @@ class XLModel(nn.Module):
     def forward(self, noisy: torch.Tensor, times: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Predicted noise (N, 4, h, w) for token ids (N, 77). Both encoders give their last but one layer, as in SDXL."""
         first = self.text_encoder(tokens, output_hidden_states=True).hidden_states[-2]
-        second = self.text_encoder_2(padded_with_zeros(tokens, VOCABULARY - 1), output_hidden_states=True).hidden_states[-2]
+        padded = openclip.padded_with_zeros(tokens, VOCABULARY - 1)
+        second = self.text_encoder_2(padded, output_hidden_states=True).hidden_states[-2]
         added = {"text_embeds": noisy.new_zeros(len(noisy), SECOND), "time_ids": time_ids(len(noisy), data.SIZE, data.SIZE)}
         context = torch.cat([first, second], dim=-1)
         return self.unet(noisy, times, context, added_cond_kwargs=added, return_dict=False)[0]

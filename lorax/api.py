@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field, create_model
 
-from lorax.catalog import Model, facts
+from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
-from lorax.transfer.planning import Progress
-from lorax.workflow.jobs import Destination, Memory, Request, Result, analyse, transfer
+from lorax.progress import Progress
+from lorax.transfer import as_json
+from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
@@ -147,7 +148,7 @@ def router(host: Host) -> APIRouter:
         request = _request(host, asked)
         try:
             saving = _chosen(host, Saving, asked.saving)
-            destination = Destination(host.adapter_folder, asked.subfolder, asked.name, saving, host.prompt_names)
+            destination = InFolder(host.adapter_folder, asked.subfolder, asked.name, saving, host.prompt_names)
         except LoraxError as error:
             raise HTTPException(422, str(error)) from error
 
@@ -209,7 +210,7 @@ def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:
     return declaration(**vars(asked) | usual | {name: getattr(asked, name) for name in given})
 
 
-def _named(models: dict[str, Model], name: str, kind: str) -> Model:
+def _named(models: dict[str, ListedFile], name: str, kind: str) -> ListedFile:
     if name not in models:
         raise HTTPException(404, f"No {kind} {name!r}. See {PREFIX}/{kind}s for the names.")
     return models[name]
@@ -217,4 +218,4 @@ def _named(models: dict[str, Model], name: str, kind: str) -> Model:
 
 def _result(host: Host, result: Result) -> dict[str, Any]:
     written = result.written.relative_to(host.adapter_folder).as_posix() if result.written else None
-    return {"adapter": result.adapter.name, "written": written, "report": result.report.as_json(), "note": result.note}
+    return {"adapter": result.adapter.name, "written": written, "report": as_json(result.report), "note": result.note}

@@ -1,4 +1,4 @@
-"""What is known of an adapter before it is moved: its facts, its trigger words, and the base that it says it was trained on."""
+"""Facts about adapters in a library, and the base that each says it was trained on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
-from lorax.files.hashing import legacy_hash
-from lorax.formats import open_adapter, sidecars
+from lorax.files import legacy_hash
+from lorax.formats import kind, open_adapter, ranks, sidecars, trigger_words
 
-# Metadata that names the base: by the file's hash, by its name, by the WebUI's old hash.
+# Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
-# What Civitai calls a kind of base -> the usual names of the base itself, letters and digits only; its fine-tunes are not meant.
+# Civitai's name of a kind of base -> pattern of the usual names of the base itself, in letters and digits only.
 CIVITAI_BASES = {
     "SD 1.4": r"(sd|stablediffusion)?v?14(full|ema|pruned|fp16|fp32)*",
     "SD 1.5": r"(sd|stablediffusion)?v?15(pruned|ema|only|no|fp16|fp32)*",
@@ -27,8 +27,8 @@ CIVITAI_BASES = {
 
 
 @dataclass(frozen=True)
-class Model:
-    """A base or an adapter as its host lists it. ``sha256`` is given where the host has it at hand."""
+class ListedFile:
+    """A base or an adapter in a host's library. ``sha256``: that of the file's content, if the host knows it."""
 
     name: str
     path: Path
@@ -37,12 +37,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Facts:
-    """An adapter in a few words. ``problem``: why it cannot be moved, else empty."""
+    """An adapter in a few words. ``problem``: the reason why it cannot be moved, or empty."""
 
     rank: str = ""
     format: str = ""
     family: str = ""
-    trained_on: str = ""  # file name of the base, as the metadata has it; else its kind, as Civitai calls it
+    trained_on: str = ""  # file name of the base according to the metadata, or else its kind according to Civitai
     trigger_words: str = ""
     problem: str = ""
 
@@ -54,12 +54,12 @@ class Facts:
 
 
 def facts(adapter: Path) -> Facts:
-    """Read from the header and the sidecars, once for each state of these files."""
+    """The facts in an adapter's header and sidecars. Each state of these files is read once."""
     return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
 
 
-def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
-    """The base that the adapter was trained on if it is among ``bases``: as its metadata says, else as Civitai does."""
+def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
+    """The base that the adapter was trained on according to its metadata, or else to Civitai; None if not among ``bases``."""
     bases = list(bases)
     try:
         if any(open_adapter(adapter).metadata.get(key) for key in NAMING):
@@ -70,8 +70,8 @@ def propose(adapter: Path, bases: Iterable[Model]) -> Model | None:
     return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
 
 
-def named(adapter: Path, bases: Iterable[Model]) -> Model | None:
-    """The base that the adapter's metadata names, by its hash or else by its name, if it is among ``bases``."""
+def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
+    """The base that the adapter's metadata names by hash or by name; None if it is not among ``bases``."""
     try:
         metadata = open_adapter(adapter).metadata
     except LoraxError:
@@ -92,18 +92,19 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
         adapter = open_adapter(path)
     except (LoraxError, OSError) as error:
         return Facts(problem=str(error))
-    ranks, hints = sorted(adapter.ranks), sidecars.read(path)
+    found, hints = sorted(ranks(adapter)), sidecars.read(path)
     family = adapter.family or hints.family or families.told(adapter.metadata)
     return Facts(
-        rank=" to ".join(str(rank) for rank in dict.fromkeys((*ranks[:1], *ranks[-1:]))),
-        format=adapter.kind,
+        rank=" to ".join(str(rank) for rank in dict.fromkeys((*found[:1], *found[-1:]))),
+        format=kind(adapter),
         family=family.title if family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
-        trigger_words=hints.trigger_words or adapter.metadata.get("modelspec.trigger_phrase", ""),
+        trigger_words=trigger_words(adapter),
     )
 
 
 def _name(file: str) -> str:
+    """The name of a model's file in lower case, without folders and suffix."""
     name = file.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name).lower()

@@ -1,4 +1,4 @@
-"""``python -m lorax``: results on stdout, progress and errors on stderr.
+"""``python -m lorax``: arguments in, words out. Results go to stdout, progress and errors to stderr.
 
 Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.declined``), 130 interrupted. What a command writes
 appears at its end, all or nothing; only the demo writes as it goes.
@@ -11,26 +11,22 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from lorax import __version__, demo
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.catalog import ListedFile
 from lorax.errors import LoraxError
-from lorax.files.cache import Cache
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.formats import open_adapter
+from lorax.files import Cache
 from lorax.inspection import inspect
-from lorax.methods import BEHAVIOURAL
-from lorax.models.captions import read as read_captions
-from lorax.options import Options, Running, Saving, declared
-from lorax.output import plain_lora, writing
-from lorax.transfer.cost import estimate, total
-from lorax.transfer.planning import Moved, Plan, Progress, plan_all
-from lorax.transfer.running import run_all
+from lorax.options import Options, Running, Saving, declared, texts, without_effect
+from lorax.progress import Progress
+from lorax.transfer import Cost, wording
+from lorax.workflow import AtPath, Memory, ReportFile, Request, Result, analyse, reports_of, transfer
 
 Declaration = TypeVar("Declaration", Options, Running, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
@@ -104,7 +100,15 @@ def _file_or_folder(text: str) -> Path:
 
 
 def _read_captions(text: str) -> tuple[str, ...]:
-    return read_captions(Path(text))
+    """Read a file with a caption a line. Raises LoraxError if it cannot be read as text or holds no caption."""
+    file = Path(text)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
+    if not (found := texts(lines)):
+        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
+    return found
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -135,64 +139,39 @@ def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Decl
 
 
 def _transfer(options: argparse.Namespace) -> int:
-    saving, written = _chosen(options, Saving), []
-    with Staging() as staging:
-        planned = _plan(options)
-        paths = _paths(planned, options.output, saving)
-        moved = _run(planned, options)
-        _stage_report(options, planned, moved, staging)
-        for one, made, path in zip(planned, moved, paths, strict=True):
-            written.append(writing.stage(one, made, path, staging, saving))
-    notes = [writing.note(one, made, saving) for one, made in zip(planned, moved, strict=True)]
-    if options.json and any(made.report.declined or files for made, files in zip(moved, written, strict=True)):
-        more = [{"written": [str(file) for file in files], "note": note} for files, note in zip(written, notes, strict=True)]
-        _print_json(_alone([report | one for report, one in zip(_reports(planned, moved), more, strict=True)]))
+    request, saving = _request(options), _chosen(options, Saving)
+    destination = AtPath(options.output, saving)
+    with progress_bar() as progress:
+        results = transfer(request, destination, progress, _memory(options), _report_file(options), _announce(request))
+    if options.json and any(result.report.declined or result.files for result in results):
+        _print_json(reports_of(results, with_files=True))
     code = 0
-    for one, made, files, note in zip(planned, moved, written, notes, strict=True):
-        if made.report.declined and not files:
+    for result in results:
+        if result.report.declined and not result.files:
             code = EXIT_DECLINED
-            print(f"{_head(one, planned)}declined, no adapter was written: {made.report.refusal}", file=sys.stderr)
-        elif files and not options.json:
-            print(_head(one, planned) + made.report.summary())
-            print("\n".join([*(f"wrote {file}" for file in files), *filter(None, [note])]))
-    for one, made, files in zip(planned, moved, written, strict=True):
-        if not files and not made.report.declined:
-            plain_lora.check_any(one, made)
+            text = f"{_head(result, results)}declined, no adapter was written: {wording.refusal(result.report)}"
+            print(text, file=sys.stderr)
+        elif result.files and not options.json:
+            print(_head(result, results) + wording.summary(result.report))
+            print("\n".join([*(f"wrote {file}" for file in result.files), *filter(None, [result.note])]))
+    for result in results:
+        if not result.files and not result.report.declined:
+            raise LoraxError(wording.nothing_moved(result.file, result.report))
     return code
 
 
-def _paths(planned: list[Plan], chosen: Path | None, saving: Saving) -> list[Path]:
-    """Where the adapters go, all of it free. Raises LoraxError where it is not."""
-    if len(planned) > 1 and chosen is not None and not chosen.is_dir():
-        raise LoraxError(f"{chosen}: not a folder, which --output must be for {len(planned)} adapters. Create it first.")
-    paths = [writing.path_of(one, chosen, saving) for one in planned]
-    if twice := next((path for number, path in enumerate(paths) if path in paths[:number]), None):
-        raise LoraxError(f"{twice}: the name that two of the adapters get. Rename one of them, or move them one at a time.")
-    inputs = [path for one in planned for path in one.inputs]
-    for path in paths:
-        check_folder(path)
-        check_free(path, inputs, saving.overwrite)
-    return paths
-
-
-def _head(one: Plan, planned: list[Plan]) -> str:
-    """What a text about one adapter begins with, where there are several."""
-    return f"{one.adapter.path}: " if len(planned) > 1 else ""
-
-
 def _analyze(options: argparse.Namespace) -> int:
-    with Staging() as staging:
-        planned = _plan(options)
-        moved = _run(planned, options, survey=True)
-        _stage_report(options, planned, moved, staging)
+    with progress_bar() as progress:
+        results = analyse(_request(options), progress, _memory(options), _report_file(options))
     if options.json:
-        _print_json(_alone(_reports(planned, moved)))
-    for one, made in zip(planned, moved, strict=True):
+        _print_json(reports_of(results))
+    for result in results:
         if not options.json:
-            print("\n".join([*filter(None, [_head(one, planned)]), made.report.table(), "", made.report.summary()]))
-        if made.report.declined:
-            print(f"{_head(one, planned)}a transfer would be declined: {made.report.refusal}", file=sys.stderr)
-    return EXIT_DECLINED if any(made.report.declined for made in moved) else 0
+            head = filter(None, [_head(result, results)])
+            print("\n".join([*head, wording.table(result.report), "", wording.summary(result.report)]))
+        if result.report.declined:
+            print(f"{_head(result, results)}a transfer would be declined: {wording.refusal(result.report)}", file=sys.stderr)
+    return EXIT_DECLINED if any(result.report.declined for result in results) else 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -226,50 +205,53 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> list[Plan]:
-    chosen = _chosen(options, Options)
-    adapters, source = [open_adapter(lora) for lora in options.loras], open_checkpoint(options.source)
-    same = options.source.resolve() == options.target.resolve()
-    target = source if same else open_checkpoint(options.target)
-    if options.report:
-        check_folder(options.report, "--report")
-        inputs = (source.path, target.path, *(adapter.path for adapter in adapters))
-        check_free(options.report, inputs, options.overwrite, "--report")
-    return plan_all(adapters, source, target, chosen, _chosen(options, Running))
+def _request(options: argparse.Namespace) -> Request:
+    """Return what is asked for, after a word about options that have no effect."""
+    loras = [ListedFile(path.name, path) for path in options.loras]
+    source, target = (ListedFile(path.name, path) for path in (options.source, options.target))
+    request = Request(source, target, loras, _chosen(options, Options), _chosen(options, Running))
+    for option in without_effect(request.options, request.running):
+        print(f"note: {option.flag} has no effect with --method {request.options.method}", file=sys.stderr)
+    return request
 
 
-def _run(planned: list[Plan], options: argparse.Namespace, survey: bool = False) -> list[Moved]:
-    if (method := planned[0].options.method) in BEHAVIOURAL and not survey:
-        print(f"{method} takes {total(estimate(one) for one in planned).words}, or less", file=sys.stderr)
-    with tqdm(unit="layer", file=sys.stderr, disable=None) as bar:
-        return run_all(planned, _progress(bar), _cache(options), survey=survey)
+def _head(result: Result, results: Sequence[Result]) -> str:
+    """Return what a text about one adapter begins with, if there are several."""
+    return f"{result.file}: " if len(results) > 1 else ""
+
+
+def _announce(request: Request) -> Any:
+    def announce(cost: Cost) -> None:
+        print(f"{request.options.method} takes {wording.cost_words(cost)}, or less", file=sys.stderr)
+
+    return announce
+
+
+def _report_file(options: argparse.Namespace) -> ReportFile | None:
+    return ReportFile(options.report, options.overwrite) if options.report else None
+
+
+def _memory(options: argparse.Namespace) -> Memory:
+    return Memory(_cache(options))
 
 
 def _cache(options: argparse.Namespace) -> Cache | None:
     return Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
 
 
-def _progress(bar: tqdm) -> Progress:
-    def show(done: int, total: int, name: str) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar on a terminal, in the steps of whatever is being done."""
+    with tqdm(file=sys.stderr, disable=None, bar_format="{desc} |{bar}| {elapsed}<{remaining}") as bar:
 
-    return show
+        def show(done: int, total: int, text: str) -> None:
+            if done < bar.n:  # another piece of work has begun
+                bar.reset()
+            bar.total = total
+            bar.set_description_str(text, refresh=False)
+            bar.update(done - bar.n)
 
-
-def _stage_report(options: argparse.Namespace, planned: list[Plan], moved: list[Moved], staging: Staging) -> None:
-    if options.report:
-        text = json.dumps(_alone(_reports(planned, moved)), indent=2)
-        staging.add(options.report).write_text(text, encoding="utf-8")
-
-
-def _reports(planned: list[Plan], moved: list[Moved]) -> list[dict]:
-    return [{"adapter": str(one.adapter.given)} | made.report.as_json() for one, made in zip(planned, moved, strict=True)]
-
-
-def _alone(reports: list[dict]) -> dict | list[dict]:
-    """One report as it is, several as a list."""
-    return reports[0] if len(reports) == 1 else reports
+        yield show
 
 
 def _print_json(value: dict | list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""What a file is: a base or an adapter, of which family, with which layers and ranks."""
+"""Tells what a file is: a base or an adapter, its family, its layers and its ranks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import block_of
-from lorax.checkpoint.prediction import of_metadata
+from lorax.checkpoint import Checkpoint, block_of, families, open_checkpoint, prediction_in
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.formats import AdapterFile, open_adapter
+from lorax.formats import AdapterFile, kind, open_adapter, ranks
 
-FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution and its inputs: the picture's latents
+FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution, and its usual number of inputs: those of the latents
 MADE_FOR = {5: "depth", 8: "instruct-pix2pix", 9: "inpainting"}
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Facts about a checkpoint or an adapter, read from its header alone. Raises LoraxError when it is neither, or damaged."""
+    """Facts about a base or an adapter, from its header alone. Raises LoraxError if it is neither, or damaged."""
     try:
         return _base(open_checkpoint(path))
     except UnsupportedFamily as base:
@@ -26,7 +23,7 @@ def inspect(path: Path) -> dict[str, Any]:
     except LoraxError as not_a_base:
         try:
             return _adapter(open_adapter(path))
-        except NotAnAdapter as error:  # other errors speak for themselves: they know what the file is, or that it cannot be read
+        except NotAnAdapter as error:  # other errors know what the file is, or that it cannot be read
             raise LoraxError(f"{error}\nNor is it a base: {not_a_base}") from error
 
 
@@ -44,13 +41,13 @@ def _base(base: Checkpoint) -> dict[str, Any]:
 
 
 def _inputs(base: Checkpoint) -> dict[str, str]:
-    """What the UNet is given beside the picture, if anything."""
+    """The task of a UNet with more inputs than the picture's latents; empty for a usual one."""
     channels = base.layers.get(FIRST, (0, PLAIN))[1]
     return {} if channels == PLAIN else {"made for": f"{MADE_FOR.get(channels, 'a task of its own')} ({channels} input channels)"}
 
 
 def _is_standard(base: Checkpoint) -> bool:
-    """Whether the family's blocks are all there. SDXL's modules are as deep as the others of their level, on both sides."""
+    """Whether all blocks of the family are there. In SDXL all attention modules of a level are equally deep, on both sides."""
     if not base.family.signs.deep:
         return base.unet_names.is_standard()
     depths: dict[str, list[int]] = defaultdict(list)  # level -> transformer blocks of each of its attention modules
@@ -58,14 +55,14 @@ def _is_standard(base: Checkpoint) -> bool:
     for module, depth in Counter(block.partition(".transformer_blocks.")[0] for block in blocks).items():
         depths[base.unet_names.to_diffusers(module).partition(".attentions.")[0]].append(depth)
     down = {int(level.rpartition(".")[2]): of[0] for level, of in depths.items() if level.startswith("down_blocks.")}
-    last = max(int(name.split(".")[1]) for name in base.unet_names.blocks.values() if name.startswith("down_blocks."))
     expected = {"mid_block": [down[max(down)] if down else 0]}
     for level, depth in down.items():
-        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{last - level}": [depth] * 3}
+        expected |= {f"down_blocks.{level}": [depth] * 2, f"up_blocks.{base.unet_names.levels - 1 - level}": [depth] * 3}
     return depths == expected
 
 
 def _family(adapter: AdapterFile) -> str:
+    """The family's title, with where it is known from if not from the layers."""
     if adapter.family:
         return adapter.family.title
     told = families.told(adapter.metadata)
@@ -74,11 +71,11 @@ def _family(adapter: AdapterFile) -> str:
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:
     return {
-        "kind": adapter.kind,
+        "kind": kind(adapter),
         "family": _family(adapter),
-        "layers": len(adapter.parts),
-        "ranks": {str(rank): count for rank, count in sorted(adapter.ranks.items())},
-        **({"prediction": predicts} if (predicts := of_metadata(adapter.metadata)) else {}),
+        "layers": len(adapter.layers),
+        "ranks": {str(rank): count for rank, count in sorted(ranks(adapter).items())},
+        **({"prediction": predicts} if (predicts := prediction_in(adapter.metadata)) else {}),
         **({"embeddings": adapter.embeddings} if adapter.embeddings else {}),
         "metadata": adapter.metadata,
     }

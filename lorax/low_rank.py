@@ -1,4 +1,4 @@
-"""An adapter: layer -> low-rank delta."""
+"""The change of one weight as a product of two factors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @dataclass(frozen=True)
 class LowRank:
-    """dW = scale * up @ down, never multiplied out.
+    """A delta dW = scale * up @ down, which is never multiplied out.
 
-    ``up``: float32 (m, k); ``down``: float32 (k, n). A convolution's n is in * kh * kw.
+    ``up``: float32 (m, k); ``down``: float32 (k, n). For a convolution, n is in * kh * kw.
     """
 
     up: torch.Tensor
@@ -21,7 +21,7 @@ class LowRank:
 
     @classmethod
     def of(cls, dW: torch.Tensor, scale: float = 1.0) -> LowRank:
-        """A dense float32 (m, n) delta, as its product with the identity of the shorter side."""
+        """The delta of a dense float32 matrix (m, n), as its product with the identity of the shorter side."""
         one = torch.eye(min(dW.shape))
         return cls(dW, one, scale) if dW.shape[1] <= dW.shape[0] else cls(one, dW, scale)
 
@@ -37,15 +37,15 @@ class LowRank:
         return LowRank(self.up.to(device), self.down.to(device), self.scale)
 
     def norm(self) -> float:
-        """||dW||_F from the k by k Gram matrices of the factors, in float64."""
+        """||dW||_F, from the Gram matrices (k, k) of the factors in float64."""
         up, down = self.up.double(), self.down.double()
         return abs(self.scale) * math.sqrt(max(0.0, ((up.mT @ up) * (down @ down.mT)).sum().item()))
 
     def compressed(self, rank: int | None) -> tuple[LowRank, float]:
         """The best approximation of at most ``rank``, and its error relative to ||dW||_F.
 
-        Two thin QRs and the SVD of a k by k core (Eckart-Young on the core). An adapter that is no larger is returned as it is,
-        as is any where ``rank`` is None.
+        It takes two thin QR decompositions and the SVD of a core (k, k) (Eckart-Young on the core). The delta itself is returned
+        if its rank is no larger, or if ``rank`` is None.
         """
         if rank is None or self.rank <= rank:
             return self, 0.0
@@ -59,16 +59,16 @@ class LowRank:
         return LowRank(up.float(), down.float(), self.scale), error
 
     def balanced(self) -> LowRank:
-        """The same delta with factors of like magnitude near one, so that half precision keeps it.
+        """This delta with factors of like magnitude near one, such that half precision keeps it.
 
-        Only powers of two are moved, between the rows of ``down`` and the columns of ``up`` and into ``scale``, so nothing is
+        Only powers of two are moved: between the columns of ``up`` and the rows of ``down``, and into ``scale``. So nothing is
         rounded here.
         """
         up_size, down_size = _largest(self.up, 0), _largest(self.down, 1)
         live = (up_size > 0) & (down_size > 0)
         one = torch.ones_like(up_size)
         shift = torch.where(live, (down_size / up_size).clamp(1e-60, 1e60), one).log2().div(2).round().exp2()
-        # A dead direction adds nothing, but its other half may be of any size, and inf * 0 is NaN.
+        # A direction with a zero half adds nothing, but its other half may have any size, and inf * 0 is NaN.
         up, down = self.up * (shift * live).float(), self.down * (live / shift).float()[:, None]
         size = torch.maximum(up_size * shift, down_size / shift)[live].max().item() if live.any() else 1.0
         if 2**-10 <= size <= 2**10:
@@ -79,5 +79,5 @@ class LowRank:
 
 
 def _largest(factor: torch.Tensor, dim: int) -> torch.Tensor:
-    """Magnitudes, float64."""
+    """The largest magnitude along ``dim``, float64."""
     return torch.maximum(factor.amax(dim), -factor.amin(dim)).double()

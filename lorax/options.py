@@ -9,13 +9,14 @@ from functools import cached_property
 from typing import Any
 
 from lorax.errors import LoraxError
-from lorax.methods import titles
-from lorax.pairing.pairs import PAIRINGS
+from lorax.methods import METHODS, described
+from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
 DENSE_RANK = 128  # what a delta that is not low-rank is cut to, unless a largest rank is given
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
+SHARED = ("method", "pairing", "device", "max_rank")  # options that every method has
 LORA, LORAX = "lora", "lora-x"
 KINDS = {
     LORA: "a plain LoRA for the target, which works everywhere",
@@ -96,7 +97,7 @@ class Options:
         "auto",
         "Method",
         "How each layer is carried over",
-        offered=titles,
+        offered=described,
     )
     rank: str = _option(
         "auto",
@@ -131,8 +132,8 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        if self.method not in (known := titles()):
-            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(known)}.")
+        if self.method not in METHODS:
+            raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
         _ = self.rule  # refuses what is no rank
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
@@ -191,6 +192,12 @@ class Running:
                 raise LoraxError(f"{name} {number}: expected a whole number of at least 1.")
         if blank := [number for number, caption in enumerate(self.captions, 1) if not caption.strip()]:
             raise LoraxError(f"captions: number {blank[0]} of {len(self.captions)} is empty. Leave it out, or give it words.")
+
+
+def without_effect(options: Options, running: Running) -> list[Option]:
+    """Return the options that were changed and that the method does not have."""
+    changed = [one for given in (options, running) for one in declared(type(given)) if getattr(given, one.name) != one.default]
+    return [one for one in changed if one.name not in (*SHARED, *METHODS[options.method].options)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from lorax.api import router
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.hosts.base import Host
 from lorax.hosts.standalone import Standalone
 from lorax.ui.controls import js

@@ -52,7 +52,7 @@ def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_bridge(quick_drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make bridge fast and less exact, for tests that do not ask how good it is."""
     monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
-    monkeypatch.setattr("lorax.methods.refine.SCALING", 3)
+    monkeypatch.setattr("lorax.methods.bridge.SCALING_STEPS", 3)
 
 
 @pytest.fixture

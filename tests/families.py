@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from tests import builders, xl
 from tests.builders import State
 from tests.structure import Param, Size, text_params, unet_params
@@ -87,7 +87,7 @@ def save_lora(path: Path, base: Path, wanted: Callable[[str], bool] = lambda lay
     for layer in filter(wanted, opened.layers):
         m, n, *kernel = opened.layers[layer]
         up, down = torch.randn(m, 2, *(1 for _ in kernel), generator=made), torch.randn(2, n, *kernel, generator=made)
-        name = opened.kohya_name(layer)
+        name = opened.names.kohya(layer)
         tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
         dense[layer] = up.double().flatten(1).numpy() @ down.double().flatten(1).numpy()
     save_file(tensors, path)

@@ -8,15 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.files.cache import Cache
-from lorax.formats import open_adapter
-from lorax.formats.loraxfile import Header
-from lorax.output import plain_lora
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
-from lorax.workflow import fitting
-from lorax.workflow.fitting import Fit, Fitter
+from lab import writing
+from lorax.checkpoint import open_checkpoint
+from lorax.files import Cache
+from lorax.formats import Header, open_adapter
+from lorax.transfer import plan, run
+from lorax.workflow import Fit, Fitter, fitting
 
 
 class Shelf:
@@ -40,7 +37,7 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
     """What a transfer with the file's settings writes."""
     options, _ = fitting.settings(open_adapter(file))
     planned = plan(open_adapter(file), open_checkpoint(source), open_checkpoint(target), options)
-    plain_lora.write(planned, run(planned), out / "plain.safetensors")
+    writing.write(planned, run(planned), out / "plain.safetensors")
     return load_file(out / "plain.safetensors")
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lab.paths import CACHE
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
-from lorax.transfer.planning import Plan, plan
+from lorax.progress import Progress, silent
+from lorax.transfer import Context, Plan, plan
 
 HEADLINE = BUNDLE.parent / "headline"
 STRANGER = "scratch"
@@ -26,3 +29,10 @@ def planned(models: Path, target: str, method: str, lora: Path = LORA, **running
     source = open_checkpoint(models / f"{BASE}.safetensors")
     found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
     return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))
+
+
+def on_diffusers(progress: Progress = silent, cache: Cache | None = None) -> Context:
+    """The context of a transfer whose models diffusers runs, on the processor."""
+    from lorax.runner import Runners  # needs diffusers, which not every test has
+
+    return Context(progress, cache, Runners(torch.device("cpu")))

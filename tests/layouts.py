@@ -9,8 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax.checkpoint import families
-from lorax.checkpoint.families import Family
+from lorax.checkpoint import Family, families
 
 Shapes = dict[str, tuple[int, ...]]
 SD1: dict[str, Any] = {"cross_attention_dim": 768}

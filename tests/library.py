@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options
-from lorax.workflow.jobs import Request
+from lorax.workflow import Request
 from tests import builders
 from tests.samples import Files
 

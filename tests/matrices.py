@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lorax.low_rank import LowRank
-from lorax.methods import METHODS, Bases
+from lorax.methods import METHODS, WeightPair
 from lorax.subspace import Decomposition, RankRule
 from tests.measures import dense
 
@@ -31,11 +31,11 @@ def low_rank(shape: tuple[int, int], seed: int, rank: int = 3, scale: float = 0.
     return LowRank(torch.tensor(up), torch.tensor(down), scale), scale * up.astype(float) @ down.astype(float)
 
 
-def bases(W_s: np.ndarray, W_t: np.ndarray, rank: str) -> Bases:
-    return Bases(Decomposition(torch.tensor(W_s)), Decomposition(torch.tensor(W_t)), RankRule(rank))
+def bases(W_s: np.ndarray, W_t: np.ndarray, rank: str) -> WeightPair:
+    return WeightPair(Decomposition(torch.tensor(W_s)), Decomposition(torch.tensor(W_t)), RankRule(rank))
 
 
-def moved(method: str, dW: LowRank, pair: Bases) -> np.ndarray:
+def moved(method: str, dW: LowRank, pair: WeightPair) -> np.ndarray:
     result, _ = METHODS[method].move(dW, pair)
     assert result is not None
     return dense(result)

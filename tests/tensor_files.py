@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.files.tensors import Part
+from lorax.checkpoint import Checkpoint, UNetNames, families
+from lorax.files import Part
 from tests import builders
 
 Shapes = dict[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lorax.cli import main
-from lorax.methods import METHODS
+from lorax.methods import METHODS, weight_method
 from tests import builders, structure
 from tests.measures import HALF, distance
 from tests.samples import Files, arguments
@@ -42,7 +42,7 @@ def test_a_declined_transfer_writes_its_report_alone(files: Files, styled: Path,
 
 
 def test_any_method_may_decline(files: Files, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "wary", dataclasses.replace(METHODS["copy"], name="wary", declines=True))
+    monkeypatch.setitem(METHODS, "wary", dataclasses.replace(weight_method("copy"), name="wary", declines=True))
     for target, code in ((files.stranger, 3), (files.target, 0)):
         assert main(["transfer", *arguments(files, target=target), "--output", str(out), "--method", "wary"]) == code
 

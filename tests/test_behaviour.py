@@ -13,24 +13,22 @@ import pytest
 import torch
 
 import lorax
-from lab import probe
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab import probe, writing
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.methods import refine
-from lorax.models import hooks, sampling
-from lorax.models.captions import captions, plain, read, trigger, with_triggers
-from lorax.models.training import Factors, Scales
+from lorax.models import Factors, Lesson, Scales, captions, hooks, sampling, train, with_triggers
+from lorax.models.captions import plain
 from lorax.options import Options
-from lorax.output import plain_lora
-from lorax.runner.runner import Runner
-from lorax.transfer.planning import Plan
-from lorax.transfer.running import run
+from lorax.progress import Meter
+from lorax.runner import Runner
+from lorax.transfer import Plan, run
+from lorax.transfer.teaching import trigger
 from tests import builders
-from tests.lab_models import LOCON, LORA, STRANGER, planned
+from tests.lab_models import LOCON, LORA, STRANGER, on_diffusers, planned
 from tests.measures import between
 from tests.samples import SOURCE_METADATA, Files
 
@@ -42,8 +40,8 @@ def gained(models: Path, made: Plan, out: Path) -> float:
     source, target = (Runner(models / f"{name}.safetensors") for name in (BASE, made.target.path.stem))
     prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
     pictures = probe.drawn(source, made.adapter.path, prompts)
-    moved = run(made)
-    plain_lora.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
+    moved = run(made, on_diffusers())
+    writing.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
     alone, adapted = (probe.loss(target, path, pictures, prompts) for path in (None, out / "moved.safetensors"))
     return 1 - adapted / alone
 
@@ -76,7 +74,7 @@ def test_unrelated_models_are_bridged_and_refined_further(models: Path, out: Pat
 
 def test_between_relatives_refining_starts_from_the_copy(models: Path) -> None:
     made = planned(models, FINETUNE, "refine", steps=1, pictures=32)
-    [copied, refined] = [run(one) for one in (dataclasses.replace(made, options=Options("auto")), made)]
+    [copied, refined] = [run(one, on_diffusers()) for one in (dataclasses.replace(made, options=Options("auto")), made)]
     assert copied.layers.keys() == refined.layers.keys()
     distance = sum(between(refined.layers[layer], dW) ** 2 for layer, dW in copied.layers.items())
     assert 0 < distance < 0.1 * sum(dW.norm() ** 2 for dW in copied.layers.values())
@@ -87,11 +85,11 @@ def test_the_best_look_is_kept(models: Path) -> None:
     """The start is the best if the rate ruins the factors."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    latents = sampling.pictures(target, layers, PROMPTS, str)
+    latents = sampling.draw(target, layers, PROMPTS, Meter())
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     factors = Factors(layers, target.device)
-    kept = refine.refine(target, factors, latents, PROMPTS, steps=2, rate=1.0, tick=str, watch=watch)
+    kept = train(target, factors, Lesson(latents, PROMPTS, steps=2, rate=1.0), Meter(), watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
@@ -101,12 +99,12 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
     """A delta whose directions are twice as strong as they should be, some of them, is set right."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    latents = sampling.pictures(target, layers, PROMPTS * 4, str)
+    latents = sampling.draw(target, layers, PROMPTS * 4, Meter())
     wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     scales = Scales(wrong, target.device)
-    found = refine.refine(target, scales, latents, PROMPTS * 4, steps=20, rate=0.05, tick=str, watch=watch)
+    found = train(target, scales, Lesson(latents, PROMPTS * 4, steps=20, rate=0.05), Meter(), watch=watch)
     assert seen[-1] < 0.9 * seen[0]
     for layer, dW in found.items():
         ratio = dW.up / wrong[layer].up
@@ -165,7 +163,7 @@ def test_stopping_leaves_nothing(models: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run(planned(models, STRANGER, "bridge", pictures=16), stop)
+        run(planned(models, STRANGER, "bridge", pictures=16), on_diffusers(stop))
     assert [name for name in dict.fromkeys(reached) if not name.startswith(("unet.", "te."))] == [
         "comparing the checkpoints",
         "drawing pictures",
@@ -179,12 +177,11 @@ def test_plain_captions_are_many_and_differ() -> None:
     assert len(set(captions(384))) == 384
 
 
-def test_bad_captions_name_the_file(tmp_path: Path) -> None:
+def test_bad_captions_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (empty := tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(LoraxError, match=r"empty\.txt: holds no caption"):
-        read(empty)
-    with pytest.raises(LoraxError, match=r"none\.txt: cannot be read"):
-        read(tmp_path / "none.txt")
+    for file, said in ((empty, "empty.txt: holds no caption"), (tmp_path / "none.txt", "none.txt: cannot be read")):
+        assert main(["analyze", "lora", "--source", "one", "--target", "other", "--captions", str(file)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:
@@ -202,5 +199,5 @@ def test_what_is_drawn_is_what_was_asked_for(models: Path, monkeypatch: pytest.M
     encode = Runner.encode
     monkeypatch.setattr(Runner, "encode", lambda self, prompts: asked.extend(prompts) or encode(self, prompts))
     made = planned(models, STRANGER, "bridge", pictures=16, captions=("cat", "car"), trigger="ink")
-    run(made)
+    run(made, on_diffusers())
     assert set(asked) == {"", "cat", "car", "ink, cat", "ink, car"}

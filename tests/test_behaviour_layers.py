@@ -9,26 +9,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
 from lorax.options import DENSE_RANK, Options
-from lorax.runner.runner import Runner
-from lorax.transfer.feeds import fed
-from lorax.transfer.outcome import concluded
-from lorax.transfer.planning import Plan
-from lorax.transfer.running import run
-from tests.lab_models import LOCON, LORA, STRANGER, planned
+from lorax.runner import Runner
+from lorax.transfer import Plan, as_json, run, wording
+from lorax.transfer.assignment import assignments
+from lorax.transfer.by_models import concluded
+from tests.lab_models import LOCON, LORA, STRANGER, on_diffusers, planned
 from tests.measures import between
 
 
 def beside(made: Plan) -> dict[str, str]:
     """Target layer -> source layer, for the layers that the adapter leaves alone."""
     touched = {pair.source for pair in made.pairs.values() if pair}
-    return {target: feed.source for target, feed in fed(made).items() if feed.source not in touched}
+    return {target: one.source for target, one in assignments(made).items() if one.source not in touched}
 
 
 def part(lora: Path, out: Path, name: str, *, keep: bool) -> Path:
@@ -50,28 +49,30 @@ def test_what_is_of_no_use_beside_is_left_out(models: Path) -> None:
     made = planned(models, "xl", "bridge")
     [one, two, *_] = beside(made)
     base = open_checkpoint(models / "xl.safetensors")
-    layers = {layer: LowRank(torch.ones(base.matrix(layer)[0], 1), torch.ones(1, base.matrix(layer)[1])) for layer in fed(made)}
+    layers = {
+        layer: LowRank(torch.ones(base.matrix(layer)[0], 1), torch.ones(1, base.matrix(layer)[1])) for layer in assignments(made)
+    }
     layers[one] = LowRank(layers[one].up, torch.zeros_like(layers[one].down))
     layers[two] = LowRank(torch.full_like(layers[two].up, torch.nan), layers[two].down)
     auto = run(dataclasses.replace(made, options=Options("auto")))
-    moved = concluded(made, auto, {}, layers)
+    moved = concluded(made, auto, layers, {})
     assert one not in moved.layers
     assert two in moved.layers, "what is not finite is told of and not dropped"
-    assert moved.report.beside == len(moved.layers)
+    assert moved.report.extra_layers == len(moved.layers)
 
 
 @pytest.mark.usefixtures("quick_bridge")
 @pytest.mark.parametrize("method", ["bridge", "refine"])
 def test_layers_beside_are_moved_and_told_of(models: Path, method: str) -> None:
     made = planned(models, "xl", method, pictures=16, steps=1)
-    moved = run(made)
+    moved = run(made, on_diffusers())
     own = {record.target for record in moved.report.records if record.status == "transferred"}
     others = moved.layers.keys() - own
-    assert 0 < len(others) == moved.report.beside
+    assert 0 < len(others) == moved.report.extra_layers
     assert others <= beside(made).keys()
     assert all(moved.layers[layer].norm() > 0 for layer in others)
-    assert f"Changed as well, beside the LoRA's own layers: {len(others)}" in moved.report.summary()
-    assert moved.report.as_json()["beside"] == len(others)
+    assert f"Changed as well, beside the LoRA's own layers: {len(others)}" in wording.summary(moved.report)
+    assert as_json(moved.report)["beside"] == len(others)
 
 
 def test_a_lora_without_any_counterpart_is_told_of_before_a_model_runs(
@@ -90,7 +91,7 @@ def test_a_lora_without_any_counterpart_is_told_of_before_a_model_runs(
 def test_the_largest_rank_holds_whatever_is_asked_for(models: Path) -> None:
     made = planned(models, "xl", "refine", lora_rank=8)
     made = dataclasses.replace(made, options=Options("refine", max_rank=2))
-    assert {feed.rank for feed in fed(made).values()} == {2}
+    assert {one.rank for one in assignments(made).values()} == {2}
 
 
 def test_a_layer_of_high_rank_is_no_measure_for_those_beside(models: Path, out: Path) -> None:
@@ -98,14 +99,14 @@ def test_a_layer_of_high_rank_is_no_measure_for_those_beside(models: Path, out: 
     tensors, base = load_file(LORA), open_checkpoint(models / f"{BASE}.safetensors")
     made = planned(models, "xl", "refine")
     layer = next(pair.source for pair in made.pairs.values() if pair and pair.target and pair.source.endswith("to_out.0"))
-    name = base.kohya_name(layer)
+    name = base.names.kohya(layer)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(f"{name}.")}
     tensors |= {f"{name}.diff": torch.ones(base.layers[layer]), f"{name}.diff_b": torch.ones(base.layers[layer][0])}
     save_file(tensors, out / "mixed.safetensors")
-    found = fed(planned(models, "xl", "refine", out / "mixed.safetensors"))
-    [whole] = [feed.rank for feed in found.values() if feed.source == layer]
+    found = assignments(planned(models, "xl", "refine", out / "mixed.safetensors"))
+    [whole] = [one.rank for one in found.values() if one.source == layer]
     assert whole == min(DENSE_RANK, *base.matrix(layer))
-    assert {feed.rank for feed in found.values() if feed.source != layer} <= {3, 4}
+    assert {one.rank for one in found.values() if one.source != layer} <= {3, 4}
 
 
 @pytest.mark.usefixtures("quick_bridge")
@@ -118,7 +119,7 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
             text = text.replace("scale_factor: ", "scale_factor: 2").replace("image_size: 8", "image_size: 16")
         (out / f"{name}.yaml").write_text(text)
     (out / "tokenizer").symlink_to(models / "tokenizer")
-    moved = run(planned(out, "xl", "bridge", pictures=16))
+    moved = run(planned(out, "xl", "bridge", pictures=16), on_diffusers())
     target = open_checkpoint(models / "xl.safetensors")
     assert all(dW.shape == target.matrix(layer) for layer, dW in moved.layers.items())
     assert len(moved.layers) > 100
@@ -128,7 +129,7 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
 @pytest.mark.usefixtures("quick_bridge")
 def test_the_largest_rank_is_kept_to(models: Path) -> None:
     made = planned(models, STRANGER, "bridge", pictures=16)
-    moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)))
+    moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)), on_diffusers())
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
 
@@ -136,7 +137,7 @@ def test_the_largest_rank_is_kept_to(models: Path) -> None:
 @pytest.mark.parametrize(("name", "method"), [(STRANGER, "bridge"), (FINETUNE, "refine"), ("xl", "refine")])
 @pytest.mark.parametrize("rank", [2, 6])
 def test_any_rank_is_given(models: Path, name: str, method: str, rank: int) -> None:
-    moved = run(planned(models, name, method, pictures=16, steps=1, lora_rank=rank))
+    moved = run(planned(models, name, method, pictures=16, steps=1, lora_rank=rank), on_diffusers())
     target = open_checkpoint(models / f"{name}.safetensors")
     assert all(dW.rank == min(rank, *target.matrix(layer)) for layer, dW in moved.layers.items())
     assert {record.rank for record in moved.report.records if record.status == "transferred"} == {rank}

@@ -15,12 +15,11 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
-from lorax.models import sampling
-from lorax.models.hooks import adapted, effect, recomputed
-from lorax.models.loss_scale import START, LossScale
+from lorax.models import Factors, Lesson, adapted, effect, recomputed, sampling, train
+from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
-from lorax.models.training import Factors, Training
-from lorax.runner.runner import Runner, Runners
+from lorax.progress import Meter
+from lorax.runner import Runner, Runners
 from tests.lab_models import LOCON, LORA
 
 
@@ -90,7 +89,7 @@ def test_half_precision_predicts_and_changes_as_float32_does(base: Path, dtype: 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_gradients_in_half_precision_are_those_of_float32(base: Path, dtype: torch.dtype) -> None:
-    expected, found = gradients(Runner(base)), gradients(Runner(base, dtype=dtype), scale=START)
+    expected, found = gradients(Runner(base)), gradients(Runner(base, dtype=dtype), scale=LARGEST_SCALE)
     assert expected.keys() == found.keys()
     joined = [torch.cat([values[name].flatten() for name in expected]) for values in (found, expected)]
     assert 0 < apart(*joined) < 0.05
@@ -109,14 +108,13 @@ def test_training_in_half_precision_gains_what_float32_gains(base: Path) -> None
     """In bfloat16; in float16 a processor takes minutes. The factors are of float32, whatever the model's."""
     gains, prompts = [], PROMPTS * 4
     source = Runner(base)
-    latents = sampling.pictures(source, open_adapter(LORA).deltas_of(source.base), prompts, str)
+    latents = sampling.draw(source, open_adapter(LORA).deltas_of(source.base), prompts, Meter())
     for dtype in (torch.float32, torch.bfloat16):
         target, seen = Runner(base, dtype=dtype), {}
         start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
         watch = partial(_noted, seen)
-        layers = refine.refine(
-            target, Factors(start, target.device), latents, prompts, steps=10, rate=1e-2, tick=str, watch=watch
-        )
+        lesson = Lesson(latents, prompts, steps=10, rate=1e-2)
+        layers = train(target, Factors(start, target.device), lesson, Meter(), watch=watch)
         assert {dW.up.dtype for dW in layers.values()} == {torch.float32}
         gains.append(1 - seen[10] / seen[0])
     assert gains[0] > 0.03
@@ -131,7 +129,7 @@ def test_small_gradients_survive_float16_by_the_scale() -> None:
     """1e-9 is nothing there."""
     module, x = torch.nn.Linear(4, 3, bias=False, dtype=torch.float16), torch.ones(1, 2, 4, dtype=torch.float16)
     found = []
-    for scale in (1.0, START):
+    for scale in (1.0, LARGEST_SCALE):
         up = torch.ones(3, 2, requires_grad=True)
         torch.autograd.backward(scale * 1e-9 * effect(module, x, LowRank(up, torch.ones(2, 4))).float().sum())
         assert up.grad is not None
@@ -140,41 +138,24 @@ def test_small_gradients_survive_float16_by_the_scale() -> None:
     assert torch.allclose(found[1], torch.full((3, 2), 8e-9), rtol=1e-2, atol=0)
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_falls() -> None:
-    parameter, scale = torch.nn.Parameter(torch.ones(2)), LossScale()
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    parameter.grad = torch.tensor([1.0, torch.inf])
-    assert not scale.step(optimizer, [parameter])
-    assert parameter.tolist() == [1, 1]
-    assert scale.value == START / 2
-    parameter.grad = torch.tensor([scale.value / 4, 0])
-    assert scale.step(optimizer, [parameter])
-    assert parameter.tolist() == [0.75, 1]
-    scale.value = 1.0
-    parameter.grad = torch.tensor([torch.nan, 0])
-    with pytest.raises(LoraxError, match="NaN or infinite"):
-        scale.step(optimizer, [parameter])
-    assert parameter.tolist() == [0.75, 1]
-
-
 def test_a_step_that_overflows_is_no_step_of_the_training() -> None:
     """If the first gradients overflow at eight scales, the result is as if none did, but for the scale."""
 
-    def trained(most: float) -> tuple[Training, list[float]]:
+    def trained(most: float) -> tuple[Optimizer, list[float]]:
         parameter, scales = torch.nn.Parameter(torch.ones(2)), []
-        training = Training([parameter], 1e-2)
+        optimizer = Optimizer([parameter], 1e-2)
 
         def gradient(scale: float) -> None:
             scales.append(scale)
             torch.autograd.backward(scale * (parameter - 3).square().sum() * (torch.inf if scale > most else 1))
 
         for _ in range(3):
-            training.advance(gradient)
-        return training, scales
+            optimizer.advance(gradient)
+        return optimizer, scales
 
-    (smooth, scales), (rough, tried) = trained(START), trained(START / 2**8)
-    assert scales == [START] * 3
-    assert tried == [START / 2**i for i in range(9)] + [START / 2**8] * 2
+    (smooth, scales), (rough, tried) = trained(LARGEST_SCALE), trained(LARGEST_SCALE / 2**8)
+    assert scales == [LARGEST_SCALE] * 3
+    assert tried == [LARGEST_SCALE / 2**i for i in range(9)] + [LARGEST_SCALE / 2**8] * 2
     assert smooth.step == rough.step == 3
     assert torch.equal(smooth.parameters[0], rough.parameters[0])
     assert torch.equal(smooth.average[0], rough.average[0])
@@ -188,9 +169,9 @@ def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
     next(target.unet.parameters()).data.fill_(torch.inf)
     start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
     latents = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    asked = {"steps": 1, "rate": 1e-2, "tick": str}
+    lesson = Lesson(latents, PROMPTS, steps=1, rate=1e-2)
     with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
-        refine.refine(target, Factors(start, target.device), latents, PROMPTS, **asked)
+        train(target, Factors(start, target.device), lesson, Meter())
 
 
 def test_what_is_recomputed_has_the_same_gradients(base: Path) -> None:
@@ -238,11 +219,11 @@ def test_prompts_are_encoded_once_unless_the_text_encoder_is_adapted(base: Path)
     runner.size = 64  # a picture at a time
     encode = runner.encode
     runner.encode = lambda prompts: (encoded.append(prompts), encode(prompts))[1]  # type: ignore[method-assign]
-    said = Prompts(runner, ["sun", "cat", "sun"], ["unet.input_blocks.0.0"])
+    said = Prompts(runner, ["sun", "cat", "sun"], ["unet.input_blocks.0.0"], Meter())
     assert encoded == [["sun"], ["cat"]]
     assert torch.equal(said(["cat"]).context, encode(["cat"]).context)
     assert encoded == [["sun"], ["cat"]]
-    assert torch.equal(Prompts(runner, ["sun"], ["te.layer"])(["sun"]).context, encode(["sun"]).context)
+    assert torch.equal(Prompts(runner, ["sun"], ["te.layer"], Meter())(["sun"]).context, encode(["sun"]).context)
     assert encoded[2:] == [["sun"]]
 
 

@@ -10,34 +10,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
-from lorax.models.training import Factors, Training
+from lorax.models import Factors, Lesson, train, training
+from lorax.models.optimizer import Optimizer
 from lorax.options import Options, Running
-from lorax.runner.runner import Runner, Runners
-from lorax.transfer.planning import plan
-from lorax.transfer.resume import Kept
-from lorax.transfer.running import run_all
+from lorax.progress import Meter, Progress, silent
+from lorax.runner import Runner, Runners
+from lorax.transfer import Context, plan, run_all
+from lorax.transfer.resume import Store
 from tests.lab_models import LOCON, LORA
 
 BIG = 1 << 30
 PROMPTS = ["sun", "cat face", "red car", "house"] * 4
 
 
-def stopped_at(step: int) -> Callable[[str], None]:
-    """A tick that stops before this step."""
-    ticks = iter(range(1, 1000))
+def stopped_at(step: int) -> Progress:
+    """Progress that stops before this step."""
 
-    def tick(name: str) -> None:
-        if next(ticks) == step:
+    def progress(done: int, total: int, name: str) -> None:
+        if name == "training" and done + 1 == step:
             raise Interrupted
 
-    return tick
+    return progress
 
 
 def same(a: Mapping[str, LowRank], b: Mapping[str, LowRank]) -> bool:
@@ -47,33 +47,36 @@ def same(a: Mapping[str, LowRank], b: Mapping[str, LowRank]) -> bool:
 def test_a_training_goes_on_from_its_state() -> None:
     start = {"a": LowRank(torch.ones(3, 2), torch.ones(2, 4)), "b": LowRank(torch.ones(2, 1), torch.ones(1, 2))}
 
-    def gradient(training: Training) -> Callable[[float], None]:
-        made = torch.Generator().manual_seed(training.step)
-        targets = [torch.randn(p.shape, generator=made) for p in training.parameters]
+    def gradient(optimizer: Optimizer) -> Callable[[float], None]:
+        made = torch.Generator().manual_seed(optimizer.step)
+        targets = [torch.randn(p.shape, generator=made) for p in optimizer.parameters]
         return lambda scale: torch.autograd.backward(
-            scale * sum((p - t).square().sum() for p, t in zip(training.parameters, targets, strict=True))
+            scale * sum((p - t).square().sum() for p, t in zip(optimizer.parameters, targets, strict=True))
         )
 
-    def steps(training: Training, count: int) -> Training:
+    def steps(optimizer: Optimizer, count: int) -> Optimizer:
         for _ in range(count):
-            training.advance(gradient(training))
-            training.look(abs(training.step - 3.5))
-        return training
+            optimizer.advance(gradient(optimizer))
+            optimizer.validated(abs(optimizer.step - 3.5))
+        return optimizer
 
-    whole = steps(Training(Factors(start, torch.device("cpu")).all, 1e-2), 8)
-    first = steps(Training(Factors(start, torch.device("cpu")).all, 1e-2), 5)
+    whole = steps(Optimizer(Factors(start, torch.device("cpu")).parameters, 1e-2), 8)
+    first = steps(Optimizer(Factors(start, torch.device("cpu")).parameters, 1e-2), 5)
     tensors, notes = first.state()
-    again = Training(Factors(start, torch.device("cpu")).all, 1e-2)
+    again = Optimizer(Factors(start, torch.device("cpu")).parameters, 1e-2)
     again.restore({name: tensor.detach().clone() for name, tensor in tensors.items()}, notes)
-    assert (again.step, again.since, again.best) == (5, 2, 0.5)
+    assert (again.step, again.stale, again.best_loss) == (5, 2, 0.5)
     steps(again, 3)
-    for found, expected in ((again.average, whole.average), (again.chosen, whole.chosen), (again.parameters, whole.parameters)):
+    for found, expected in ((again.average, whole.average), (again.best, whole.best), (again.parameters, whole.parameters)):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert not torch.equal(whole.average[0], whole.chosen[0])
+    assert not torch.equal(whole.average[0], whole.best[0])
 
 
 def test_the_state_of_other_factors_is_refused() -> None:
-    made = [Training(Factors({"a": LowRank(torch.ones(3, k), torch.ones(k, 4))}, torch.device("cpu")).all, 1e-2) for k in (1, 2)]
+    made = [
+        Optimizer(Factors({"a": LowRank(torch.ones(3, k), torch.ones(k, 4))}, torch.device("cpu")).parameters, 1e-2)
+        for k in (1, 2)
+    ]
     before = [value.clone() for value in made[1].average]
     with pytest.raises(ValueError, match="other factors"):
         made[1].restore(*made[0].state())
@@ -84,26 +87,28 @@ def test_the_state_of_other_factors_is_refused() -> None:
 
 def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped between two looks by a host, and later by what lets nothing be said any more, as a power cut."""
-    monkeypatch.setattr(refine, "EVERY", 2)
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 2)
     target = Runner(models / f"{BASE}.safetensors")
     start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 2))
     latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    kept = Kept(Cache(tmp_path, BIG, 0), "job")
+    store = Store(Cache(tmp_path, BIG, 0), "job")
 
-    def trained(kept: Kept, tick: Callable[[str], None], seen: list[int]) -> dict[str, LowRank]:
+    def trained(store: Store, progress: Progress, seen: list[int]) -> dict[str, LowRank]:
         watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
-        factors = Factors(start, target.device)
-        return refine.refine(target, factors, latents, PROMPTS, steps=5, rate=5e-3, tick=tick, watch=watch, kept=kept)
+        lesson = Lesson(latents, PROMPTS, steps=5, rate=5e-3)
+        return train(target, Factors(start, target.device), lesson, Meter(progress), store, watch)
 
-    whole = trained(Kept(None, ""), str, [])
+    whole = trained(Store(None, ""), silent, [])
     looks: list[int] = []
     with pytest.raises(Interrupted):
-        trained(kept, stopped_at(4), looks)  # after 3 steps
+        trained(store, stopped_at(4), looks)  # after 3 steps
     assert looks == [0, 2]
-    resumed = Training(Factors(start, target.device).all, 5e-3)
-    assert kept.restored(resumed)
+    resumed = Optimizer(Factors(start, target.device).parameters, 5e-3)
+    state = store.load()
+    assert state is not None
+    resumed.restore(*state)
     assert resumed.step == 3
-    assert same(trained(kept, str, looks), whole)
+    assert same(trained(store, silent, looks), whole)
     assert looks == [0, 2, 4, 5]
     assert not list(tmp_path.glob("*.tmp"))
     assert any(not torch.equal(dW.up, start[layer].up) for layer, dW in whole.items())
@@ -123,11 +128,11 @@ class Opening:
 @pytest.mark.usefixtures("quick_drawing")
 def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source is not run again, not for another target either."""
-    monkeypatch.setattr(refine, "EVERY", 2)
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 2)
     source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
     made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16, steps=4))
     other = dataclasses.replace(made, running=Running(pictures=16, steps=3))
-    whole = run_all([made])[0].layers
+    whole = run_all([made], Context(models=Opening()))[0].layers
     cache, opening = Cache(tmp_path, BIG, 0), Opening()
 
     def stop(done: int, total: int, name: str) -> None:
@@ -136,23 +141,23 @@ def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monke
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run_all([made], stop, cache, models=opening)
+        run_all([made], Context(stop, cache, opening))
     assert opening.names == [BASE, FINETUNE]
     assert len(list(tmp_path.iterdir())) == 2
-    assert Kept.of(other, cache).job != Kept.of(made, cache).job == Kept.of(dataclasses.replace(made), cache).job
+    assert Store.of(other, cache).job != Store.of(made, cache).job == Store.of(dataclasses.replace(made), cache).job
     ticks: list[tuple[int, int]] = []
 
     def told(done: int, total: int, name: str) -> None:
         if name in ("training", "going on"):
             ticks.append((done, total))
 
-    [moved] = run_all([made], told, cache, models=opening)
+    [moved] = run_all([made], Context(told, cache, opening))
     assert opening.names == [BASE, FINETUNE, FINETUNE]
     assert same(moved.layers, whole)
     assert sorted(set(ticks)) == [(number, 4) for number in range(4)]
-    [again] = run_all([made], cache=cache, models=opening)  # as when what came after it failed
+    [again] = run_all([made], Context(cache=cache, models=opening))  # as when what came after it failed
     assert same(again.layers, whole)
-    run_all([dataclasses.replace(made, target=source)], cache=cache, models=opening)
+    run_all([dataclasses.replace(made, target=source)], Context(cache=cache, models=opening))
     assert opening.names[3:] == [FINETUNE, BASE], "no other target has the source draw again"
 
 
@@ -169,7 +174,7 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
         base = open_checkpoint(tmp_path / folder / f"{BASE}.safetensors")
         running = Running(captions=captions)
         asked = dataclasses.replace(plan(open_adapter(lora), base, base, Options("refine")), running=running)
-        return Kept.of(asked, Cache(tmp_path / "cache", BIG, 0)).job
+        return Store.of(asked, Cache(tmp_path / "cache", BIG, 0)).job
 
     assert made("one") == made("two")
     different = [made("one"), made("three"), made("one", "sun"), made("one", "cat"), made("one", lora=LOCON)]
@@ -177,10 +182,10 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_kept_counts_for_the_limit(tmp_path: Path) -> None:
-    training = Training(Factors({"a": LowRank(torch.ones(50, 2), torch.ones(2, 50))}, torch.device("cpu")).all, 1e-2)
-    cache = Cache(tmp_path, 3000, 0)
-    kept, other = Kept(cache, "job"), Kept(cache, "other")
-    for one in (kept, other):
-        one.keep(training)  # 2400 bytes: the second pushes out the first
-    assert not kept.restored(training)
-    assert other.restored(training)
+    factors = Factors({"a": LowRank(torch.ones(50, 2), torch.ones(2, 50))}, torch.device("cpu"))
+    state, cache = Optimizer(factors.parameters, 1e-2).state(), Cache(tmp_path, 3000, 0)
+    store, other = Store(cache, "job"), Store(cache, "other")
+    for one in (store, other):
+        one.save(state)  # 2400 bytes: the second pushes out the first
+    assert store.load() is None
+    assert other.load() is not None

@@ -15,8 +15,8 @@ from bench.lines import SMALL, times_of
 from bench.measure import error, move
 from bench.synthetic import Relatives
 from lorax.options import Options
+from lorax.transfer import run_all
 from lorax.transfer.by_layer import SAMPLE
-from lorax.transfer.running import run_all
 from tests import structure, xl
 from tests.structure import Param
 

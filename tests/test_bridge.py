@@ -33,14 +33,14 @@ def test_wide_layers_are_solved_by_the_smaller_gram_matrix() -> None:
     unit = X.double().square().sum() / 90 * torch.eye(90)
     residual = X.double().mT @ (Y - X.double() @ W)
     assert min((residual - one * unit.double() @ W).norm() for one in bridge.RIDGES) < 1e-4 * residual.norm()
-    cut = bridge._of_rank(X, W.float(), 2)
+    cut = bridge._reduced(X, W.float(), 2)
     U, S, Vh = torch.linalg.svd(X.double() @ W, full_matrices=False)
     effect = X.double() @ (cut.up @ cut.down).double().mT
     assert (effect - (U[:, :2] * S[:2]) @ Vh[:2]).norm() < 1e-4 * effect.norm()
 
 
 def test_places_are_the_same_at_any_resolution() -> None:
-    where = bridge.Places.drawn(3, 50)
+    where = bridge.SamplePoints.drawn(3, 50)
     fine = torch.arange(3 * 8 * 8).view(3, 8, 8)
     coarse = fine[:, ::2, ::2]  # a cell's first
     of_fine, of_coarse = (where.of(grid.reshape(-1, 1), 3).squeeze(1) for grid in (fine, coarse))
@@ -53,6 +53,6 @@ def test_places_are_the_same_at_any_resolution() -> None:
 
 @pytest.mark.parametrize("module", [torch.nn.Conv2d(4, 5, 3, 2, 1), torch.nn.Linear(8, 5)])
 def test_what_a_layer_sees_is_taken_at_the_places(module: torch.nn.Module) -> None:
-    where, x = bridge.Places.drawn(3, 50), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    where, x = bridge.SamplePoints.drawn(3, 50), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     x = x if isinstance(module, torch.nn.Conv2d) else x.flatten(2).mT.reshape(3, 32, 8)
-    assert torch.equal(where.seen(module, x), where.of(hooks.rows_in(module, x), 3))
+    assert torch.equal(where.of_input(module, x), where.of(hooks.rows_in(module, x), 3))

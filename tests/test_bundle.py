@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, pack, unpack
+from lab.bundle import pack
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
 from lorax.errors import LoraxError
 
 STATES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.files.cache import Cache, Entry
+from lorax.files import Cache, Entry
 
 BIG = 1 << 30
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax import cli
+from lorax import output
 from lorax.cli import main
-from lorax.transfer import running
+from lorax.workflow import orchestrator
 from tests import builders
 from tests.samples import Files, arguments
 
@@ -46,8 +46,10 @@ def test_beside_each_without_an_output(files: Files, library: list[Path]) -> Non
 
 def test_one_pass(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    many = running.run_all
-    monkeypatch.setattr(cli, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named))
+    many = orchestrator.run_all
+    monkeypatch.setattr(
+        orchestrator, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named)
+    )
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out)]) == 0
     assert calls == [2]
 
@@ -90,7 +92,7 @@ def test_one_of_which_nothing_moves_does_not_hold_up_the_others(
 
 
 def test_an_interrupt_keeps_none(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, calls = cli.output.stage, []
+    stage, calls = output.stage, []
 
     def second(*given: object) -> list[Path]:
         if calls:
@@ -98,7 +100,7 @@ def test_an_interrupt_keeps_none(files: Files, library: list[Path], out: Path, m
         calls.append(given)
         return stage(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cli.output, "stage", second)
+    monkeypatch.setattr(output, "stage", second)
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out)]) == 130
     assert list(out.iterdir()) == []
 

@@ -13,18 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE
 from lorax.formats import open_adapter
 from lorax.methods import bridge
-from lorax.models.flops import operations
+from lorax.models import operations
 from lorax.options import Options, Running
-from lorax.runner.runner import Runner
-from lorax.transfer import cost
-from lorax.transfer.cost import Cost
-from lorax.transfer.planning import Plan, plan
-from lorax.transfer.running import run, run_all
+from lorax.runner import Runner, Runners
+from lorax.transfer import Context, Cost, Plan, as_json, cost, plan, run, run_all, wording
 from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)
@@ -37,6 +34,7 @@ def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in models.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "large").mkdir()
+    (folder / "large" / "tokenizer").symlink_to(folder / "tokenizer")
     for name in (BASE, "scratch"):
         (folder / "large" / f"{name}.safetensors").symlink_to(folder / f"{name}.safetensors")
         settings = (folder / f"{name}.yaml").read_text(encoding="utf-8").replace("image_size: 8", "image_size: 16")
@@ -72,14 +70,15 @@ def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(("rows", "n", "m"), [(50, 20, 30), (50, 90, 30)])
-def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int, m: int) -> None:
-    """torch counts no decompositions and nothing that is solved by them: 40 rows for each lambda, and once all."""
+def test_a_regression_takes_about_what_torch_counts(rows: int, n: int, m: int) -> None:
+    """Torch counts no decompositions and what is solved by them: with 40 rows for each lambda, and once with all."""
     X, W = torch.randn(rows, n), torch.randn(n, m)
     with FlopCounterMode(display=False) as counter:
         assert bridge.ridge(X, X @ W).any()
     solutions = [min(n, 40)] * len(bridge.RIDGES) + [min(n, rows)]
     solved = sum(k**3 / 3 + 2 * k * k * m for k in solutions)
-    assert cost.regression(rows, n, m) - solved == pytest.approx(counter.get_total_flops() - 2 * rows * n * m)
+    counted = counter.get_total_flops() - 2 * rows * n * m + solved
+    assert counted / 1.5 < cost.regression(rows, n, m) < 1.5 * counted
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_products_of_a_regression_are_those_that_torch_counts(rows: int, n: int,
 def test_what_is_counted_is_what_is_done(
     models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, target: str, method: str, of_text: bool
 ) -> None:
-    """The work of each of the two models is counted."""
+    """In each of the two models."""
     lora = tmp_path / "lora.safetensors"
     save_file({key: value for key, value in load_file(LORA).items() if of_text or key.startswith("lora_unet_")}, lora)
     done: dict[str, Counter[str]] = {}
@@ -113,7 +112,7 @@ def test_what_is_counted_is_what_is_done(
 
         monkeypatch.setattr(Runner, name, counted)
     made = planned(models / folder, target, method, lora)
-    run(made)
+    run(made, Context(models=Runners(torch.device("cpu"))))
     both = operations(made.source), operations(made.target)
     works = (
         cost.works_of_bridge(made.running, *both, of_text=of_text)
@@ -158,12 +157,13 @@ def test_an_analysis_runs_no_model(models: Path, monkeypatch: pytest.MonkeyPatch
     report = moved.report
     assert moved.layers == {}
     assert report.cost == cost.estimate(planned(models, "scratch", method, LOCON))
-    assert {record.reason.partition(" ")[0] for record in report.records} == {"to"}
+    assert {record.reason.text.partition(" ")[0] for record in report.records} == {"to"}
     assert all(record.target and record.kept is None and record.rank == 4 for record in report.records)
-    assert "are not related" in report.summary()
-    assert "Forecast: unrelated. 4 LoRAs moved so" in report.summary()
-    assert report.summary().endswith(f"No model was run for this. A transfer takes {report.cost.words}.")
-    assert report.as_json()["cost"]["words"] == report.cost.words
+    said, takes = wording.summary(report), wording.cost_words(report.cost)
+    assert "are not related" in said
+    assert "Forecast: unrelated. 4 LoRAs moved so" in said
+    assert said.endswith(f"No model was run for this. A transfer takes {takes}.")
+    assert as_json(report)["cost"]["words"] == takes
 
 
 def test_the_command_line_tells_it_without_running_a_model(
@@ -188,9 +188,10 @@ def test_auto_proposes_what_runs_the_models(models: Path) -> None:
         worth = [proposal.worth.mean for proposal in report.proposals]
         assert worth == sorted(worth, reverse=True)
         assert found["refine"].cost == cost.estimate(made, "refine")
-        assert report.refusal
-        assert all(proposal.words in report.refusal for proposal in report.proposals)
-        assert [one["method"] for one in report.as_json()["proposals"]] == list(found)
+        refusal = wording.refusal(report)
+        assert refusal
+        assert all(wording.proposal_words(proposal) in refusal for proposal in report.proposals)
+        assert [one["method"] for one in as_json(report)["proposals"]] == list(found)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,8 @@ def test_auto_proposes_what_runs_the_models(models: Path) -> None:
     ],
 )
 def test_no_more_is_said_than_is_known(seconds: float, words: str) -> None:
-    assert cost.spoken(seconds) == words
-    assert Cost(seconds, 2_140_000_000, "cpu").words == f"about {words} on the CPU, and about 2.1 GB of its memory"
+    said = wording.cost_words(Cost(seconds, 2_140_000_000, "cpu"))
+    assert said == f"about {words} on the CPU, and about 2.1 GB of its memory"
 
 
 def test_the_rate_of_a_device_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.cli import main
+from lorax.pairing import pair
 from lorax.pairing.by_place import _spread
-from lorax.pairing.pairs import pair
 from tests import builders, families, reference
 from tests.families import Base
 from tests.measures import GAP, distance, gap

@@ -12,7 +12,7 @@ from PIL import Image
 from lorax.cli import main
 from lorax.demo import PROMPTS, SEED
 from lorax.demo.bundle import BUNDLE, FINETUNE, PRUNED, STYLE
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 
 @pytest.fixture(scope="module")

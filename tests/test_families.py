@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lorax.checkpoint import families
-from lorax.checkpoint.families import SD1, SDXL, Family, detect_adapter
+from lorax.checkpoint import SD1, SDXL, Family, families
+from lorax.checkpoint.families import detect_adapter
 from lorax.cli import main
 from tests import builders
 from tests.samples import Files

@@ -9,18 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
-from lorax.files.cache import Cache
-from lorax.files.staging import Staging
+from lorax.files import Cache, Staging
 from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.output import writing
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
-from lorax.workflow import fitting
-from lorax.workflow.fitting import Fitter
+from lorax.transfer import plan, run
+from lorax.workflow import Fitter, fitting
 from tests import builders
 from tests.fitted import Shelf, assert_equal, fit, saved, tensors
 from tests.samples import Files, changed

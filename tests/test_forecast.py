@@ -1,7 +1,8 @@
-"""The forecast that a report shows: its words, where it is silent, and the committed model."""
+"""The forecast that a report shows: its words, where there is none, and the committed figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,56 +10,54 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import Model
-from lorax.methods import BEHAVIOURAL
-from lorax.transfer import forecast
-from lorax.transfer.forecast import Forecast
-from lorax.transfer.report import LayerRecord, Report
+from lorax.catalog import ListedFile
+from lorax.methods import runs_models
+from lorax.reasons import Reason, Why
+from lorax.transfer import Forecast, LayerRecord, Measured, Report, Status, as_json, forecast, wording
+from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 from lorax.ui import words
-from lorax.workflow.jobs import Result
+from lorax.workflow import Result
 
-MODEL = {
-    "related": {
-        "intercept": 0.0,
-        "coefficients": {"coverage": 0.8},
-        "bounds": [-0.2, 1.0],
-        "ranges": {"similarity": [0.86, 1.0], "coverage": [0.6, 1.0]},
-        "residuals": [-0.2, 0.1],
-    },
-    "unrelated": {
-        "intercept": -0.05,
-        "coefficients": {},
-        "bounds": [-0.2, 0.1],
-        "ranges": {"similarity": [-1.0, 0.03], "coverage": [0.9, 1.0]},
-        "residuals": [-0.05, 0.05],
-    },
+COPIED, UNMATCHED, NOT_USED = Reason(Why.COPIED), Reason(Why.NO_SUCH_NAME), Reason(Why.NOT_USED)
+RELATED = {"mean": 0.6, "low": 0.2, "high": 0.9, "similarity": [0.86, 1.0], "coverage": [0.6, 1.0], "pairs": 8, "transfers": 32}
+UNRELATED = {
+    "mean": -0.05,
+    "low": -0.1,
+    "high": 0.0,
+    "similarity": [-1.0, 0.03],
+    "coverage": [0.9, 1.0],
+    "pairs": 6,
+    "transfers": 24,
 }
-Fitted = Callable[..., None]
+Write = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
 def _read_anew() -> Iterator[None]:
-    forecast._fitted.cache_clear()
+    forecast._stored.cache_clear()
     yield
-    forecast._fitted.cache_clear()
+    forecast._stored.cache_clear()
 
 
 @pytest.fixture
-def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fitted:
-    def write(**changed: Any) -> None:
-        (tmp_path / "forecast.json").write_text(json.dumps({"methods": {"copy": MODEL | changed}}))
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
+    """Write figures in place of the committed ones: groups of ``copy``, and kinds of pairs by method that runs the models."""
+
+    def write(running: dict[str, Any] | None = None, **groups: Any) -> None:
+        content = {"weights": {"copy": groups or {"related": RELATED, "unrelated": UNRELATED}}, "running": running or {}}
+        (tmp_path / "forecast.json").write_text(json.dumps(content))
         monkeypatch.setattr(forecast, "FILE", tmp_path / "forecast.json")
 
     return write
 
 
 def report(similarity: float = 0.9, moved: int = 10, method: str = "copy", **measured: float) -> Report:
-    """Make a report of ten layers of equal norm."""
+    """Of ten layers of equal norm."""
     records = [
         LayerRecord(
             str(i),
-            "transferred" if i < moved else "unmatched",
-            "",
+            Status.TRANSFERRED if i < moved else Status.UNMATCHED,
+            COPIED if i < moved else UNMATCHED,
             1.0,
             similarity=similarity,
             kept=1.0 if i < moved else None,
@@ -70,62 +69,35 @@ def report(similarity: float = 0.9, moved: int = 10, method: str = "copy", **mea
     return Report(records, method)
 
 
-def test_known() -> None:
-    assert forecast.known(report(0.9, moved=6)) == {
-        "coverage": pytest.approx(0.6),
-        "similarity": 0.9,
-        "lowest": 0.9,
-        "kept": pytest.approx(0.6**0.5),
-        "overlap": 0.0,
-    }
+def running(kind: str = STRANGERS, method: str = "refine", moved: int = 10) -> Report:
+    """Of ten layers of equal norm, moved by a method that runs the models."""
+    ends = [(Status.TRANSFERRED, Reason(Why.TRAINED)) if i < moved else (Status.SKIPPED, NOT_USED) for i in range(10)]
+    return Report([LayerRecord(str(i), *end, 1.0) for i, end in enumerate(ends)], method, kind=kind)
 
 
-def test_relatives_and_strangers(fitted: Fitted) -> None:
-    fitted()
-    found = forecast.forecast(report())
-    assert found
-    assert (found.mean, found.low, found.high, found.related, found.told) == pytest.approx((0.8, 0.6, 0.9, True, True))
-    assert found.words.startswith(
-        "Forecast: close relatives, expect about the original's effect (80 %; most have between 60 % and 90 %"
-    )
-    assert "the lab's small models" in found.words
-    half = forecast.forecast(report(moved=7))
-    assert half
-    assert half.mean == pytest.approx(0.56)
-    stranger = forecast.forecast(report(0.01))
-    assert stranger
-    assert not stranger.told
-    assert stranger.words.startswith("Forecast: unrelated. Nine of ten such transfers")
-    assert "had between -10 % and 0 % of the effect" in stranger.words
+def shown(of: Report) -> Report:
+    """The report as a transfer gives it."""
+    return dataclasses.replace(of, expected=forecast.forecast(of))
 
 
-def test_without_a_finer_forecast_the_range_is_told(fitted: Fitted) -> None:
-    """Nothing is said about the transfer at hand."""
-    fitted(related=MODEL["related"] | {"intercept": 0.6, "coefficients": {}, "residuals": [-0.4, 0.3]})
-    words = {found.words for moved in (10, 7) if (found := forecast.forecast(report(moved=moved)))}
-    assert words == {
+def test_relatives_and_strangers_have_the_range_of_their_group(measured: Write) -> None:
+    measured()
+    assert forecast.forecast(report()) == forecast.forecast(report(moved=7)) == Forecast(0.6, 0.2, 0.9, True)
+    assert forecast.forecast(report(0.01)) == Forecast(-0.05, -0.1, 0.0, False)
+
+
+def test_the_words_of_a_range() -> None:
+    assert wording.expected_words(Forecast(0.6, 0.21, 0.88, True)) == (
         "Forecast: close relatives. Nine of ten such transfers between the lab's small models had between 20 % and 90 % of the "
         "effect of a LoRA trained on the target; nothing known beforehand told these apart reliably. Large models can differ."
-    }
+    )
+    stranger = wording.expected_words(Forecast(-0.05, -0.1, 0.0, False))
+    assert stranger.startswith("Forecast: unrelated. Nine of ten such transfers")
+    assert "had between -10 % and 0 % of the effect" in stranger
 
 
 def test_a_narrow_range_is_one_figure() -> None:
-    assert "had about 0 % of the effect" in Forecast(0.0, -0.01, 0.01, False, False).words
-
-
-@pytest.mark.parametrize(
-    ("mean", "low", "high", "effect"),
-    [
-        (0.0, -0.1, 0.1, "nothing, or harm"),
-        (0.1, 0.0, 0.2, "next to nothing"),
-        (0.2, -0.1, 0.5, "little of the original's effect"),
-        (0.4, 0.1, 0.7, "a part of the original's effect"),
-        (0.6, 0.3, 0.9, "most of the original's effect"),
-        (0.9, 0.6, 1.1, "about the original's effect"),
-    ],
-)
-def test_words(mean: float, low: float, high: float, effect: str) -> None:
-    assert f"expect {effect} (" in Forecast(mean, low, high, True, True).words
+    assert "had about 0 % of the effect" in wording.expected_words(Forecast(0.0, -0.01, 0.01, False))
 
 
 @pytest.mark.parametrize(
@@ -137,85 +109,73 @@ def test_words(mean: float, low: float, high: float, effect: str) -> None:
         report(similarity=0.2),
         report(moved=4),
         report(compression_error=0.3),
-        Report([LayerRecord("1", "transferred", "", 1.0)], "copy"),  # shapes differ: no similarity
+        Report([LayerRecord("1", Status.TRANSFERRED, COPIED, 1.0)], "copy"),  # shapes differ: no similarity
     ],
 )
-def test_nothing_is_told_of_what_was_not_measured(fitted: Fitted, of: Report) -> None:
-    fitted()
+def test_nothing_is_forecast_of_what_was_not_measured(measured: Write, of: Report) -> None:
+    measured()
     assert forecast.forecast(of) is None
-    assert "Forecast" not in of.summary()
-    assert of.as_json()["forecast"] is None
+    assert "Forecast" not in wording.summary(shown(of))
+    assert as_json(shown(of))["forecast"] is None
 
 
-def test_more_alike_than_measured_is_a_close_relative(fitted: Fitted) -> None:
-    fitted()
+def test_more_alike_than_measured_is_a_close_relative(measured: Write) -> None:
+    measured(related=RELATED | {"similarity": [0.86, 0.95]}, unrelated=UNRELATED)
     assert forecast.forecast(report(similarity=0.999))
+    assert forecast.forecast(report(similarity=0.82)), "a report may lie a little outside"
+    assert not forecast.forecast(report(similarity=0.80))
 
 
-def test_a_group_that_was_not_measured(fitted: Fitted) -> None:
-    fitted()
-    stored = json.loads(forecast.FILE.read_text())
-    del stored["methods"]["copy"]["related"]
-    forecast.FILE.write_text(json.dumps(stored))
+def test_a_group_that_was_not_measured(measured: Write) -> None:
+    measured(unrelated=UNRELATED)
     assert forecast.forecast(report()) is None
     assert forecast.forecast(report(0.01))
 
 
-def test_it_is_shown_once(fitted: Fitted) -> None:
-    fitted()
-    assert report().summary().count("Forecast") == 1
-    assert report().as_json()["forecast"]["mean"] == pytest.approx(0.8)
-    assert json.loads(json.dumps(report().as_json()))["forecast"]["words"] in report().summary()
-    html = words.summary([Result(Model("style", Path("style")), report())])
-    assert html.count("<p><abbr title=") >= 1
-    assert html.count(">Forecast</abbr>: close relatives") == 1
+def test_it_is_shown_once(measured: Write) -> None:
+    measured()
+    of = shown(report())
+    assert wording.summary(of).count("Forecast") == 1
+    told = json.loads(json.dumps(as_json(of)))["forecast"]
+    assert (told["mean"], told["related"]) == (0.6, True)
+    assert told["words"] in wording.summary(of)
+    html = words.summary([Result(ListedFile("style", Path("style")), Path("style"), Path("style"), of)])
+    assert html.count("Forecast: close relatives") == 1
 
 
-def test_the_committed_model() -> None:
-    """Read as it is shipped. Whatever it says, it says it of what it was fitted to."""
-    fitted = forecast._fitted()
-    stored = json.loads(forecast.FILE.read_text())["methods"]
-    assert set(stored) <= {"copy", "auto"}
-    if "unrelated" not in stored.get("copy", {}):
-        pytest.skip("not fitted yet: run python -m lab forecast when strangers are measured")
-    assert "copy" in fitted
+def test_the_committed_figures() -> None:
+    """Read as they are shipped."""
+    stored = json.loads(forecast.FILE.read_text(encoding="utf-8"))
+    assert stored["weights"].keys() <= {"copy", "auto"}
     stranger, relative = forecast.forecast(report(0.0)), forecast.forecast(report(0.95))
-    assert stranger
-    assert relative
+    assert isinstance(stranger, Forecast)
+    assert isinstance(relative, Forecast)
     assert stranger.mean < 0.1
     assert relative.mean > 0.4
     assert relative.low < relative.mean < relative.high
 
 
-def running(kind: str = forecast.STRANGERS, method: str = "refine", moved: int = 10) -> Report:
-    records = [LayerRecord(str(i), "transferred" if i < moved else "skipped", "", 1.0) for i in range(10)]
-    return Report(records, method, kind=kind)
-
-
-def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(fitted: Fitted) -> None:
-    fitted()
-    stored = json.loads(forecast.FILE.read_text())
+def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(measured: Write) -> None:
     few = {"mean": 0.3, "low": 0.2, "high": 0.4, "pairs": 1, "transfers": 4}
     many = {"mean": 0.8, "low": 0.7, "high": 0.9, "pairs": 2, "transfers": 8}
-    stored["running"] = {"bridge": {"strangers": few}, "refine": {"strangers": many, "families": few}}
-    forecast.FILE.write_text(json.dumps(stored))
+    measured({"bridge": {STRANGERS: few}, "refine": {STRANGERS: many, CROSSED: few}})
     told = (
         "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect "
         "of a LoRA trained on the target. Large models can differ."
     )
-    assert running().summary().endswith(told)
-    assert "4 LoRAs moved so between one pair" in running(forecast.CROSSED).summary()
-    assert running(forecast.RELATIVES).as_json()["forecast"] is None
-    assert running(moved=0).as_json()["forecast"] is None
-    assert list(forecast.measured(forecast.STRANGERS)) == ["refine", "bridge"], "what was worth most comes first"
-    assert list(forecast.measured(forecast.CROSSED)) == ["refine"]
-    assert running(method="bridge").as_json()["forecast"]["mean"] == 0.3
+    assert wording.summary(shown(running())).endswith(told)
+    assert "4 LoRAs moved so between one pair" in wording.summary(shown(running(CROSSED)))
+    assert forecast.forecast(running(RELATIVES)) is None
+    assert forecast.forecast(running(moved=0)) is None
+    assert list(forecast.measured(STRANGERS)) == ["refine", "bridge"], "what was worth most comes first"
+    assert list(forecast.measured(CROSSED)) == ["refine"]
+    assert forecast.forecast(running(method="bridge")) == Measured(STRANGERS, **few)
 
 
 def test_what_is_proposed_was_measured() -> None:
-    """The shipped file names each method that runs the models, where it was measured, and by how much."""
-    for kind in (forecast.STRANGERS, forecast.CROSSED):
+    """Of what is shipped: each method that runs the models, where it was measured, and by how much."""
+    for kind in (STRANGERS, CROSSED):
         for method, worth in forecast.measured(kind).items():
-            assert method in BEHAVIOURAL
+            assert runs_models(method)
             assert worth.low <= worth.mean <= worth.high
             assert worth.transfers >= worth.pairs >= 1

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted
-from lorax.files import tensors
-from lorax.files.hashing import hashes
+from lorax.files import hashes, hashing
 from tests import builders
 from tests.samples import Files
 
@@ -37,7 +36,7 @@ def test_of_several_files(tmp_path: Path) -> None:
 
 
 def test_a_reader_hears_how_far_it_is_and_may_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "TOLD", 2)
+    monkeypatch.setattr(hashing, "EVERY", 2)
     path = tmp_path / "file"
     path.write_bytes(bytes(5 * MIB))
     heard: list[int] = []
@@ -62,9 +61,9 @@ def test_a_base_is_read_once_for_both(files: Files, tmp_path: Path, monkeypatch:
         return original(self, *arguments, **more)
 
     monkeypatch.setattr(Path, "open", counted)
-    found = base.sha256, base.legacy_hash, base.sha256
+    found = base.identity.sha256, base.identity.legacy, base.identity.sha256
     assert [path.name for path in opened] == [files.base.name]
-    assert (len(folder.sha256), folder.legacy_hash) == (64, "")
+    assert (len(folder.identity.sha256), folder.identity.legacy) == (64, "")
     assert [path.name for path in opened[1:]] == ["diffusion_pytorch_model.safetensors", "model.safetensors"]
     monkeypatch.undo()
     content = files.base.read_bytes()

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.cli import main
 from lorax.output import plain_lora
-from lorax.transfer.report import Report
+from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
 
 FAILURES = [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)]
@@ -101,10 +101,10 @@ def test_interrupted_while_copying_the_preview(
 def test_interrupted_when_all_is_written(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(self: Report) -> str:
+    def interrupt(report: Report) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Report, "summary", interrupt)
+    monkeypatch.setattr(wording, "summary", interrupt)
     assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert load_file(out / "style-target.safetensors")

@@ -9,17 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.catalog import Model
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.catalog import ListedFile
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import Interrupted
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import pair_cache
 from lorax.options import Options
-from lorax.transfer.planning import Moved, plan
-from lorax.transfer.running import run, run_all
-from lorax.workflow.jobs import Memory, Request, analyse
+from lorax.transfer import Context, Moved, plan, run, run_all
+from lorax.workflow import Memory, Request, analyse
 from tests import builders
 from tests.samples import Files, arguments
 
@@ -31,7 +30,7 @@ def moved(
 ) -> Moved:
     bases = open_checkpoint(files.base), open_checkpoint(files.target)
     cache = None if folder is None else Cache(folder, limit, 0)
-    return run(plan(open_adapter(lora or files.lora), *bases, Options(method, rank, threshold=0.1)), cache=cache)
+    return run(plan(open_adapter(lora or files.lora), *bases, Options(method, rank, threshold=0.1)), Context(cache=cache))
 
 
 def assert_same(found: Moved, expected: Moved) -> None:
@@ -61,9 +60,9 @@ def test_a_second_run_decomposes_nothing_and_gives_the_same(
 def test_a_hosts_cache_serves_the_tab_and_the_api(files: Files, tmp_path: Path, large: list[int], method: str) -> None:
     """What is found of bases is on the disk alone: memory is left to the LoRA-X files that were fitted."""
     cache, work = Cache(tmp_path, BIG, BIG), []
-    base, target = (Model(path.stem, path) for path in (files.base, files.target))
+    base, target = (ListedFile(path.stem, path) for path in (files.base, files.target))
     for adapter in (files.lora, builders.save_lora(tmp_path / "other.safetensors", builders.deltas(rank=2))):
-        memory, asked = Memory(cache), Request(base, target, [Model("lora", adapter)], Options(method))
+        memory, asked = Memory(cache), Request(base, target, [ListedFile("lora", adapter)], Options(method))
         large.clear()
         analyse(asked, lambda done, total, text: None, memory)
         work.append(len(large))
@@ -76,11 +75,11 @@ def test_what_analysing_keeps_serves_a_transfer_that_projects(files: Files, tmp_
     """An analysis keeps the similarities, to which the transfer adds the bases."""
     expected, bases = moved(files, None), (open_checkpoint(files.base), open_checkpoint(files.target))
     analysed = plan(open_adapter(files.lora), *bases, Options("copy"))
-    run_all([analysed], cache=Cache(tmp_path, BIG, 0), survey=True)
+    run_all([analysed], Context(cache=Cache(tmp_path, BIG, 0)), survey=True)
     assert_same(moved(files, tmp_path), expected)
     large.clear()
     assert_same(moved(files, tmp_path), expected)
-    run_all([analysed], cache=Cache(tmp_path, BIG, 0), survey=True)
+    run_all([analysed], Context(cache=Cache(tmp_path, BIG, 0)), survey=True)
     assert large == []
 
 
@@ -88,7 +87,7 @@ def test_a_cache_without_a_disk_is_not_asked(files: Files, large: list[int], mon
     """Finding the key takes a hash of all weights."""
     monkeypatch.setattr(pair_cache, "key", lambda bases: pytest.fail("asked"))
     bases = open_checkpoint(files.base), open_checkpoint(files.target)
-    run(plan(open_adapter(files.lora), *bases, Options("lorax")), cache=Cache(None, 0, BIG))
+    run(plan(open_adapter(files.lora), *bases, Options("lorax")), Context(cache=Cache(None, 0, BIG)))
 
 
 def test_another_adapter_uses_it_too(files: Files, tmp_path: Path, large: list[int]) -> None:
@@ -116,7 +115,7 @@ def test_another_rank_or_weight_is_another_entry(files: Files, tmp_path: Path, l
     other = builders.save(changed, tmp_path / "changed.safetensors")
     bases = open_checkpoint(other), open_checkpoint(files.target)
     planned = plan(open_adapter(files.lora), *bases, Options("lorax", threshold=0.1))
-    assert_same(run(planned, cache=Cache(tmp_path / "cache", BIG, 0)), run(planned))
+    assert_same(run(planned, Context(cache=Cache(tmp_path / "cache", BIG, 0))), run(planned))
 
 
 @pytest.mark.parametrize("how", ["truncated", "garbage", "another shape", "no notes", "wild notes"])
@@ -166,7 +165,7 @@ def test_an_interrupted_run_leaves_whole_entries_only(files: Files, tmp_path: Pa
     bases = open_checkpoint(files.base), open_checkpoint(files.target)
     planned = plan(open_adapter(files.lora), *bases, Options("lorax", threshold=0.1))
     with pytest.raises(Interrupted):
-        run(planned, stop, Cache(tmp_path, BIG, 0))
+        run(planned, Context(stop, Cache(tmp_path, BIG, 0)))
     assert all(path.suffix == ".lorax-fit" for path in tmp_path.iterdir())
     assert_same(moved(files, tmp_path), moved(files, None))
 
@@ -177,7 +176,7 @@ def _in_another_process(base: Path, target: Path, lora: Path, folder: Path) -> i
 
     by_layer.SMALL = spectral.SMALL = 1
     planned = plan(open_adapter(lora), open_checkpoint(base), open_checkpoint(target), Options("lorax", threshold=0.1))
-    return len(run(planned, cache=Cache(folder, BIG, 0)).layers)
+    return len(run(planned, Context(cache=Cache(folder, BIG, 0))).layers)
 
 
 def test_two_processes_at_once(files: Files, tmp_path: Path, large: list[int]) -> None:

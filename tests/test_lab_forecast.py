@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab import forecast, probe
+from lab import facts, forecast, probe
 from lab.forecast import validation
 from lab.forecast.examples import examples
 from lab.forecast.sentences import Judged
@@ -19,6 +19,8 @@ from lab.report.cells import Cells
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import STRENGTHS
 from lab.zoo import ALL_PAIRS, CROSSING, STYLES, are_related
+from lorax.reasons import Reason, Why
+from lorax.transfer import LayerRecord, Report, Status
 
 
 def store(folder: Path, *, matters: bool, probed: bool = False) -> Cells:
@@ -59,8 +61,19 @@ def _probe(generator: np.random.Generator, moved: bool) -> dict[str, Any]:
 
 
 def written(cells: Cells, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    forecast.write(cells, folder / "forecast.json", folder / "model.json")
-    return json.loads((folder / "forecast.json").read_text()), json.loads((folder / "model.json").read_text())["methods"]
+    forecast.write(cells, folder / "forecast.json", folder / "shipped.json")
+    return json.loads((folder / "forecast.json").read_text()), json.loads((folder / "shipped.json").read_text())["weights"]
+
+
+def test_what_a_report_says_of_a_transfer() -> None:
+    """Of ten layers of equal norm, of which six are moved, some of them weaker."""
+    moved = [(Status.TRANSFERRED, Reason(Why.COPIED), 1.0, 0.9, 0.1, 0.5), (Status.UNMATCHED, Reason(Why.NO_SUCH_NAME), 1.0, 0.8)]
+    names = ("status", "reason", "norm", "similarity", "overlap", "kept")
+    records = [LayerRecord(str(i), **dict(zip(names, moved[i >= 6], strict=False)), rank=4 if i < 6 else None) for i in range(10)]
+    known = facts.known(Report(records, "copy"))
+    assert known == pytest.approx({"coverage": 0.6, "similarity": 0.9, "lowest": 0.8, "kept": 0.5 * 0.6**0.5, "overlap": 0.1})
+    rounded = {"coverage": 0.6, "similarity": 0.9, "lowest": 0.8, "kept": 0.3873, "overlap": 0.1}
+    assert facts.stored(Report(records, "copy")) == rounded | {"declined": False, "rank": 4}
 
 
 def test_methods_that_run_the_models_are_told_by_the_kind_of_pair(tmp_path: Path) -> None:
@@ -70,8 +83,8 @@ def test_methods_that_run_the_models_are_told_by_the_kind_of_pair(tmp_path: Path
         for number, style in enumerate(STYLES):
             key = Key(target, f"{style}-r4", "refine", source)
             results.add_losses(key, torch.ones(4, 5) - 0.5 * (recovery + 0.01 * number))
-    forecast.write(Cells(Results(tmp_path)), tmp_path / "forecast.json", tmp_path / "model.json")
-    found = json.loads((tmp_path / "model.json").read_text())["running"]
+    forecast.write(Cells(Results(tmp_path)), tmp_path / "forecast.json", tmp_path / "shipped.json")
+    found = json.loads((tmp_path / "shipped.json").read_text())["running"]
     assert set(found) == {"refine"}, "nothing is told of what was not measured"
     related = found["refine"]["relatives"]
     assert (related["pairs"], related["transfers"]) == (2, 2 * len(STYLES))
@@ -95,42 +108,44 @@ def judged(cells: Cells, variant: str, *, related: bool) -> Judged:
 
 
 def test_a_known_relation_is_recovered(known_relation: tuple[Cells, Path]) -> None:
-    found, models = written(*known_relation)
-    relatives, strangers = models["copy"]["related"], models["copy"]["unrelated"]
-    assert set(relatives["coefficients"]) == {"coverage"}
-    assert relatives["coefficients"]["coverage"] == pytest.approx(1.2, abs=1e-3)
-    assert relatives["validation"]["error"] < 0.01 < relatives["validation"]["less"][1]
-    assert relatives["ranges"]["similarity"][1] == 1.0
-    assert strangers["ranges"]["similarity"][1] < 0.05
+    found, groups = written(*known_relation)
+    relatives, strangers = groups["copy"]["related"], groups["copy"]["unrelated"]
+    study = judged(known_relation[0], "copy", related=True)
+    assert study.features == ("coverage",)
+    assert validation.fit(study.examples, study.features).coefficients["coverage"] == pytest.approx(1.2, abs=1e-3)
+    assert study.is_useful
+    assert study.errors[0].mean() < 0.01 < study.less.low
+    assert relatives["similarity"][1] == 1.0
+    assert strangers["similarity"][1] < 0.05
     assert relatives["pairs"] + strangers["pairs"] == len(ALL_PAIRS)
     assert relatives["transfers"] == relatives["pairs"] * len(STYLES)
     points = found["plots"]["copy-by-the-report"]
     assert points["predicted"] == pytest.approx(points["measured"], abs=0.1)  # none is beyond what the fit has seen
     told = "\n".join(found["sentences"])
-    assert "It is useful. `analyze` and `transfer` show it; it is made from: coverage." in told
+    assert "It is useful, and the lab alone knows it; it is made from: coverage. `analyze` and `transfer` show the range" in told
     assert "recovery is 0.7" in told.partition("The strength")[2]
     assert "The probe's less that at 1: 0.20" in told
 
 
 def test_strangers_get_no_more_than_their_range(known_relation: tuple[Cells, Path]) -> None:
-    """Telling relatives from strangers is no skill within either kind."""
-    found, models = written(*known_relation)
-    strangers = models["copy"]["unrelated"]
-    assert strangers["coefficients"] == {}
-    assert (strangers["intercept"], strangers["residuals"]) == (pytest.approx(-0.1), [0.0, 0.0])
+    """However well relatives are told from strangers, that is no skill within either."""
+    found, groups = written(*known_relation)
+    strangers = groups["copy"]["unrelated"]
+    assert not judged(known_relation[0], "copy", related=False).is_useful
+    assert [strangers[name] for name in ("mean", "low", "high")] == pytest.approx([-0.1] * 3)
     assert "`copy` between strangers: recovery is -0.10 in the mean of 24 transfers of 6 pairs" in "\n".join(found["sentences"])
 
 
 def test_what_is_declined_teaches_nothing(known_relation: tuple[Cells, Path]) -> None:
     """Strangers, of which auto moves nothing, would make any forecast look good."""
-    found, models = written(*known_relation)
-    assert set(models["auto"]) == {"related"}
+    found, groups = written(*known_relation)
+    assert set(groups["auto"]) == {"related"}
     assert all(example.related for example in examples(known_relation[0], "auto"))
     assert "`auto` between strangers" not in "\n".join(found["sentences"])
 
 
 def test_what_is_left_out_has_no_say(known_relation: tuple[Cells, Path]) -> None:
-    """What is left out counts neither in the fit nor in the choice of the features."""
+    """In neither role, neither in the fit nor in the choice of the features."""
     measured = judged(known_relation[0], "copy", related=True).examples
     fit = validation.chosen(forecast.CANDIDATES[forecast.REPORT])
     found = validation.folds(measured)
@@ -161,12 +176,12 @@ def test_nearer_by_chance_is_not_useful() -> None:
 
 def test_what_tells_nothing_is_called_useless(tmp_path: Path) -> None:
     cells = store(tmp_path, matters=False)
-    found, models = written(cells, tmp_path)
-    relatives = models["copy"]["related"]
-    assert relatives["coefficients"] == {}
-    measured = [example.measured for example in judged(cells, "copy", related=True).examples]
-    assert relatives["intercept"] == pytest.approx(np.mean(measured))
-    assert relatives["intercept"] + relatives["residuals"][1] == pytest.approx(np.quantile(measured, 0.95), abs=1e-3)
+    found, groups = written(cells, tmp_path)
+    relatives, study = groups["copy"]["related"], judged(cells, "copy", related=True)
+    assert not study.is_useful
+    measured = [example.measured for example in study.examples]
+    assert relatives["mean"] == pytest.approx(np.mean(measured))
+    assert [relatives["low"], relatives["high"]] == pytest.approx(np.quantile(measured, [0.05, 0.95]).tolist(), abs=1e-3)
     assert list(found["plots"]) == ["copy-by-the-report", "auto-by-the-report"]
     assert "**It does not tell them apart**" in "\n".join(found["sentences"])
 

@@ -15,7 +15,7 @@ from lab.xl import XLModel
 from lab.zoo import ADAPTERS, CONCEPT, STYLES
 from lorax.demo.bundle import BUNDLE
 from lorax.formats import open_adapter
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from tests import builders, narrow
 from tests.lab_models import NEEDS_ICONS
 

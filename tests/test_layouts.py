@@ -12,10 +12,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from safetensors.torch import save_file
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.families import Family
-from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint import Checkpoint, Family, UNetNames, families, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.inspection import inspect
 from tests import layouts, xl
@@ -99,7 +96,7 @@ def test_a_checkpoint_in_ldms_layout(kind: str, monkeypatch: pytest.MonkeyPatch)
 def test_every_name_finds_its_layer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """kohya, its converters, PEFT and diffusers spell the names; and what is written is found again."""
     base, family = opened(header(kind), monkeypatch), UNETS[kind][0]
-    assert {base.names[base.kohya_name(layer)] for layer in base.layers} == base.layers.keys()
+    assert {base.names[base.names.kohya(layer)] for layer in base.layers} == base.layers.keys()
     for path, name in ldm(kind).items():
         layer = f"unet.{path.removesuffix('.weight')}"
         if layer in base.layers:
@@ -188,7 +185,7 @@ def test_weights_in_several_files(tmp_path: Path, model: dict[str, torch.Tensor]
         assert torch.equal(base.stored(f"unet.{names.to_ldm(path)}"), model[f"{path}.weight"])
     assert len(base.layers) == len(layouts.layers(layouts.unet("sd2")))
     again = open_checkpoint(tmp_path / "base" / "unet")  # the UNet's own folder
-    assert (again.layers, again.sha256) == (base.layers, base.sha256)
+    assert (again.layers, again.identity.sha256) == (base.layers, base.identity.sha256)
 
 
 def test_an_incomplete_download(tmp_path: Path, model: dict[str, torch.Tensor]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from lorax.subspace import Decomposition
-from lorax.subspace.lazy import once
+from lorax.subspace import Decomposition, once
 
 
 class Meeting:

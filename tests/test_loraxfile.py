@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import Plan, plan
+from lorax.transfer import Plan, plan
 from tests import builders
 from tests.measures import distance
 from tests.samples import Files, changed
@@ -32,7 +32,7 @@ def test_the_file_holds_the_source_side_factors(files: Files, out: Path) -> None
     parts = {key.partition(".")[2] for key in load_file(path)}
     assert parts == {"lorax_up.weight", "lorax_down.weight", "alpha"}
     adapter = open_adapter(path)
-    assert len(adapter.parts) == len(files.deltas)
+    assert len(adapter.layers) == len(files.deltas)
     for delta in files.deltas:
         read = adapter.delta(delta.named("kohya"))
         assert distance((read.scale * read.up @ read.down).double().numpy(), delta.dense) < 1e-6
@@ -47,7 +47,7 @@ def test_the_header_says_what_fitting_needs(files: Files, out: Path) -> None:
     assert header.method == "prolora"
     assert header.settings == {"rank": "50%", "threshold": 0.8, "pairing": "auto", "max_rank": 7, "dtype": "fp16"}
     base = open_checkpoint(files.base)
-    assert header.fingerprint == base.fingerprint(delta.layer for delta in files.deltas)
+    assert header.fingerprint == base.identity.fingerprint(delta.layer for delta in files.deltas)
     written = builders.header(path)
     assert written["ss_sd_model_name"] == files.base.name
     assert written["ss_output_name"] == "style-x"
@@ -60,10 +60,10 @@ def test_a_half_precision_copy_of_the_base_has_the_same_fingerprint_and_a_fine_t
     layers = [delta.layer for delta in files.deltas]
     half = builders.save(files.base_state, out / "half.safetensors", torch.float16)
     folder = builders.save_folder(files.base_state, out / "folder")
-    base = open_checkpoint(files.base).fingerprint(layers)
-    assert open_checkpoint(half).fingerprint(layers) == base
-    assert open_checkpoint(folder).fingerprint(layers) == base
-    assert open_checkpoint(files.target).fingerprint(layers) != base
+    base = open_checkpoint(files.base).identity.fingerprint(layers)
+    assert open_checkpoint(half).identity.fingerprint(layers) == base
+    assert open_checkpoint(folder).identity.fingerprint(layers) == base
+    assert open_checkpoint(files.target).identity.fingerprint(layers) != base
 
 
 def test_a_transfer_from_it_is_a_plain_lora(files: Files, out: Path) -> None:

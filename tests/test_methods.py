@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax.low_rank import LowRank
-from lorax.methods import METHODS
+from lorax.methods import METHODS, runs_models, weight_method
 from lorax.subspace import Decomposition, RankRule, similarity
 from tests import reference
 from tests.matrices import bases, fine_tuned, low_rank, moved, weight
@@ -22,6 +22,9 @@ SHAPES = {"square": (48, 48), "wide": (32, 90), "tall": (90, 32), "convolution":
 UNEQUAL = [((48, 48), (64, 40)), ((32, 90), (48, 60)), ((90, 32), (40, 32)), ((24, 216), (32, 288))]
 RANKS = ["1", "5", "25%", "50%", "90%", "energy:0.5", "energy:0.95"]
 PROJECTIONS = ("lorax", "prolora", "prolora-cross")
+
+
+WEIGHT_METHODS = [name for name in METHODS if not runs_models(name)]
 
 
 def cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -93,13 +96,12 @@ def test_the_kept_rank_is_the_larger_of_both_and_no_more_than_both_have() -> Non
 
 def test_copy_needs_equal_shapes() -> None:
     dW, _ = low_rank((48, 48), 0)
-    result, why = METHODS["copy"].move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))
+    result, why = weight_method("copy").move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))
     assert result is None
-    assert "(48, 48)" in why
-    assert "(64, 40)" in why
+    assert str(why) == "shapes differ ((48, 48) and (64, 40)), so it cannot be copied"
 
 
-@pytest.mark.parametrize(("method", "shape"), list(itertools.product(METHODS, SHAPES.values())))
+@pytest.mark.parametrize(("method", "shape"), list(itertools.product(WEIGHT_METHODS, SHAPES.values())))
 def test_full_rank_to_itself_returns_the_adapter(method: str, shape: tuple[int, int]) -> None:
     W = weight(shape, 1)
     dW, matrix = low_rank(shape, 2)
@@ -120,11 +122,11 @@ def test_a_cut_without_a_gap(method: str, shape: tuple[int, int]) -> None:
     flat = weight(shape, 1, power=0.0)
     dW, _ = low_rank(shape, 2)
     pair = bases(flat, flat, "50%")
-    result, _ = METHODS[method].move(dW, pair)
+    result, _ = weight_method(method).move(dW, pair)
     assert result is not None
     assert result.norm() <= dW.norm() * (1 + 1e-5)
     if method != "prolora-cross":
-        again, _ = METHODS[method].move(result, pair)
+        again, _ = weight_method(method).move(result, pair)
         assert again is not None
         assert distance(dense(again), dense(result)) < 1e-5
 
@@ -146,7 +148,7 @@ def test_turning_everything_turns_the_result(method: str, shape: tuple[int, int]
 def test_rank_of_the_result(method: str, shape: tuple[int, int]) -> None:
     W = weight(shape, 1)
     dW, _ = low_rank(shape, 2, rank=3)
-    result, _ = METHODS[method].move(dW, bases(W, fine_tuned(W, 3), "25%"))
+    result, _ = weight_method(method).move(dW, bases(W, fine_tuned(W, 3), "25%"))
     assert result is not None
     assert result.rank == (6 if method == "prolora" else 3)
 
@@ -164,23 +166,23 @@ def test_auto_projects_what_lies_inside_the_subspace_and_copies_the_rest(outside
     beyond = U[:, r : r + k] @ made.normal(size=(k, k))
     up += outside * np.linalg.norm(up @ down) / np.linalg.norm(beyond @ down) * beyond
     dW = LowRank(torch.tensor(up).float(), torch.tensor(down).float(), 0.5)
-    result, how = METHODS["auto"].move(dW, pair)
+    result, how = weight_method("auto").move(dW, pair)
     assert result is not None
     if outside < 0.3:
         share = 1 / (1 + outside**2) ** 0.5
-        assert how == f"projected at rank {r}: {share:.0%} of the delta lies in the target's subspace"
+        assert str(how) == f"projected at rank {r}: {share:.0%} of the delta lies in the target's subspace"
         assert distance(dense(result), reference.lorax(dense(dW), W, W_t, r)) < 1e-5
         assert result is not dW
     else:
         assert result is dW
-        assert "copied: a projection would keep only 89%" in how
+        assert "copied: a projection would keep only 89%" in str(how)
 
 
 def test_auto_leaves_unequal_shapes_to_a_named_method() -> None:
     dW, _ = low_rank((48, 48), 0)
-    result, why = METHODS["auto"].move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))
+    result, why = weight_method("auto").move(dW, bases(weight((48, 48), 0), weight((64, 40), 1), "5"))
     assert result is None
-    assert why == "shapes differ ((48, 48) and (64, 40)); name lorax to try the least-squares map"
+    assert str(why) == "shapes differ ((48, 48) and (64, 40)); name lorax to try the least-squares map"
 
 
 def test_similarity_against_the_reference() -> None:
@@ -214,12 +216,12 @@ def test_nothing_grows(m: int, n: int, k: int, share: int, seed: int, method: st
     """Every part is orthogonally projected, so no method can make an adapter larger, whatever the shapes."""
     W_s, W_t = weight((m, n), seed), weight((m, n), seed + 1)
     dW, _ = low_rank((m, n), seed + 2, rank=k)
-    result, _ = METHODS[method].move(dW, bases(W_s, W_t, f"{share}%"))
+    result, _ = weight_method(method).move(dW, bases(W_s, W_t, f"{share}%"))
     assert result is not None
     assert result.norm() <= dW.norm() * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_METHODS)
 def test_degenerate_weights_and_deltas(method: str) -> None:
     """A base weight of zeros, one of rank 1, and a delta of zeros give finite results."""
     ones, zeros = np.ones((12, 20)), np.zeros((12, 20))

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
-from lorax.methods import METHODS, Bases
+from lorax.methods import METHODS, WeightPair
 from lorax.options import Options
-from lorax.pairing.pairs import pair
+from lorax.pairing import pair
 from lorax.subspace import Decomposition, RankRule
-from lorax.transfer.planning import plan
+from lorax.transfer import plan
 from tests import reference
 
 LORAS = BUNDLE / "loras"
@@ -46,7 +46,7 @@ def test_methods_against_the_reference_on_trained_layers(models: Path, method: s
         if pairing is None or pairing.target is None:
             continue
         W_s, W_t = base.weight(pairing.source), target.weight(pairing.target)
-        bases = Bases(Decomposition(W_s), Decomposition(W_t), RankRule("50%"))
+        bases = WeightPair(Decomposition(W_s), Decomposition(W_t), RankRule("50%"))
         if min(gap(bases.source.S, bases.r), gap(bases.target.S, bases.r)) <= 1e-3:
             continue
         delta = adapter.delta(name)

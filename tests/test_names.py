@@ -13,9 +13,7 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import UNetNames, block_of
+from lorax.checkpoint import Checkpoint, UNetNames, block_of, families, open_checkpoint
 from tests import builders, structure, xl
 from tests.tensor_files import HeaderOnly
 
@@ -116,14 +114,14 @@ def test_the_layers_that_kohya_trains() -> None:
     text = [layer for layer in base.layers if layer.startswith("te.")]
     assert len(blocks) == 192
     assert len(text) == 72
-    assert {base.kohya_name(_delta(p).layer) for p in blocks} == {_delta(p).named("kohya") for p in blocks}
-    assert all(base.kohya_name(layer) == "lora_te_" + layer[3:].replace(".", "_") for layer in text)
+    assert {base.names.kohya(_delta(p).layer) for p in blocks} == {_delta(p).named("kohya") for p in blocks}
+    assert all(base.names.kohya(layer) == "lora_te_" + layer[3:].replace(".", "_") for layer in text)
 
 
 def test_written_names_are_found_again() -> None:
     for kind in SIZES:
         base = checkpoint(kind)
-        assert {base.names[base.kohya_name(layer)] for layer in base.layers} == set(base.layers)
+        assert {base.names[base.names.kohya(layer)] for layer in base.layers} == set(base.layers)
 
 
 @pytest.mark.parametrize(("kind", "naming"), list(itertools.product(SIZES, ["kohya", "compvis"])))
@@ -147,7 +145,7 @@ def test_text_encoder_keys_as_diffusers_resolves_them() -> None:
     base, state = checkpoint("full"), {}
     for layer in (layer for layer in base.layers if layer.startswith("te.")):
         for part in ("lora_down", "lora_up"):
-            state[f"{base.kohya_name(layer)}.{part}.weight"] = layer
+            state[f"{base.names.kohya(layer)}.{part}.weight"] = layer
     converted, _ = lora_keys._convert_non_diffusers_lora_to_diffusers(state)
     modules = {_text_module(key): layer for key, layer in converted.items() if ".down." in key}
     assert len(modules) == 72

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.files.cache import Cache
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
+from lorax.transfer import plan
 from tests import builders
 from tests.network_double import Host, Loaded, Weights
 from tests.samples import Files
@@ -138,7 +138,7 @@ def test_interrupt_leaves_the_network_out_and_the_next_prompt_fits_it(host: Host
 def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
     host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorax.workflow.fitting import Fitter
+    from lorax.workflow import Fitter
 
     host.load(files.target)
     net = loaded(host, file)
@@ -152,7 +152,7 @@ def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
 def test_a_full_graphics_card_is_worked_around(
     host: Host, script: type, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorax.workflow.fitting import Fit, Fitter
+    from lorax.workflow import Fit, Fitter
 
     asked = []
 
@@ -174,7 +174,7 @@ def test_the_device_of_the_settings_page_fits(
     host: Host, files: Files, file: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, expected: str
 ) -> None:
     from lorax.hosts.a1111 import network
-    from lorax.workflow.fitting import Fit, Fitter
+    from lorax.workflow import Fit, Fitter
 
     asked = []
     monkeypatch.setattr(Fitter, "fit", lambda self, file, target, device, progress: asked.append(device) or Fit({}))

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.formats import open_adapter
 from lorax.methods.auto import OVERLAP, strength
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import Moved, plan
-from lorax.transfer.running import run
+from lorax.transfer import Moved, plan, run, wording
 from tests import builders
 from tests.builders import UNET, Delta
 from tests.fitted import fit
@@ -68,7 +67,7 @@ def test_a_named_method_is_applied_whole(files: Files, tmp_path: Path, method: s
     found = moved(files, along(files, tmp_path / "along.safetensors", 0.5), method)
     assert found.report.overlap == pytest.approx(0.5, abs=0.02)
     assert found.report.strength == 1.0
-    assert "already has" not in found.report.summary()
+    assert "already has" not in wording.summary(found.report)
     if method == "copy":
         assert_scaled(found, files.deltas, 1.0, 1e-6)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from lorax.checkpoint.layer_names import block_of
-from lorax.pairing.pairs import pair
+from lorax.checkpoint import block_of
+from lorax.pairing import pair
+from lorax.reasons import Why
 from tests import builders
 from tests.tensor_files import opened
 
@@ -29,7 +30,7 @@ def test_modules_of_unlike_depth_are_paired_block_by_block() -> None:
         for layer, found in pairs.items():
             if block_of(layer) == "unet.middle_block.1.transformer_blocks.1":
                 assert found.target is None
-                assert found.reason.startswith("the target's blocks are more like other blocks")
+                assert found.reason.kind is Why.OTHER_BLOCKS_MORE_ALIKE
             else:
                 assert found.target == layer, found
 
@@ -40,7 +41,7 @@ def test_blocks_of_which_the_target_has_none_are_unmatched() -> None:
     for layer, found in pair(opened(base), opened(without)).items():
         gone = layer.startswith("unet.middle_block.1.")
         assert found.target == (None if gone else layer), found
-        assert not gone or found.reason == "no block of the target in this role has the same layers and shapes"
+        assert not gone or found.reason.text == "no block of the target in this role has the same layers and shapes"
 
 
 def test_by_name_the_layers_that_both_have_are_paired() -> None:
@@ -48,7 +49,7 @@ def test_by_name_the_layers_that_both_have_are_paired() -> None:
     for layer, found in pair(opened(deepened(base, "middle_block.1")), opened(base), "name").items():
         gone = "transformer_blocks.1" in layer
         expected = (None, "the target has no layer of this name") if gone else (layer, "same name")
-        assert (found.target, found.reason) == expected
+        assert (found.target, found.reason.text) == expected
 
 
 def test_blocks_of_like_depth_are_paired_with_all_that_is_in_them() -> None:

@@ -17,7 +17,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from tests import builders, structure
@@ -119,7 +119,7 @@ def test_attention_processors_of_old(tmp_path: Path, prefix: str) -> None:
     today = convert_unet_state_dict_to_peft(state)
     assert len(today) == len(state)
     expected = {key.rpartition(".lora_")[0] for key in today}
-    assert set(adapter.parts) == expected
+    assert set(adapter.layers) == expected
     for name in expected:
         delta = adapter.delta(name)
         up, down = (next(v for k, v in today.items() if k.startswith(f"{name}.lora_{x}")) for x in "BA")
@@ -142,7 +142,7 @@ def test_text_encoder_attention_of_old(tmp_path: Path) -> None:
     state = {f"{head}.{part}": torch.randn(64, 4) if ".up." in part else torch.randn(4, 64) for part in parts}
     save_file(state, tmp_path / "old.safetensors")
     expected = {key.rpartition(".lora_")[0] for key in convert_state_dict_to_peft(state)}
-    assert set(open_adapter(tmp_path / "old.safetensors").parts) == expected
+    assert set(open_adapter(tmp_path / "old.safetensors").layers) == expected
 
 
 PIECES = ["q_proj", "fc1", ".", r"\.", "layers", "0", "1", ".*", r"\d", "^", "encoder", "self_attn", "(mlp|x)", "proj", "$"]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.files.tensors import open_tensors
+from lorax.checkpoint import open_checkpoint
+from lorax.files import open_tensors
 from tests import builders
 from tests.samples import Files, write
 

@@ -15,7 +15,7 @@ from lab.paths import CACHE, CLASSIFIER
 from lab.pictures import Judge, energy_distance, generate, held_out_prompts
 from lorax.demo.bundle import BASE, BUNDLE, STYLE
 from lorax.demo.grid import draw
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
-from lorax.checkpoint.prediction import EDM, NOISE, VELOCITY
+from lorax.checkpoint import NOISE, VELOCITY, open_checkpoint
+from lorax.checkpoint.prediction import EDM
 from lorax.cli import main
 from tests import builders
 from tests.samples import SOURCE_METADATA, Files, arguments

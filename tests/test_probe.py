@@ -9,7 +9,8 @@ import torch
 
 from lab import probe
 from lab.probe import agreement
-from lorax.runner.runner import Runner
+from lorax.models import trajectory
+from lorax.runner import Runner
 from tests import narrow
 
 PROMPTS = ["guitar", "koala"]
@@ -62,7 +63,7 @@ def test_a_model_follows_itself(runner: Runner, tmp_path: Path) -> None:
 def test_the_loss_on_what_the_model_draws(runner: Runner, tmp_path: Path) -> None:
     lora = narrow.save_lora(tmp_path / "lora.safetensors")
     drawn = probe.drawn(runner, lora, PROMPTS, steps=2)
-    *_, (_, alone) = runner.trajectory(PROMPTS, [0, 1], steps=2)
+    *_, (_, alone) = trajectory(runner, PROMPTS, [0, 1], 2, 3.0)
     assert drawn.shape == alone.shape
     assert not torch.allclose(drawn, alone, atol=1e-3)
     losses = [probe.loss(runner, adapter, drawn, PROMPTS) for adapter in (None, lora, None)]

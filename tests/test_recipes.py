@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorax.pairing.pairs import pair
+from lorax.pairing import pair
 from tests import builders, families
 from tests.recipes import RECIPES
 from tests.tensor_files import opened

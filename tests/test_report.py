@@ -6,33 +6,47 @@ import dataclasses
 
 import pytest
 
-from lorax.transfer.report import LayerRecord, Report
+from lorax.reasons import Reason, Why
+from lorax.transfer import LayerRecord, Report, Status, wording
 
 
-def record(name: str, status: str, reason: str, norm: float, pairing: str = "") -> LayerRecord:
+def record(name: str, status: Status, reason: Reason, norm: float, pairing: Reason | None = None) -> LayerRecord:
     source, target = f"unet.s{name}", f"unet.t{name}" if pairing else None
     return LayerRecord(name, status, reason, norm, source=source, target=target, pairing=pairing)
 
 
+COPIED, SAME_NAME = Reason(Why.COPIED), Reason(Why.SAME_NAME)
+
+
+def below(similarity: float) -> Reason:
+    return Reason(Why.BELOW_THRESHOLD, {"similarity": similarity, "threshold": 0.8})
+
+
 RECORDS = [
-    record("1", "transferred", "projected at rank 5: 97% of the delta lies in the target's subspace", 6.0, "same name"),
-    record("2", "transferred", "projected at rank 7: 99% of the delta lies in the target's subspace", 2.0, "same name"),
-    record("3", "transferred", "copied: a projection would keep only 31% of the delta", 2.0, "weights most alike of 5 blocks"),
-    record("4", "skipped", "similarity 0.31 is below the threshold 0.8", 4.0, "same name"),
-    record("5", "skipped", "similarity -0.02 is below the threshold 0.8", 2.0, "same name"),
-    record("6", "unmatched", "the target's blocks are more like other blocks (cosine at most 0.12)", 4.0),
-    record("8", "skipped", "shapes differ ((4, 8) and (6, 8)); name lorax to try the least-squares map", 0.0, "same name"),
-    record("9", "skipped", "shapes differ ((8, 4) and (8, 6)); name lorax to try the least-squares map", 0.0, "same name"),
-    record("7", "transferred", "carried by the least-squares map at rank 5; similarity is undefined", 0.0, "same name"),
+    record("1", Status.TRANSFERRED, Reason(Why.PROJECTED_INSIDE, {"rank": 5, "share": 0.97}), 6.0, SAME_NAME),
+    record("2", Status.TRANSFERRED, Reason(Why.PROJECTED_INSIDE, {"rank": 7, "share": 0.99}), 2.0, SAME_NAME),
+    record(
+        "3",
+        Status.TRANSFERRED,
+        Reason(Why.COPIED_NOT_PROJECTED, {"share": 0.31}),
+        2.0,
+        Reason(Why.WEIGHTS_MOST_ALIKE, {"blocks": 5, "cosine": 0.9}),
+    ),
+    record("4", Status.SKIPPED, below(0.31), 4.0, SAME_NAME),
+    record("5", Status.SKIPPED, below(-0.02), 2.0, SAME_NAME),
+    record("6", Status.UNMATCHED, Reason(Why.OTHER_BLOCKS_MORE_ALIKE, {"cosine": 0.12}), 4.0),
+    record("8", Status.SKIPPED, Reason(Why.NOT_BY_AUTO, {"source": (4, 8), "target": (6, 8)}), 0.0, SAME_NAME),
+    record("9", Status.SKIPPED, Reason(Why.NOT_BY_AUTO, {"source": (8, 4), "target": (8, 6)}), 0.0, SAME_NAME),
+    record("7", Status.TRANSFERRED, Reason(Why.CARRIED, {"rank": 5}).but(Reason(Why.NOT_GATED)), 0.0, SAME_NAME),
 ]
 
 
 def test_summary() -> None:
-    assert Report(RECORDS, "lorax").summary().splitlines() == [
+    assert wording.summary(Report(RECORDS, "lorax")).splitlines() == [
         "4 of 9 layers transferred, 55.0% of the adapter's squared norm.",
         "  2 (50.0%): projected.",
         "  1 (5.0%): copied.",
-        "  1 (0.0%): carried by the least-squares map; similarity is undefined.",
+        "  1 (0.0%): carried by the least-squares map; similarity is undefined for unequal shapes, so not gated.",
         "4 of 9 layers skipped, 25.0% of the adapter's squared norm.",
         "  2 (25.0%): similarity below the threshold 0.8.",
         "  2 (0.0%): shapes differ; name lorax to try the least-squares map.",
@@ -42,31 +56,32 @@ def test_summary() -> None:
 
 
 def test_an_adapter_of_zeros_is_counted_by_layers() -> None:
-    zeros = [record("1", "transferred", "copied", 0.0), record("2", "unmatched", "the target has no te", 0.0)]
+    lacking = Reason(Why.NO_COMPONENT, {"component": "te"})
+    zeros = [record("1", Status.TRANSFERRED, COPIED, 0.0), record("2", Status.UNMATCHED, lacking, 0.0)]
     report = Report(zeros, "copy")
     assert report.coverage == 0.5
-    assert "1 of 2 layers unmatched, 50.0%" in report.summary()
+    assert "1 of 2 layers unmatched, 50.0%" in wording.summary(report)
 
 
 def test_compression_is_weighted_by_norms() -> None:
     """Over all that was moved, with what kept its rank too, as one would measure it on the whole adapters."""
     moved = [
-        dataclasses.replace(record("1", "transferred", "copied", 2.0), kept=1.5, compression_error=0.5),
-        dataclasses.replace(record("2", "transferred", "copied", 4.0), kept=1.0, compression_error=0.0),
-        record("3", "skipped", "similarity 0.31 is below the threshold 0.8", 100.0),
+        dataclasses.replace(record("1", Status.TRANSFERRED, COPIED, 2.0), kept=1.5, compression_error=0.5),
+        dataclasses.replace(record("2", Status.TRANSFERRED, COPIED, 4.0), kept=1.0, compression_error=0.0),
+        record("3", Status.SKIPPED, below(0.31), 100.0),
     ]
     assert Report(moved, "copy").compression_error == pytest.approx(1.5 / 5)  # 3 * 0.5 of sqrt(3^2 + 4^2)
-    assert "Compression lost 30.0% of the transferred delta's norm." in Report(moved, "copy").summary()
-    assert "Compression" not in Report(moved[1:], "copy").summary()
-    assert "Compression" not in Report(RECORDS, "lorax").summary()
+    assert "Compression lost 30.0% of the transferred delta's norm." in wording.summary(Report(moved, "copy"))
+    assert "Compression" not in wording.summary(Report(moved[1:], "copy"))
+    assert "Compression" not in wording.summary(Report(RECORDS, "lorax"))
 
 
 def test_table_says_why_layers_are_paired() -> None:
-    header, *lines = Report(RECORDS, "lorax").table().splitlines()
+    header, *lines = wording.table(Report(RECORDS, "lorax")).splitlines()
     assert header.split() == ["layer", "from", "pairing", "status", "similarity", "kept", "reason"]
     for line, r in zip(lines, RECORDS, strict=True):
-        assert line[header.index("pairing") :].startswith(r.pairing or "-")
-        assert line.endswith(r.reason)
+        assert line[header.index("pairing") :].startswith(str(r.pairing or "-"))
+        assert line.endswith(r.reason.text)
 
 
 def test_coverage() -> None:

@@ -11,14 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import AdapterFile, open_adapter
 from lorax.options import Options
 from lorax.subspace import Decomposition
-from lorax.transfer import by_layer, planning
-from lorax.transfer.planning import plan_all
-from lorax.transfer.running import run, run_all
+from lorax.transfer import Context, by_layer, plan_all, planning, run, run_all
 from tests import builders, structure
 from tests.samples import Files
 
@@ -95,7 +93,7 @@ def test_progress_counts_the_layers_of_all_and_may_stop_it(files: Files, adapter
     plans = plan_all(adapters, *bases(files, "target"), Options("copy"))
     total = sum(len(plan.pairs) for plan in plans)
     seen: list[tuple[Any, ...]] = []
-    run_all(plans, lambda *given: seen.append(given))
+    run_all(plans, Context(lambda *given: seen.append(given)))
     assert [given[:2] for given in seen] == [(done, total) for done in range(total + 1)]
     assert sorted(name for *_, name in seen[:-1]) == sorted(name for plan in plans for name in plan.pairs)
 
@@ -104,7 +102,7 @@ def test_progress_counts_the_layers_of_all_and_may_stop_it(files: Files, adapter
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run_all(plans, stop)
+        run_all(plans, Context(stop))
 
 
 def test_one_that_does_not_fit_stops_all_before_any_work(files: Files, adapters: list[AdapterFile], tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
-from lorax.checkpoint.model_config import Settings, settings_of
+from lorax.checkpoint import ModelConfig, config_of
 from lorax.checkpoint.openclip import padded_with_zeros
 from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE
-from lorax.files.tensors import open_tensors
+from lorax.files import open_tensors
 from lorax.formats import open_adapter
-from lorax.runner.runner import Conditioning, Runner
+from lorax.runner import Runner
+from lorax.runner.runner import Conditioning
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae
@@ -181,7 +182,7 @@ def tensor_bytes() -> int:
 def save_adapter(path: Path, runner: Runner, layers: list[str]) -> None:
     tensors = {}
     for layer in layers:
-        (m, n, *kernel), name = runner.base.layers[layer], runner.base.kohya_name(layer)
+        (m, n, *kernel), name = runner.base.layers[layer], runner.base.names.kohya(layer)
         tensors[f"{name}.lora_up.weight"] = torch.randn(m, 2, *(1 for _ in kernel))
         tensors[f"{name}.lora_down.weight"] = torch.randn(2, n, *kernel)
     save_file(tensors, path)
@@ -198,9 +199,9 @@ def test_a_checkpoint_without_a_yaml_has_its_familys_settings(tmp_path: Path) ->
     path = tmp_path / "model.safetensors"
     ldm.write_checkpoint(path, Model(new_text_encoder(), new_unet()), vae.new(), TOKENIZER)
     file = open_tensors(path)
-    assert settings_of(file, "sd1") == Settings(size=8, heads=4, head_channels=0, latent_scale=0.18215)
+    assert config_of(file, "sd1") == ModelConfig(size=8, heads=4, head_channels=0, latent_scale=0.18215)
     path.with_suffix(".yaml").unlink()
-    assert settings_of(file, "sd1") == Settings(size=64, heads=8, head_channels=0, latent_scale=0.18215)
-    assert settings_of(file, "sdxl") == Settings(size=128, heads=0, head_channels=64, latent_scale=0.13025)
+    assert config_of(file, "sd1") == ModelConfig(size=64, heads=8, head_channels=0, latent_scale=0.18215)
+    assert config_of(file, "sdxl") == ModelConfig(size=128, heads=0, head_channels=64, latent_scale=0.13025)
     assert load_vae(file, 0.5).config["scaling_factor"] == 0.5
     assert Runner(path).unet.mid_block.attentions[0].transformer_blocks[0].attn1.heads == 8

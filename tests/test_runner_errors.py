@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lorax.demo.bundle import BASE
 from lorax.errors import LoraxError
-from lorax.files.tensors import open_tensors
-from lorax.runner.runner import Runner
+from lorax.files import open_tensors
+from lorax.runner import Runner
 from lorax.runner.vae import load_vae
 
 UNET = "model.diffusion_model."

@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 
 from lab import ldm, xl
 from lab.models import CONTEXT
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import DEFAULTS, Settings
-from lorax.files.tensors import open_tensors
+from lorax.checkpoint import DEFAULT_CONFIGS, ModelConfig, UNetNames
+from lorax.files import open_tensors
 from lorax.runner.unet import load_unet, time_ids, unet_config
 
-SD1 = Settings(size=8, heads=4, head_channels=0, latent_scale=1.0)
-XL = Settings(size=8, heads=0, head_channels=16, latent_scale=1.0)
+SD1 = ModelConfig(size=8, heads=4, head_channels=0, latent_scale=1.0)
+XL = ModelConfig(size=8, heads=0, head_channels=16, latent_scale=1.0)
 WIDTHS = (32, 64, 96)
 SDXL_FULL = {
     "block_out_channels": (320, 640, 1280),
@@ -111,7 +110,7 @@ def test_full_size(structure: dict) -> None:
     there = UNetNames.from_diffusers(original.state_dict())
     paths = {there.to_ldm(key): tuple(value.shape) for key, value in original.state_dict().items()}
     names = UNetNames.from_ldm(paths)
-    config = unet_config({names.to_diffusers(path): shape for path, shape in paths.items()}, DEFAULTS["sdxl"], 1280)
+    config = unet_config({names.to_diffusers(path): shape for path, shape in paths.items()}, DEFAULT_CONFIGS["sdxl"], 1280)
     with torch.device("meta"):
         built = UNet2DConditionModel(**config)
     assert shapes(built) == shapes(original)

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.methods.weight_pair import LITTLE
 from lorax.options import Options
 from lorax.subspace import spectral
-from lorax.transfer import by_layer
-from lorax.transfer.planning import Moved, Plan, plan
-from lorax.transfer.running import run, run_all
+from lorax.transfer import Moved, Plan, by_layer, plan, run, run_all
 from tests import builders
 from tests.samples import Files, along
 
@@ -110,7 +108,7 @@ def test_an_adapter_that_lies_inside_is_projected_everywhere(files: Files, tmp_p
         delta.down[:] = Vh[:1].reshape(delta.down.shape).float()
     lora = builders.save_lora(tmp_path / "inside.safetensors", inside)
     moved = run(planned(files, lora, Options("auto")))
-    assert all(record.reason.startswith("projected") for record in moved.report.records)
+    assert all(record.reason.text.startswith("projected") for record in moved.report.records)
     assert len(measured(moved)) == by_layer.SAMPLE
 
 

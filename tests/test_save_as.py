@@ -15,7 +15,7 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.options import Options, Saving
 from lorax.ui import words
-from lorax.workflow.jobs import Destination, transfer
+from lorax.workflow import InFolder, transfer
 from tests import builders, library
 from tests.library import made, request, silent
 from tests.samples import Files, arguments
@@ -80,20 +80,20 @@ def test_what_diverged_is_refused_as_it_is_for_a_plain_lora(files: Files, out: P
 
 
 def test_the_tab_and_the_api_save_either(folder: Path) -> None:
-    destination = Destination(folder / "Lora", "moved", saving=LORAX)
+    destination = InFolder(folder / "Lora", "moved", saving=LORAX)
     results = transfer(request(folder, "one", "styles/two"), destination, silent)
     assert [result.written for result in results] == [
         folder / "Lora" / "moved" / f"{name}-lorax.safetensors" for name in ("one", "two")
     ]
     html = words.written(results)
     assert html.count("fits itself to whatever") == 2
-    (plain,) = transfer(request(folder, "one"), Destination(folder / "Lora"), silent)
+    (plain,) = transfer(request(folder, "one"), InFolder(folder / "Lora"), silent)
     assert (plain.written, plain.note) == (folder / "Lora" / "one-target.safetensors", "")
 
 
 def test_a_declined_pair_leaves_no_empty_folder(folder: Path, files: Files) -> None:
     builders.save(builders.base(seed=77), folder / "target.safetensors")
-    (result,) = transfer(request(folder, "one", options=Options()), Destination(folder / "Lora", "moved"), silent)
+    (result,) = transfer(request(folder, "one", options=Options()), InFolder(folder / "Lora", "moved"), silent)
     assert result.report.declined
     assert result.written is None
     assert not (folder / "Lora" / "moved").exists()
@@ -105,9 +105,9 @@ def test_existing_files_are_found_before_any_work_and_inputs_are_never_replaced(
 
     (folder / "Lora" / "one-lorax.safetensors").write_bytes(b"mine")
     with pytest.raises(LoraxError, match=r"exists already\. Choose another output name, or have it replaced"):
-        transfer(request(folder, "one"), Destination(folder / "Lora", saving=LORAX), never)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", saving=LORAX), never)
     with pytest.raises(LoraxError, match="which is read and must not change"):
-        transfer(request(folder, "one"), Destination(folder / "Lora", name="one", saving=Saving(overwrite=True)), never)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", name="one", saving=Saving(overwrite=True)), never)
     assert made(folder) == []
 
 

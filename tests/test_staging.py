@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging
+from lorax.files import Staging
 
 
 def stage(folder: Path, *names: str) -> None:

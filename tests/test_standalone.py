@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 
 from lab import data, ldm, vae, xl
 from lab.models import Model, new_text_encoder, new_unet
-from lorax.catalog import Model as Listed
+from lorax.catalog import ListedFile
 from lorax.demo.bundle import BUNDLE
 from lorax.errors import LoraxError
 from lorax.hosts.base import Shot
@@ -42,6 +42,6 @@ def test_sdxl_and_checkpoints_without_a_yaml_are_compared(tmp_path: Path) -> Non
 
 
 def test_without_a_tokenizer_it_is_said_what_is_missing(tmp_path: Path) -> None:
-    host, listed = Standalone(tmp_path), Listed("x", tmp_path / "deeper" / "x.safetensors")
+    host, listed = Standalone(tmp_path), ListedFile("x", tmp_path / "deeper" / "x.safetensors")
     with pytest.raises(LoraxError, match=r"x\.safetensors: pictures need a tokenizer folder"):
         host.pictures([Shot("x", listed, None)], "guitar", 7, 1, None, lambda done, total, name: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.methods import METHODS, Bases
+from lorax.methods import METHODS, WeightPair
 from lorax.subspace import Decomposition, RankRule, similarity
 from lorax.subspace.gram import Gram, lower_gram
 from tests import reference
@@ -96,6 +96,6 @@ def test_a_rank_that_is_known_beforehand_needs_nothing_of_the_source() -> None:
     nothing = Decomposition(torch.empty(320, 320, device="meta"))  # whatever is computed of it has no values
     target = Decomposition(torch.tensor(power_law((320, 320), 0.5)).float())
     for rank in ("25%", "64", "100%"):
-        result, _ = METHODS["lorax"].move(low_rank((320, 320), 4)[0], Bases(nothing, target, RankRule(rank)))
+        result, _ = METHODS["lorax"].move(low_rank((320, 320), 4)[0], WeightPair(nothing, target, RankRule(rank)))
         assert result is not None
         assert torch.isfinite(result.up).all()

@@ -14,15 +14,14 @@ from lab import change, data, measure, sweep, variants, zoo
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.variants import AUTO, BY_NAME, COPY, RANDOM, VARIANTS
 from lab.zoo import ADAPTERS, HEADLINE_PAIRS, SCRATCH, XL
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.methods import refine
-from lorax.models import sampling
-from lorax.models.hooks import adapted
+from lorax.models import adapted, sampling
 from lorax.options import Options, Running
-from lorax.runner.runner import Runner
-from lorax.transfer.planning import plan
+from lorax.runner import Runner
+from lorax.transfer import plan
 from tests import narrow
 
 ADAPTER = ADAPTERS["contrast-r4"]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lorax.catalog import Facts, Model
-from lorax.transfer.report import LayerRecord, Report
+from lorax.catalog import Facts, ListedFile
+from lorax.reasons import Reason, Why
+from lorax.transfer import AlreadyThere, LayerRecord, Report, Status
 from lorax.ui import words
 from lorax.ui.heatmap import heatmap
-from lorax.workflow.jobs import Result
+from lorax.workflow import Result
 
 LAYERS = {
     "unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q": 0.9,
@@ -22,13 +23,20 @@ LAYERS = {
 }
 
 
+UNMATCHED = LayerRecord("lora_x", Status.UNMATCHED, Reason(Why.NO_LAYER_IN_SOURCE), 1.0)
+
+
+def moved(name: str, why: Why = Why.COPIED, similarity: float | None = None, **details: object) -> LayerRecord:
+    return LayerRecord(name, Status.TRANSFERRED, Reason(why, details), 1.0, name, name, similarity=similarity, overlap=0.4)
+
+
 def records() -> list[LayerRecord]:
-    moved = [LayerRecord(name, "transferred", "copied", 1.0, name, name, similarity=value) for name, value in LAYERS.items()]
-    return [*moved, LayerRecord("lora_x", "unmatched", "the source has no such layer", 1.0)]
+    return [*(moved(name, similarity=value) for name, value in LAYERS.items()), UNMATCHED]
 
 
-def result(name: str = "style", declined: str | None = None, written: Path | None = None) -> Result:
-    return Result(Model(name, Path(name)), Report(records(), "auto", declined), written)
+def result(report: Report | None = None, name: str = "style", written: Path | None = None) -> Result:
+    path = Path(name)
+    return Result(ListedFile(name, path), path, path, report or Report(records(), "auto"), (written,) if written else ())
 
 
 def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
@@ -54,7 +62,7 @@ def test_the_heat_map_of_deep_modules_and_two_encoders() -> None:
         "te1.text_model.encoder.layers.0.mlp.fc1": 0.5,
         "te2.text_projection": 0.9,
     }
-    figure = heatmap([LayerRecord(name, "transferred", "", 1.0, name, name, similarity=value) for name, value in layers.items()])
+    figure = heatmap([moved(name, similarity=value) for name, value in layers.items()])
     assert figure is not None
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["text1 0", "text2 0", "in 7", "text_projection"]
@@ -66,29 +74,31 @@ def test_the_heat_map_of_deep_modules_and_two_encoders() -> None:
 
 
 def test_no_heat_map_without_similarities() -> None:
-    assert heatmap([LayerRecord("x", "unmatched", "", 1.0)]) is None
+    assert heatmap([UNMATCHED]) is None
 
 
 def test_names_are_text_and_not_html() -> None:
     sly = "<img src=x onerror=alert(1)>"
     html = (
-        words.summary([result(sly)]) + words.facts_table([(sly, Facts(trained_on=sly, trigger_words=sly))]) + words.message(sly)
+        words.summary([result(name=sly)])
+        + words.facts_table([(sly, Facts(trained_on=sly, trigger_words=sly))])
+        + words.message(sly)
     )
     assert "<img" not in html
 
 
-def test_special_words_explain_themselves() -> None:
+def test_lines_with_special_words_explain_them() -> None:
+    """Both lines of how many layers, the similarity and what was measured; and no other."""
     html = words.summary([result()])
     assert html.count("<abbr title='") == html.count("</abbr>") == 3
-    assert "of the adapter&#x27;s <abbr" in html
+    assert "of the adapter&#x27;s squared norm. <abbr title='Layers are" in html
 
 
 @pytest.mark.parametrize(
-    "reason", ["projected at rank 5", "carried by the least-squares map", "two parts", "four parts", "keeps 9% of the delta"]
+    "reason", [Why.PROJECTED, Why.PROJECTED_INSIDE, Why.CARRIED, Why.TWO_PARTS, Why.FOUR_PARTS, Why.COPIED_NOT_PROJECTED]
 )
-def test_the_reasons_of_methods_explain_themselves(reason: str) -> None:
-    moved = [LayerRecord("x", "transferred", reason, 1.0, "x", "x")]
-    html = words.summary([Result(Model("style", Path("style")), Report(moved, "lorax"), None)])
+def test_the_reasons_of_methods_explain_themselves(reason: Why) -> None:
+    html = words.summary([result(Report([moved("x", reason, rank=5, share=0.09)], "lorax"))])
     line = re.search("<li>(.*?)</li>", html)
     assert line
     assert "<abbr" in line[1]
@@ -99,16 +109,16 @@ def test_the_columns_explain_themselves() -> None:
 
 
 def test_what_the_target_already_has_is_said() -> None:
-    moved = [LayerRecord("x", "transferred", "copied", 1.0, "x", "x", overlap=0.4)]
-    html = words.summary([Result(Model("style", Path("style")), Report(moved, "auto", strength=0.6), None)])
+    html = words.summary([result(Report([moved("x")], "auto", strength=0.6))])
     assert "<p>The target already has 40% of what the LoRA adds. That is left out: the result is as strong as" in html
     assert "already has" not in words.summary([result()])
 
 
 def test_what_was_not_written_is_said() -> None:
-    html = words.written([result(written=Path("out/style.safetensors")), result("other", declined="the bases are not related")])
+    declined = Report(records(), "auto", AlreadyThere(Path("target"), Path("other"), 0.97))
+    html = words.written([result(written=Path("out/style.safetensors")), result(declined, "other")])
     assert "Written: <code>out/style.safetensors" in html.replace("\\", "/")
-    assert "other: the bases are not related" in html
+    assert "other: target already has 97% of what other adds" in html
 
 
 def test_numbers_of_the_table_stay_numbers() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import Model, facts, propose
+from lorax.catalog import ListedFile, facts, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
-from lorax.workflow.jobs import Destination, Memory, Result, analyse, transfer
+from lorax.workflow import InFolder, Memory, Result, analyse, transfer
 from tests import builders, library
 from tests.library import made, request, silent
 from tests.samples import Files
@@ -51,12 +51,12 @@ def test_trigger_words_of_the_card_come_first_then_civitais(folder: Path) -> Non
 
 def test_a_base_is_proposed_by_hash_or_by_name(files: Files, folder: Path, tmp_path: Path) -> None:
     named = folder / "Lora" / "one.safetensors"
-    base, target = Model("a", files.base), Model("b", files.target)
+    base, target = ListedFile("a", files.base), ListedFile("b", files.target)
     assert propose(named, [target, base]) == base
     assert propose(folder / "Lora" / "styles" / "two.safetensors", [base, target]) is None
     metadata = {"ss_sd_model_name": "base.safetensors", "ss_new_sd_model_hash": "ab" * 32}
     hashed = builders.save_lora(tmp_path / "hashed.safetensors", files.deltas, metadata=metadata)
-    known = Model("c", files.target, sha256="ab" * 32)
+    known = ListedFile("c", files.target, sha256="ab" * 32)
     assert propose(hashed, [base, known]) == known
 
 
@@ -67,7 +67,7 @@ def test_several_adapters(folder: Path) -> None:
         if ": layer" in text:
             seen.append((done, total))
 
-    results = transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), progress)
+    results = transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora"), progress)
     assert [result.written for result in results] == [
         folder / "Lora" / "one-target.safetensors",
         folder / "Lora" / "styles" / "two-target.safetensors",
@@ -90,7 +90,7 @@ def test_a_stop_during_the_second_adapter_leaves_nothing(folder: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), stop)
+        transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora"), stop)
     assert made(folder) == []
 
 
@@ -105,7 +105,7 @@ def test_a_stop_when_all_is_computed_leaves_nothing(folder: Path, moment: str) -
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora"), stop)
+        transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora"), stop)
     assert ("writing two-target.safetensors" in texts) is (moment in ("writing two-target", ""))
     assert made(folder) == []
 
@@ -116,7 +116,7 @@ def test_only_what_is_hashed_is_told_of(folder: Path, save_as: str, hashed: set[
     known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
     for number, (one, expected) in enumerate(((asked, hashed), (known, set[str]()))):
         texts.clear()
-        destination = Destination(folder / "Lora", name=str(number), saving=Saving(save_as))
+        destination = InFolder(folder / "Lora", name=str(number), saving=Saving(save_as))
         transfer(one, destination, lambda done, total, text: texts.append(text))
         assert {text.split()[1].rstrip(":") for text in texts if text.startswith("hashing")} == expected
 
@@ -126,7 +126,7 @@ def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path
         raise AssertionError
 
     with pytest.raises(LoraxError, match=r"broken\.safetensors"):
-        transfer(request(folder, "one", "broken"), Destination(folder / "Lora"), never)
+        transfer(request(folder, "one", "broken"), InFolder(folder / "Lora"), never)
 
 
 @pytest.mark.parametrize(
@@ -141,17 +141,17 @@ def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path
 )
 def test_nothing_is_written_outside_of_the_adapter_folder(folder: Path, destination: dict, expected: str) -> None:
     with pytest.raises(LoraxError, match=expected):
-        transfer(request(folder, "one"), Destination(folder / "Lora", **destination), silent)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", **destination), silent)
 
 
 def test_name_and_subfolder(folder: Path) -> None:
-    (result,) = transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine"), silent)
+    (result,) = transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine"), silent)
     assert result.written == folder / "Lora" / "moved" / "here" / "mine.safetensors"
     with pytest.raises(LoraxError, match="exists already"):
-        transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine"), silent)
-    transfer(request(folder, "one"), Destination(folder / "Lora", "moved/here", "mine", Saving(overwrite=True)), silent)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine"), silent)
+    transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine", Saving(overwrite=True)), silent)
     with pytest.raises(LoraxError, match="cannot share the name"):
-        transfer(request(folder, "one", "styles/two"), Destination(folder / "Lora", "x", "same"), silent)
+        transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora", "x", "same"), silent)
 
 
 def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) -> None:
@@ -160,14 +160,14 @@ def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) 
 
     memory, asked = Memory(), request(folder, "one", "styles/two")
     analysed = analyse(asked, silent, memory)
-    results = transfer(asked, Destination(folder / "Lora"), never, memory)
+    results = transfer(asked, InFolder(folder / "Lora"), never, memory)
     assert [result.report for result in results] == [result.report for result in analysed]
-    (alone, _) = transfer(asked, Destination(folder / "Lora", "alone"), silent)
+    (alone, _) = transfer(asked, InFolder(folder / "Lora", "alone"), silent)
     assert results[0].written is not None
     assert alone.written is not None
     found, expected = load_file(results[0].written), load_file(alone.written)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    transfer(asked, Destination(folder / "Lora", "again", saving=Saving(dtype="fp32")), never, memory)
+    transfer(asked, InFolder(folder / "Lora", "again", saving=Saving(dtype="fp32")), never, memory)
 
     changes = {
         "options": lambda: request(folder, "one", "styles/two", options=Options("copy", max_rank=2)),
@@ -184,7 +184,7 @@ def test_a_hash_that_the_host_knows_is_not_computed(folder: Path) -> None:
     """Hashing takes longer than a copy."""
     asked = request(folder, "one")
     known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
-    found = transfer(known, Destination(folder / "Lora"), silent)[0].written
+    found = transfer(known, InFolder(folder / "Lora"), silent)[0].written
     assert found is not None
     header = builders.header(found)
     assert (header["lorax_source_model_hash"], header["ss_new_sd_model_hash"]) == ("a" * 64, "b" * 64)
@@ -196,9 +196,9 @@ def test_analyse_measures_every_layer_also_after_a_transfer(folder: Path, large:
     def measured(result: Result) -> int:
         return sum(record.similarity is not None for record in result.report.records)
 
-    (moved,) = transfer(asked, Destination(folder / "Lora"), silent, memory)
+    (moved,) = transfer(asked, InFolder(folder / "Lora"), silent, memory)
     (analysed,) = analyse(asked, silent, memory)
-    (again,) = transfer(asked, Destination(folder / "Lora", name="again"), silent, memory)
+    (again,) = transfer(asked, InFolder(folder / "Lora", name="again"), silent, memory)
     assert measured(moved) < measured(analysed) == measured(again) == len(analysed.report.records)
 
 

@@ -13,18 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import block_of
+from lab.writing import save_lorax
+from lorax.checkpoint import Checkpoint, block_of, open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
-from lorax.files.cache import Cache
-from lorax.formats import open_adapter
-from lorax.formats.loraxfile import Header
+from lorax.files import Cache
+from lorax.formats import Header, open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
-from lorax.pairing.pairs import pair
-from lorax.transfer.planning import plan
-from lorax.workflow.fitting import Fitter
+from lorax.pairing import pair
+from lorax.transfer import plan
+from lorax.workflow import Fitter
 from tests import builders, xl
 from tests.measures import assert_same
 from tests.samples import Files
@@ -97,7 +95,7 @@ def test_layouts_hold_the_same(bases: Bases) -> None:
     one, other = open_checkpoint(bases.target), open_checkpoint(bases.as_folder)
     assert one.layers == other.layers
     assert all(torch.equal(one.stored(layer), other.stored(layer)) for layer in one.layers)
-    assert one.fingerprint(one.layers) == other.fingerprint(other.layers)
+    assert one.identity.fingerprint(one.layers) == other.identity.fingerprint(other.layers)
 
 
 def test_inspect(bases: Bases, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,7 @@ from diffusers.loaders import lora_conversion_utils as lora_keys
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import UNetNames
+from lorax.checkpoint import Checkpoint, UNetNames, families, open_checkpoint
 from tests import xl
 from tests.tensor_files import HeaderOnly, Shapes
 
@@ -129,7 +127,7 @@ def test_every_naming_finds_every_layer(kind: str, naming: str) -> None:
 @pytest.mark.parametrize("kind", xl.SIZES)
 def test_written_names_are_kohyas(kind: str) -> None:
     base = checkpoint(kind)
-    assert {base.kohya_name(layer): layer for layer in base.layers} == {
+    assert {base.names.kohya(layer): layer for layer in base.layers} == {
         xl.spelled(layer, xl.SIZES[kind], "kohya"): layer for layer in base.layers
     }
 

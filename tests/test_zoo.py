@@ -21,7 +21,7 @@ from lab.zoo import (
     are_related,
 )
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
-from lorax.formats import open_adapter
+from lorax.formats import open_adapter, ranks
 from tests.lab_models import NEEDS_ICONS
 
 
@@ -57,10 +57,10 @@ def test_committed_adapters_are_what_the_table_says() -> None:
     found = [(adapter, base) for adapter, base in found if adapter.rank == 4 and not adapter.is_concept]
     for adapter, base in found:
         opened = open_adapter(adapter.path(base))
-        assert set(opened.ranks) == {adapter.rank}
+        assert set(ranks(opened)) == {adapter.rank}
         assert opened.metadata["ss_sd_model_name"] == f"{base}.safetensors"
         spellings = ("resnets", "in_layers")  # the second where blocks are not numbered as usual
-        assert any(part in name for name in opened.parts for part in spellings) == adapter.convolution
+        assert any(part in name for name in opened.layers for part in spellings) == adapter.convolution
 
 
 def test_roles_of_the_icon_sets() -> None:

@@ -1,9 +1,11 @@
-"""``python -m lab forecast``: fits what a transfer will be worth to what was known before it, and says how far off that is."""
+"""``python -m lab forecast``: fits what a transfer will be worth to what was known before it, and says how far off that is.
+
+lorax forecasts the range of what was measured in a group, whatever a fit would add: the fits stay in the lab.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,12 +15,13 @@ import numpy as np
 
 from lab.forecast import running, sentences, validation
 from lab.forecast.examples import examples
+from lab.forecast.model import value
 from lab.forecast.sentences import Judged
 from lab.forecast.validation import MEAN, Features
 from lab.report.cells import Cells
 from lab.results import Results
 from lab.variants import AUTO, COPY
-from lorax.transfer.forecast import FILE, value
+from lorax.transfer.forecast import FILE
 
 REPORT, PROBE = "report", "probe"
 CANDIDATES: dict[str, tuple[Features, ...]] = {
@@ -42,17 +45,17 @@ def forecast(options: argparse.Namespace) -> None:
     print(options.results / "forecast.json", FILE, sep="\n")
 
 
-def write(cells: Cells, findings: Path, models: Path) -> None:
-    """``findings`` for ``lab report``, and ``models``, which ``lorax.transfer.forecast`` reads."""
+def write(cells: Cells, findings: Path, shipped: Path) -> None:
+    """Write ``findings`` for ``lab report``, and ``shipped``, which ``lorax.transfer.forecast`` reads."""
     asked = [(variant, kind, related) for variant in (COPY, AUTO) for kind in CANDIDATES for related in (True, False)]
     judged = [one for each in asked if (one := _judge(cells, *each))]
     if not judged:
         sys.exit("too few transfers are measured for a forecast: needed are some of two pairs of relatives, or of strangers.")
-    shown: dict[str, dict[str, Any]] = {}
+    weights: dict[str, dict[str, Any]] = {}
     plots: dict[str, dict[str, Any]] = {}
     for one in judged:
         if one.kind == REPORT:
-            shown.setdefault(one.variant, {})["related" if one.related else "unrelated"] = model_of(one)
+            weights.setdefault(one.variant, {})["related" if one.related else "unrelated"] = group_of(one)
         for fold, predicted in one.tested:
             points = plots.setdefault(f"{one.variant}-by-the-{one.kind}", {"predicted": [], "measured": [], "labels": []})
             points["predicted"] += _rounded(predicted)
@@ -66,42 +69,28 @@ def write(cells: Cells, findings: Path, models: Path) -> None:
     ]
     tables = [sentences.errors(judged), sentences.candidates(judged)]
     _write(findings, {"plots": plots, "sentences": told, "tables": tables})
-    about = "written by python -m lab forecast from lab/results; read by lorax/forecast.py"
-    _write(models, {"about": about, "methods": shown, "running": ran})
+    about = "written by python -m lab forecast from lab/results; read by lorax/transfer/forecast.py"
+    _write(shipped, {"about": about, "weights": weights, "running": ran})
 
 
-def model_of(judged: Judged) -> dict[str, Any]:
-    """Fitted to all of the group, with the errors on bases left out; no more than the mean where that is no worse."""
-    features = judged.features if judged.is_useful else MEAN
-    model = validation.fit(judged.examples, features)
-    off = [example.measured - model.predict(example.known) for example in judged.examples]
-    if features:
-        off = [one for fold, predicted in judged.tested for one in [example.measured for example in fold.held] - predicted]
-    own, of_mean = judged.errors
+def group_of(judged: Judged) -> dict[str, Any]:
+    """Describe what was measured of a group of transfers: nine of ten lie within ``low`` and ``high``.
+
+    ``similarity`` and ``coverage`` are the ranges within which that holds. Nothing is too similar for relatives, or too unlike
+    for strangers.
+    """
+    mean = validation.fit(judged.examples, MEAN).intercept
+    low, high = _rounded(np.quantile([example.measured - mean for example in judged.examples], (0.05, 0.95)))
+    ranges = {name: [value(name, example.known) for example in judged.examples] for name in ("similarity", "coverage")}
+    ranges["similarity"].append(1.0 if judged.related else -1.0)
     return {
-        "intercept": model.intercept,
-        "coefficients": dict(model.coefficients),
-        "bounds": list(model.bounds),
-        "ranges": _ranges(judged, features),
-        "residuals": _rounded(np.quantile(off, (0.05, 0.95))),
-        "validation": {
-            "features": list(judged.features),
-            "bases left out": len(own),
-            "error": _rounded([own.mean()])[0] if len(own) else None,
-            "error of mean": _rounded([of_mean.mean()])[0] if len(own) else None,
-            "less": _rounded(dataclasses.astuple(judged.less)),
-        },
+        "mean": mean,
+        "low": mean + low,
+        "high": mean + high,
+        **{name: [min(values), max(values)] for name, values in ranges.items()},
         "pairs": len(judged.pairs),
         "transfers": len(judged.examples),
     }
-
-
-def _ranges(judged: Judged, features: Features) -> dict[str, list[float]]:
-    """Of what the forecast asks for, of similarity and coverage too; nothing is too similar, or too unlike, for its group."""
-    names = {"similarity", "coverage", *(name for feature in features for name in feature.split("*"))}
-    ranges = {name: [value(name, example.known) for example in judged.examples] for name in sorted(names)}
-    ranges["similarity"].append(1.0 if judged.related else -1.0)
-    return {name: [min(values), max(values)] for name, values in ranges.items()}
 
 
 def _judge(cells: Cells, variant: str, kind: str, related: bool) -> Judged | None:

@@ -27,7 +27,7 @@ class Example:
     @property
     def related(self) -> bool:
         """By the measure by which a forecast is chosen."""
-        return are_alike(self.known)
+        return are_alike(self.known.get("similarity"))
 
 
 def examples(cells: Cells, variant: str) -> list[Example]:

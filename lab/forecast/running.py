@@ -8,8 +8,8 @@ from typing import Any
 
 from lab.report.cells import Cells
 from lab.zoo import CROSSING, HEADLINE_RANK, STRUCTURES, STYLES, are_related
-from lorax.methods import BEHAVIOURAL
-from lorax.transfer.forecast import CROSSED, RELATIVES, STRANGERS
+from lorax.methods import METHODS, runs_models
+from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 
 Measured = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> what was measured
 
@@ -17,7 +17,7 @@ Measured = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> wha
 def measured(cells: Cells) -> Measured:
     """The mean and the range of recovery at strength 1, over the styles at the headline's rank; of how many pairs."""
     found: Measured = defaultdict(dict)
-    for method in BEHAVIOURAL:
+    for method in filter(runs_models, METHODS):
         by_kind: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(dict)
         for pair in (*cells.pairs(), CROSSING):
             if recoveries := _recoveries(cells, pair, method):

@@ -138,13 +138,12 @@ def _range(one: Judged) -> str:
 
 def _skill(one: Judged) -> str:
     own, of_mean = one.errors
-    shows = "`analyze` and `transfer` show" if one.kind == "report" else "The lab alone knows"
     if len(own) < FEWEST:
         return f"only {len(own)} bases can be left out, so that nothing can be said of a forecast."
     found = f"error {own.mean():.2f}, of always predicting their mean {of_mean.mean():.2f}; nearer by {number(one.less)}."
-    if one.is_useful:
-        return f"{found} It is useful. {shows} it; it is made from: {_listed(one.features)}."
     shown = "`analyze` and `transfer` show the range of what was measured." if one.kind == "report" else ""
+    if one.is_useful:
+        return f"{found} It is useful, and the lab alone knows it; it is made from: {_listed(one.features)}. {shown}".strip()
     return f"{found} **It does not tell them apart**, and is not shown. {shown}".strip()
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from lab.forecast.examples import Example
+from lab.forecast.model import Model, value
 from lab.stats import Interval, mean
-from lorax.transfer.forecast import Model, value
 
 Features = tuple[str, ...]
 Fit = Callable[[Sequence[Example]], Model]

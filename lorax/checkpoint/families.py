@@ -1,7 +1,7 @@
-"""What family a base is from, told by its structure and never by its file's name or widths.
+"""The families of bases. The structure of a base tells its family; the file's name and the widths do not matter.
 
-A family is one row of ``FAMILIES``. A component is one row of a family: where its layers are in a checkpoint, in a diffusers
-folder and in an adapter.
+A family is one row of ``FAMILIES``. A component is one row of a family: it says where its layers are in a checkpoint, in a
+diffusers folder and in an adapter.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a base that adapters touch. Prefixes end where the layer's own path begins."""
+    """A part of a base that adapters change. Prefixes end where the layer's own path begins."""
 
-    name: str  # "unet", "te"; a layer's name begins with it
-    title: str  # the same in two families means that their layers do the same
+    name: str  # "unet", "te"; begins the names of its layers
+    title: str  # if it is equal in two families, their layers do the same
     checkpoint: str  # prefix in an LDM checkpoint
     folder: str  # subfolder of a diffusers pipeline
     kohya: tuple[str, ...]  # prefixes in kohya adapters; the first one is written
-    peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters; where two components share one, the first has it
-    also: tuple[str, ...] = ()  # further prefixes in checkpoints, of other tools
-    open_clip: bool = False  # an LDM checkpoint holds it as OpenCLIP names it; diffusers folders and adapters never do
-    pooled: bool = True  # the pooled text is used. Where it is not, what leads to it (the last layer, the projection) is no layer
+    peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters; if two components share one, it is the first one's
+    also: tuple[str, ...] = ()  # further prefixes in the checkpoints of other tools
+    open_clip: bool = False  # LDM checkpoints hold it under OpenCLIP's names; diffusers folders and adapters never do
+    pooled: bool = True  # the pooled text is used; if not, the last layer and the projection are left out
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """In checkpoints, the usual one first."""
+        """Prefixes in checkpoints, the usual one first."""
         return self.checkpoint, *self.also
 
 
@@ -85,16 +85,16 @@ REFINER_BIG_G = dataclasses.replace(
 
 @dataclass(frozen=True)
 class Signs:
-    """What tells UNets of different families apart, whatever their widths."""
+    """The structure by which the UNets of different families are told apart."""
 
     linear_projection: bool  # proj_in is a linear layer (SD 2.x on), not a 1x1 convolution (SD 1.x)
-    deep: bool  # some attention module has more than one transformer block
-    refiner: bool = False  # deep, with a third downsampler: SDXL's refiner has one level more than SDXL and its pruned siblings
+    deep: bool  # at least one attention module has more than one transformer block
+    refiner: bool = False  # deep, with a third downsampler: SDXL's refiner has one level more than SDXL and its pruned relatives
 
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table: how to recognise it, what to call it, and which components can be moved."""
+    """A family: how it is recognised, what it is called, and which components an adapter can change."""
 
     name: str
     title: str
@@ -104,19 +104,19 @@ class Family:
     v2: bool  # kohya's ss_v2
     architecture: str  # modelspec.architecture of its LoRAs
     card_version: str  # "sd version" on the WebUI's cards
-    velocity: tuple[str, str] | None = None  # base_version and architecture where the base predicts velocity, if others
-    adapter_names: str | None = None  # pattern of names of layers that only this family's adapters have
-    has_adapters: bool = True  # False: hardly any are trained for it, so an adapter is one of its only if it is given as its base
-    ldm_names: bool = False  # kohya's adapters spell its UNet's layers as LDM does, and not as diffusers does
+    velocity: tuple[str, str] | None = None  # base_version and architecture of bases that predict velocity
+    adapter_names: str | None = None  # pattern of layer names that only this family's adapters have
+    has_adapters: bool = True  # False: hardly any are trained for it, and an adapter is taken for one only with it as the source
+    ldm_names: bool = False  # kohya's adapters give its UNet's layers LDM's names instead of diffusers'
 
     @property
     def told_as(self) -> set[str]:
-        """What trainers write of it into an adapter's header."""
+        """The words for the family that trainers write into an adapter's header."""
         return {self.base_version, self.architecture, *(self.velocity or ())}
 
     @property
     def context(self) -> tuple[str, ...]:
-        """The text encoders whose outputs, one beside the other, are the input of the UNet's cross-attention."""
+        """Titles of the text encoders whose concatenated outputs are the input of the UNet's cross-attention."""
         return tuple(component.title for component in self.components if component.name != "unet")
 
 
@@ -167,14 +167,14 @@ SDXL_REFINER = Family(
     ldm_names=True,
 )
 FAMILIES = (SD1, SD2, SDXL, SDXL_REFINER)
-# What precedes the module's own path in diffusers and PEFT adapters, the longest first.
+# Prefixes of a module's own path in diffusers and PEFT adapters, the longest first.
 PEFT_PREFIXES = sorted({prefix for family in FAMILIES for c in family.components for prefix in c.peft}, key=len, reverse=True)
 DEEP = r"transformer_blocks[._][1-9]"
 DOWNSAMPLER = r"(input_blocks\.\d+\.0\.op|down_blocks\.\d+\.downsamplers\.0\.conv)\.weight"
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    """The family of a UNet from its parameters' names (in either layout) and numbers of dimensions, or None if it is no UNet."""
+    """The family of a UNet, from the names (in either layout) and shapes of its parameters; None if it has none of ours."""
     projections = [shape for key, shape in shapes.items() if key.endswith("proj_in.weight")]
     if not projections:
         return None
@@ -185,23 +185,23 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
 
 
 def told(metadata: Mapping[str, str]) -> Family | None:
-    """The family that an adapter's header names in kohya's words or modelspec's; None where it names none of these."""
+    """The family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
     words = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
     return next((family for family in FAMILIES if words & family.told_as), None)
 
 
-def detect_adapter(prefixes: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    """The family that an adapter was made for, from its layer names and its factors' shapes, or None when they do not tell.
+def detect_adapter(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
+    """The family that an adapter was made for, from its layers' names and shapes; None if they do not tell.
 
-    ``prefixes`` are layer names in any naming; ``shapes`` maps a layer name to the shape of its down factor. An adapter has only
-    some of a UNet's layers, so what is absent from it tells nothing.
+    ``names`` are layer names in any naming; ``shapes`` maps a layer name to the shape of its down factor. An adapter has only
+    some of a UNet's layers, so an absent layer tells nothing.
     """
-    prefixes = list(prefixes)
+    names = list(names)
     for family in FAMILIES:
-        if family.adapter_names and any(re.match(family.adapter_names, name) for name in prefixes):
+        if family.adapter_names and any(re.match(family.adapter_names, name) for name in names):
             return family
-    deep = any(re.search(DEEP, name) for name in prefixes)
-    projections = [shapes[name] for name in prefixes if name.endswith(("proj_in", "proj_out")) and name in shapes]
+    deep = any(re.search(DEEP, name) for name in names)
+    projections = [shapes[name] for name in names if name.endswith(("proj_in", "proj_out")) and name in shapes]
     convolution = any(len(shape) == 4 for shape in projections)  # two dimensions tell nothing: some tools flatten 1x1 kernels
     fitting = [
         family

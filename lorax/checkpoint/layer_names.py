@@ -1,14 +1,15 @@
-"""One name for a layer of a base, and its names everywhere else.
+"""The names of layers, in the LDM and the diffusers layout.
 
-A layer is called by its component and its path in the original (LDM, "compvis") layout: ``unet.input_blocks.1.1.proj_in``. In a
-text encoder it is transformers' path, whatever the layout: ``te.text_model.encoder.layers.0.mlp.fc1``. Other namings are derived
-from the *structure* of the base at hand - which blocks it has - and not from arithmetic on a standard layout, so pruned bases,
-whose block numbers shift, are named correctly too.
+A layer's name is its component and its path. In the UNet the path is that of the original (LDM, "compvis") layout, as in
+``unet.input_blocks.1.1.proj_in``. In a text encoder it is transformers' path in every layout, as in
+``te.text_model.encoder.layers.0.mlp.fc1``. Other names are derived from the blocks that the base at hand has, not from arithmetic
+on a standard layout. So the layers of pruned bases, whose block numbers shift, are named correctly too.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,8 +35,8 @@ OUTSIDE_BLOCKS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-TEXT_MODEL = "text_model."  # transformers 5, adapters made with it and some old checkpoints leave this prefix out
-PROJECTION = "text_projection"  # of the pooled text; it is beside the text model, and not in it
+TEXT_MODEL = "text_model."  # prefix that transformers 5, adapters made with it and some old checkpoints leave out
+PROJECTION = "text_projection"  # the projection of the pooled text, which is beside the text model and not in it
 BLOCK = re.compile(
     r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?"
     r"|\w+\.text_model\.encoder\.layers\.\d+"
@@ -44,13 +45,13 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class UNetNames:
-    """The blocks of one UNet: LDM prefix -> diffusers prefix, as ``output_blocks.3.1`` -> ``up_blocks.1.attentions.0``."""
+    """The names of a UNet's blocks: LDM prefix -> diffusers prefix, as ``output_blocks.3.1`` -> ``up_blocks.1.attentions.0``."""
 
     blocks: dict[str, str]
 
     @classmethod
     def from_ldm(cls, paths: Iterable[str]) -> UNetNames:
-        """Read the structure off the module or parameter paths of an LDM UNet (without ``model.diffusion_model.``)."""
+        """The names of an LDM UNet, from its module or parameter paths without ``model.diffusion_model.``."""
         inside = _children(paths, r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)")
         blocks, level, index = dict(OUTSIDE_BLOCKS), 0, 0
         for number in sorted(n for side, n in inside if side == "input_blocks" and n > 0):
@@ -80,7 +81,7 @@ class UNetNames:
 
     @classmethod
     def from_diffusers(cls, paths: Iterable[str]) -> UNetNames:
-        """The same from the paths of a diffusers UNet."""
+        """The names of a diffusers UNet, from its module or parameter paths."""
         inside = _children(paths, r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\..+")
         blocks, number = dict(OUTSIDE_BLOCKS), 1
         for level in sorted(n for side, n in inside if side == "down_blocks"):
@@ -108,21 +109,21 @@ class UNetNames:
         return cls(blocks)
 
     def has_ldm(self, path: str) -> bool:
-        """Whether a path in LDM layout is in one of the blocks. Merges carry along what other tools have put in."""
+        """Whether a path in LDM layout is in one of the blocks. Merged files may hold other tools' parameters."""
         return _head(path, self.blocks) is not None
 
     def has_diffusers(self, path: str) -> bool:
-        """The same for a path in diffusers layout."""
+        """Whether a path in diffusers layout is in one of the blocks."""
         return _head(path, self._inverse) is not None
 
     def to_diffusers(self, path: str) -> str:
-        """``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``. Parameter names (``.weight``) may follow."""
+        """The diffusers path of a layer or parameter: ``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``."""
         block, rest = _split(path, self.blocks)
         name = self.blocks[block]
         return name + _renamed(rest, RESNET if ".resnets." in name else {})
 
     def to_ldm(self, path: str) -> str:
-        """The inverse of ``to_diffusers``."""
+        """The LDM path of a layer or parameter, the inverse of ``to_diffusers``."""
         name, rest = _split(path, self._inverse)
         return self._inverse[name] + _renamed(rest, RESNET_INVERSE if ".resnets." in name else {})
 
@@ -130,8 +131,22 @@ class UNetNames:
     def _inverse(self) -> dict[str, str]:
         return {name: block for block, name in self.blocks.items()}
 
+    @cached_property
+    def levels(self) -> int:
+        """The number of resolutions at which the UNet works."""
+        return 1 + max(int(name.split(".")[1]) for name in self.blocks.values() if name.startswith("down_blocks."))
+
+    def level_of(self, name: str) -> int:
+        """The level of the block that holds the diffusers path ``name``: 0 for full resolution, one more for each halving."""
+        side, _, rest = name.partition(".")
+        if side == "down_blocks":
+            return int(rest.partition(".")[0])
+        if side == "up_blocks":
+            return self.levels - 1 - int(rest.partition(".")[0])
+        return self.levels - 1 if side == "mid_block" else 0
+
     def is_standard(self) -> bool:
-        """Whether SD 1.x's arithmetic (three entries a level) names the blocks. Hosts resolve diffusers names by it."""
+        """Whether the blocks are numbered as in SD 1.x, three entries a level. Hosts rely on that for diffusers names."""
         for block, name in self.blocks.items():
             if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+).*", name):
                 level, kind, index = int(found[2]), found[3], int(found[4])
@@ -147,15 +162,15 @@ class UNetNames:
 
 
 def component_of(layer: str) -> str:
-    """``unet``, or which text encoder."""
+    """The component of a layer, as ``unet`` or ``te``."""
     return layer.partition(".")[0]
 
 
 def block_of(layer: str) -> str:
-    """The block that a layer belongs to, the unit of pairing.
+    """The block of a layer, which is the unit of pairing.
 
-    It is a transformer block, an attention module without its transformer blocks (that is, its projections), a residual block, or
-    the layer alone. Pruning takes single transformer blocks out of attention modules, so a module as a whole has no counterpart.
+    A block is a transformer block, the projections of an attention module, a residual block, or a layer alone. Pruning removes
+    single transformer blocks from attention modules, so a module as a whole may have no counterpart.
 
     ``unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q`` -> ``unet.input_blocks.1.1.transformer_blocks.0``,
     ``unet.input_blocks.1.1.proj_in`` -> ``unet.input_blocks.1.1`` and
@@ -165,12 +180,22 @@ def block_of(layer: str) -> str:
     return found[0] if found else layer
 
 
+def by_block(layers: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Block -> path inside the block -> layer."""
+    blocks: dict[str, dict[str, str]] = defaultdict(dict)
+    for layer in layers:
+        block = block_of(layer)
+        blocks[block][layer[len(block) :]] = layer
+    return blocks
+
+
 def text_path(path: str) -> str:
-    """The path of a text encoder's layer or parameter, with the prefix that may have been left out."""
+    """The path of a text encoder's layer or parameter with the prefix ``text_model.``, which may have been left out."""
     return path if path.startswith((TEXT_MODEL, PROJECTION)) else TEXT_MODEL + path
 
 
 def _split(path: str, known: Collection[str]) -> tuple[str, str]:
+    """(block, rest) of a path. Raises KeyError if it is in none of the known blocks."""
     head = _head(path, known)
     if head is None:
         raise KeyError(path)
@@ -178,14 +203,14 @@ def _split(path: str, known: Collection[str]) -> tuple[str, str]:
 
 
 def _head(path: str, known: Collection[str]) -> str | None:
-    """The longest known block that the path begins with."""
+    """The longest known block that the path begins with; None if there is none."""
     parts = path.split(".")
     heads = (".".join(parts[:length]) for length in range(min(5, len(parts)), 0, -1))
     return next((head for head in heads if head in known), None)
 
 
 def _children(paths: Iterable[str], pattern: str) -> dict[tuple[str, int], dict]:
-    """(side, block number) -> child -> the paths or indices below it."""
+    """(side, block number) -> child -> the paths or indices below the child."""
     inside: dict[tuple[str, int], dict] = {}
     for path in paths:
         if found := re.fullmatch(pattern, path):

@@ -1,4 +1,4 @@
-"""Where a base's parameters are: in a checkpoint of LDM's layout, in a UNet's file, or in the files of a diffusers folder."""
+"""Finds the parameters of a base in a checkpoint of LDM's layout, in a UNet's file or in a diffusers folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lorax.checkpoint import families, openclip
 from lorax.checkpoint.families import Component
 from lorax.checkpoint.layer_names import text_path
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile, open_tensors
+from lorax.files import Part, TensorFile, open_tensors
 
 VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-FOREIGN_FOLDERS = ("transformer", "prior", "decoder")  # where pipelines without a UNet have what is in its place
-LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # what else is called so has no way up
+OTHER_FOLDERS = ("transformer", "prior", "decoder")  # subfolders of pipelines that have another model in place of a UNet
+LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # keys by which a UNet's layout is recognised
 
 
 @dataclass(frozen=True)
 class Layout:
-    """``unet``: parameter's path -> where it is. ``text(component)`` is the same for a text encoder.
+    """The places of a base's parameters. ``unet``: path -> place; ``text(component)``: path -> place for a text encoder.
 
-    ``naming`` is the UNet's, None where these are no UNet's names, as with other architectures.
+    ``naming`` is the UNet's layout; None if the names are not a UNet's, as with other architectures.
     """
 
     unet: Mapping[str, Part]
@@ -34,7 +34,7 @@ class Layout:
 
 
 def layout_of(path: Path) -> Layout:
-    """Of a file or a folder; its ``unet`` is of any architecture. Raises LoraxError when nothing in it looks like a base's."""
+    """The layout of a file or a folder, of any architecture. Raises LoraxError if nothing in it looks like a base."""
     return _of_folder(path) if path.is_dir() else _of_file(path)
 
 
@@ -57,7 +57,7 @@ def _of_folder(path: Path) -> Layout:
         return Layout(unet, "diffusers", lambda component: _text_parts(_weights_in(path / component.folder) or {}))
     if (unet := _weights_in(path)) is not None:
         return Layout(unet, "diffusers" if DIFFUSERS_SIGN in unet else None)
-    for name in FOREIGN_FOLDERS:
+    for name in OTHER_FOLDERS:
         if (other := _weights_in(path / name)) is not None:
             return Layout(other, None)
     raise LoraxError(f"{path}: not a diffusers folder; expected {families.UNET.folder}/{STEMS[0]}.safetensors in it.")
@@ -84,12 +84,12 @@ def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:
-    """Whether an adapter can touch the parameter: the weight of a linear layer or a convolution."""
+    """Whether an adapter can change the parameter, that is, whether it is the weight of a linear layer or a convolution."""
     return len(shape) in (2, 4) and key.endswith(".weight") and not key.endswith("_embedding.weight")
 
 
 def _weights_in(folder: Path) -> dict[str, Part] | None:
-    """The tensors of a model that diffusers or transformers wrote into ``folder``, in one file or in several; None: no model."""
+    """The parameters of the model that diffusers or transformers wrote into ``folder``; None if there is none."""
     for name in _weight_files():
         if (file := folder / name).is_file():
             paths = _shards(file) if name.endswith(".json") else [file]
@@ -98,7 +98,7 @@ def _weights_in(folder: Path) -> dict[str, Part] | None:
 
 
 def _weight_files() -> Iterator[str]:
-    """Names under which diffusers and transformers look for weights, the preferred ones first."""
+    """File names under which diffusers and transformers look for weights, the preferred ones first."""
     for kind, variant, stem in product(("safetensors", "bin"), VARIANTS, STEMS):
         yield f"{stem}{variant}.{kind}"
         yield f"{stem}.{kind}.index{variant}.json"
@@ -107,6 +107,7 @@ def _weight_files() -> Iterator[str]:
 
 
 def _shards(index: Path) -> list[Path]:
+    """The files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         paths = [index.parent / Path(name).name for name in names]

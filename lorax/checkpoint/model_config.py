@@ -1,4 +1,4 @@
-"""What a checkpoint's shapes cannot tell: from the ``.yaml`` beside it, else as its family has it."""
+"""Settings that a checkpoint's shapes do not tell, from the ``.yaml`` beside it or else as usual in its family."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import yaml
 from lorax.checkpoint import families
 from lorax.checkpoint.prediction import NOISE, prediction_of
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 
 
 @dataclass(frozen=True)
-class Settings:
-    size: int  # of the latents, a side
-    heads: int  # of every attention of the UNet, whatever its width; 0 if ``head_channels`` tells
-    head_channels: int  # width of every head; 0 if ``heads`` tells
-    latent_scale: float  # latents times this have about unit variance
+class ModelConfig:
+    """What is needed to run a base beside its weights."""
+
+    size: int  # side of the latents
+    heads: int  # in every attention of the UNet; 0 if ``head_channels`` decides
+    head_channels: int  # width of every head; 0 if ``heads`` decides
+    latent_scale: float  # factor by which latents get about unit variance
 
     def heads_at(self, width: int) -> int:
-        """Heads of an attention with ``width`` channels. Raises LoraxError if they do not divide it."""
+        """The number of heads of an attention with ``width`` channels. Raises LoraxError if they do not divide it."""
         if width % (self.heads or self.head_channels):
             heads = f"{self.heads} heads" if self.heads else f"heads of {self.head_channels} channels"
             raise LoraxError(
@@ -32,22 +34,22 @@ class Settings:
         return self.heads or width // self.head_channels
 
 
-DEFAULTS = {
-    families.SD1.name: Settings(size=64, heads=8, head_channels=0, latent_scale=0.18215),
-    families.SDXL.name: Settings(size=128, heads=0, head_channels=64, latent_scale=0.13025),
+DEFAULT_CONFIGS = {
+    families.SD1.name: ModelConfig(size=64, heads=8, head_channels=0, latent_scale=0.18215),
+    families.SDXL.name: ModelConfig(size=128, heads=0, head_channels=64, latent_scale=0.13025),
 }
 
 
-def settings_of(file: TensorFile, family: str, config: Path | None = None) -> Settings:
-    """Of a checkpoint of the family with this name. ``config``: the ``.yaml`` that a host has it by, where it is another one.
+def config_of(file: TensorFile, family: str, config: Path | None = None) -> ModelConfig:
+    """The settings of a checkpoint of the family with this name. ``config``: the ``.yaml``, if it is not beside the checkpoint.
 
-    Reads ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` from the ``.yaml``, in ldm's or
-    sgm's format. Raises LoraxError if that is damaged, or if it or the checkpoint says that the model does not predict noise,
-    or if the family is not drawn here.
+    ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` are read from the ``.yaml``, in ldm's
+    or sgm's format. Raises LoraxError if it is damaged, if the model is said to predict something else than noise, or if models
+    of the family cannot be run here.
     """
-    if family not in DEFAULTS:
+    if family not in DEFAULT_CONFIGS:
         raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
-    settings, path = DEFAULTS[family], config or file.path.with_suffix(".yaml")
+    settings, path = DEFAULT_CONFIGS[family], config or file.path.with_suffix(".yaml")
     if (predicts := prediction_of(file.path, file)) not in (NOISE, None):
         raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise, and cannot be run here. Compare in the WebUI.")
     if not path.is_file():
@@ -56,7 +58,7 @@ def settings_of(file: TensorFile, family: str, config: Path | None = None) -> Se
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         params = content["model"]["params"]
         network = (params.get("unet_config") or params["network_config"])["params"]
-        # sgm's format has no place for the size; the lab writes it outside ``model``, which is all that hosts read.
+        # sgm's format has no place for the size. The lab writes it outside of ``model``, and hosts read nothing else.
         size = int(params.get("image_size") or content.get("image_size") or settings.size)
         scale = float(params.get("scale_factor") or settings.latent_scale)
         heads, head_channels = (max(0, int(network.get(key) or 0)) for key in ("num_heads", "num_head_channels"))  # -1: not set
@@ -66,6 +68,6 @@ def settings_of(file: TensorFile, family: str, config: Path | None = None) -> Se
             "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."
         ) from error
     settings = replace(settings, size=size, latent_scale=scale)
-    if head_channels:  # the UNet's own code prefers it, too
+    if head_channels:  # which the UNet's own code prefers, too
         return replace(settings, heads=0, head_channels=head_channels)
     return replace(settings, heads=heads, head_channels=0) if heads else settings

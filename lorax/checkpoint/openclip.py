@@ -1,4 +1,4 @@
-"""OpenCLIP's text encoders under the names that transformers gives their parts, which all adapters use."""
+"""Translates the parameters of OpenCLIP's text encoders to the names in transformers, which all adapters use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lorax.checkpoint.layer_names import PROJECTION, TEXT_MODEL
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")  # of a block
 _NAMES = (
@@ -27,9 +27,9 @@ _NAMES = (
 
 
 def key_of(name: str) -> tuple[str, int | None]:
-    """OpenCLIP's key of the parameter that transformers calls ``name``, and which third of its rows it is, if it is not all.
+    """OpenCLIP's key of the parameter that transformers calls ``name``, and which third of its rows it is; None: all rows.
 
-    OpenCLIP keeps q, k and v in one tensor, and the projection of the pooled text transposed.
+    OpenCLIP stores q, k and v in one tensor, and the projection of the pooled text transposed.
     """
     found = re.search(r"\.self_attn\.([qkv])_proj\.", name)
     key = name
@@ -39,9 +39,9 @@ def key_of(name: str) -> tuple[str, int | None]:
 
 
 def part(file: TensorFile, prefix: str, name: str) -> Part:
-    """Where the parameter is in an encoder whose keys begin with ``prefix``; the file need not have it.
+    """The place of a parameter in an encoder whose keys begin with ``prefix``. The file need not have it.
 
-    Raises LoraxError when a tensor of q, k and v is not three of one size.
+    Raises LoraxError if the tensor of q, k and v is not three square matrices.
     """
     inside, third = key_of(name)
     key = prefix + inside
@@ -57,15 +57,15 @@ def part(file: TensorFile, prefix: str, name: str) -> Part:
 
 
 def padded_with_zeros(ids: torch.Tensor, end: int) -> torch.Tensor:
-    """Token ids (N, 77) as OpenCLIP pads them: with 0 after the first end token, and not with more of it."""
+    """Token ids (N, 77) padded as in OpenCLIP: with 0 after the first end token instead of more end tokens."""
     return ids.masked_fill((ids == end).int().cumsum(1) > 1, 0)
 
 
 def layers(file: TensorFile, prefix: str, pooled: bool = True) -> Mapping[str, Part]:
-    """Path as in transformers -> where the weight is, for all linear layers of the encoder whose keys begin with ``prefix``.
+    """Path as in transformers -> place, for all linear layers of the encoder whose keys begin with ``prefix``.
 
-    Where the pooled text is not used, its projection and the last layer are left out, as diffusers does for SD 2.x, which takes
-    the text from the layer before. Raises LoraxError as ``part`` does.
+    If the pooled text is not used, its projection and the last layer are left out. diffusers does so for SD 2.x, which takes the
+    text from the layer before. Raises LoraxError as ``part`` does.
     """
     block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
     blocks = sorted({int(found[1]) for key in file.shapes if (found := block.match(key))})

@@ -1,16 +1,17 @@
-"""What a base's UNet predicts. Its weights do not show it; what lies in the file and beside it may."""
+"""What a base's UNet predicts. Its weights do not show it, but the file's header and the files beside it may."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 
 NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
-# Keys that trainers leave in a checkpoint, as ComfyUI and Forge read them.
+# Keys that trainers put into a checkpoint as marks, as ComfyUI and Forge read them.
 MARKS = {"edm_mean": EDM, "edm_vpred.sigma_max": VELOCITY, "v_pred": VELOCITY}
 WORDS = {"epsilon": NOISE, "eps": NOISE, "v": VELOCITY, "v_prediction": VELOCITY}  # of modelspec, ldm and diffusers
 SCALINGS = {"EpsScaling": NOISE, "VScaling": VELOCITY, "VScalingWithEDMcNoise": VELOCITY, "EDMScaling": EDM}  # of sgm
@@ -19,18 +20,18 @@ ZERO_SNR = "ztsnr"  # a key beside v_pred: the last step of the schedule is nois
 
 
 def prediction_of(path: Path, file: TensorFile) -> str | None:
-    """What the base at ``path``, a file or a folder, predicts; None where nothing tells. ``file`` holds its UNet.
+    """What the base at ``path``, a file or a folder, predicts; None if nothing tells. ``file`` holds its UNet.
 
-    What a ``.yaml`` beside a file says comes first, as it does in A1111; then the marks among the keys, then the metadata. A
-    folder's scheduler tells. What cannot be read tells nothing, since a transfer needs none of it.
+    A ``.yaml`` beside a file comes first, as in A1111, or the scheduler of a folder. The marks among the keys and then the
+    metadata follow. What cannot be read is ignored, since a transfer does not need it.
     """
     told = _of_scheduler(path) if path.is_dir() else _of_yaml(path.with_suffix(".yaml"))
     mark = next((what for key, what in MARKS.items() if key in file.shapes), None)
-    return told or mark or of_metadata(file.metadata)
+    return told or mark or prediction_in(file.metadata)
 
 
-def of_metadata(metadata: Mapping[str, str]) -> str | None:
-    """What the header of a base or of an adapter says, in modelspec's words or kohya's."""
+def prediction_in(metadata: Mapping[str, str]) -> str | None:
+    """What the header of a base or an adapter says in modelspec's words or kohya's; None if it does not say."""
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
     kohya = metadata.get("ss_base_model_version", "")
     return (
@@ -40,20 +41,25 @@ def of_metadata(metadata: Mapping[str, str]) -> str | None:
     )
 
 
-def warning(predicts: str | None, source: str, wanted: str | None, target: str) -> str | None:
-    """What is to be said of a move from ``source``, for which the adapter was made, to ``target``; None where there is nothing.
+@dataclass(frozen=True)
+class Mismatch:
+    """Two bases, by name, that do not predict the same. A prediction is None if nothing tells it; noise is then the rule."""
 
-    They predict ``predicts`` and ``wanted``. Where nothing tells, noise is the rule.
-    """
-    if (predicts or NOISE) == (wanted or NOISE):
+    source: str
+    of_source: str | None
+    target: str
+    of_target: str | None
+
+
+def mismatch(of_source: str | None, source: str, of_target: str | None, target: str) -> Mismatch | None:
+    """Return what the bases predict, if that is not the same."""
+    if (of_source or NOISE) == (of_target or NOISE):
         return None
-    made = f"The LoRA is for a base that predicts {predicts}" if predicts else f"{source} does not say what it predicts"
-    goes = f"{target} predicts {wanted}" if wanted else f"{target} does not say what it predicts"
-    return f"{made}, but {goes}. Weights are moved all the same; the effect may be weaker or another one there, so compare."
+    return Mismatch(source, of_source, target, of_target)
 
 
 def _of_yaml(path: Path) -> str | None:
-    """ldm's ``parameterization``, or the scaling of sgm's denoiser."""
+    """What a ``.yaml`` says: ldm's ``parameterization``, or the scaling of sgm's denoiser."""
     if not path.is_file():
         return None
     import yaml
@@ -69,7 +75,7 @@ def _of_yaml(path: Path) -> str | None:
 
 
 def _of_scheduler(folder: Path) -> str | None:
-    """Of a pipeline's folder, or of the ``unet`` folder inside it."""
+    """What the scheduler says of a pipeline's folder, or of the ``unet`` folder inside it."""
     places = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
     try:
         settings = json.loads(next(path for path in places if path.is_file()).read_text(encoding="utf-8"))

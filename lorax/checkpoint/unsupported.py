@@ -1,12 +1,12 @@
-"""Bases that are recognised and not supported, told by their keys, so that the refusal can name them."""
+"""Recognises bases that are not supported by their keys, so that a refusal can name them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# The first row that any key matches is the one: some architectures have the next one's keys too. Patterns of one row are of the
-# original layout and of diffusers'; they are matched at the key's beginning.
+# The first row that any key matches counts, since some architectures have the next one's keys too. The patterns of a row are for
+# the original layout and for diffusers'. They are matched at the beginning of a key.
 ARCHITECTURES = {
     "FLUX.2": r"(single_stream_modulation|double_stream_modulation_img)\.",
     "Chroma": r"distilled_guidance_layer\.",
@@ -45,12 +45,12 @@ PREFIX = re.compile(r"^(model\.diffusion_model|model)\.")
 
 
 def architecture(keys: Iterable[str]) -> str | None:
-    """The name of the architecture whose parameters these are, or None if it is none of the table."""
+    """The name of the architecture that has these parameters; None if it is not in the table."""
     return _first(ARCHITECTURES, keys)
 
 
 def quantization(keys: Iterable[str]) -> str | None:
-    """How the weights were quantized, or None if the keys do not tell of it."""
+    """The way in which the weights were quantized; None if the keys do not tell."""
     return _first(QUANTIZED, keys)
 
 

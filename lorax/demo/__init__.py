@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.catalog import ListedFile
 from lorax.demo import bundle
 from lorax.demo.bundle import STYLE
-from lorax.formats import open_adapter
-from lorax.options import Options
-from lorax.output import plain_lora
-from lorax.transfer.planning import plan
-from lorax.transfer.report import Report
-from lorax.transfer.running import run as transfer
+from lorax.options import Options, Saving
+from lorax.transfer import Report, as_json, wording
+from lorax.workflow import AtPath, Request, transfer
 
 if TYPE_CHECKING:
-    from lorax.runner.runner import Runner
+    from lorax.runner import Runner  # diffusers is slow to import, and may be missing
 
 PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA has seen the last two
 SEED = 7
@@ -33,7 +30,7 @@ def run(output: Path) -> Iterator[str]:
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """
     from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and not there without the demo extra
-    from lorax.runner.runner import Runner
+    from lorax.runner import Runner
 
     began = time.monotonic()
     models = output / "models"
@@ -46,8 +43,8 @@ def run(output: Path) -> Iterator[str]:
     for target in (bundle.FINETUNE, bundle.PRUNED):
         copied, _ = _transfer(adapter, models, target, output, Options("copy", pairing="name"), "copied")
         moved, report = _transfer(adapter, models, target, output, Options(), "transferred")
-        reports[target] = report.as_json()
-        yield f"base -> {target}: " + report.summary().replace("\n", "\n  ")
+        reports[target] = as_json(report)
+        yield f"base -> {target}: " + wording.summary(report).replace("\n", "\n  ")
         native = bundle.BUNDLE / "loras" / f"{STYLE}-{target}.safetensors"
         runner = Runner(models / f"{target}.safetensors", tokenizer)
         variants = {"alone": None, "copied by name": copied, "transferred": moved, "trained natively": native}
@@ -59,16 +56,11 @@ def run(output: Path) -> Iterator[str]:
 
 
 def _transfer(adapter: Path, models: Path, target: str, output: Path, options: Options, label: str) -> tuple[Path, Report]:
-    planned = plan(
-        open_adapter(adapter),
-        open_checkpoint(models / f"{bundle.BASE}.safetensors"),
-        open_checkpoint(models / f"{target}.safetensors"),
-        options,
-    )
-    moved = transfer(planned)
-    path = output / f"{STYLE}-{target}-{label}.safetensors"
-    plain_lora.write(planned, moved, path, overwrite=True)
-    return path, moved.report
+    bases = (models / f"{name}.safetensors" for name in (bundle.BASE, target))
+    source, target_base, lora = (ListedFile(path.stem, path) for path in (*bases, adapter))
+    place = AtPath(output / f"{STYLE}-{target}-{label}.safetensors", Saving(overwrite=True))
+    [result] = transfer(Request(source, target_base, [lora], options), place)
+    return result.files[0], result.report
 
 
 def _pictures(runner: Runner, adapter: Path | None) -> torch.Tensor:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
-from lorax.files.hashing import hashes
-from lorax.files.tensors import TensorFile, open_tensors
+from lorax.files import TensorFile, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
@@ -63,17 +61,6 @@ def _origin(path: Path) -> str:
     return origin
 
 
-def pack(
-    path: Path, tensors: dict[str, torch.Tensor], sibling: str | None = None, its: Mapping[str, torch.Tensor] | None = None
-) -> None:
-    """Store a model without the tensors that the model called ``sibling`` has too, under whatever name."""
-    content = {_fingerprint(value): key for key, value in (its or {}).items()}
-    shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
-    own = {key: value.contiguous() for key, value in tensors.items() if key not in shared}
-    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
-    save_file(own, path, {"format": "pt"} | described)
-
-
 def _whole(file: TensorFile, sibling: Path | None) -> dict[str, torch.Tensor]:
     """The model's own tensors and those that it shares; cloned, since one of the sibling's may serve under several names."""
     own = {key: file.get(key) for key in file.shapes}
@@ -81,7 +68,3 @@ def _whole(file: TensorFile, sibling: Path | None) -> dict[str, torch.Tensor]:
         return own
     other = open_tensors(sibling)
     return own | {key: other.get(name).clone() for key, name in json.loads(file.metadata[SHARED]).items()}
-
-
-def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
-    return tuple(tensor.shape), tensor.contiguous().numpy().tobytes()

@@ -1,0 +1,24 @@
+"""Reads and writes files: tensors that are mapped from disk, hashes, files that appear together, and a cache of results."""
+
+from lorax.files.cache import Cache, Entry
+from lorax.files.hashing import Hashes, hashes, legacy_hash
+from lorax.files.staging import Staging, check_folder, check_free
+from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
+
+__all__ = [
+    "Cache",
+    "Entry",
+    "Hashes",
+    "Part",
+    "Staging",
+    "Stamp",
+    "TensorFile",
+    "check_folder",
+    "check_free",
+    "hashes",
+    "is_finite",
+    "legacy_hash",
+    "open_tensors",
+    "stamp",
+    "title_of",
+]

@@ -1,7 +1,7 @@
-"""Results that are worth keeping: tensors and a few words under a key, in memory and on disk, bounded in size.
+"""A cache of results, in memory and on disk, bounded in size. An entry holds tensors and a few strings.
 
-Several processes may share a folder: an entry is one file that appears whole or not at all, and may vanish at any time. What
-cannot be read counts as absent, and what cannot be written is kept in memory only.
+Several processes may share a folder. An entry is one file, which appears whole or not at all and may vanish at any time. An entry
+that cannot be read counts as absent; one that cannot be written is kept in memory only.
 """
 
 from __future__ import annotations
@@ -21,34 +21,40 @@ from safetensors.torch import save
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".lorax-fit"  # of an entry, a safetensors file: no file of another kind is ever removed from the folder
-ABANDONED = 3600.0  # seconds after which a temporary file is what a crash left behind
+SUFFIX = ".lorax-fit"  # ends the name of an entry, a safetensors file; no other file is ever removed from the folder
+ABANDONED = 3600.0  # seconds after which a temporary file was left behind by a crash
 
 
 class Entry(NamedTuple):
+    """A result: named tensors, and named strings in ``notes``."""
+
     tensors: dict[str, torch.Tensor]
     notes: dict[str, str]
 
     @property
     def size(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
 class Cache:
-    """The least recently used entries go first. A limit of 0 bytes switches that half off, as does no folder."""
+    """Entries by key; the least recently used ones are removed first.
+
+    Limits are in bytes. A limit of 0 switches its half off, and so does having no folder.
+    """
 
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
-        self._has_told = False  # of an entry that is too large
-        self._lock = threading.Lock()  # a page's button clears while a picture is made
+        self._has_warned = False  # of an entry that is too large
+        self._lock = threading.Lock()  # a button may clear the cache while a picture is made
 
     @property
     def is_on_disk(self) -> bool:
         return self.folder is not None and self.disk_limit > 0
 
     def get(self, key: str, remember: bool = True) -> Entry | None:
-        """``remember``: whether it is kept in memory from now on; so for ``put``, which else keeps it on the disk alone."""
+        """The entry, or None if there is none. ``remember``: whether to keep it in memory from now on."""
         with self._lock:
             entry = self._memory.get(key) or self._read(key)
             if entry is not None and remember:
@@ -56,13 +62,14 @@ class Cache:
             return entry
 
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
+        """Keep an entry on the disk and, with ``remember``, in memory."""
         with self._lock:
             if remember:
                 self._remember(key, entry)
             if self.folder is None or self.disk_limit == 0:
                 return
             if entry.size > self.disk_limit:
-                self._tell(entry)
+                self._warn(entry)
                 return
             try:
                 self._write(self.folder / (key + SUFFIX), entry)
@@ -71,7 +78,7 @@ class Cache:
             self._trim(self.folder, self.disk_limit)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
-        """Keep within other limits from now on. What is in another folder stays there."""
+        """Keep within other limits from now on. Entries in the former folder stay there."""
         with self._lock:
             self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
             self._forget()
@@ -79,21 +86,22 @@ class Cache:
                 self._trim(folder, disk_limit)
 
     def clear(self) -> None:
+        """Remove all entries from memory and from the folder."""
         with self._lock:
             self._memory.clear()
             if self.folder is not None:
                 self._trim(self.folder, 0)
 
-    def _tell(self, entry: Entry) -> None:
-        """Once: a training has its state put every few steps."""
-        if not self._has_told:
+    def _warn(self, entry: Entry) -> None:
+        """Log once that an entry is too large. A training puts its state every few steps."""
+        if not self._has_warned:
             log.warning(
                 "%s: an entry of %.2g GB is not kept: the cache may hold %.2g GB. Allow it more if work is to be found again.",
                 self.folder,
                 entry.size / 1e9,
                 self.disk_limit / 1e9,
             )
-        self._has_told = True
+        self._has_warned = True
 
     def _remember(self, key: str, entry: Entry) -> None:
         self._memory.pop(key, None)
@@ -113,7 +121,7 @@ class Cache:
                 entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
             os.utime(path)  # used now
         except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError):
-            return None  # torch says RuntimeError where another process removed the file in the meantime
+            return None  # torch raises RuntimeError if another process removed the file in the meantime
         return entry
 
     @staticmethod
@@ -124,14 +132,14 @@ class Cache:
             with temporary.open("wb") as stream:
                 stream.write(save(entry.tensors, entry.notes))
                 stream.flush()
-                os.fsync(stream.fileno())  # else a power cut may leave a file of the right size with nothing in it
+                os.fsync(stream.fileno())  # otherwise a power cut may leave an empty file of the right size
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
     @staticmethod
     def _trim(folder: Path, limit: int) -> None:
-        """Remove the oldest entries until at most ``limit`` bytes are left, and what crashes left behind."""
+        """Remove abandoned temporary files, and the oldest entries until at most ``limit`` bytes are left."""
         found = []
         for path in folder.iterdir() if folder.is_dir() else ():
             try:

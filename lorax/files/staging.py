@@ -1,4 +1,4 @@
-"""Files that appear together or not at all: written under temporary names, renamed when all of them are there."""
+"""Writes several files together or not at all: under temporary names, which are replaced once all are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lorax.errors import LoraxError
 
 
 def check_folder(path: Path, option: str = "--output") -> None:
-    """Raise LoraxError when there is no folder to write ``path`` into; ``option`` is what named it."""
+    """Raise LoraxError if ``path``, which was given as ``option``, has no folder to be written into."""
     if not path.parent.is_dir():
         raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another {option}.")
 
@@ -23,10 +23,10 @@ def check_free(
     option: str = "--output",
     replace: str = "let transfer replace it with --overwrite",
 ) -> None:
-    """Raise LoraxError before any work is done when ``path``, given as ``option``, must not be written.
+    """Raise LoraxError if ``path``, which was given as ``option``, must not be written.
 
-    Never written, whatever ``overwrite`` says: the ``inputs``, what lies in one that is a folder, and folders. ``replace`` says
-    how the user may have a file replaced.
+    Folders, the ``inputs`` and what lies in them are never written, whatever ``overwrite`` says. ``replace`` tells how a user can
+    have a file replaced.
     """
     places = [place for place in (path, *path.resolve().parents) if place.exists()]
     if read := next((one for one in inputs for place in places if place.samefile(one)), None):
@@ -38,18 +38,18 @@ def check_free(
 
 
 class Staging:
-    """``with Staging() as staging: staging.add(path).write_text(...)``.
+    """A context in which files are written under temporary names: ``staging.add(path).write_text(...)``.
 
-    When the block ends, the files take their places in the order in which they were added. When it fails or is interrupted, or
-    a file cannot take its place, all is as it was: those that are new are taken away again, and those that were replaced are put
-    back. A KeyboardInterrupt from before the first file took its place leaves with the words "nothing was written".
+    When the block ends, the files take their places in the order in which they were added. If the block fails or is interrupted,
+    or if a file cannot take its place, everything is as before: new files are removed, and replaced ones are put back. A
+    KeyboardInterrupt in the block is raised again with the words "nothing was written".
     """
 
     def __init__(self) -> None:
         self._temporaries: dict[Path, Path] = {}
 
     def add(self, path: Path) -> Path:
-        """The temporary file, in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` has one already."""
+        """A temporary file in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` was added before."""
         if _key(path) in self._temporaries:
             raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
         temporary = _hidden(path)
@@ -57,7 +57,7 @@ class Staging:
         return temporary
 
     def is_free(self, path: Path) -> bool:
-        """Whether ``path`` neither exists nor is about to."""
+        """Whether ``path`` neither exists nor was added."""
         return not path.exists() and _key(path) not in self._temporaries
 
     def __enter__(self) -> Staging:
@@ -96,10 +96,10 @@ def _hidden(path: Path) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere."""
+    """Whether something has this name, even a broken link."""
     return path.is_symlink() or path.exists()
 
 
 def _key(path: Path) -> Path:
-    """One spelling per file. A link is not followed: it is the name that is written."""
+    """The path in one spelling per file. Links are not followed, since the name is what is written."""
     return path.parent.resolve() / path.name

@@ -1,4 +1,4 @@
-"""Named tensors in a file, read one at a time: the header now, the rest on demand."""
+"""Named tensors in a file. The header is read when the file is opened, each tensor when it is asked for."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from safetensors import SafetensorError, safe_open
 from lorax.errors import LoraxError
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-
-
 Stamp = tuple[str, int, int]  # path, size, time of the last change
 
 
 def stamp(path: Path) -> Stamp:
-    """What changes when a file is replaced."""
+    """A value that changes if the file is replaced."""
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
+def title_of(path: Path) -> str:
+    """The name of a model at ``path`` for users: a file's without its suffix, a folder's whole, since it may hold dots."""
+    return path.name if path.is_dir() else path.stem
+
+
 class TensorFile(Protocol):
-    """A lazy mapping of names to tensors, in the dtype in which they are stored."""
+    """A lazy mapping of names to tensors, in the dtype in which they are stored. ``shapes``: name -> shape."""
 
     path: Path
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
 
-    def get(self, key: str) -> torch.Tensor: ...
+    def get(self, key: str) -> torch.Tensor:
+        """The tensor of this name. Raises LoraxError if it cannot be read."""
 
 
 def open_tensors(path: Path) -> TensorFile:
     """Open a ``.safetensors`` file by its header, or a pickled checkpoint through weights-only loading.
 
-    Raises LoraxError when the file is missing, truncated, not what its name says, or holds code.
+    Raises LoraxError if the file is missing, truncated, not what its name says, or holds code.
     """
     if not path.is_file():
         raise LoraxError(f"{path}: no such file. Check the path.")
@@ -49,7 +53,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 class Part(NamedTuple):
-    """A tensor of a file, or some of its rows, or its transpose: what one layer's weight is of the file."""
+    """The place of one parameter in a file: a tensor, some of its rows, or its transpose."""
 
     file: TensorFile
     key: str
@@ -64,7 +68,7 @@ class Part(NamedTuple):
         return shape[::-1] if self.transposed else shape
 
     def get(self) -> torch.Tensor:
-        """A view of the file, which is mapped: rows that are not used are not read. Raises LoraxError if it holds no floats."""
+        """A view of the mapped file; rows that are not used are not read. Raises LoraxError if it is not floating point."""
         tensor = self.file.get(self.key)
         if not tensor.is_floating_point():
             raise LoraxError(
@@ -77,6 +81,8 @@ class Part(NamedTuple):
 
 
 class SafetensorsFile:
+    """A ``.safetensors`` file, which is mapped. Raises LoraxError if it is damaged."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
@@ -97,14 +103,14 @@ class SafetensorsFile:
 
 
 class PickleFile:
-    """A ``.ckpt`` or ``.pt`` file. Its tensors are mapped from disk where the file format allows it."""
+    """A ``.ckpt`` or ``.pt`` file, which is mapped if its format allows it. Raises LoraxError if it is damaged or holds code."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
         try:
             state = _load_pickle(path)
-        except Exception as error:  # damaged pickles make the unpickler raise whatever their bytes lead it to
+        except Exception as error:  # a damaged pickle can make the unpickler raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise LoraxError(
                 f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
@@ -126,21 +132,21 @@ class PickleFile:
 
 
 def is_finite(values: torch.Tensor) -> bool:
-    """Whether none of them, of whatever floating point dtype, is NaN or infinite."""
+    """Whether no value is NaN or infinite, in any floating point dtype."""
     values = values if values.element_size() > 1 else values.float()
-    # Any that is not would show in the sum, which takes a twentieth of the time. The sum of others may overflow too.
+    # A value that is not finite shows in the sum, which takes a twentieth of the time. The sum of finite values may overflow too.
     return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether each of the tensor's values is stored, and the file thus no smaller than what is read from it."""
+    """Whether all values of the tensor are stored, so that reading it takes no more memory than the file has."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _load_pickle(path: Path) -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch remarks on old pickles; what matters to a user is said by the error
+        warnings.simplefilter("ignore")  # torch warns of old pickles; users read our errors
         try:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # torch < 2.3 maps no Path
         except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped

@@ -1,5 +1,21 @@
-"""Adapter files: one module a format, each of which declares the parts of a layer that it owns."""
+"""Reads adapter files. Each format is one module, which declares the parts of a layer that it owns."""
 
-from lorax.formats.reader import AdapterFile, open_adapter
+from lorax.formats import loraxfile, sidecars, small
+from lorax.formats.adapter_file import AdapterFile
+from lorax.formats.keys import split
+from lorax.formats.loraxfile import Header
+from lorax.formats.opening import open_adapter
+from lorax.formats.summary import kind, ranks, trigger_words
 
-__all__ = ["AdapterFile", "open_adapter"]
+__all__ = [
+    "AdapterFile",
+    "Header",
+    "kind",
+    "loraxfile",
+    "open_adapter",
+    "ranks",
+    "sidecars",
+    "small",
+    "split",
+    "trigger_words",
+]

@@ -1,4 +1,4 @@
-"""PEFT's configuration, which keeps outside the tensors what they are multiplied with."""
+"""PEFT's configuration, which holds the scales of an adapter outside of its tensors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Configuration:
         self._path, self._settings = path, settings
 
     def scale(self, name: str, rank: int | None) -> float | None:
-        """alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer that the file spells ``name``; None where nothing is said.
+        """alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer that the file spells ``name``; None if it is not given.
 
-        ``rank`` is that of the layer's factors, and None if it has none: then the configuration's counts.
+        ``rank`` is that of the layer's factors. If it is None, the configuration's is taken. Raises LoraxError if a value is no
+        usable number, or a pattern is damaged.
         """
         head = name.partition(".")[0] + "."  # diffusers keeps one configuration per component: unet.lora_alpha, ...
         settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
@@ -48,7 +49,7 @@ class Configuration:
         return float(value)
 
     def _matching(self, settings: dict[str, Any], which: str, name: str, default: object) -> object:
-        """What a PEFT pattern (regular expression of the module's name or its end -> value) gives a layer; the first counts."""
+        """The value that a table of patterns gives a layer: that of the first one that matches the module's name or its end."""
         patterns = settings.get(which) or {}
         module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
         try:
@@ -60,6 +61,7 @@ class Configuration:
 
 
 def parse(path: Path, text: str | bytes) -> dict[str, Any]:
+    """The settings in ``text``. Raises LoraxError, which names ``path``, if it is no JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:  # of JSON or of UTF-8

@@ -1,15 +1,16 @@
-"""Full: the difference of the weights itself, as LyCORIS' ``full`` and extractors without a rank write it."""
+"""The difference of the weights itself, as LyCORIS' ``full`` and extractors without a rank write it."""
 
 from __future__ import annotations
 
 import math
 
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "full"
 ON_BASE = False
+LOW_RANK = False
 DIFF = "diff"
 SUFFIXES = {".diff": DIFF}
 
@@ -19,8 +20,8 @@ def check(where: str, shapes: Shapes) -> None:
         raise parts.fail(where, shapes, "2 or 4 dimensions")
 
 
-def shape(shapes: Shapes) -> tuple[int, int]:
-    return shapes[DIFF][0], math.prod(shapes[DIFF][1:])
+def extent(shapes: Shapes) -> Extent:
+    return Extent(shapes[DIFF][0], math.prod(shapes[DIFF][1:]))
 
 
 def rank(shapes: Shapes) -> None:

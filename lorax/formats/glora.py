@@ -1,20 +1,22 @@
-"""GLoRA (arXiv 2306.07967) as LyCORIS has it: a low-rank matrix, and another one applied to the base's weight.
+"""GLoRA (arXiv 2306.07967) as LyCORIS has it: a low-rank matrix, and another one that is applied to the base's weight.
 
-LyCORIS swapped the roles of the factors once. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
+LyCORIS once swapped the roles of the factors. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "GLoRA"
 ON_BASE = True
+LOW_RANK = False
 PARTS = NEW = ("a1", "a2", "b1", "b2")  # a's up, a's down, b's up and b's down
 OLD = ("a2", "a1", "b2", "b1")
 SUFFIXES = {f".{part}.weight": part for part in PARTS}
@@ -36,7 +38,10 @@ def _fits(shapes: Shapes, factors: Sequence[str]) -> bool:
 
 
 def _is_old(shapes: Shapes) -> bool:
-    """Where the shapes fit both, a rank is no larger than a side; where it is as large, hosts take the old layout."""
+    """Whether the factors have the old layout.
+
+    If the shapes fit both, it is the layout in which the rank is no larger than a side, and the old one if they are equal.
+    """
     old, new = (_fits(shapes, factors) for factors in (OLD, NEW))
     return shapes["a1"][0] <= shapes["a1"][1] if old == new else old
 
@@ -45,9 +50,9 @@ def _factors(shapes: Shapes) -> Sequence[str]:
     return OLD if _is_old(shapes) else NEW
 
 
-def shape(shapes: Shapes) -> tuple[int, int]:
+def extent(shapes: Shapes) -> Extent:
     *_, up, down = _factors(shapes)
-    return shapes[up][0], torch.Size(shapes[down][1:]).numel()
+    return Extent(shapes[up][0], math.prod(shapes[down][1:]))
 
 
 def rank(shapes: Shapes) -> int:
@@ -55,9 +60,9 @@ def rank(shapes: Shapes) -> int:
 
 
 def decode(layer: Layer) -> LowRank:
-    """[b_up, W a_up] [b_down; a_down], the second pair for each place in the kernel by itself.
+    """dW = [b_up, W a_up] [b_down; a_down], with the second pair repeated for each place in the kernel.
 
-    A1111 reads the old layout only, and takes no notice of its alpha.
+    A1111 reads the old layout only, and ignores its alpha.
     """
     shapes = layer.shapes
     a_up, a_down, b_up, b_down = (layer.tensors[part].flatten(1) for part in _factors(shapes))

@@ -1,7 +1,7 @@
-"""(IA)^3 (arXiv 2205.05638): every row or every column of the base's weight times a number of its own.
+"""(IA)^3 (arXiv 2205.05638): each row or each column of the base's weight is multiplied with a number of its own.
 
-Two spellings: LyCORIS keeps the number less one in ``weight``, and which side it is in ``on_input``; PEFT keeps the number itself
-in ``ia3_l``, whose shape tells the side.
+There are two spellings. LyCORIS stores the number less one in ``weight``, and the side in ``on_input``. PEFT stores the number
+itself in ``ia3_l``, whose shape tells the side.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "(IA)^3"
 ON_BASE = True
+LOW_RANK = False
 WEIGHT, ON_INPUT, PEFT = "weight", "on_input", "ia3_l"
 SUFFIXES = {".on_input": ON_INPUT, ".ia3_l": PEFT, ".weight": WEIGHT}
 
@@ -28,8 +29,8 @@ def check(where: str, shapes: Shapes) -> None:
             raise parts.fail(where, shapes, "one number in on_input")
 
 
-def shape(shapes: Shapes) -> tuple[None, None]:
-    return None, None
+def extent(shapes: Shapes) -> Extent:
+    return Extent(None, None)
 
 
 def rank(shapes: Shapes) -> None:
@@ -37,7 +38,7 @@ def rank(shapes: Shapes) -> None:
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = W * w along one side, of any rank. A1111 fails where w is on a convolution's output; LyCORIS is followed there."""
+    """dW = W * w along one side, of any rank. This follows LyCORIS; A1111 fails if w is on a convolution's output."""
     W = layer.weight()
     if PEFT in layer.tensors:
         w = layer.tensors[PEFT].flatten() - 1
@@ -54,7 +55,11 @@ def decode(layer: Layer) -> LowRank:
 
 
 def _axis(layer: Layer, weight: torch.Size) -> int:
-    """A linear layer's is (out, 1) or (1, in); a convolution's is (1, out, 1, 1) or (1, in, 1, 1), told apart by their sizes."""
+    """The side of PEFT's numbers: 0 for outputs, 1 for inputs.
+
+    A linear layer's numbers are (out, 1) or (1, in). A convolution's are (1, out, 1, 1) or (1, in, 1, 1), and only their count
+    tells the side. Raises LoraxError if that is the same for both.
+    """
     shape = layer.tensors[PEFT].shape
     if len(shape) == 2:
         return int(shape[0] == 1)

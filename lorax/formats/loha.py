@@ -1,4 +1,4 @@
-"""LoHa (FedPara, arXiv 2108.06098): the elementwise product of two low-rank matrices, each perhaps a Tucker decomposition."""
+"""LoHa (FedPara, arXiv 2108.06098): the elementwise product of two low-rank matrices, or of two Tucker decompositions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import torch
 
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "LoHa"
 ON_BASE = False
+LOW_RANK = False
 HALVES = (("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
 SUFFIXES = {f".{part}": part for half in HALVES for part in half}
 
@@ -25,12 +26,12 @@ def check(where: str, shapes: Shapes) -> None:
         fits = fits and (mid[:2] == (up[0], down[0]) if mid and len(mid) == 4 else mid is None and up[1] == down[0])
         if not fits:
             raise parts.fail(where, shapes, expected)
-    if _shape(shapes, 0) != _shape(shapes, 1):
+    if _extent(shapes, 0) != _extent(shapes, 1):
         raise parts.fail(where, shapes, expected)
 
 
-def shape(shapes: Shapes) -> tuple[int, int]:
-    return _shape(shapes, 0)
+def extent(shapes: Shapes) -> Extent:
+    return _extent(shapes, 0)
 
 
 def rank(shapes: Shapes) -> int:
@@ -38,9 +39,9 @@ def rank(shapes: Shapes) -> int:
 
 
 def decode(layer: Layer) -> LowRank:
-    """(B1 A1) * (B2 A2) is of rank r^2: its factors are the products of each pair of columns, and of each pair of rows.
+    """dW = (B1 A1) * (B2 A2), of rank r^2: its factors are the products of all pairs of columns, and of all pairs of rows.
 
-    That is the Khatri-Rao product of the factors. Where it is no smaller than the matrix, the matrix is formed.
+    These are Khatri-Rao products. If they are no smaller than the matrix, the matrix itself is formed.
     """
     (up_1, down_1), (up_2, down_2) = (_factors(layer, *half) for half in HALVES)
     scale = layer.scale(len(layer.tensors["hada_w1_b"]))
@@ -55,7 +56,7 @@ def _factors(layer: Layer, a: str, b: str, t: str) -> tuple[torch.Tensor, torch.
     return parts.fold(up.mT, layer.tensors[t], down) if t in layer.tensors else (up, down)
 
 
-def _shape(shapes: Shapes, half: int) -> tuple[int, int]:
+def _extent(shapes: Shapes, half: int) -> Extent:
     a, b, t = HALVES[half]
     kernel = shapes.get(t, ())[2:]
-    return shapes[a][1 if kernel else 0], shapes[b][1] * math.prod(kernel)
+    return Extent(shapes[a][1 if kernel else 0], shapes[b][1] * math.prod(kernel))

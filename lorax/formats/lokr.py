@@ -1,4 +1,4 @@
-"""LoKr (arXiv 2309.14859, section 3.2): the Kronecker product of two matrices, each whole or in factors."""
+"""LoKr (arXiv 2309.14859, section 3.2): the Kronecker product of two matrices, each stored whole or in factors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import torch
 
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "LoKr"
 ON_BASE = False
+LOW_RANK = False
 MID = "lokr_t2"
 SUFFIXES = {f".{part}": part for part in (*(f"lokr_w{i}{end}" for i in (1, 2) for end in ("", "_a", "_b")), MID)}
 
@@ -38,9 +39,9 @@ def _fits(shapes: Shapes, name: str) -> bool:
     return a[1] == b[0] if mid is None else len(mid) == 4 and mid[:2] == (a[0], b[0])
 
 
-def shape(shapes: Shapes) -> tuple[int, int]:
+def extent(shapes: Shapes) -> Extent:
     (a, b), (c, d) = _shape(shapes, "lokr_w1"), _shape(shapes, "lokr_w2")
-    return a * c, b * d
+    return Extent(a * c, b * d)
 
 
 def _shape(shapes: Shapes, name: str) -> tuple[int, int]:
@@ -51,12 +52,12 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, int]:
 
 
 def rank(shapes: Shapes) -> int | None:
-    """Of the second matrix's factors, else of the first's (A1111, network_lokr.py)."""
+    """The rank of the second matrix's factors, else of the first's (A1111, network_lokr.py); None if both are whole."""
     return next((shapes[part][0] for part in ("lokr_w2_b", "lokr_w1_b") if part in shapes), None)
 
 
 def decode(layer: Layer) -> LowRank:
-    """kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2), so the rank is the product of both, and never more than a side."""
+    """dW = kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2). Its rank is the product of both, and never more than a side."""
     (up_1, down_1), (up_2, down_2) = (_factors(layer, name) for name in ("lokr_w1", "lokr_w2"))
     scale = layer.scale(rank(layer.shapes))
     return LowRank(torch.kron(up_1, up_2), torch.kron(down_1, down_2), scale)

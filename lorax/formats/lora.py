@@ -1,19 +1,20 @@
 """LoRA and LoCon: ``scale * up @ down``, with an optional middle convolution (Tucker decomposition).
 
-The parts have four spellings: kohya's, PEFT's, and two of diffusers'.
+The parts have five spellings: kohya's, PEFT's, two of diffusers', and that of LoRA-X files.
 """
 
 from __future__ import annotations
 
-import torch
+import math
 
 from lorax.errors import LoraxError
 from lorax.formats import parts
-from lorax.formats.parts import Layer, Shapes
+from lorax.formats.parts import Extent, Layer, Shapes
 from lorax.low_rank import LowRank
 
 TITLE = "LoRA"
 ON_BASE = False
+LOW_RANK = True
 UP, DOWN, MID = "up", "down", "mid"
 SUFFIXES = {
     ".lora_up.weight": UP,
@@ -27,8 +28,10 @@ SUFFIXES = {
     ".lora.down.weight": DOWN,
     ".lora_linear_layer.up.weight": UP,
     ".lora_linear_layer.down.weight": DOWN,
+    ".lorax_up.weight": UP,
+    ".lorax_down.weight": DOWN,
 }
-# diffusers before 0.22 kept LoRA layers beside an attention's own: in its processor, or in the text encoder's attention itself.
+# diffusers before 0.22 kept LoRA layers beside those of an attention: in its processor, or in the text encoder's attention.
 OLD_NAMES = {
     **{f".processor.to_{x}_lora.": f".to_{x}.lora." for x in "qkv"},
     ".processor.to_out_lora.": ".to_out.0.lora.",
@@ -61,10 +64,10 @@ def check(where: str, shapes: Shapes) -> None:
         raise LoraxError(f"{where}: the ranks disagree: up {up}, down {down}" + (f", mid {mid}." if mid else "."))
 
 
-def shape(shapes: Shapes) -> tuple[int, int]:
+def extent(shapes: Shapes) -> Extent:
     down, mid = shapes[DOWN], shapes.get(MID)
     kernel = (mid or down)[2:]
-    return shapes[UP][0], down[1] * torch.Size(kernel).numel()
+    return Extent(shapes[UP][0], down[1] * math.prod(kernel))
 
 
 def rank(shapes: Shapes) -> int:

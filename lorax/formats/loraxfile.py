@@ -1,8 +1,8 @@
 """The LoRA-X file: one adapter that fits itself to whatever checkpoint of its family is loaded.
 
-It holds the factors for the checkpoint that the adapter was trained on, named as in a plain LoRA but with parts of its own, so
-that no reader of plain LoRAs applies them by mistake; or, in its small form (``lorax/formats/core.py``), what they are rebuilt
-from. Its metadata says what is needed to fit them to another checkpoint.
+It holds the factors for the checkpoint that the adapter was trained on. Layers are named as in a plain LoRA, but the parts have
+names of their own, so that no reader of plain LoRAs applies them by mistake. The small form (``lorax/formats/small.py``) holds
+what the factors are rebuilt from. The metadata says what is needed to fit them to another checkpoint.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.checkpoint import families
-from lorax.checkpoint.families import Family
+from lorax.checkpoint import Family, families
 from lorax.errors import LoraxError
-from lorax.files.tensors import TensorFile
+from lorax.files import TensorFile
 from lorax.formats import lora, small
 
 FORMAT = 1
-PREFIX = "lorax_"  # of the parts of every version, so that an older reader knows a newer file
-SUFFIXES = {".lorax_up.weight": lora.UP, ".lorax_down.weight": lora.DOWN, **small.SUFFIXES}
+PREFIX = "lorax_"  # begins the parts of every version, so that an older reader knows a newer file
+SUFFIXES = tuple(end for end in (*lora.SUFFIXES, *small.SUFFIXES) if end.startswith(f".{PREFIX}"))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the metadata says. ``fingerprint``: of the source's layers that the adapter changes.
+    """The metadata of a LoRA-X file. ``fingerprint`` is that of the source's layers that the adapter changes.
 
-    ``core``: "diagonal" or "full" where it was trained inside the source's leading subspaces, each layer's of the layer's rank.
+    ``core``: "diagonal" or "full" if it was trained inside the source's leading subspaces, of each layer's own rank; else empty.
     """
 
     family: Family
@@ -41,6 +40,7 @@ class Header:
 
     @property
     def named_source(self) -> str:
+        """The source in words, for messages."""
         return f"{self.source} (sha256 {self.source_sha256[:10]})"
 
     def as_metadata(self) -> dict[str, str]:
@@ -56,18 +56,13 @@ class Header:
         }
 
 
-def split(key: str) -> tuple[str, str] | None:
-    """(layer name, part) of a key that only this format has, or None. ``.alpha`` is shared with plain LoRAs."""
-    return next(((key[: -len(suffix)], part) for suffix, part in SUFFIXES.items() if key.endswith(suffix)), None)
-
-
 def is_ours(file: TensorFile) -> bool:
-    """Whether it is a LoRA-X file of any version, or what is left of one."""
-    return "lorax_format" in file.metadata or any(split(key) for key in file.shapes)
+    """Whether the file is a LoRA-X file of any version, or what is left of one."""
+    return "lorax_format" in file.metadata or any(key.endswith(SUFFIXES) for key in file.shapes)
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
-    """Raises LoraxError when the header is damaged, of a newer version or of an unknown family."""
+    """The header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, of a newer version or of an unknown family."""
     try:
         version = int(metadata["lorax_format"])
         if version > FORMAT:

@@ -1,4 +1,4 @@
-"""What is recognised and not read, so that the refusal can name it."""
+"""Refuses files that are recognised and not supported, by their names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from lorax.checkpoint import families
 from lorax.errors import LoraxError, NotAnAdapter
 from lorax.formats import ia3
-from lorax.formats.keys import FORMATS
+from lorax.formats.keys import COMMON
 
-# Title -> pattern of a key that tells. The first row that any key matches is the one.
+# Title -> pattern of a key of such a file. The first row that any key matches counts.
 OTHERS = {  # no adapters
     "a ControlLoRA": r"^lora_controlnet$",
     "a ControlNet": r"^(control_model|controlnet_\w+|input_hint_block)\.",
@@ -34,7 +34,7 @@ KINDS = {
     "a GLoRA with a Tucker decomposition": r"\.bm\.weight$",
     "a LyCORIS adapter with a sparse bias": r"\.bias_(indices|values|size)$",
 }
-# Base -> pattern of the name of a layer that tells. In the order of specificity.
+# Base -> pattern of the name of one of its layers, the most specific ones first.
 BASES = {
     "Stable Cascade": r"^lora_prior_unet_",
     "Qwen-Image": r"transformer_blocks[._]\d+[._](img|txt)_m(od|lp)",
@@ -46,7 +46,7 @@ BASES = {
 
 
 def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
-    """Why the file with the ``unknown`` key is refused. Any of its keys may be the one that tells what it is."""
+    """The error for a file with an ``unknown`` key. Any of its ``keys`` may tell what it is."""
     if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
         return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
     if kind := _first(KINDS, keys):
@@ -57,14 +57,14 @@ def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
 
 
 def check_base(path: Path, names: Iterable[str]) -> None:
-    """Raise LoraxError when layers of these names are of a base that cannot be one of ours."""
+    """Raise LoraxError if layers of these names are those of a base that is not supported."""
     if base := _first(BASES, names):
         raise LoraxError(f"{path}: an adapter for {base}, which is not supported. {_supported()}")
 
 
 def _supported() -> str:
     bases = ", ".join(family.title for family in families.FAMILIES if family.components)
-    return f"Supported are {', '.join(format.TITLE for format in FORMATS)} and DoRA, for {bases}."
+    return f"Supported are {', '.join(format.TITLE for format in COMMON)} and DoRA, for {bases}."
 
 
 def _first(table: dict[str, str], found: Iterable[str]) -> str | None:

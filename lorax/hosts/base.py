@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from lorax.catalog import Model
-from lorax.files.cache import Cache
-from lorax.transfer.planning import Progress
-
-if TYPE_CHECKING:
-    from lorax.models.protocol import Models
+from lorax.catalog import ListedFile
+from lorax.files import Cache
+from lorax.models import Models
+from lorax.progress import Progress
 
 T = TypeVar("T")
 
@@ -22,8 +20,8 @@ class Shot:
     """One picture of a comparison: which base with which adapter."""
 
     title: str
-    base: Model
-    adapter: Model | None
+    base: ListedFile
+    adapter: ListedFile | None
 
 
 class Host(Protocol):
@@ -34,9 +32,9 @@ class Host(Protocol):
     picture_size: int | None  # default size of compared pictures; None where the model says it
     has_prompt: bool  # whether a prompt tag can be sent to a txt2img tab
 
-    def bases(self) -> dict[str, Model]: ...
+    def bases(self) -> dict[str, ListedFile]: ...
 
-    def adapters(self) -> dict[str, Model]: ...
+    def adapters(self) -> dict[str, ListedFile]: ...
 
     def prompt_names(self) -> Mapping[str, Path]:
         """Name of a LoRA in prompts -> the file, as the disk is now. Empty in a host without prompts."""

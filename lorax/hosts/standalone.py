@@ -8,14 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lorax.catalog import Model
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.catalog import ListedFile
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Turns
-from lorax.transfer.planning import Progress
+from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
 ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
@@ -34,13 +34,13 @@ class Standalone:
         self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
         self._alone, self._turns = threading.Lock(), Turns()
-        self._found: dict[str, dict[str, Model]] = {}
+        self._found: dict[str, dict[str, ListedFile]] = {}
         self.refresh()
 
-    def bases(self) -> dict[str, Model]:
+    def bases(self) -> dict[str, ListedFile]:
         return self._found["base"]
 
-    def adapters(self) -> dict[str, Model]:
+    def adapters(self) -> dict[str, ListedFile]:
         return self._found["adapter"]
 
     def prompt_names(self) -> Mapping[str, Path]:
@@ -50,11 +50,11 @@ class Standalone:
         return None
 
     def refresh(self) -> None:
-        found: dict[str, dict[str, Model]] = {"base": {}, "adapter": {}, "": {}}
+        found: dict[str, dict[str, ListedFile]] = {"base": {}, "adapter": {}, "": {}}
         for path in sorted(self.folder.rglob("*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 name = path.relative_to(self.folder).with_suffix("").as_posix()
-                found[_kind(path, path.stat().st_mtime_ns)][name] = Model(name, path)
+                found[_kind(path, path.stat().st_mtime_ns)][name] = ListedFile(name, path)
         self._found = found
 
     def defaults(self) -> Mapping[str, Any]:
@@ -77,14 +77,14 @@ class Standalone:
         import gradio as gr
 
         def handle(bar: Any = gr.Progress(), *values: Any) -> Sequence[Any]:  # noqa: B008  (how gradio finds it)
-            with self._turns.job() as job:
+            with self._turns.taken() as turn:
 
                 def progress(done: int, total: int, text: str) -> None:
-                    job.check()
+                    turn.check()
                     bar((done, total), desc=text)
 
                 def begin(report: Progress) -> Sequence[Any]:
-                    self._turns.begin(job)
+                    self._turns.begin(turn)
                     return work(report, *values[1:])
 
                 return self.run(begin, progress)
@@ -101,7 +101,7 @@ class Standalone:
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
         try:
-            from lorax.runner.runner import Runner
+            from lorax.runner import Runner
         except ModuleNotFoundError as error:
             raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
         from PIL import Image

@@ -9,41 +9,46 @@ from contextlib import contextmanager
 from lorax.errors import Interrupted
 
 
-class Job:
+class Turn:
+    """The turn of one job: it waits, runs, and may be stopped at any time."""
+
     def __init__(self) -> None:
         self.running, self.stopped = False, False
 
     def check(self) -> None:
-        """Raise Interrupted once the job was stopped, be it before its turn."""
+        """Raise Interrupted once the job was stopped, even before its turn has come."""
         if self.stopped:
             raise Interrupted
 
 
 class Turns:
+    """The turns of all jobs."""
+
     def __init__(self) -> None:
-        self._jobs: list[Job] = []
+        self._turns: list[Turn] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def job(self) -> Iterator[Job]:
-        """One that waits from the start of the block, runs once ``begin`` is called, and is over at the block's end."""
-        job = Job()
+    def taken(self) -> Iterator[Turn]:
+        """Yield a turn that waits from the start of the block, runs once ``begin`` is called, and is over at the block's end."""
+        turn = Turn()
         with self._lock:
-            self._jobs.append(job)
+            self._turns.append(turn)
         try:
-            yield job
+            yield turn
         finally:
             with self._lock:
-                self._jobs.remove(job)
+                self._turns.remove(turn)
 
-    def begin(self, job: Job) -> None:
+    def begin(self, turn: Turn) -> None:
+        """Let the job run."""
         with self._lock:
-            job.running = True
+            turn.running = True
 
     def stop(self) -> bool:
-        """Stop the job that runs, or if none does, those that wait. Return whether one runs."""
+        """Stop the job that runs, or, if none does, those that wait. Return whether one runs."""
         with self._lock:
-            running = [job for job in self._jobs if job.running]
-            for job in running or self._jobs:
-                job.stopped = True
+            running = [turn for turn in self._turns if turn.running]
+            for turn in running or self._turns:
+                turn.stopped = True
             return bool(running)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from lorax.low_rank import LowRank
-from lorax.methods.weight_pair import Bases
+from lorax.methods.weight_pair import WeightPair
+from lorax.reasons import Reason, Why
 
 
-def move(dW: LowRank, bases: Bases) -> tuple[LowRank | None, str]:
-    if not bases.same_shape:
-        return None, f"{bases.difference}, so it cannot be copied"
-    return dW, "copied"
+def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
+    """Return dW_s itself, if the shapes agree."""
+    if not pair.same_shape:
+        return None, pair.shapes_differ(Why.CANNOT_BE_COPIED)
+    return dW, Reason(Why.COPIED)

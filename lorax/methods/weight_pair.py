@@ -1,4 +1,4 @@
-"""What a method knows of a pair of layers: both base weights' decompositions and the rank that is kept."""
+"""The two weights of a pair of layers, decomposed, and the rank that a projection keeps."""
 
 from __future__ import annotations
 
@@ -8,55 +8,57 @@ from typing import NamedTuple
 import torch
 
 from lorax.low_rank import LowRank
-from lorax.subspace import Decomposition, RankRule, similarity
-from lorax.subspace.lazy import once
+from lorax.reasons import Reason, Why
+from lorax.subspace import Decomposition, RankRule, once, similarity
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
-LITTLE = 0.05  # of a delta that the target has already: a third of what ``auto`` would leave out
+LITTLE = 0.05  # share of a delta that the target has already: a third of what ``auto`` would leave out
 ROUNDING = 2**-8  # of bfloat16, relative
 
 
-class Known(NamedTuple):
-    """Of a pair of weights, so far as it is known."""
+class Found(NamedTuple):
+    """What was found of a pair of weights before: the kept rank and the similarity."""
 
     r: int | None = None
     similarity: float | None = None
 
 
-NOTHING = Known()
+NOTHING = Found()
 
 
 @dataclass(frozen=True)
-class Bases:
+class WeightPair:
+    """A source weight (m, n) and a target weight, with the rule for the kept rank."""
+
     source: Decomposition
     target: Decomposition
     rule: RankRule
-    known: Known = NOTHING
+    before: Found = NOTHING
 
     @once
     def r(self) -> int:
-        """The kept rank: the larger of what the rule says for either base, and no more than both have."""
-        if self.known.r is not None:
-            return self.known.r
-        return min(max(base.rank(self.rule) for base in (self.source, self.target)), self.source.p, self.target.p)
+        """The kept rank: the larger of what the rule gives for either weight, and no more than both have."""
+        if self.before.r is not None:
+            return self.before.r
+        return min(max(weight.rank(self.rule) for weight in (self.source, self.target)), self.source.p, self.target.p)
 
     @property
     def same_shape(self) -> bool:
+        """Whether both weights have one shape."""
         return self.source.shape == self.target.shape
 
-    @property
-    def difference(self) -> str:
-        """How the shapes differ, for the reason of a layer that is skipped for it."""
-        return f"shapes differ ({tuple(self.source.shape)} and {tuple(self.target.shape)})"
+    def shapes_differ(self, kind: Why) -> Reason:
+        """Give the reason of a layer that is skipped because the shapes differ."""
+        return Reason(kind, {"source": tuple(self.source.shape), "target": tuple(self.target.shape)})
 
     @property
-    def whole(self) -> bool:
+    def keeps_all(self) -> bool:
         """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
         return self.same_shape and self.r == self.source.p
 
     @once
     def agree(self) -> bool:
-        """Whether the weights are the same but for rounding to half precision, as where two bases share a text encoder."""
+        """Whether the weights are the same but for rounding to half precision, as if two bases share a text encoder."""
         if not self.same_shape:
             return False
         W_s, W_t = self.source.stored, self.target.stored
@@ -64,17 +66,18 @@ class Bases:
 
     @once
     def similarity(self) -> float | None:
-        return similarity(self.source, self.target) if self.known.similarity is None else self.known.similarity
+        """The similarity of the weights' leading subspaces, 0 by chance and 1 if they are one; None for unequal shapes."""
+        return similarity(self.source, self.target) if self.before.similarity is None else self.before.similarity
 
-    def computed(self) -> Known:
-        """What was asked for so far, or known before."""
-        return Known(*(vars(self).get(name, getattr(self.known, name)) for name in Known._fields))
+    def found(self) -> Found:
+        """Return what is known of the pair by now."""
+        return Found(*(vars(self).get(name, getattr(self.before, name)) for name in Found._fields))
 
     def overlap(self, dW: LowRank, norm: float, step: int = 1) -> float | None:
-        """<W_t - W_s, dW> / ||dW||_F^2: the share of the delta that the target has already; None for unequal shapes.
+        """Return <W_t - W_s, dW> / ||dW||_F^2, the share of the delta that the target has already; None for unequal shapes.
 
-        ``norm``: ||dW||_F. Every ``step``-th row tells it, and all of them where these tell of more than ``LITTLE``. Not finite
-        where one of the weights that were read is not.
+        ``norm`` is ||dW||_F. Every ``step``-th row is measured, and all rows if these show more than ``LITTLE``. The share is not
+        finite if one of the values that were read is not.
         """
         if not self.same_shape or not norm:
             return None
@@ -82,7 +85,7 @@ class Bases:
         return share if step == 1 or abs(share) < LITTLE else self._overlap(dW, 1) / norm**2
 
     def _overlap(self, dW: LowRank, step: int) -> float:
-        """<W_t - W_s, dW>, from every ``step``-th row."""
+        """Estimate <W_t - W_s, dW> from every ``step``-th row."""
         dtype = self.target.dtype
         W_s, W_t, up = self.source.stored[::step], self.target.stored[::step], dW.up[::step].to(dtype)
         rows = max(1, CHUNK[W_t.device.type] // W_t.shape[1])
@@ -93,5 +96,5 @@ class Bases:
 
 
 def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:
-    """Factors in whatever precision as an adapter's float32 ones, with the scale of ``like``."""
+    """Make a float32 delta of factors in whatever precision, with the scale of ``like``."""
     return LowRank(up.float(), down.float(), like.scale)

@@ -1,16 +1,9 @@
-"""What generic pictures show: plain captions of our own making, or the user's."""
+"""Captions for the pictures that a source draws: plain ones of our own, or the user's."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
-
-from lorax.catalog import facts
-from lorax.errors import LoraxError
-from lorax.formats import AdapterFile
-from lorax.options import texts
 
 SUBJECTS = """
 a woman, a man, a girl, a boy, an old man, an old woman, a baby, two friends, a family, a crowd, a chef, a fisherman,
@@ -35,49 +28,20 @@ far away, in black and white
 
 
 def plain() -> list[str]:
-    """Every subject in every setting, 3808 captions, in an order in which each stretch has many of both."""
+    """Combine every subject with every setting: 3808 captions, in an order in which each stretch has many of both."""
     subjects, settings = (text.replace("\n", " ").strip().split(", ") for text in (SUBJECTS, SETTINGS.replace(",", "", 1)))
     rows = itertools.product(range(len(settings)), range(len(subjects)))
     return [f"{subjects[s]} {settings[(p + s) % len(settings)]}".strip() for p, s in rows]
 
 
 def captions(count: int, given: Sequence[str] = ()) -> list[str]:
-    """``count`` captions, evenly spread over those given, or over the plain ones."""
+    """Return ``count`` captions, evenly spread over the given ones, or over the plain ones if none is given."""
     known = given or plain()
     return [known[i * len(known) // count] for i in range(count)]
 
 
-def read(file: Path) -> tuple[str, ...]:
-    """A caption a line. Raises LoraxError if the file cannot be read as text or holds no caption."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
-    if not (known := texts(lines)):
-        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
-    return known
-
-
 def with_triggers(captions: Sequence[str], words: str | None) -> list[str]:
-    """The captions, every second of which the words lead, if there are any.
-
-    What hides behind a trigger word would otherwise never be seen.
-    """
+    """Put the trigger words, if any, in front of every second caption: what hides behind them is drawn only with them."""
     if not words:
         return list(captions)
     return [f"{words}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]
-
-
-def trigger(adapter: AdapterFile) -> str | None:
-    """The words that lead it on, as its card or its metadata names them; else the tag that trained most.
-
-    That is of kohya's ``ss_tag_frequency``: {folder: {tag: count}}.
-    """
-    if words := facts(adapter.path).trigger_words:
-        return words
-    try:
-        folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()
-        counts = {tag.strip(): int(count) for folder in folders for tag, count in folder.items()}
-    except (ValueError, AttributeError, TypeError):  # what others write there is not ours to judge
-        return None
-    return max(counts, key=counts.__getitem__, default=None)

@@ -7,9 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.families import SD1, SDXL
-from lorax.checkpoint.model_config import DEFAULTS, Settings, settings_of
+from lorax.checkpoint import DEFAULT_CONFIGS, SD1, SDXL, Checkpoint, ModelConfig, UNetNames, config_of
 from lorax.errors import LoraxError
 
 TOKENS = 77  # of a prompt
@@ -78,39 +76,31 @@ def operations(base: Checkpoint) -> Operations:
     )
 
 
-def _settings(base: Checkpoint) -> Settings:
+def _settings(base: Checkpoint) -> ModelConfig:
     """Of a base that cannot be run here, what is usual in its family: its refiner is as SDXL, SD 2.x as 1.x."""
     try:
-        return settings_of(base.unet_file, base.family.name)
+        return config_of(base.unet_file, base.family.name)
     except LoraxError:
-        return DEFAULTS[SDXL.name if base.family.signs.deep else SD1.name]
+        return DEFAULT_CONFIGS[SDXL.name if base.family.signs.deep else SD1.name]
 
 
 def _layers(base: Checkpoint, size: int) -> Iterator[tuple[str, Layer]]:
     names = {
         layer: base.unet_names.to_diffusers(layer.removeprefix("unet.")) for layer in base.layers if layer.startswith("unet.")
     }
-    levels = 1 + max(int(name.split(".")[1]) for name in names.values() if name.startswith("down_blocks."))
     for name, (out, channels, *kernel) in base.layers.items():
         text = 1 if name.endswith("text_projection") else TOKENS
-        positions = _positions(names[name], size, levels) if name in names else text
+        positions = _positions(base.unet_names, names[name], size) if name in names else text
         yield name, Layer(out, channels, math.prod(kernel), positions)
 
 
-def _positions(name: str, size: int, levels: int) -> int:
+def _positions(names: UNetNames, name: str, size: int) -> int:
     """Where a layer of the UNet computes, by diffusers' name of it."""
-    side, *rest = name.split(".")
-    if side in ("time_embedding", "add_embedding") or name.endswith("time_emb_proj"):
+    if name.startswith(("time_embedding.", "add_embedding.")) or name.endswith("time_emb_proj"):
         return 1
     if re.search(r"attn2\.to_[kv]$", name):
         return TOKENS
-    level = 0
-    if side == "mid_block":
-        level = levels - 1
-    elif side == "down_blocks":
-        level = int(rest[0]) + (rest[1] == "downsamplers")
-    elif side == "up_blocks":
-        level = levels - 1 - int(rest[0]) - (rest[1] == "upsamplers")
+    level = names.level_of(name) + (".downsamplers." in name) - (".upsamplers." in name)
     return math.ceil(size / 2**level) ** 2
 
 

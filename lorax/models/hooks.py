@@ -1,4 +1,4 @@
-"""What flows through the layers of a running model, and low-rank deltas that act in it without touching its weights."""
+"""Hooks into the layers of a running model: they read what flows through, and add low-rank deltas without touching a weight."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from lorax.checkpoint import TEXT_MODEL
 from lorax.low_rank import LowRank
 from lorax.models.protocol import Model
 
-Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  # module, input, output -> other output
+Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  # module, input, output -> output in its place
 
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> Iterator[None]:
-    """Within the block ``hook_of(layer)`` sees, and may replace, the output of every module."""
+    """Within the block, have ``hook_of(layer)`` see, and possibly replace, the output of every module."""
     with ExitStack() as stack:
         for layer, module in modules.items():
             hook = hook_of(layer)
@@ -29,7 +30,7 @@ def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> 
 
 
 def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManager[None]:
-    """Within the block every layer gives what it gives with its delta on it."""
+    """Within the block, have every layer compute with its delta added to its weight."""
     deltas = {layer: dW.to(model.device) for layer, dW in layers.items()}
     modules = {layer: model.module(layer) for layer in layers}
     return hooked(modules, lambda layer: lambda module, x, y: y + effect(module, x, deltas[layer]))
@@ -37,9 +38,10 @@ def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManag
 
 @contextmanager
 def recomputed(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block, which a backward pass must be in too, nothing inside these modules is kept for it.
+    """Within the block, keep nothing inside these modules for a backward pass, which must be in the block too.
 
-    Each runs once more when its gradient is needed, as its hooks are at that time (arXiv 1604.06174). None is inside another.
+    Each module runs once more when its gradient is needed, with its hooks as they are at that time (arXiv 1604.06174). No module
+    may be inside another.
     """
     with ExitStack() as stack:
         for block in blocks:
@@ -56,7 +58,10 @@ def _restore(block: nn.Module, forward: Callable[..., object] | None) -> None:
 
 
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
-    """dW x, as the module would compute it, in the dtype of x: (N, T, n) of a linear layer, (N, C, H, W) of a convolution."""
+    """Return dW x as the module would compute it, in the dtype of x.
+
+    x is (N, T, n) for a linear layer and (N, C, H, W) for a convolution.
+    """
     up, down = dW.up.to(x), dW.down.to(x)
     if isinstance(module, nn.Conv2d):
         inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)
@@ -65,15 +70,23 @@ def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
 
 
 def rows_in(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The module's input at every position, (positions, n); a convolution's n is in * kh * kw: many times what x holds."""
+    """Return the module's input at every position, (positions, n). A convolution's n is in * kh * kw: many times what x holds."""
     if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)  # 'same' and 'valid' are in no model of ours
+        assert not isinstance(module.padding, str)  # no model of ours has 'same' or 'valid'
         x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).mT
     return x.flatten(0, -2)
 
 
 def rows_out(module: nn.Module, y: torch.Tensor) -> torch.Tensor:
-    """The module's output at every position, (positions, m)."""
+    """Return the module's output at every position, (positions, m)."""
     if isinstance(module, nn.Conv2d):
         y = y.flatten(2).mT
     return y.flatten(0, -2)
+
+
+def text_module(encoder: nn.Module, path: str) -> nn.Module:
+    """Return the module of a transformers text encoder at ``path``. transformers 5 has no ``text_model`` in between."""
+    try:
+        return encoder.get_submodule(path)
+    except AttributeError:
+        return encoder.get_submodule(path.removeprefix(TEXT_MODEL))

@@ -1,4 +1,4 @@
-"""What models are told by prompts."""
+"""Encodes prompts for a model, each only once if that is possible."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 import torch
 
 from lorax.models.protocol import Model
-from lorax.models.sampling import Tick, chunks, unheard
+from lorax.models.sampling import batches
+from lorax.progress import Meter
 
 UNET = "unet."
 
 
 class Prompts:
-    """Encodes prompts for a model with these layers adapted: beforehand, and only once, where none of them encodes prompts.
+    """Encodes prompts for a model whose layers ``adapted`` carry deltas.
 
-    Its text encoders are then not needed any more. Models that are run on several pictures at a time are small: they encode
-    each batch when it is there.
+    A large model, which runs one picture at a time, has all prompts encoded beforehand if no adapted layer is in a text encoder;
+    its text encoders are then not needed any more. A small one has each batch encoded when it runs.
     """
 
-    def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str], still: Tick = unheard) -> None:
-        self._model, self._known = model, dict[str, Any]()
-        one_by_one = len(chunks(2, model.size)) == 2
+    def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str], meter: Meter) -> None:
+        self._model, self._encoded = model, dict[str, Any]()
+        one_by_one = len(batches(2, model.size)) == 2
         if one_by_one and all(layer.startswith(UNET) for layer in adapted):
             with torch.no_grad():
                 for prompt in dict.fromkeys(prompts):
-                    still("encoding captions")
-                    self._known[prompt] = model.encode([prompt])
+                    meter.note("encoding captions")
+                    self._encoded[prompt] = model.encode([prompt])
 
     def __call__(self, prompts: list[str]) -> Any:
-        """What ``predict`` takes of them."""
-        if len(prompts) == 1 and prompts[0] in self._known:
-            return self._known[prompts[0]]
+        """Return what ``Model.predict`` takes of these prompts."""
+        if len(prompts) == 1 and prompts[0] in self._encoded:
+            return self._encoded[prompts[0]]
         return self._model.encode(prompts)

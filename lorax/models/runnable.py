@@ -1,22 +1,21 @@
-"""Which bases can be run at all, told by their headers before anything is drawn."""
+"""Tells from a base's header whether it can be run, before any time is spent on it."""
 
 from __future__ import annotations
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import Settings, settings_of
+from lorax.checkpoint import Checkpoint, ModelConfig, config_of
 from lorax.errors import LoraxError
 
 FIRST = "unet.input_blocks.0.0"
 CHANNELS = 4  # of latents
 
 
-def check(base: Checkpoint) -> Settings:
-    """Raise LoraxError where the base cannot be run, whatever runs it."""
+def check(base: Checkpoint) -> ModelConfig:
+    """Return the base's configuration. Raises LoraxError if nothing can run it."""
     if base.path.is_dir():
         raise LoraxError(
             f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file, or draw in the WebUI."
         )
-    settings = settings_of(base.unet_file, base.family.name)
+    settings = config_of(base.unet_file, base.family.name)
     if FIRST not in base.layers:
         raise LoraxError(f"{base.path}: the UNet lacks {FIRST.removeprefix('unet.')}, its first layer. Use a whole checkpoint.")
     if (channels := base.layers[FIRST][1]) != CHANNELS:
@@ -28,12 +27,13 @@ def check(base: Checkpoint) -> Settings:
 
 
 def check_all(*bases: Checkpoint) -> None:
-    """Raise LoraxError where one of the bases cannot be run."""
+    """Raise LoraxError if one of the bases cannot be run."""
     for base in bases:
         check(base)
 
 
 def can_run(*bases: Checkpoint) -> bool:
+    """Tell whether all of the bases can be run."""
     try:
         check_all(*bases)
     except LoraxError:

@@ -1,8 +1,8 @@
-"""Pictures that a model draws, and noise in them."""
+"""Samples pictures from a model, and adds noise to pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,21 +10,16 @@ import torch
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
 from lorax.models.protocol import Model
+from lorax.progress import Meter
 
-STEPS = 12  # of drawing
+STEPS = 12  # of DDIM, for a picture that a target learns from
 GUIDANCE = 3.0
-TRAINED = 1000  # times
-FEWEST = 8  # pictures, however large they are: twice as many run side by side, for which SDXL takes 11 GB
-Tick = Callable[[str], None]  # what is being worked on; raises to stop
-
-
-def unheard(name: str) -> None:
-    """A tick that nobody hears."""
+TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
-class Content:
-    """Noisy latents (N, 4, h, w), the noise in them, integer times (N,) and prompts; on the CPU."""
+class NoisyBatch:
+    """Noisy latents (N, 4, h, w), the noise in them, integer timesteps (N,) and prompts. All tensors are on the CPU."""
 
     latents: torch.Tensor
     noise: torch.Tensor
@@ -34,57 +29,63 @@ class Content:
     def __len__(self) -> int:
         return len(self.times)
 
-    def rows(self, chosen: torch.Tensor) -> Content:
-        return Content(self.latents[chosen], self.noise[chosen], self.times[chosen], [self.prompts[i] for i in chosen.tolist()])
+    def rows(self, chosen: torch.Tensor) -> NoisyBatch:
+        """Return the rows with these numbers."""
+        prompts = [self.prompts[i] for i in chosen.tolist()]
+        return NoisyBatch(self.latents[chosen], self.noise[chosen], self.times[chosen], prompts)
 
 
-def fitting(count: int, size: int) -> int:
-    """How many latents of ``size`` a side have the positions of ``count`` latents that are 8 a side, as the lab's are."""
-    return max(1, count * 64 // size**2)
+def batch_size(small: int, size: int) -> int:
+    """Return how many latents of ``size`` a side have as many positions as ``small`` latents of 8 a side; at least 1."""
+    return max(1, small * 64 // size**2)
 
 
-def looked_at(pictures: int, size: int) -> int:
-    """How many pictures bridge looks at, if the user asks for so many."""
-    return max(FEWEST, fitting(pictures, size))
-
-
-def chunks(count: int, size: int, most: int = 64) -> Sequence[torch.Tensor]:
-    """Rows (n,) of ``count``, as many at a time as a small graphics card runs; ``most`` where latents are 8 a side."""
-    return torch.split(torch.arange(count), fitting(most, size))
+def batches(count: int, size: int, small: int = 64) -> Sequence[torch.Tensor]:
+    """Split the row numbers of ``count`` latents into batches that a small graphics card runs; see ``batch_size``."""
+    return torch.split(torch.arange(count), batch_size(small, size))
 
 
 @torch.no_grad()
-def pictures(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], tick: Tick) -> torch.Tensor:
-    """Latents (P, 4, h, w) on the CPU of a picture a prompt, which the model draws with the adapter on its layers."""
+def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], meter: Meter) -> torch.Tensor:
+    """Draw a picture for each prompt with the adapter on the model's layers; return latents (P, 4, h, w) on the CPU."""
     parts = []
     with adapted(model, adapter):
-        for rows in chunks(len(prompts), model.size):
-            parts.append(_drawn(model, [prompts[i] for i in rows.tolist()], rows.tolist()).cpu())
-            tick("drawing pictures")
+        for rows in batches(len(prompts), model.size):
+            *_, (_, latents) = trajectory(model, [prompts[i] for i in rows.tolist()], rows.tolist(), STEPS, GUIDANCE)
+            parts.append(latents.cpu())
+            meter.step("drawing pictures")
     return torch.cat(parts)
 
 
-def _drawn(model: Model, prompts: list[str], seeds: Sequence[int]) -> torch.Tensor:
-    """By DDIM (arXiv 2010.02502, equation 12 without noise) under classifier-free guidance."""
-    shape, leap = (4, model.size, model.size), TRAINED // STEPS
+@torch.no_grad()
+def trajectory(
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and the result.
+
+    DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv 2207.12598). A seed gives the same
+    noise everywhere. The result comes with timestep 0.
+    """
+    shape, stride = (4, model.size, model.size), TIMESTEPS // steps
     latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(model.device)
-    given, empty = model.encode(prompts), model.encode([""] * len(prompts))
-    for time in reversed(range(0, leap * STEPS, leap)):
+    given, empty = model.encode(list(prompts)), model.encode([""] * len(prompts))
+    for time in reversed(range(0, stride * steps, stride)):
+        yield time, latents
         times = torch.full((len(prompts),), time)
         without = model.predict(latents, times, empty)
-        noise = without + GUIDANCE * (model.predict(latents, times, given) - without)
-        now, then = model.alphas[time].item(), model.alphas[max(0, time - leap)].item()
+        noise = without + guidance * (model.predict(latents, times, given) - without)
+        now, then = model.alphas[time].item(), model.alphas[max(0, time - stride)].item()
         picture = (latents - (1 - now) ** 0.5 * noise) / now**0.5
         latents = then**0.5 * picture + (1 - then) ** 0.5 * noise
-    return latents
+    yield 0, latents
 
 
-def noised(model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> Content:
-    """``count`` noisy copies of pictures (P, 4, h, w) in turn, each with its own noise, at times spread evenly."""
+def noised(model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> NoisyBatch:
+    """Make ``count`` noisy copies of pictures (P, 4, h, w) in turn, each with noise of its own, at evenly spread timesteps."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.arange(count) % len(latents)
-    times = (20 + (TRAINED - 40) * (torch.randperm(count, generator=generator) + 0.5) / count).long()
+    times = (20 + (TIMESTEPS - 40) * (torch.randperm(count, generator=generator) + 0.5) / count).long()
     noise = torch.randn((count, *latents.shape[1:]), generator=generator)
     left = model.alphas[times].view(-1, 1, 1, 1)
     noisy = left.sqrt() * latents[chosen] + (1 - left).sqrt() * noise
-    return Content(noisy, noise, times, [prompts[i] for i in chosen.tolist()])
+    return NoisyBatch(noisy, noise, times, [prompts[i] for i in chosen.tolist()])

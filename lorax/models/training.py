@@ -1,122 +1,152 @@
-"""AdamW over factors, with all that decides how it goes on in one state, from which a training that was stopped goes on."""
+"""Trains factors or scales of an adapter on pictures, with AdamW, until held-out pictures show no gain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import nn
 
+from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
-from lorax.models.loss_scale import LossScale
+from lorax.models.hooks import adapted, recomputed
+from lorax.models.optimizer import Factors, Optimizer, Scales
+from lorax.models.prompts import Prompts
+from lorax.models.protocol import Model
+from lorax.models.sampling import NoisyBatch, batches, noised
+from lorax.progress import Meter
 
-DECAY = 0.97  # of the averaged factors, a step
-WARMUP = 10  # steps
-COUNTERS = ("step", "since", "best", "scale")
-
-
-class Factors:
-    """Every layer's up and down, with the scale inside and of like size, so that one rate suits both."""
-
-    def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
-        self._names = list(layers)
-        self.all = [nn.Parameter(factor.to(device)) for dW in layers.values() for factor in _even(dW)]
-
-    def layers(self, factors: Sequence[torch.Tensor]) -> dict[str, LowRank]:
-        """With these values in the place of ``all``."""
-        return {name: LowRank(factors[2 * i], factors[2 * i + 1]) for i, name in enumerate(self._names)}
+BATCH = 16  # pictures in a step
+HELD_OUT = 8  # one picture in so many tells when to stop
+REPEATS = 2  # noises under which each held-out picture is judged
+VALIDATE_EVERY = 10  # steps
+PATIENCE = 5  # validations without a gain, after which training stops
+LARGE = 32  # side of latents above which a graphics card does not hold what a backward pass needs, so blocks are recomputed
+Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, held-out loss, averaged layers, which go on changing
+State = tuple[dict[str, torch.Tensor], dict[str, str]]
 
 
-class Scales:
-    """How strong each direction of every layer is, 1 at the start; the directions stay as they are."""
+class SavedTraining(Protocol):
+    """Keeps the state of a training that was stopped, so that it can be resumed."""
 
-    def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
-        self._start = {name: dW.to(device) for name, dW in layers.items()}
-        self.all = [nn.Parameter(torch.ones(dW.rank, device=device)) for dW in layers.values()]
+    def load(self) -> State | None:
+        """Return what was saved last, or None."""
 
-    def layers(self, scales: Sequence[torch.Tensor]) -> dict[str, LowRank]:
-        """With these values in the place of ``all``."""
-        pairs = zip(self._start.items(), scales, strict=True)
-        return {name: LowRank(dW.up * scale, dW.down, dW.scale) for (name, dW), scale in pairs}
+    def save(self, state: State) -> None:
+        """Save the state in place of an earlier one."""
 
 
-class Training:
-    """Of ``parameters``, float32. ``average``: each one's mean over the last steps. ``chosen``: the averages of the best look."""
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained on, and for how long: scaled latents (P, 4, h, w) on the CPU, a prompt each, steps at most, and a rate."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
-        self.parameters, self._rate = list(parameters), rate
-        self._optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
-        self._scale = LossScale()
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.chosen = self._away(self.average)
-        self.best, self.step, self.since = math.inf, 0, 0  # loss of the best look; steps; looks since without a gain
-
-    def advance(self, gradient: Callable[[float], None]) -> None:
-        """A step by what ``gradient(scale)`` adds to the parameters' gradients, of the loss times ``scale``.
-
-        It is asked again, at half the scale, until the gradients do not overflow: there are few steps to lose. Raises LoraxError
-        where they always do.
-        """
-        self.step += 1
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * min(1.0, self.step / WARMUP)
-        taken = False
-        while not taken:
-            self._optimizer.zero_grad(set_to_none=True)
-            gradient(self._scale.value)
-            taken = self._scale.step(self._optimizer, self.parameters)
-        for mean, parameter in zip(self.average, self.parameters, strict=True):
-            mean.lerp_(parameter.detach(), max(1 - DECAY, 1 / (self.step + 1)))  # of all steps while they are few
-
-    def look(self, loss: float) -> None:
-        """At the averages: how well they do on what is held out."""
-        if loss < self.best:
-            self.best, self.since, self.chosen = loss, 0, self._away(self.average)
-        else:
-            self.since += 1
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Tensors and notes."""
-        tensors = {
-            f"{kind}.{i}": value
-            for kind, values in (("now", self.parameters), ("average", self.average), ("chosen", self.chosen))
-            for i, value in enumerate(values)
-        }
-        for i, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"adamw.{i}.{name}": value for name, value in moments.items()}
-        counters = (self.step, self.since, self.best, self._scale.value)
-        return tensors, {name: str(value) for name, value in zip(COUNTERS, counters, strict=True)}
-
-    def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-        """Go on from a ``state`` of a training of the same parameters. Raises KeyError or ValueError where it is none."""
-        step, since, best, scale = (float(notes[name]) for name in COUNTERS)
-        kinds: dict[str, Sequence[torch.Tensor]]
-        kinds = {"now": self.parameters, "average": self.average, "chosen": self.chosen}
-        found = {kind: [tensors[f"{kind}.{i}"] for i in range(len(self.parameters))] for kind in kinds}
-        if any(a.shape != b.shape for values in found.values() for a, b in zip(values, self.parameters, strict=True)):
-            raise ValueError("the state of other factors")
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key in tensors:
-            if key.startswith("adamw."):
-                _, number, name = key.split(".")
-                moments.setdefault(int(number), {})[name] = tensors[key]
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
-        with torch.no_grad():
-            for kind, values in kinds.items():
-                for value, kept in zip(values, found[kind], strict=True):
-                    value.copy_(kept)
-        self.step, self.since, self.best, self._scale.value = int(step), int(since), best, scale
-
-    @staticmethod
-    def _away(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Copies in main memory."""
-        return [value.to("cpu", copy=True) for value in values]
+    latents: torch.Tensor
+    prompts: Sequence[str]
+    steps: int
+    rate: float
 
 
-def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each column of up as long as its row of down."""
-    up = dW.scale * dW.up
-    ratio = (dW.down.norm(dim=1) / up.norm(dim=0)).sqrt()
-    ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
-    return up * ratio, dW.down / ratio[:, None]
+def train(
+    target: Model,
+    trained: Factors | Scales,
+    lesson: Lesson,
+    meter: Meter,
+    saved: SavedTraining | None = None,
+    watch: Watch | None = None,
+) -> dict[str, LowRank]:
+    """Minimise the denoising loss over ``trained``; return the averaged layers at the best validation, on the CPU.
+
+    Training starts from ``saved``, if that holds a state of it, and stops after the lesson's steps or after PATIENCE validations
+    without a gain. Raises LoraxError if the target's predictions or gradients are not finite.
+    """
+    run = _Run(target, trained, lesson, meter, watch)
+    optimizer = run.optimizer
+    if _resumed(optimizer, saved):
+        for _ in range(optimizer.step):
+            meter.step("going on")
+    else:
+        run.validate()
+    while optimizer.step < lesson.steps and optimizer.stale < PATIENCE:
+        try:
+            meter.step("training")
+        except BaseException:
+            _save(optimizer, saved)
+            raise
+        run.advance()
+        if optimizer.step % VALIDATE_EVERY == 0 or optimizer.step == lesson.steps:
+            run.validate()
+            _save(optimizer, saved)
+    return {layer: dW.to("cpu") for layer, dW in trained.layers(optimizer.best).items()}
+
+
+class _Run:
+    """One training with its pictures, some of them held out."""
+
+    def __init__(self, target: Model, trained: Factors | Scales, lesson: Lesson, meter: Meter, watch: Watch | None) -> None:
+        self.optimizer = Optimizer(trained.parameters, lesson.rate)
+        self._target, self._trained, self._lesson, self._meter, self._watch = target, trained, lesson, meter, watch
+        is_held_out = torch.arange(len(lesson.prompts)) % HELD_OUT == 0
+        held_out, self._shown = is_held_out.nonzero().flatten(), (~is_held_out).nonzero().flatten()
+        self._held_out = self._noised(held_out, REPEATS * len(held_out), seed=0)
+        self._prompts = Prompts(target, lesson.prompts, trained.layers(trained.parameters), meter)
+        self._blocks = target.blocks() if target.size > LARGE else ()
+
+    def advance(self) -> None:
+        """Take one step."""
+        step = self.optimizer.step + 1
+        rows = self._shown[torch.randperm(len(self._shown), generator=torch.Generator().manual_seed(step))[:BATCH]]
+        batch = self._noised(rows, len(rows), seed=step)
+
+        def add_gradient(scale: float) -> None:
+            for part in batches(len(batch), self._target.size, BATCH):
+                layers = self._trained.layers(self._trained.parameters)
+                with adapted(self._target, layers), recomputed(self._blocks):
+                    torch.autograd.backward(scale * self._loss(batch.rows(part)) / len(batch))
+
+        self.optimizer.advance(add_gradient)
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Judge the averaged layers on the pictures that are held out. Raises LoraxError if the first judgement is not finite."""
+        layers, total = self._trained.layers(self.optimizer.average), 0.0
+        with adapted(self._target, layers):
+            for rows in batches(len(self._held_out), self._target.size):
+                self._meter.note("looking at what is left out")
+                total += self._loss(self._held_out.rows(rows)).item()
+        loss = total / len(self._held_out)
+        if self.optimizer.step == 0 and not math.isfinite(loss):
+            raise LoraxError(
+                f"{self._target.base.path}: what the model predicts is NaN or infinite. Its weights overflow in the precision in "
+                "which it runs, or are damaged; use another copy of the checkpoint."
+            )
+        self.optimizer.validated(loss)
+        if self._watch:
+            self._watch(self.optimizer.step, loss, layers)
+
+    def _noised(self, rows: torch.Tensor, count: int, seed: int) -> NoisyBatch:
+        prompts = [self._lesson.prompts[i] for i in rows]
+        return noised(self._target, self._lesson.latents[rows], prompts, count, seed)
+
+    def _loss(self, batch: NoisyBatch) -> torch.Tensor:
+        """Return the sum of the pictures' losses, each a mean over its latents."""
+        predicted = self._target.predict(batch.latents, batch.times, self._prompts(batch.prompts))
+        return (predicted - batch.noise.to(predicted)).square().mean((1, 2, 3)).sum()
+
+
+def _resumed(optimizer: Optimizer, saved: SavedTraining | None) -> bool:
+    """Restore the optimizer, and tell whether there was something to restore it from."""
+    state = saved.load() if saved else None
+    if state is None:
+        return False
+    try:
+        optimizer.restore(*state)
+    except (KeyError, ValueError):  # another version's
+        return False
+    return True
+
+
+def _save(optimizer: Optimizer, saved: SavedTraining | None) -> None:
+    if saved:
+        saved.save(optimizer.state())

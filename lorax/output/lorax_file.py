@@ -8,28 +8,15 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.formats import sidecars
-from lorax.formats.loraxfile import Header
+from lorax.files import Staging
+from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
-from lorax.output import metadata, plain_lora
-from lorax.transfer.planning import Moved, Plan
-
-
-def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
-    """Write the plan's adapter as it is for its source, with the plan's options for later targets; return the files written.
-
-    The plan's own target plays no part. Preview and card are carried over as beside a plain LoRA. Raises LoraxError when ``path``
-    cannot be written.
-    """
-    check_folder(path)
-    check_free(path, plan.inputs, overwrite)
-    with Staging() as staging:
-        return stage_lorax(plan, path, staging, dtype=dtype)
+from lorax.output import metadata, plain_lora, sidecars
+from lorax.transfer import Moved, Plan
 
 
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
@@ -39,7 +26,9 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
             delta = adapter.delta(name, source)
-            layers[layer] = delta if adapter.is_low_rank(name) else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
+            layers[layer] = (
+                delta if adapter.layers[name].is_low_rank else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
+            )
     core = adapter.header.core if adapter.header else ""
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
@@ -74,14 +63,14 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) ->
     for layer, delta in made.layers.items():
         balanced = delta.balanced()  # a copy, of one layer at a time
         for part, tensor in plain_lora.factors(base, layer, balanced, plain_lora.DTYPES[dtype]).items():
-            tensors[f"{base.kohya_name(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
+            tensors[f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
     header = Header(
         family=base.family,
         source=base.path.name,
-        source_sha256=base.sha256,
-        fingerprint=base.fingerprint(layers),
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(layers),
         method=made.method,
         settings=metadata.settings(plan.options, dtype),
         core=made.core,

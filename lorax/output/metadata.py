@@ -9,12 +9,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.prediction import NOISE, VELOCITY
-from lorax.files.hashing import hashes
+from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
+from lorax.files import hashes
 from lorax.low_rank import LowRank
 from lorax.options import Options
-from lorax.transfer.planning import Moved, Plan
+from lorax.transfer import Moved, Plan
 
 # Of the source file and no longer true of the written one.
 STALE = (
@@ -33,7 +32,7 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
     """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
     return common(plan, plan.target, moved.layers, name, "networks.lora") | {
         "lorax_target_model": plan.target.path.name,
-        "lorax_target_model_hash": plan.target.sha256,
+        "lorax_target_model_hash": plan.target.identity.sha256,
         "lorax_method": plan.options.method,
         "lorax_settings": json.dumps(settings(plan.options, dtype)),
         "lorax_coverage": f"{moved.report.coverage:.4f}",
@@ -60,7 +59,7 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
         "lorax_source_lora": plan.adapter.given.name,
         "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
-        "lorax_source_model_hash": plan.source.sha256,
+        "lorax_source_model_hash": plan.source.identity.sha256,
     }
 
 
@@ -76,8 +75,8 @@ def of_base(base: Checkpoint, predicts: str | None) -> dict[str, str]:
         "ss_base_model_version": _names(base, predicts)[0],
         "ss_v2": str(base.family.v2),
         "ss_sd_model_name": base.path.name,
-        "ss_sd_model_hash": base.legacy_hash,
-        "ss_new_sd_model_hash": base.sha256,
+        "ss_sd_model_hash": base.identity.legacy,
+        "ss_new_sd_model_hash": base.identity.sha256,
     }
 
 
@@ -127,7 +126,7 @@ def moved_from(plan: Plan) -> dict[str, str]:
     """Of a LoRA-X file, whose source is the base that it was moved to."""
     return {
         "lorax_moved_from_model": plan.source.path.name,
-        "lorax_moved_from_model_hash": plan.source.sha256,
+        "lorax_moved_from_model_hash": plan.source.identity.sha256,
         "lorax_moved_by": plan.options.method,
     }
 

@@ -9,40 +9,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.files.tensors import is_finite
-from lorax.formats import sidecars
+from lorax.files import Staging, is_finite
 from lorax.low_rank import LowRank
-from lorax.output import metadata
-from lorax.transfer.planning import Moved, Plan
+from lorax.output import metadata, sidecars
+from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def check_any(plan: Plan, moved: Moved) -> None:
-    """Raise LoraxError when there is nothing to write."""
-    if not moved.layers:
-        raise LoraxError(
-            f"{plan.adapter.path}: no layer could be transferred, so no adapter was written.\n{moved.report.summary()}"
-        )
-
-
-def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
-    """Write the adapter, its preview and its card, all or none; return the files written."""
-    check_any(plan, moved)
-    check_folder(path)
-    check_free(path, plan.inputs, overwrite)
-    with Staging() as staging:
-        return stage(plan, moved, path, staging, dtype=dtype)
-
-
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """The same for a caller who writes more at the same time and has checked that ``path`` is free.
-
-    The adapter is staged last, and named first.
-    """
+    """Stage the adapter, its preview and its card at ``path``, which was found free; return the files, the adapter first."""
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
     tensors: dict[str, torch.Tensor] = {}
     factored: dict[str, LowRank] = {}
@@ -92,7 +70,7 @@ def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """A layer's tensors under kohya's keys."""
-    return {f"{target.kohya_name(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
+    return {f"{target.names.kohya(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
 
 
 def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -111,7 +89,7 @@ def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) ->
 def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The layer's difference itself, beside which a bias is read."""
     dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
-    return {f"{target.kohya_name(layer)}.diff": dW.to(dtype).contiguous()}
+    return {f"{target.names.kohya(layer)}.diff": dW.to(dtype).contiguous()}
 
 
 def encode_vectors(
@@ -121,7 +99,7 @@ def encode_vectors(
     tensors = {}
     for parameter, vector in vectors.items():
         layer, _, kind = parameter.rpartition(".")
-        name = target.kohya_name(layer)
+        name = target.names.kohya(layer)
         if layer in whole:
             tensors[f"{name}.diff_b"] = vector.to(dtype)
             continue

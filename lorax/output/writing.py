@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorax.files.staging import Staging
-from lorax.methods import BEHAVIOURAL
+from lorax.files import Staging
+from lorax.methods import runs_models
 from lorax.options import LORAX, Saving
 from lorax.output import lorax_file, plain_lora
-from lorax.transfer.planning import Moved, Plan
+from lorax.transfer import Moved, Plan, wording
 
 
 def holds_moved(plan: Plan, saving: Saving) -> bool:
@@ -16,7 +16,7 @@ def holds_moved(plan: Plan, saving: Saving) -> bool:
 
     A LoRA-X file fits itself by weights alone, so what was found by running the models is written as the target's.
     """
-    return saving.save_as != LORAX or plan.options.method in BEHAVIOURAL
+    return saving.save_as != LORAX or runs_models(plan.options.method)
 
 
 def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
@@ -60,5 +60,5 @@ def note(plan: Plan, moved: Moved, saving: Saving) -> str:
     fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded.{left}"
     if moved.layers:
         return f"{fits} The summary says what it does on {plan.target.title}."
-    why = moved.report.declined or "no layer can be moved."
+    why = wording.declined(moved.report) or "no layer can be moved."
     return f"{fits} On {plan.target.title} it will not be applied: {why}"

@@ -1,53 +1,54 @@
-"""Norms and biases: what an adapter changes of them goes along as it is, where the target has the same parameter."""
+"""Pairs norms and biases: what an adapter changes of them is moved as it is, if the target has the same parameter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import block_of
+from lorax.checkpoint import Checkpoint, block_of
 from lorax.formats import AdapterFile
-from lorax.pairing.pairs import Pair
+from lorax.pairing.layer_pair import Pair
+from lorax.reasons import Reason, Why
 
 
 @dataclass(frozen=True)
 class Vector:
-    """What becomes of one key: the parameter of the target that it is added to, or None with the reason why it is left out."""
+    """A key of the adapter and the parameter of the target that it is added to, or None with the reason why it is left out."""
 
     key: str
     layer: str  # as the adapter spells it
     target: str | None
-    reason: str = ""
+    reason: Reason | None = None
 
 
 def pair_vectors(
     adapter: AdapterFile, source: Checkpoint, target: Checkpoint, pairs: Mapping[str, Pair], cut: bool
 ) -> list[Vector]:
-    """The norms and biases of ``adapter``. ``pairs``: of all layers of ``source``; ``cut``: whether all ranks are limited.
+    """The norms and biases of ``adapter``, with what becomes of each.
 
-    A bias goes along with a whole difference only, which is then written whole: A1111 reads it from no other format.
+    ``pairs`` are those of all layers of ``source``; ``cut`` says whether all ranks are limited. A bias is moved only beside a
+    whole difference, which is then written whole: A1111 reads it from no other format.
     """
     blocks = {block_of(pair.source): block_of(pair.target) for pair in pairs.values() if pair.target}
     found = []
-    for layer, keys in adapter.vectors.items():
-        for parameter, key in keys.items():
-            where = source.names.get(layer) or source.norms.get(layer)
-            counterpart = _counterpart(where, pairs, blocks) if where else None
-            wanted = f"{counterpart}.{parameter}"
-            if source.family != target.family:
-                reason = "the target is of another family"
-            elif where is None:
-                reason = "the source has no such layer"
-            elif where in pairs and not adapter.is_whole(layer):
-                reason = "a bias is read beside a whole difference only"
-            elif where in pairs and cut:
-                reason = "a bias is read beside a whole difference only, and the largest rank asks for factors"
-            elif target.vectors.get(wanted) != adapter.length(key):
-                reason = "the target has no such parameter of this size"
-            else:
-                reason = ""
-            found.append(Vector(key, layer, None if reason else wanted, reason))
+    whole = {name for name, layer in adapter.layers.items() if layer.is_whole}
+    for stored in adapter.vectors:
+        on_source = source.names.get(stored.layer) or source.names.norms.get(stored.layer)
+        counterpart = _counterpart(on_source, pairs, blocks) if on_source else None
+        wanted = f"{counterpart}.{stored.parameter}"
+        why = None
+        if source.family != target.family:
+            why = Why.OTHER_FAMILY
+        elif on_source is None:
+            why = Why.NO_LAYER_IN_SOURCE
+        elif on_source in pairs and stored.layer not in whole:
+            why = Why.BIAS_ALONE
+        elif on_source in pairs and cut:
+            why = Why.BIAS_BESIDE_FACTORS
+        elif target.vectors.get(wanted) != stored.size:
+            why = Why.NO_PARAMETER
+        reason = Reason(why) if why else None
+        found.append(Vector(stored.key, stored.layer, None if reason else wanted, reason))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part
+from lorax.files import Part
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -14,13 +14,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from transformers import CLIPTokenizer
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from lorax.checkpoint.layer_names import TEXT_MODEL
-from lorax.checkpoint.openclip import padded_with_zeros
+from lorax.checkpoint import Checkpoint, open_checkpoint, openclip
 from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.models.runnable import check
+from lorax.models import check, text_module, trajectory
 from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
@@ -36,12 +34,6 @@ class Conditioning:
 
     context: torch.Tensor  # (N, 77, width); of SDXL both encoders' side by side
     pooled: torch.Tensor | None = None  # (N, width) of SDXL
-
-    @classmethod
-    def joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        """One after the other, of the same model."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return cls(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 class Runner:
@@ -126,7 +118,7 @@ class Runner:
         if self.text_encoder_2 is None:
             return Conditioning(self.text_encoder(ids)[0])
         first = self.text_encoder(ids, output_hidden_states=True)
-        second = self.text_encoder_2(padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
+        second = self.text_encoder_2(openclip.padded_with_zeros(ids, self.tokenizer.eos_token_id), output_hidden_states=True)
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -180,25 +172,9 @@ class Runner:
 
     @torch.no_grad()
     def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
-        """Pictures (N, 3, H, W) in [0, 1], one per prompt and seed, by DDIM. Equal seeds start from equal noise everywhere."""
-        *_, (_, latents) = self.trajectory(prompts, seeds, steps=steps, guidance=guidance)
+        """Draw pictures (N, 3, H, W) in [0, 1], one per prompt and seed."""
+        *_, (_, latents) = trajectory(self, prompts, seeds, steps, guidance)
         return self.decode(latents)
-
-    @torch.no_grad()
-    def trajectory(
-        self, prompts: list[str], seeds: list[int], *, steps: int, guidance: float = 3.0
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The way from noise to a picture: times () with scaled latents (N, 4, h, w), and last those of the finished picture."""
-        shape = (4, self.size, self.size)
-        latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        latents = latents.to(self.device)
-        conditioning = Conditioning.joined([self.encode([""] * len(prompts)), self.encode(prompts)])
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps:
-            yield t, latents
-            without, given = self.predict(torch.cat([latents] * 2), t, conditioning).chunk(2)
-            latents = self.scheduler.step(without + guidance * (given - without), t, latents, return_dict=False)[0]
-        yield torch.zeros_like(t), latents
 
     @torch.no_grad()
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -225,11 +201,7 @@ class Runner:
         component, _, path = layer.partition(".")
         if component == "unet":
             return self.unet.get_submodule(self.base.unet_names.to_diffusers(path))
-        encoder = self.text_encoders[component]
-        try:
-            return encoder.get_submodule(path)
-        except AttributeError:  # transformers 5 has no text_model between
-            return encoder.get_submodule(path.removeprefix(TEXT_MODEL))
+        return text_module(self.text_encoders[component], path)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lorax.checkpoint import openclip
-from lorax.checkpoint.layer_names import PROJECTION, TEXT_MODEL, text_path
+from lorax.checkpoint import PROJECTION, TEXT_MODEL, openclip, text_path
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
 HEAD_CHANNELS = 64  # of every text encoder that SD 1.x and SDXL checkpoints have

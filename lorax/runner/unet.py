@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from lorax.checkpoint import families
-from lorax.checkpoint.layer_names import UNetNames
-from lorax.checkpoint.model_config import Settings
+from lorax.checkpoint import ModelConfig, UNetNames, families
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."
@@ -23,7 +21,7 @@ TIME_IDS = 6  # SDXL's: original height and width, crop's top and left, target h
 
 def load_unet(
     file: TensorFile,
-    settings: Settings,
+    settings: ModelConfig,
     pooled: int | None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -59,7 +57,7 @@ def load_unet(
     return unet
 
 
-def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: Settings, pooled: int | None) -> dict[str, Any]:
+def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelConfig, pooled: int | None) -> dict[str, Any]:
     """Arguments for ``UNet2DConditionModel``, from parameters' shapes under diffusers' names."""
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     widths = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part, TensorFile
+from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
 PREFIX = "first_stage_model."

@@ -1,4 +1,4 @@
-"""Eigenvectors of the smaller Gram matrix of a weight: several times faster than its singular value decomposition."""
+"""Singular vectors of a weight from its smaller Gram matrix, several times faster than by an SVD."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 from lorax.subspace.lazy import once
 
-BLOCKS = 4  # of the Gram matrix's rows: half of it is enough, and blocks leave out most of the other half
-WINDOW = 32  # singular vectors on either side of the cut that are set right in float64
-ROWS = 256  # of a weight that are in float64 at a time, such that they stay in a core's cache
+BLOCKS = 4  # into which the Gram matrix is divided, so that most of its upper half is not computed
+WINDOW = 32  # singular vectors on either side of the cut that are corrected in float64
+ROWS = 256  # of a weight that are in float64 at a time, so that they stay in a core's cache
 EPSILON = torch.finfo(torch.float32).eps
 
 
 class Gram:
-    """Of W (m, n): p = min(m, n) singular values, and the singular vectors of the smaller side, in the dtype of W."""
+    """The p = min(m, n) singular values of W (m, n) and the singular vectors of its smaller side, in the dtype of W."""
 
     def __init__(self, W: torch.Tensor) -> None:
         self.tall = W.mT if W.shape[0] <= W.shape[1] else W  # (far, near), the larger side first
@@ -25,21 +25,21 @@ class Gram:
 
     @property
     def S(self) -> torch.Tensor:
-        """(p,), largest first."""
+        """Singular values (p,), largest first."""
         return self._eigen[0].sqrt()
 
     @property
     def near(self) -> torch.Tensor:
-        """(p, p): singular vectors in the order of S."""
+        """Singular vectors (p, p) of the smaller side, in the order of S."""
         return self._eigen[1]
 
     def refined(self, r: int) -> tuple[torch.Tensor, float]:
-        """The r < p leading vectors of the near side, set right at the cut, and the error that is left.
+        """The r < p leading vectors (p, r) of the smaller side, corrected at the cut, and the error that is left.
 
-        Rounding mixes vectors the more, the closer their singular values are, and harms only across the cut. So a window around
-        the cut is set right by a Rayleigh-Ritz step in float64. What still mixes across the cut is measured between the window
-        and all others, and gives the typical size of what is not measured, between two of the others. The error is that of a
-        projection of random columns, to first order and relative to the result.
+        Rounding mixes vectors, the more the closer their singular values are. That harms only across the cut between the r-th and
+        the next vector. So a window around the cut is corrected by a Rayleigh-Ritz step in float64. The mixing that is left
+        across the cut is measured between the window and the other vectors, and estimated from that between two other vectors.
+        The error is that of a projection of random columns, to first order and relative to the result.
         """
         values, vectors = (part.double() for part in self._eigen)
         first, last = max(0, r - WINDOW), min(len(values), r + WINDOW)
@@ -50,7 +50,7 @@ class Gram:
         turn = torch.linalg.solve_triangular(root.mT, turned.flip(1), upper=True)
         Z, image, theta = Z @ turn, image @ turn, theta.flip(0)
         above, below, top = vectors[:, :first], vectors[:, last:], r - first
-        left = self._preimage(image) - Z * theta  # what the window's vectors lack to be eigenvectors
+        left = self._preimage(image) - Z * theta  # residuals of the window's vectors
         mixed = torch.cat([above.mT @ left, below.mT @ left])
         angles = mixed / _apart(torch.cat([values[:first], values[last:]])[:, None] - theta, values[0])
         measured = angles[:first, top:].square().sum() + angles[first:, :top].square().sum()
@@ -60,17 +60,17 @@ class Gram:
         return near, across.item() + EPSILON * (self.S[0] / self.S[r - 1]).item()
 
     def _image(self, Z: torch.Tensor) -> torch.Tensor:
-        """A Z in float64 for the tall A, of which little is in float64 at a time."""
+        """A Z in float64 for the tall A, of which few rows are in float64 at a time."""
         return torch.cat([rows.double() @ Z for rows in torch.split(self.tall, ROWS)])
 
     def _preimage(self, Y: torch.Tensor) -> torch.Tensor:
-        """A^T Y likewise."""
+        """A^T Y in float64 for the tall A, of which few rows are in float64 at a time."""
         parts = (rows.double().mT @ part for rows, part in zip(torch.split(self.tall, ROWS), torch.split(Y, ROWS), strict=True))
         return sum(parts, torch.zeros((), dtype=Y.dtype, device=Y.device))
 
 
 def lower_gram(tall: torch.Tensor) -> torch.Tensor:
-    """A^T A for A (far, near), right on and below the diagonal."""
+    """A^T A (near, near) for A (far, near), correct on and below the diagonal only."""
     p = tall.shape[1]
     gram = tall.new_zeros(p, p)
     step = -(-p // BLOCKS)
@@ -80,5 +80,5 @@ def lower_gram(tall: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(gaps: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """Gaps between eigenvalues, of which none is taken for smaller than what rounding leaves of the largest."""
+    """The gaps between eigenvalues, none of them below the rounding error of the largest eigenvalue."""
     return gaps.abs().clamp_min(1e-16 * largest.item())

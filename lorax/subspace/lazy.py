@@ -1,4 +1,4 @@
-"""A property that is computed when it is first asked for, by threads that do not wait for each other."""
+"""A cached property without a lock."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):
-    """``functools.cached_property`` without its lock.
+    """``functools.cached_property`` without its lock, so that threads do not wait for each other.
 
-    Before Python 3.12 that lock is one for all instances, so that workers, each with a layer of its own, would decompose one
-    after the other. An instance that two threads ask at the same time may compute twice; here each belongs to one.
+    Before Python 3.12 all instances share one lock, and workers that each have a layer would decompose one after the other. An
+    instance that two threads ask at the same time may compute twice; here each instance belongs to one thread.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -20,6 +20,6 @@ class once(Generic[T]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:
         if instance is None:
-            return self  # type: ignore[return-value]  # for what reads the class, as its documentation
+            return self  # type: ignore[return-value]  # for tools that read the class, as those for documentation
         value = instance.__dict__[self._name] = self._compute(instance)
         return value

@@ -1,4 +1,4 @@
-"""How many leading singular directions of a base weight are kept."""
+"""Rules for how many leading singular directions of a weight are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from lorax.errors import LoraxError
 
 @dataclass(frozen=True)
 class RankRule:
-    """A number (``64``), a share of min(m, n) (``25%``), or a share of the squared singular values (``energy:0.95``)."""
+    """A rank as a number (``64``), a share of min(m, n) (``25%``) or a share of the squared singular values (``energy:0.95``).
+
+    Raises LoraxError if ``text`` is none of these.
+    """
 
     text: str
 
@@ -20,7 +23,7 @@ class RankRule:
         self.of(torch.ones(4))
 
     def of_size(self, p: int) -> int | None:
-        """The rank among p singular values, between 1 and p; None where it depends on them."""
+        """The rank among p singular values, between 1 and p; None if it depends on their values."""
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", self.text):
             share = float(found[1]) / 100
             if 0 < share <= 1:
@@ -30,7 +33,7 @@ class RankRule:
         return None
 
     def of(self, S: torch.Tensor) -> int:
-        """The rank for singular values S (p,), sorted from large to small; between 1 and p."""
+        """The rank, between 1 and p, for singular values S (p,) in descending order."""
         p = len(S)
         if (rank := self.of_size(p)) is not None:
             return rank

@@ -1,4 +1,4 @@
-"""A fixed sign for singular vectors, which a decomposition leaves open."""
+"""Fixes the signs of singular vectors, which a decomposition leaves open."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lorax.subspace.spectral import Decomposition
 
 
 def aligned(U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flip pairs (u_i, v_i) such that the entry of u_i that is largest in magnitude is positive."""
+    """U (m, r) and V (n, r) with pairs (u_i, v_i) flipped such that the entry of u_i with the largest magnitude is positive."""
     rows = U.abs().argmax(0, keepdim=True)
     sign = torch.where(U.gather(0, rows) < 0, -1.0, 1.0).to(U)
     return U * sign, V * sign
 
 
 def basis(of: Decomposition, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """U~ (m, r) and V~ (n, r) that a LoRA-X adapter is trained in: float64, such that they can be computed again elsewhere."""
+    """U~ (m, r) and V~ (n, r), float64, in which a LoRA-X adapter is trained. They can be computed again elsewhere."""
     return aligned(*of.leading(r))

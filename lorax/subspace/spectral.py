@@ -1,4 +1,4 @@
-"""The leading singular subspaces of one base weight, and how alike those of two weights are."""
+"""The leading singular subspaces of a weight, and their similarity between two weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from lorax.subspace.gram import Gram
 from lorax.subspace.lazy import once
 from lorax.subspace.rank import QUARTER, RankRule
 
-SMALL = 256  # up to so many singular values, float64 costs next to nothing
-TOLERANCE = 5e-4  # error of a projection in float32, from which on it is done in float64
-# Below this share of the largest singular value, the Gram matrix (whose condition is squared) no longer gives directions.
+SMALL = 256  # singular values up to which float64 costs next to nothing
+TOLERANCE = 5e-4  # error of a projection in float32 above which float64 is used
+# Share of the largest singular value below which the Gram matrix, whose condition is squared, gives no reliable directions.
 FLOORS = {torch.float32: 1e-3, torch.float64: 1e-4}
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Leading singular vectors of the smaller side, ``near`` (p, r); those of the other, far side are A near / S.
+    """The leading singular vectors of a weight: ``near`` (p, r) of its smaller side, and those of its larger side, the far one.
 
-    ``tall`` is A (far, p), ``S`` (r,). ``far`` (far, r) holds the far vectors where that formula would lose them.
+    The far vectors are A near / S, with A (far, p) in ``tall`` and the singular values S (r,). If this formula would lose them,
+    they are in ``far`` (far, r).
     """
 
     near: torch.Tensor
@@ -30,16 +31,17 @@ class Basis:
 
     @classmethod
     def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> Basis:
-        """The same found again for W (m, n), as stored."""
+        """The basis of W (m, n), as stored, from vectors that were found before."""
         tall = (W.mT if W.shape[0] <= W.shape[1] else W).to(near.dtype)
         return cls(near.to(W.device), S.to(W.device), tall, None if far is None else far.to(W.device))
 
     def project_near(self, X: torch.Tensor) -> torch.Tensor:
+        """The columns of X (p, k) projected on the near vectors."""
         X = X.to(self.near)
         return self.near @ (self.near.mT @ X)
 
     def project_far(self, X: torch.Tensor) -> torch.Tensor:
-        """With the few columns of X only: on the widest layers the far vectors would be the largest matrix."""
+        """The columns of X (far, k) projected on the far vectors, which are not formed: on wide layers they would be large."""
         X = X.to(self.near)
         if self.far is not None:
             return self.far @ (self.far.mT @ X)
@@ -47,15 +49,16 @@ class Basis:
         return self.tall @ (self.near @ inside)
 
     def far_vectors(self) -> torch.Tensor:
+        """The far vectors (far, r)."""
         return self.far if self.far is not None else (self.tall @ self.near).div_(self.S)
 
 
 class Decomposition:
-    """W = U diag(S) V^T for W (m, n), with p = min(m, n) singular values. Nothing is computed before it is asked for.
+    """W = U diag(S) V^T for W (m, n), with p = min(m, n) singular values. Each result is computed when it is first asked for.
 
-    Three ways, of which the first that is exact enough is taken: eigenvectors of the Gram matrix in float32 (of larger weights),
-    the same in float64, and ``torch.linalg.svd`` in float64 where directions near the floor are asked for. ``basis``: one that
-    was found before.
+    There are three ways, and the first that is exact enough is taken: eigenvectors of the Gram matrix in float32 (for larger
+    weights), its eigenvectors in float64, and ``torch.linalg.svd`` in float64 for directions near the floor. ``basis``: a basis
+    that was found before.
     """
 
     def __init__(self, W: torch.Tensor, basis: Basis | None = None) -> None:
@@ -65,7 +68,7 @@ class Decomposition:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the weight is worked with first."""
+        """The dtype of the first attempt."""
         return torch.float64 if self.p <= SMALL else torch.float32
 
     @once
@@ -83,30 +86,30 @@ class Decomposition:
 
     @property
     def S(self) -> torch.Tensor:
-        """All p singular values, largest first."""
+        """All singular values (p,), largest first."""
         return self._first.S
 
     def rank(self, rule: RankRule) -> int:
-        """How many singular directions the rule keeps. The singular values are found only where it asks for them."""
+        """The number of singular directions that the rule keeps. Singular values are computed only if the rule needs them."""
         fixed = rule.of_size(self.p)
         return rule.of(self.S) if fixed is None else fixed
 
     def project(self, X: torch.Tensor, r: int, side: int) -> torch.Tensor:
-        """U~ U~^T X for X (m, k) and side 0, V~ V~^T X for X (n, k) and side 1; r the kept rank."""
+        """U~ U~^T X for X (m, k) if ``side`` is 0, V~ V~^T X for X (n, k) if it is 1; r is the rank that is kept."""
         if (basis := self.basis_of(r)) is None:
             basis = self._last = self._find(r)
         return basis.project_near(X) if (side == 0) == self._wide else basis.project_far(X)
 
     def basis_of(self, r: int) -> Basis | None:
-        """The basis that was projected on last, if it is of this rank: one transfer asks for one."""
+        """The basis that was last projected on if it has this rank, else None. One transfer needs one."""
         return self._last if self._last is not None and len(self._last.S) == r else None
 
     def leading(self, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """U~ (m, r) and V~ (n, r), float64: the r leading singular vectors, each of them and not their span alone."""
+        """U~ (m, r) and V~ (n, r), float64: the r leading singular vectors, each exact by itself."""
         return self._sides(self._in_double(r))
 
     def spanning(self, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, right as a span, and only so far as rounding in ``dtype`` does not mix it with what is cut off."""
+        """U~ (m, r) and V~ (n, r) of which the span is the leading subspace, up to rounding in ``dtype``."""
         if self._above_floor(self._first, r):
             return self._sides(Basis(self._first.near[:, :r], self.S[:r], self._first.tall))
         return self.leading(r)
@@ -138,10 +141,10 @@ class Decomposition:
 
 
 def similarity(source: Decomposition, target: Decomposition) -> float | None:
-    """How alike two weights' leading subspaces are: 1 the same, 0 as alike as chance makes any two; None for unequal shapes.
+    """The similarity of the leading subspaces of two weights: 1 if they are equal, 0 as by chance; None for unequal shapes.
 
-    (Phi - r/n) / (1 - r/n) per side, with Phi = ||U~_s^T U~_t||_F^2 / r (LoRA-X, arXiv 2501.16559), r a quarter of min(m, n) and
-    n the size of the side; of the two sides, the smaller value.
+    For each side it is (Phi - r/n) / (1 - r/n), with Phi = ||U~_s^T U~_t||_F^2 / r (LoRA-X, arXiv 2501.16559), r a quarter of
+    min(m, n) and n the size of the side. The smaller value of both sides is returned.
     """
     if source.shape != target.shape:
         return None

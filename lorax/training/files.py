@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from lorax.errors import LoraxError
-from lorax.files.staging import Staging, check_folder, check_free
-from lorax.formats import small
-from lorax.formats.loraxfile import Header
+from lorax.files import Staging, check_folder, check_free
+from lorax.formats import Header, small
 from lorax.options import Options
 from lorax.output import metadata, plain_lora
 from lorax.training.layer import DIAGONAL
@@ -58,7 +57,7 @@ def save(
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:
-    constrained, name, kind = network.constrained()[layer], network.base.kohya_name(layer), plain_lora.DTYPES[dtype]
+    constrained, name, kind = network.constrained()[layer], network.base.names.kohya(layer), plain_lora.DTYPES[dtype]
     if form == SMALL:
         parts = small.encode(constrained.core.detach().cpu(), constrained.probes, kind)
     else:
@@ -78,8 +77,8 @@ def _header(network: Network, dtype: str) -> Header:
     return Header(
         family=base.family,
         source=base.path.name,
-        source_sha256=base.sha256,
-        fingerprint=base.fingerprint(network.constrained()),
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(network.constrained()),
         method=Options().method,
         settings=metadata.settings(Options(), dtype),
         core=network.core,

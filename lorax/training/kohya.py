@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import AdapterFile, open_adapter
-from lorax.output.plain_lora import DTYPES
+from lorax.output import DTYPES
 from lorax.subspace import RankRule
 from lorax.training import modules
 from lorax.training.files import FACTORS, SMALL, check_form, save
@@ -124,7 +124,9 @@ class KohyaNetwork(nn.Module):
         if self.adapter is None:
             layers = "|".join([ATTENTION, TEXT, *([CONVOLUTION] if self.options.convolutions else [])])
         else:
-            ranks = {re.escape(layer): self.adapter.rank(name) for name, layer in self.adapter.layers_of(base).items() if layer}
+            ranks = {
+                re.escape(layer): self.adapter.layers[name].rank for name, layer in self.adapter.layers_of(base).items() if layer
+            }
             layers = "|".join(ranks)
             settings = replace(settings, ranks={layer: RankRule(str(rank)) for layer, rank in ranks.items() if rank})
         encoders = _listed(text_encoder) if apply_text_encoder else []
@@ -164,7 +166,7 @@ class KohyaNetwork(nn.Module):
         """Go on from a file of any form. Raises LoraxError when it was not trained in this network's basis."""
         adapter = open_adapter(Path(file))
         self.network.load(adapter)
-        return f"{len(adapter.parts)} layers"
+        return f"{len(adapter.layers)} layers"
 
     def prepare_optimizer_params(
         self, text_encoder_lr: float | None, unet_lr: float | None, default_lr: float | None = None

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorax.errors import LoraxError
-from lorax.formats.small import probes_of
+from lorax.formats import small
 from lorax.low_rank import LowRank
 
 DIAGONAL, FULL = "diagonal", "full"
@@ -22,7 +22,7 @@ class Constrained(nn.Module):
     ``U`` (m, r) and ``Vh`` (r, n) are the leading singular vectors of the layer's weight (m, n), a convolution's n being
     in * kh * kw. They are frozen, in the weight's dtype and on its device, and in no state dict. ``core`` is dS: float32 (r,) or
     (r, r), zero at first, so that the first step's output is the base's. ``dropout`` drops entries of V~^T x while training.
-    ``probes`` are those of the basis as it was given (``lorax/formats/core.py``).
+    ``probes`` are those of the basis as it was given (``lorax/formats/small.py``).
     """
 
     U: torch.Tensor
@@ -35,7 +35,7 @@ class Constrained(nn.Module):
         r, weight = U.shape[1], module.weight
         self.multiplier, self.dropout = 1.0, dropout
         self.core = nn.Parameter(torch.zeros(r if core == DIAGONAL else (r, r), device=weight.device))
-        self.probes = probes_of(U, V)
+        self.probes = small.probes_of(U, V)
         self.register_buffer("U", U.to(weight), persistent=False)
         self.register_buffer("Vh", V.mT.to(weight).contiguous(), persistent=False)
         self._kernel: tuple[int, ...] = ()  # of a convolution

@@ -8,13 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lorax.checkpoint import families
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.families import Family
-from lorax.checkpoint.layer_names import TEXT_MODEL, UNetNames, text_path
-from lorax.checkpoint.layouts import is_layer
+from lorax.checkpoint import TEXT_MODEL, Checkpoint, Family, UNetNames, families, is_layer, text_path
 from lorax.errors import LoraxError
-from lorax.files.tensors import Part
+from lorax.files import Part
 
 
 def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Sequence[nn.Module] = ()) -> nn.Linear | nn.Conv2d:

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.layer_names import component_of
+from lorax.checkpoint import Checkpoint, component_of
 from lorax.errors import LoraxError
-from lorax.formats import AdapterFile
+from lorax.formats import AdapterFile, small
 from lorax.low_rank import LowRank
-from lorax.subspace import Decomposition, RankRule
-from lorax.subspace.rank import QUARTER
-from lorax.subspace.signs import basis
+from lorax.subspace import QUARTER, Decomposition, RankRule, basis
 from lorax.training import modules
 from lorax.training.layer import CORES, DIAGONAL, Constrained
 
@@ -62,7 +59,7 @@ class Network(nn.Module):
         """Constrain one layer, of rank as ``settings`` say, in the basis of the base's own weight."""
         of = Decomposition(self.base.weight(layer))
         U, V = basis(of, of.rank(settings.of(layer)))
-        self.by_name[self.base.kohya_name(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
+        self.by_name[self.base.names.kohya(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
 
     def constrained(self) -> dict[str, Constrained]:
         """Layer -> what is trained of it."""
@@ -78,7 +75,7 @@ class Network(nn.Module):
             if layer not in constrained:
                 raise LoraxError(f"{adapter.path}: {name} is not trained here. Train the layers that the file has.")
             own = constrained[layer]
-            dS, outside = adapter.core(name, own.probes), 0.0
+            dS, outside = small.core_of(adapter.read(name), own.probes), 0.0
             if dS is None:
                 dS, outside = own.core_of(adapter.delta(name))
             if outside > INSIDE or dS.shape != own.core.shape:

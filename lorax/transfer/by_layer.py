@@ -1,52 +1,76 @@
-"""One pass over two bases: every pair of layers that adapters touch is read once, and moved through the method."""
+"""Transfers by weights: one pass over two bases, in which every pair of layers is read once and moved through the method."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 
-from lorax.files.cache import Cache
+from lorax.devices import pick_device
 from lorax.low_rank import LowRank
-from lorax.methods import METHODS, Bases, pair_cache
-from lorax.pairing.by_place import Columns
+from lorax.methods import WeightPair, auto, pair_cache, weight_method
+from lorax.pairing import Columns, Vector
+from lorax.reasons import Reason, Why
 from lorax.subspace import SMALL, Decomposition, RankRule
-from lorax.transfer.report import LayerRecord
-
-if TYPE_CHECKING:
-    from lorax.transfer.planning import Plan
+from lorax.transfer.planning import Context, Moved, Plan
+from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status, Unrelated
+from lorax.transfer.streaming import Stream
 
 Use = tuple[int, str]  # number of the plan among those of the pass, name of the layer in its adapter
-Task = tuple[Use, ...]  # all that touch the same pair of the bases' layers
-Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None where there is no pair
+Task = tuple[Use, ...]  # all uses of one pair of the bases' layers
+Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None if there is no pair
 End = tuple[LayerRecord, LowRank | None]
 STEP = 7  # of a layer that is copied, every seventh row shows how much of the delta the target has; heads are of 2^n rows
-SAMPLE = 5  # large layers that are measured, where a sample is enough
+SAMPLE = 5  # large layers that are measured if a sample is enough
 
 
-class Pass:
-    """``samples``: for each plan the layers that are measured in any case. They go first, and tell what the others need.
+def run(plans: Sequence[Plan], context: Context, *, survey: bool = False) -> list[Moved]:
+    """Move adapters by weights, in one pass. Each gives what it gives alone.
 
-    ``survey``: whether the similarity of all the others is measured too, for show.
+    A ``survey`` measures the similarity of every layer, for show, and moves the same. Reports decline what is to be declined, and
+    expect nothing.
+    """
+    total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
+    layers = LayerPass(plans, context, survey)
+    stream = Stream(pick_device(plans[0].options.device), layers.size, layers.load, layers.work)
+    for sampled in (True, False):
+        for (number, name), end in itertools.chain.from_iterable(stream(layers.tasks(sampled))):
+            context.progress(next(done), total, name)
+            layers.ended[number][name] = end
+    context.progress(total, total, "")
+    return [
+        _concluded(plan, [layers.ended[number][name] for name in plan.pairs], layers.deciding(number))
+        for number, plan in enumerate(plans)
+    ]
+
+
+class LayerPass:
+    """The layers of several plans between the same bases.
+
+    ``samples`` holds for each plan the layers that are measured in any case. They go first, and tell what the others need.
     """
 
-    def __init__(self, plans: Sequence[Plan], cache: Cache | None, survey: bool = False) -> None:
+    def __init__(self, plans: Sequence[Plan], context: Context, survey: bool = False) -> None:
         self.plans, self.samples, self._survey = plans, [sample(plan) for plan in plans], survey
-        much = survey or METHODS[plans[0].options.method].gated  # else too little is measured to look it up
+        self._method = weight_method(plans[0].options.method)
+        much = survey or self._method.gated  # else too little is measured to look it up
+        cache = context.cache
         self._cache = cache if much and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes, into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def deciding(self, number: int) -> Collection[str]:
-        """Layers of the plan whose similarity decides, be it on each or on all of them: the same with a survey as without."""
+        """Return the layers of the plan whose similarity decides, on each or on all of them. A survey does not change them."""
         plan = self.plans[number]
-        return plan.pairs if _is_gated(plan) else self.samples[number]
+        return plan.pairs if self._is_gated(plan) else self.samples[number]
 
     def tasks(self, sampled: bool) -> list[Task]:
-        """Of the layers that are in the samples, or of the others."""
+        """Return the tasks of the layers in the samples, or of the others."""
         groups: dict[tuple, list[Use]] = {}
         for number, plan in enumerate(self.plans):
             for name, found in plan.pairs.items():
@@ -56,7 +80,7 @@ class Pass:
         return [tuple(group) for group in groups.values()]
 
     def size(self, task: Task) -> int:
-        """Bytes: weights as stored, in float32 and at worst one in float64, and eigenvectors with what finding them takes."""
+        """Estimate the bytes of a task: weights as stored, in float32, at worst one in float64, and finding eigenvectors."""
         if (found := self._pair(task)) is None:
             return 0
         plan, (source, target, _) = self.plans[task[0][0]], found
@@ -64,6 +88,7 @@ class Pass:
         return sum(8 * m * n + 32 * min(m, n) ** 2 for m, n in shapes)
 
     def load(self, task: Task, device: torch.device) -> Weights:
+        """Read the weights of a task."""
         if (found := self._pair(task)) is None:
             return None
         plan, (source, target, columns) = self.plans[task[0][0]], found
@@ -75,9 +100,10 @@ class Pass:
         return on_device, on_device if W_t is W_s else _on(W_t, device)
 
     def work(self, task: Task, weights: Weights) -> list[tuple[Use, End]]:
+        """Move all uses of a task."""
         if weights is None:
             return [(use, (unmatched(self.plans[use[0]], use[1]), None)) for use in task]
-        if self._survey or not all(self._is_settled(use) for use in task):
+        if self._survey or not all(self._is_left_unsampled(use) for use in task):
             self._check_finite(task, weights)
         device = weights[1].device
         deltas = {use: self._delta(use, device).to(device) for use in task}
@@ -87,32 +113,32 @@ class Pass:
         ends = []
         for rule in dict.fromkeys(rules.values()):
             of_rule = [use for use in task if rules[use] == rule]
-            with self._kept(Bases(source, target, rule)) as bases:
-                ends += [(use, self._move(use, deltas[use], bases)) for use in of_rule]
+            with self._cached(WeightPair(source, target, rule)) as pair:
+                ends += [(use, self._move(use, deltas[use], pair)) for use in of_rule]
         if any(end[0].overlap is not None and not math.isfinite(end[0].overlap) for _, end in ends):
             self._check_finite(task, weights)
         return ends
 
     @contextmanager
-    def _kept(self, bases: Bases) -> Iterator[Bases]:
-        """With what was kept of them; what is found of them is kept."""
-        if self._cache is None or bases.target.p <= SMALL:
-            yield bases
+    def _cached(self, pair: WeightPair) -> Iterator[WeightPair]:
+        """Yield the pair with what the cache has of it; put what is found of it into the cache."""
+        if self._cache is None or pair.target.p <= SMALL:
+            yield pair
             return
-        key = pair_cache.key(bases)
+        key = pair_cache.key(pair)
         try:
             if (entry := self._cache.get(key, remember=False)) is not None:
-                bases = pair_cache.from_entry(entry, bases)
+                pair = pair_cache.from_entry(entry, pair)
         except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
             pass
-        yield bases
-        found = pair_cache.to_entry(bases)
+        yield pair
+        found = pair_cache.to_entry(pair)
         if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
             self._written += found.size
             self._cache.put(key, found, remember=False)  # a pass asks for each once, and for more than memory holds
 
     def _check_finite(self, task: Task, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Raise LoraxError if they are not. It takes longer than a copy, which reads no more than a part of them."""
+        """Raise LoraxError if a weight is not finite. This takes longer than a copy, which reads no more than a part of them."""
         plan, found = self.plans[task[0][0]], self._pair(task)
         assert found is not None
         plan.source.check_finite(found[0], weights[0])
@@ -127,72 +153,77 @@ class Pass:
         found = self.plans[number].pairs[name]
         return (found.source, found.target, found.columns) if found and found.target else None
 
-    def _move(self, use: Use, dW: LowRank, bases: Bases) -> End:
+    def _move(self, use: Use, dW: LowRank, pair: WeightPair) -> End:
         number, name = use
-        plan, settled = self.plans[number], self._is_settled(use)
+        plan, unsampled, gated = self.plans[number], self._is_left_unsampled(use), self._is_gated(self.plans[number])
         found = plan.pairs[name]
         assert found is not None
-        method, options = METHODS[plan.options.method], plan.options
         norm = inside = dW.norm()
         if found.columns:
             dW = found.columns.narrowed(dW)
             inside = dW.norm()
-        gated = _is_gated(plan)
-        similarity = bases.similarity if self._survey or name in self.deciding(number) else None
-        record = LayerRecord(
-            name,
-            "skipped",
-            "",
-            norm,
+        similarity = pair.similarity if self._survey or name in self.deciding(number) else None
+        record = partial(
+            LayerRecord,
+            name=name,
+            norm=norm,
             source=found.source,
             target=found.target,
             pairing=found.reason,
             similarity=similarity,
-            overlap=bases.overlap(dW, inside, STEP if settled else 1),
+            overlap=pair.overlap(dW, inside, STEP if unsampled else 1),
         )
-        if gated and similarity is not None and similarity < options.threshold:
-            return record.ended("skipped", f"similarity {similarity:.2f} is below the threshold {options.threshold:g}"), None
-        moved, how = (method.settled if settled and method.settled else method.move)(dW, bases)
+        if gated and similarity is not None and similarity < plan.options.threshold:
+            details = {"similarity": similarity, "threshold": plan.options.threshold}
+            return record(status=Status.SKIPPED, reason=Reason(Why.BELOW_THRESHOLD, details)), None
+        move = self._method.move_unsampled if unsampled and self._method.move_unsampled else self._method.move
+        moved, reason = move(dW, pair)
         if moved is None:
-            return record.ended("skipped", how), None
+            return record(status=Status.SKIPPED, reason=reason), None
         if gated and similarity is None:
-            how += "; similarity is undefined for unequal shapes, so not gated"
+            reason = reason.but(Reason(Why.NOT_GATED))
         if moved is not dW:
             inside = moved.norm()
-        kept, subspace_rank = inside / norm if norm > 0 else 1.0, None if moved is dW else bases.r
+        kept, subspace_rank = inside / norm if norm > 0 else 1.0, None if moved is dW else pair.r
         if found.columns and found.target:
             moved = found.columns.widened(moved, plan.target.matrix(found.target)[1])
         moved, error = moved.compressed(plan.limit(name))
-        known = {"kept": kept, "subspace_rank": subspace_rank, "rank": moved.rank, "compression_error": error}
-        return record.ended("transferred", how, **known), moved.to("cpu")
+        moved_record = record(
+            status=Status.TRANSFERRED,
+            reason=reason,
+            kept=kept,
+            subspace_rank=subspace_rank,
+            rank=moved.rank,
+            compression_error=error,
+        )
+        return moved_record, moved.to("cpu")
 
-    def _is_settled(self, use: Use) -> bool:
-        """Whether the layers that were measured leave nothing to decide on this one, as none of them was projected."""
+    def _is_left_unsampled(self, use: Use) -> bool:
+        """Tell whether the measured layers leave nothing to decide on this one, since none of them was projected."""
         number, name = use
-        if METHODS[self.plans[number].options.method].settled is None or name in self.samples[number]:
+        if self._method.move_unsampled is None or name in self.samples[number]:
             return False
         known = [self.ended[number].get(name) for name in self.samples[number]]
         return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
 
-
-def _is_gated(plan: Plan) -> bool:
-    """Whether each layer needs a similarity of its own to be moved. It is a little below 0 where it is less than chance."""
-    return METHODS[plan.options.method].gated and plan.options.threshold > 0
+    def _is_gated(self, plan: Plan) -> bool:
+        """Tell whether each layer needs a similarity of its own to be moved. Less than by chance it is a little below 0."""
+        return self._method.gated and plan.options.threshold > 0
 
 
 def unmatched(plan: Plan, name: str) -> LayerRecord:
-    """Of a layer of the adapter that has no pair."""
+    """Return the record of a layer of the adapter that has no pair."""
     found = plan.pairs[name]
-    reason = found.reason if found else "the source has no such layer"
-    known = found is not None or not plan.adapter.is_on_base(name)
+    reason = found.reason if found else Reason(Why.NO_LAYER_IN_SOURCE)
+    known = found is not None or not plan.adapter.layers[name].is_on_base
     norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
-    return LayerRecord(name, "unmatched", reason, norm, source=found.source if found else None)
+    return LayerRecord(name, Status.UNMATCHED, reason, norm, source=found.source if found else None)
 
 
 def sample(plan: Plan) -> frozenset[str]:
-    """Layers of which similarity and, by ``auto``, the kept share are measured whether or not the method needs them of each.
+    """Return the layers that are measured whether or not the method needs their similarity, or ``auto`` their kept share.
 
-    All small ones; and some of the large ones that cost least, of the component by which bases are judged.
+    These are all small layers, and some of the large ones that cost least, of the component by which bases are judged.
     """
     shapes = {name: plan.target.matrix(found.target) for name, found in plan.pairs.items() if found and found.target}
     small = {name for name, shape in shapes.items() if min(shape) <= SMALL}
@@ -203,10 +234,57 @@ def sample(plan: Plan) -> frozenset[str]:
 
 
 def _rule(plan: Plan, dW: LowRank) -> RankRule:
-    """The kept rank. An adapter that was trained in the source's leading subspace would lose something where less is kept."""
+    """Return the rule for the kept rank. An adapter that was trained in the source's leading subspace keeps its own rank."""
     own = plan.options.rank == "auto" and plan.adapter.in_subspace
     return RankRule(str(dW.rank)) if own else plan.options.rule
 
 
 def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
     return weight.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else weight
+
+
+def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Moved:
+    """Conclude on an adapter as a whole, once the end of each of its layers is known."""
+    records, layers = [], {}
+    for record, moved in ends:
+        records.append(record)
+        if moved is not None and record.target is not None:
+            layers[record.target] = moved
+    method = weight_method(plan.options.method)
+    report = Report(records, plan.options.method, mismatch=plan.mismatch, unrelated=_unrelated(plan, records, deciding))
+    strength = method.strength(report.overlap)
+    if report.unrelated and method.declines:
+        return _declined(report, report.unrelated, Why.UNRELATED_BASES)
+    if strength == 0:
+        there = AlreadyThere(plan.target.path, plan.adapter.path, report.overlap)
+        return _declined(report, there, Why.TARGET_HAS_IT)
+    layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
+    vectors = [_left_behind(vector, layers) for vector in plan.vectors]
+    report = dataclasses.replace(report, strength=strength, embeddings=plan.embeddings, vectors=tuple(vectors))
+    added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
+    return Moved(layers, report, added)
+
+
+def _declined(report: Report, why: Unrelated | AlreadyThere, of_layer: Why) -> Moved:
+    """Decline the transfer as a whole: layers that were moved are skipped."""
+    gone = {"kept": None, "subspace_rank": None, "rank": None, "compression_error": None}
+    records = [r.ended(Status.SKIPPED, Reason(of_layer), **gone) if r.is_transferred else r for r in report.records]
+    return Moved({}, dataclasses.replace(report, records=records, declined=why))
+
+
+def _left_behind(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
+    """Leave a bias behind whose layer was not moved. Every other norm and bias stays as it was planned."""
+    layer, _, parameter = (vector.target or "").rpartition(".")
+    if parameter == "bias" and vector.key.endswith(".diff_b") and layer not in layers:
+        return dataclasses.replace(vector, target=None, reason=Reason(Why.LAYER_LEFT_OUT))
+    return vector
+
+
+def _unrelated(plan: Plan, records: list[LayerRecord], deciding: Collection[str]) -> Unrelated | None:
+    """Tell why source and target are no relatives; None if they are, or if no layer has a pair to judge by."""
+    if not any(record.target for record in records):
+        return None
+    judged = [record for record in records if record.target and plan.is_judged(record.name)]
+    measured = {r.name for r in judged if r.similarity is not None and r.name in deciding}
+    median = auto.median([r.similarity for r in judged if r.name in measured or not plan.same_shape(r.name)])
+    return None if auto.are_related(median) else Unrelated(plan.source.path, plan.target.path, plan.component, median)

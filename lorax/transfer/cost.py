@@ -1,7 +1,7 @@
-"""What bridge and refine will take, told before a model is opened.
+"""Estimates what bridge and refine will take, before a model is opened.
 
-How often what is done comes from the constants by which it is done, and what that takes from the bases' headers. How much a
-device does in a second is measured on it; ``EFFICIENCY`` says what of that these models reach (docs/behaviour.md).
+How often each thing is done comes from the constants by which it is done, and what it takes from the bases' headers. How much a
+device does in a second is measured on it; ``EFFICIENCY`` says what part of that these models reach (docs/behaviour.md).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import lru_cache
 
 import torch
 
-from lorax.checkpoint.layer_names import component_of
+from lorax.checkpoint import component_of
 from lorax.devices import pick_device, precision
 from lorax.methods import BRIDGE, bridge, refine
-from lorax.models import sampling
-from lorax.models.flops import Operations, operations
+from lorax.models import Operations, operations, sampling, training
 from lorax.options import Running
-from lorax.transfer.feeds import fed
+from lorax.transfer.assignment import assignments
+from lorax.transfer.expected import Cost
 from lorax.transfer.planning import Plan
 
 EFFICIENCY = 0.8  # of a large matrix product's operations per second, of a wide model; half of that at the width NARROW
@@ -50,20 +50,6 @@ class Work:
         return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
 
 
-@dataclass(frozen=True)
-class Cost:
-    """``bytes``: of memory, at the most; the device's own where that is a graphics card."""
-
-    seconds: float
-    bytes: int
-    device: str
-
-    @property
-    def words(self) -> str:
-        where = "the CPU" if self.device == "cpu" else "the graphics card"
-        return f"about {spoken(self.seconds)} on {where}, and about {self.bytes / 1e9:.1f} GB of its memory"
-
-
 def estimate(plan: Plan, method: str | None = None, *, related: bool = False) -> Cost:
     """Of moving one adapter by the plan's method, or by another; where training finds no gain any more it takes less.
 
@@ -72,20 +58,20 @@ def estimate(plan: Plan, method: str | None = None, *, related: bool = False) ->
     method, device = method or plan.options.method, pick_device(plan.options.device)
     dtype = precision(device)
     rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
-    feeds = fed(plan)
-    of_text = any(component_of(target) != "unet" for target in feeds)
-    outs = [models[0].layers[feed.source].out for feed in feeds.values()]
-    shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, feeds)]
+    assigned = assignments(plan)
+    of_text = any(component_of(target) != "unet" for target in assigned)
+    outs = [models[0].layers[one.source].out for one in assigned.values()]
+    shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
     if method == BRIDGE:
         works = works_of_bridge(plan.running, *models, of_text)
         kept = 2 * torch.half.itemsize * sum(outs)  # bytes at a place
-        rows = min(bridge.ROWS, bridge.KEPT // max(kept, 1))
+        rows = bridge.points_for(sum(outs))
         solved = sum(solving(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
         seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
         held = rows * kept if device.type == "cpu" else 0
     else:
         works = works_of_refine(plan.running, *models, of_text, related)
-        factors = sum(feed.rank * (m + n) for feed, (m, n) in zip(feeds.values(), shapes, strict=True))
+        factors = sum(one.rank * (m + n) for one, (m, n) in zip(assigned.values(), shapes, strict=True))
         seconds, held = 0.0, STATES * FLOAT * factors
     seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
     return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
@@ -99,9 +85,9 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
     """What the source and the target are asked to do. ``of_text``: the adapter has layers of text encoders, too."""
-    count = sampling.looked_at(running.pictures, max(source.size, target.size))
+    count = bridge.pictures_seen(running.pictures, max(source.size, target.size))
     both = Work(2 * count, 2 * count, 2 * count, read=count)  # with the adapter and without, side by side
-    scaling = _training(count, refine.SCALING, target, of_text)
+    scaling = _training(count, bridge.SCALING_STEPS, target, of_text)
     return _drawing(count, source) + both, both + scaling
 
 
@@ -110,18 +96,6 @@ def works_of_refine(running: Running, source: Operations, target: Operations, of
     steps = refine.steps_of(running.steps, related)
     reading = Work(0, 0, 0, read=running.pictures)
     return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
-
-
-def spoken(seconds: float) -> str:
-    """As exactly as it can be known."""
-    if seconds < 90:
-        return f"{max(10, 10 * round(seconds / 10))} seconds"
-    minutes = seconds / 60
-    if minutes < 90:
-        step = 1 if minutes < 10 else 5
-        return f"{step * round(minutes / step)} minutes"
-    hours = minutes / 60
-    return f"{round(hours)} hours" if hours >= 9.5 else f"{round(2 * hours) / 2:g} hours"
 
 
 @lru_cache
@@ -144,49 +118,45 @@ def _drawing(count: int, of: Operations) -> Work:
 
 def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
     """To the last step."""
-    held = math.ceil(pictures / refine.HELD_OUT)
-    judged, batch = refine.REPEATS * held, min(refine.BATCH, pictures - held)
-    looks, trained = 1 + math.ceil(steps / refine.EVERY), steps * batch
+    held = math.ceil(pictures / training.HELD_OUT)
+    judged, batch = training.REPEATS * held, min(training.BATCH, pictures - held)
+    looks, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
     predicted = looks * judged + trained
     once = _at_once(2, of) == 1 and not of_text  # is a caption encoded
     return Work(
         predicted,
         pictures if once else predicted,
-        max(_at_once(judged, of), _at_once(batch, of, refine.BATCH)),
+        max(_at_once(judged, of), _at_once(batch, of, training.BATCH)),
         trained=trained,
     )
 
 
 def _at_once(count: int, of: Operations, most: int = 64) -> int:
-    return min(count, sampling.fitting(most, of.size))
+    return min(count, sampling.batch_size(most, of.size))
 
 
 def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
     forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
-    again = BACKWARD + (of.size > refine.LARGE)  # whose blocks are computed once more
+    again = BACKWARD + (of.size > training.LARGE)  # whose blocks are computed once more
     backward = work.trained * (again * of.predict + BACKWARD * of.encode * of_text)
     return (forward + backward) * (1 + NARROW / of.width) / (EFFICIENCY * rate)
 
 
 def solving(rows: int, m_s: int, m: int, n: int) -> float:
-    """Operations of fitting one pair of layers, of a source (m_s, ...) and a target (m, n), in ``bridge.fit``.
+    """Estimate the operations of fitting one pair of layers, of a source (m_s, ...) and a target (m, n), in ``bridge.solve``.
 
-    They are those of its two regressions, and of the cut to the adapter's rank by the smaller Gram matrix of the effect.
+    They are those of two regressions, and of the cut to the adapter's rank.
     """
-    k, other = sorted((rows, m))
-    cut = 2.0 * rows * n * m + 2.0 * k * k * other + EIGEN * k**3
+    k = min(rows, m)
+    cut = 2.0 * rows * n * m + 2.0 * k * k * max(rows, m) + EIGEN * k**3
     return regression(rows, m_s, m) + regression(rows, n, m) + cut
 
 
 def regression(rows: int, n: int, m: int) -> float:
-    """Operations of ``bridge.ridge`` from n columns to m: of every solution by the smaller Gram matrix, and of its error."""
-    fitted, ridges = int(rows * (1 - bridge.HELD_OUT)), len(bridge.RIDGES)
-    total = ridges * 2.0 * (rows - fitted) * n * m
-    for part, solutions in ((fitted, ridges), (rows, 1)):
-        k, other = sorted((n, part))
-        total += 2.0 * k * k * other + solutions * (k**3 / 3 + 2.0 * k * k * m)
-        total += 2.0 * part * n * m * (solutions if n > part else 1)
-    return total
+    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, and a solution for each lambda."""
+    k, solutions = min(rows, n), len(bridge.RIDGES) + 1
+    applied = rows if n > rows else 2 * bridge.HELD_OUT * rows
+    return 4.0 * k * k * max(rows, n) + solutions * (k**3 / 3 + 2.0 * k * k * m + 2.0 * applied * n * m)
 
 
 def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
@@ -195,6 +165,6 @@ def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
     layers = [layer.values for layer in of.layers.values()]
     held = HELD * work.at_once * max(layers)
     if work.trained:
-        at_once = _at_once(refine.BATCH, of, refine.BATCH)
-        held = max(held, at_once * sum(layers) * HELD // (2 if of.size <= refine.LARGE else 8))
+        at_once = _at_once(training.BATCH, of, training.BATCH)
+        held = max(held, at_once * sum(layers) * HELD // (2 if of.size <= training.LARGE else 8))
     return width * (of.parameters + held)

@@ -1,4 +1,4 @@
-"""What a job of minutes or hours keeps of itself: asked for again after it was stopped, it goes on where it was."""
+"""Keeps the parts of a job of minutes or hours, so that a job which was stopped goes on when it is asked for again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 
 from lorax import __version__
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.files.cache import Cache, Entry
-from lorax.files.hashing import hashes
-from lorax.models.training import Training
+from lorax.checkpoint import Checkpoint
+from lorax.files import Cache, Entry, hashes
+from lorax.models import Pictures, State
 from lorax.transfer.planning import Plan
-from lorax.transfer.teacher import Drawn, prompts_of, trigger_of
+from lorax.transfer.teaching import prompts_of, trigger_of
 
 
-class Kept:
-    """In a cache on disk, within its limits, where there is one; else nothing is kept, and nothing found.
+class Store:
+    """A cache on disk, for one job. Without such a cache nothing is kept and nothing is found.
 
     ``job`` names the result, ``source`` what the source draws for it.
     """
@@ -29,40 +28,29 @@ class Kept:
         self._cache, self.job, self.source = cache, job, source
 
     @classmethod
-    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Kept:
+    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Store:
+        """Return the store of a plan's job. ``start`` names what its training starts from, if that is not as usual."""
         if cache is None or not cache.is_on_disk:
-            return NOTHING
+            return cls(None, "")
         source = _source_of(plan)
         return cls(cache, _job_of(plan, source, start), source)
 
-    def drawn(self, plan: Plan, count: int) -> Drawn | None:
-        """What the source has drawn, as many pictures as these."""
-        entry = self._get(self._of_source(count))
-        return Drawn.of(entry, prompts_of(plan, count)) if entry is not None else None
+    def pictures(self, plan: Plan, count: int) -> Pictures | None:
+        """Return ``count`` pictures that the source has drawn, or None."""
+        entry = self._get(f"{self.source}-{count}-drawn")
+        return Pictures(prompts_of(plan, count), entry.tensors["pictures"]) if entry is not None else None
 
-    def keep_drawn(self, drawn: Drawn) -> None:
-        """Also beyond the job: other targets of the adapter are shown the same."""
-        self._put(self._of_source(len(drawn.prompts)), *drawn.state())
+    def save_pictures(self, pictures: Pictures) -> None:
+        """Keep pictures beyond the job: other targets of the adapter are shown the same."""
+        self._put(f"{self.source}-{len(pictures.prompts)}-drawn", {"pictures": pictures.pixels}, {})
 
-    def keep(self, training: Training) -> None:
-        self._put(self._of_job, *training.state())
+    def load(self) -> State | None:
+        """Return the state of the job's training, or None."""
+        return self._get(f"{self.job}-trained")
 
-    def restored(self, training: Training) -> bool:
-        """Whether the training goes on from what was kept of it."""
-        if (entry := self._get(self._of_job)) is None:
-            return False
-        try:
-            training.restore(*entry)
-        except (KeyError, ValueError):  # another version's
-            return False
-        return True
-
-    @property
-    def _of_job(self) -> str:
-        return f"{self.job}-trained"
-
-    def _of_source(self, count: int) -> str:
-        return f"{self.source}-{count}-drawn"
+    def save(self, state: State) -> None:
+        """Keep the state of the job's training."""
+        self._put(f"{self.job}-trained", *state)
 
     def _get(self, name: str) -> Entry | None:
         return self._cache.get(name, remember=False) if self._cache else None
@@ -73,24 +61,21 @@ class Kept:
             self._cache.put(name, Entry(whole, dict(notes)), remember=False)
 
 
-NOTHING = Kept(None, "")
-
-
 def _job_of(plan: Plan, source: str, start: str | None) -> str:
-    """Of all that decides the result: what the files hold, and not where they are; and what is asked for."""
+    """Hash all that decides the result: what the files hold, not where they are, and what is asked for."""
     options, running = dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
     return _hash(source, *_identity(plan.target), options, running, start)
 
 
 def _source_of(plan: Plan) -> str:
-    """Of all that decides what the source draws, but for the number of pictures."""
+    """Hash all that decides what the source draws, but for the number of pictures."""
     beside = _sha256(plan.adapter.path.with_name("adapter_config.json"))
     running = {"captions": plan.running.captions, "trigger": trigger_of(plan)}
     return _hash(__version__, hashes(plan.adapter.path).sha256, beside, *_identity(plan.source), running)
 
 
 def _identity(base: Checkpoint) -> tuple[str, str]:
-    return base.sha256, _sha256(base.path.with_suffix(".yaml"))
+    return base.identity.sha256, _sha256(base.path.with_suffix(".yaml"))
 
 
 def _hash(*content: object) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
-from lorax.options import Option, declared
+from lorax.options import Option
 
-T = TypeVar("T")
 JS = "_js" if "_js" in inspect.signature(gr.Blocks.load).parameters else "js"
 
 
@@ -31,9 +29,3 @@ def control(option: Option, default: Any) -> Any:
     if option.lines:
         return gr.Textbox(value="\n".join(default), placeholder="one a line", lines=3, max_lines=12, **shown)
     return gr.Textbox(value="" if default is None else str(default), placeholder=option.example, max_lines=1, **shown)
-
-
-def chosen(declaration: type[T], values: Sequence[Any]) -> T:
-    """What the controls of a declaration hold. Raises LoraxError where that is not what the option expects."""
-    pairs = zip(declared(declaration), values, strict=True)
-    return declaration(**{option.name: option.parse(value) for option, value in pairs})

@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
-from lorax.catalog import Facts, Model, facts, named, propose
+from lorax.catalog import Facts, ListedFile, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
 from lorax.formats import open_adapter
 from lorax.hosts.base import Host, Shot
-from lorax.methods import BEHAVIOURAL
-from lorax.options import Options, Running, Saving, declared
-from lorax.transfer.planning import Progress
+from lorax.methods import runs_models
+from lorax.options import Options, Running, Saving
+from lorax.progress import Progress
+from lorax.transfer.wording import cost_words
 from lorax.ui import words
-from lorax.ui.controls import chosen
 from lorax.ui.heatmap import heatmap
-from lorax.workflow.jobs import Destination, Memory, Request, analyse, cost_of, plans, transfer
+from lorax.ui.requests import Choice, Comparison, Form, Transfer, Values
+from lorax.workflow import InFolder, Memory, Request, analyse, cost_of, plans, transfer
 
+Asked = TypeVar("Asked")
 KEEP = gr.update()
 
 
 class Handlers:
-    """The first values of a job's handler are source, target, LoRAs and the controls of ``Options`` and ``Running``."""
+    """The handlers of one page, over a host."""
 
     def __init__(self, host: Host) -> None:
         self.host, self.memory = host, Memory(host.cache(), host.models())
@@ -63,56 +65,49 @@ class Handlers:
             return [KEEP, ""]
         return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
 
-    def noted(
-        self,
-        question: str,
-        before: list[Any],
-        source: str | None,
-        target: str | None,
-        adapters: list[str] | None,
-        method: str,
-        *options: Any,
-    ) -> list[Any]:
-        """What there is to say after a choice: what was chosen and is loaded now, the source that follows from it, notes.
+    def noted(self, question: str, before: list[Any], choice: Choice) -> list[Any]:
+        """Return what there is to say after a choice: what was chosen and is loaded now, the source that follows from it, notes.
 
-        Last, whether what only methods that run the models have is shown.
+        Last, whether the options of methods that run the models are shown.
 
         The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
         still runs, and the notes would lack what was chosen in quick succession.
         """
         answer, loaded, chosen_before, loaded_before = words.answers(question), self.host.loaded(), *before
-        running = gr.update(visible=method in BEHAVIOURAL)
+        running = gr.update(visible=runs_models(choice.method))
         try:
-            models, proposed = self._adapters(adapters), None
-            if not adapters:
-                proposed = loaded if source == loaded_before != loaded else None  # what is loaded, until a LoRA is chosen
-            elif adapters != chosen_before:
+            models, proposed = self._adapters(choice.adapters), None
+            if not choice.adapters:  # what is loaded is proposed until a LoRA is chosen
+                proposed = loaded if choice.source == loaded_before != loaded else None
+            elif choice.adapters != chosen_before:
                 proposed = self._proposed(models)
-            html = answer + self._notes(proposed or source, target, models, method, *options)
+            html = answer + self._notes(replace(choice, source=proposed or choice.source), models)
         except (LoraxError, OSError) as error:
             return [before, KEEP, KEEP, answer + words.message(str(error), "error"), running]
-        return [[adapters or [], loaded], gr.update(value=proposed) if proposed else KEEP, self.loaded_line(), html, running]
+        source = gr.update(value=proposed) if proposed else KEEP
+        return [[choice.adapters, loaded], source, self.loaded_line(), html, running]
 
-    def _proposed(self, models: Sequence[Model]) -> str | None:
+    def _proposed(self, models: Sequence[ListedFile]) -> str | None:
         """The source that one of the LoRAs names, if it is there."""
         bases = self.host.bases()
         found = (propose(model.path, bases.values()) for model in models)
         return next((base.name for base in found if base), None)
 
-    def _notes(self, source: str | None, target: str | None, models: Sequence[Model], method: str, *options: Any) -> str:
-        """What is known of the LoRAs, what does not fit, and what running the checkpoints would take."""
+    def _notes(self, choice: Choice, models: Sequence[ListedFile]) -> str:
+        """Tell what is known of the LoRAs, what does not fit, and what running the checkpoints would take."""
         known = [(model.name, facts(model.path)) for model in models]
         problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
-        warnings = [*problems, *self._misfits(source, target, models, known)]
+        warnings = [*problems, *self._misfits(choice.source, choice.target, models, known)]
         html = words.facts_table(known) + "".join(words.message(text, "warning") for text in warnings)
         bases = self.host.bases()
-        if warnings or method not in BEHAVIOURAL or source not in bases or target not in bases or not models:
+        both_listed = choice.source in bases and choice.target in bases
+        if warnings or not runs_models(choice.method) or not both_listed or not models:
             return html
-        request = self._asked(bases[source], bases[target], models, [method, *options])
-        return html + words.message(f"{method} runs both checkpoints. It takes {cost_of(request).words}, or less.")
+        takes = cost_words(cost_of(self._request(choice)))
+        return html + words.message(f"{choice.method} runs both checkpoints. It takes {takes}, or less.")
 
     def _misfits(
-        self, source: str | None, target: str | None, models: Sequence[Model], known: Sequence[tuple[str, Facts]]
+        self, source: str | None, target: str | None, models: Sequence[ListedFile], known: Sequence[tuple[str, Facts]]
     ) -> list[str]:
         bases = self.host.bases()
         if source not in bases or target not in bases or not models:
@@ -133,13 +128,15 @@ class Handlers:
 
     # Jobs
 
-    def job(self, work: Callable[..., list[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        """The handler of a job: a wrong choice or a stop becomes a message in the last output."""
+    def job(
+        self, work: Callable[[Progress, Asked], list[Any]], form: Form, ask: Callable[[Values], Asked], outputs: int
+    ) -> Callable[..., Sequence[Any]]:
+        """Make the handler of a job: a wrong choice or a stop becomes a message in the last output."""
 
         def guarded(progress: Progress, *values: Any) -> list[Any]:
             try:
                 progress(0, 1, "Reading the files")  # a job that was stopped while it waited ends here
-                return work(progress, *values)
+                return work(progress, ask(form.read(values)))
             except Interrupted:
                 text = words.message("Stopped. Nothing was written.", "warning")
             except (LoraxError, OSError) as error:
@@ -148,17 +145,16 @@ class Handlers:
 
         return self.host.handler(guarded, outputs)
 
-    def analyse(self, progress: Progress, *values: Any) -> list[Any]:
-        results = analyse(self._request(values), progress, self.memory)
+    def analyse(self, progress: Progress, choice: Choice) -> list[Any]:
+        results = analyse(self._request(choice), progress, self.memory)
         records = [record for result in results for record in result.report.records]
         shown = words.summary(results), heatmap(records), words.rows(results)
         return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
 
-    def transfer(self, progress: Progress, *values: Any) -> list[Any]:
-        *given, name, subfolder = values[: -len(declared(Saving))]
-        request, saving = self._request(given), chosen(Saving, values[-len(declared(Saving)) :])
+    def transfer(self, progress: Progress, asked: Transfer) -> list[Any]:
+        request, saving = self._request(asked.choice), asked.choice.of_options(Saving)
         folder = self.host.adapter_folder
-        destination = Destination(folder, subfolder.strip(), name.strip(), saving, self.host.prompt_names)
+        destination = InFolder(folder, asked.subfolder, asked.name, saving, self.host.prompt_names)
         results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
         files = {r.written.relative_to(folder).with_suffix("").as_posix(): r for r in results if r.written}
@@ -171,18 +167,17 @@ class Handlers:
             gr.update(value=" ".join(tags), visible=bool(tags)),
             state,
             gr.update(choices=list(moved), value=next(iter(moved), None)),
-            gr.update(choices=list(self._labels()), value=given[2]),
+            gr.update(choices=list(self._labels()), value=asked.choice.adapters),
             words.message("Done.", "done") if moved else words.message("Nothing was written.", "warning"),
         ]
 
-    def compare(
-        self, progress: Progress, state: dict, which: str | None, prompt: str, seed: float, steps: float, size: float | None
-    ) -> list[Any]:
+    def compare(self, progress: Progress, asked: Comparison) -> list[Any]:
+        state, which = asked.moved, asked.which
         if not state or which is None or which not in state["moved"]:
             raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
         bases, (name, path) = self.host.bases(), state["moved"][which]
         source, target = _listed(bases, state["source"]), _listed(bases, state["target"])
-        adapter, moved = _listed(self.host.adapters(), name), _listed({which: Model(which, Path(path))}, which)
+        adapter, moved = _listed(self.host.adapters(), name), _listed({which: ListedFile(which, Path(path))}, which)
         copied = [Shot(f"{words.short(target.name)} with a plain copy", target, adapter)]
         shots = [
             Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
@@ -190,36 +185,32 @@ class Handlers:
             *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file fits itself: it makes no plain copy
             Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
         ]
-        pictures, said = self.host.pictures(shots, prompt, int(seed), int(steps), int(size) if size else None, progress)
+        pictures, said = self.host.pictures(shots, asked.prompt, asked.seed, asked.steps, asked.size, progress)
         captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
         status = "".join(words.message(text, "warning") for text in said) or words.message("Done.", "done")
         return [gr.update(value=captioned, visible=True), status]
 
-    def _request(self, values: Sequence[Any]) -> Request:
-        source, target, adapters, *options = values
+    def _request(self, choice: Choice) -> Request:
         bases = self.host.bases()
-        for role, name in (("source", source), ("target", target)):
+        for role, name in (("source", choice.source), ("target", choice.target)):
             if name not in bases:
                 raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
-        return self._asked(bases[source], bases[target], self._adapters(adapters), options)
-
-    def _asked(self, source: Model, target: Model, models: Sequence[Model], options: Sequence[Any]) -> Request:
-        count = len(declared(Options))
-        made, running = chosen(Options, options[:count]), chosen(Running, options[count:])
-        if made.device == "auto":
-            made = replace(made, device=self.host.device())
-        return Request(source, target, models, made, running)
+        options, running = choice.of_options(Options), choice.of_options(Running)
+        if options.device == "auto":
+            options = replace(options, device=self.host.device())
+        source, target = (bases[name] for name in (choice.source, choice.target) if name)
+        return Request(source, target, self._adapters(choice.adapters), options, running)
 
     def _labels(self) -> dict[str, str]:
         """What the list of LoRAs shows -> name."""
         return {f"{name}  ({facts(model.path)})": name for name, model in self.host.adapters().items() if model.path.is_file()}
 
-    def _adapters(self, labels: list[str] | None) -> list[Model]:
+    def _adapters(self, labels: list[str] | None) -> list[ListedFile]:
         names, adapters = self._labels(), self.host.adapters()
         return [adapters[names[label]] for label in labels or [] if label in names]
 
 
-def _listed(models: dict[str, Model], name: str) -> Model:
+def _listed(models: dict[str, ListedFile], name: str) -> ListedFile:
     """Raises LoraxError where it is there no more."""
     if name not in models or not models[name].path.exists():
         raise LoraxError(f"{name}: not there any more, though it was at the transfer. Choose another, and transfer again.")

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from lorax.checkpoint.layer_names import block_of
-from lorax.transfer.report import LayerRecord
+from lorax.checkpoint import block_of
+from lorax.transfer import LayerRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,12 @@ from typing import Any
 import gradio as gr
 
 from lorax.hosts.base import Host
-from lorax.methods import BEHAVIOURAL
+from lorax.methods import runs_models
 from lorax.options import Options, Running, Saving, declared
 from lorax.ui import words
 from lorax.ui.controls import control, js
 from lorax.ui.handlers import Handlers
+from lorax.ui.requests import Choice, Comparison, Form, Transfer
 
 TITLE = "LoRA-X"
 
@@ -25,23 +26,23 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         choices, loaded, notes = _choosers(host, handlers, blocks)
         with gr.Accordion("Options", open=False, elem_id="lorax_options"):
             options = _controls(Options, preset)
-            with gr.Column(visible=preset.get("method") in BEHAVIOURAL, elem_id="lorax_running") as running:
+            with gr.Column(visible=runs_models(preset.get("method") or Options.method), elem_id="lorax_running") as running:
                 gr.HTML(words.heading("For bridge and refine, which run the checkpoints", words.RUNNING))
-                options += _controls(Running, preset, row=2)
+                options |= _controls(Running, preset, row=2)
             with gr.Row():
                 name = _line(
                     "Output name", "Empty: the LoRA's name with the target's; with lorax for a LoRA-X file", "lorax_name"
                 )
                 subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
             saving = _controls(Saving, preset)
-        _noting(handlers, [*choices, *options], [loaded, notes, running])
+        choice = Form(**choices, **options)
+        _noting(handlers, choice, choices["source"], [loaded, notes, running])
         task = gr.Textbox(visible=False)  # the browser puts the id of the host's task here
         with gr.Row():
             analyse = gr.Button("Analyse", elem_id="lorax_analyse")
             transfer = gr.Button("Transfer", variant="primary", elem_id="lorax_transfer")
             interrupt = gr.Button("Interrupt", elem_id="lorax_interrupt")
         status = gr.HTML(elem_id="lorax_status")
-        given = [task, *choices, *options]
 
         with gr.Column(visible=False) as analysis:
             gr.HTML(words.heading("What a transfer would do"))
@@ -51,7 +52,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
             gr.HTML(words.heading("Layer by layer") + words.columns())
             table = gr.Dataframe(headers=list(words.COLUMNS), interactive=False, wrap=True, height=400, elem_id="lorax_table")
         shown = [analysis, summary, plot, table, status]
-        analyse.click(handlers.job(handlers.analyse, len(shown)), given, shown, **_submit(len(given)))
+        analyse.click(handlers.job(handlers.analyse, choice, Choice.of, len(shown)), **_job(task, choice, shown))
 
         with gr.Column(visible=False) as result:
             gr.HTML(words.heading("Result"))
@@ -63,16 +64,16 @@ def build(host: Host, **page: Any) -> gr.Blocks:
                 send = gr.Button("Send to txt2img", scale=0, visible=host.has_prompt, elem_id="lorax_send")
                 send.click(None, [tag], None, **js("(text) => lorax.send(text)"))
             state, which = _comparison(host, handlers, task, status)
-        outcome = [result, written, tag, state, which, choices[-1], status]
-        asked = [*given, name, subfolder, *saving]
-        done = transfer.click(handlers.job(handlers.transfer, len(outcome)), asked, outcome, **_submit(len(asked)))
+        outcome = [result, written, tag, state, which, choices["adapters"], status]
+        asked = Form(**choices, **options, name=name, subfolder=subfolder, **saving)
+        done = transfer.click(handlers.job(handlers.transfer, asked, Transfer.of, len(outcome)), **_job(task, asked, outcome))
         done.then(None, None, None, **js("() => lorax.transferred()"))
         interrupt.click(host.interrupt, None, None, queue=False)
     return blocks
 
 
-def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[list[Any], Any, Any]:
-    """Source, target and LoRAs; what is loaded; what there is to say of them."""
+def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[dict[str, Any], Any, Any]:
+    """Make the lists of source, target and LoRAs, the line of what is loaded, and the notes."""
     loaded = gr.HTML(elem_id="lorax_loaded")
     with gr.Row():
         source = _list("Source checkpoint", "The one that the LoRA was trained on", "lorax_source")
@@ -90,16 +91,20 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[list[A
     source_loaded.click(handlers.use_loaded, None, [source])
     target_loaded.click(handlers.use_loaded, None, [target])
     card.input(handlers.add_card, [card, adapters], [adapters, card])
-    return chosen, loaded, notes
+    return {"source": source, "target": target, "adapters": adapters}, loaded, notes
 
 
-def _noting(handlers: Handlers, given: list[Any], shown: list[Any]) -> None:
-    """Have a word said of each choice, by its being asked for in the browser."""
+def _noting(handlers: Handlers, choice: Form, source: Any, shown: list[Any]) -> None:
+    """Have notes made after each choice, at the browser's question."""
+
+    def noted(question: str, before: list[Any], *values: Any) -> list[Any]:
+        return handlers.noted(question, before, Choice.of(choice.read(values)))
+
     question = _wire("lorax_question")
     before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
-    question.input(handlers.noted, [question, before, *given], [before, given[0], *shown], show_progress="hidden")
-    for choice in given:
-        chosen = choice.blur if isinstance(choice, gr.Textbox) else choice.change  # not at every letter
+    question.input(noted, [question, before, *choice.components], [before, source, *shown], show_progress="hidden")
+    for component in choice.components:
+        chosen = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
         chosen(None, None, None, **js("() => lorax.ask()"))
 
 
@@ -116,8 +121,8 @@ def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple
             size = gr.Number(host.picture_size, label="Size", precision=0, visible=sized, elem_id="lorax_size")
             compare = gr.Button("Compare", scale=0, elem_id="lorax_compare")
         gallery = gr.Gallery(label="Pictures", columns=4, visible=False, elem_id="lorax_gallery")
-    given = [task, state, which, prompt, seed, steps, size]
-    compare.click(handlers.job(handlers.compare, 2), given, [gallery, status], **_submit(len(given)))
+    form = Form(moved=state, which=which, prompt=prompt, seed=seed, steps=steps, size=size)
+    compare.click(handlers.job(handlers.compare, form, Comparison.of, 2), **_job(task, form, [gallery, status]))
     return state, which
 
 
@@ -135,15 +140,21 @@ def _line(label: str, info: str, elem_id: str) -> Any:
     return gr.Textbox(label=label, info=info, max_lines=1, elem_id=elem_id)
 
 
-def _controls(declaration: type, preset: Any, row: int = 3) -> list[Any]:
-    made: list[Any] = []
+def _controls(declaration: type, preset: Any, row: int = 3) -> dict[str, Any]:
+    """Make the options' components, so many in a row, by the options' names."""
+    made: dict[str, Any] = {}
     options = declared(declaration)
     for start in range(0, len(options), row):
         with gr.Row():
-            made += [control(option, preset.get(option.name, option.default)) for option in options[start : start + row]]
+            for option in options[start : start + row]:
+                made[option.name] = control(option, preset.get(option.name, option.default))
     return made
 
 
-def _submit(inputs: int) -> dict[str, str]:
-    """In the browser: begin to show the host's progress, and send the id of the task along."""
-    return js(f"(...values) => lorax.submit(values.slice(0, {inputs}))")
+def _job(task: Any, form: Form, outputs: list[Any]) -> dict[str, Any]:
+    """Return the arguments of a listener that runs a job.
+
+    In the browser the host's progress begins to show, and the id of the task is sent along.
+    """
+    inputs = [task, *form.components]
+    return {"inputs": inputs, "outputs": outputs} | js(f"(...values) => lorax.submit(values.slice(0, {len(inputs)}))")

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from lorax.catalog import Facts
-from lorax.transfer.report import Report
-from lorax.workflow.jobs import Result
+from lorax.reasons import Why
+from lorax.transfer import Report, Status
+from lorax.transfer.wording import Section, Topic, refusal, sections
+from lorax.workflow import Result
 
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
 MAP = f"{ALIKE}. Columns are the blocks of the network in the order in which they work, rows the kinds of layers in them"
@@ -16,19 +18,25 @@ RUNNING = (
     "Both checkpoints are run here, one after the other: the source draws pictures with the LoRA, and the target is made to do "
     "the same. No other method uses these options"
 )
-GLOSSARY = {
-    "squared norm": "How much a LoRA changes the picture-making weights: the sum of all its changes, squared",
-    "Forecast": "What transfers between checkpoints as alike as these were worth when they were measured",
-    "Similarity": ALIKE,
-    "similarity": ALIKE,
-    "subspace": "The directions that matter most in a checkpoint's layer",
-    "projected": "Only what lies in the directions that matter most in the target's layer was kept",
-    "least-squares map": "The best fit between two layers of different sizes",
-    "two parts": "What lies in the directions that matter most, and what lies outside of them, each carried over by itself",
-    "four parts": "The same, and what leads from one to the other",
-    "rank": "How many directions",
-    "delta": "What the LoRA adds to a layer",
-    "layers": "The parts of the network that the LoRA changes, one by one",
+RANK = "The rank is the number of directions"
+PROJECTED = "Only what lies in the directions that matter most in the target's layer was kept"
+PARTS = "What lies in the directions that matter most, and what lies outside of them, each carried over by itself"
+MEANINGS: dict[Topic | Why, str] = {  # what a reader may ask about a line of the report
+    Topic.LAYERS: (
+        "Layers are the parts of the network that the LoRA changes, one by one. The squared norm tells how much a LoRA changes "
+        "them: the sum of all its changes, squared"
+    ),
+    Topic.SIMILARITY: ALIKE,
+    Topic.COMPRESSION: "The delta is what the LoRA adds to a layer",
+    Topic.EXPECTED: "What transfers between checkpoints as alike as these were worth when they were measured",
+    Why.PROJECTED: PROJECTED,
+    Why.PROJECTED_INSIDE: PROJECTED,
+    Why.COPIED_NOT_PROJECTED: "A projection keeps only what lies in the directions that matter most in the target's layer",
+    Why.CARRIED: "The least-squares map is the best fit between two layers of different sizes",
+    Why.TWO_PARTS: PARTS,
+    Why.FOUR_PARTS: f"{PARTS}; and what leads from one to the other",
+    Why.BELOW_THRESHOLD: ALIKE,
+    Why.BIAS_BESIDE_FACTORS: RANK,
 }
 COLUMNS = {
     "LoRA": "",
@@ -39,7 +47,7 @@ COLUMNS = {
     "Strength kept": "How much of what the LoRA does in this layer arrives: 1 is all of it",
     "Fed from": "The layer of the source whose part of the LoRA it gets",
 }
-TRANSFORMED = {"transferred": "moved", "skipped": "left out", "unmatched": "no counterpart"}
+ENDS = {Status.TRANSFERRED: "moved", Status.SKIPPED: "left out", Status.UNMATCHED: "no counterpart"}
 
 
 def message(text: str, kind: str = "note") -> str:
@@ -91,7 +99,7 @@ def written(results: Sequence[Result]) -> str:
             parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
             parts += [message(result.note)] if result.note else []
         elif result.report.declined:
-            parts.append(message(f"{result.adapter.name}: {result.report.refusal}", "warning"))
+            parts.append(message(f"{result.adapter.name}: {refusal(result.report)}", "warning"))
         else:
             parts.append(message(f"{result.adapter.name}: no layer could be moved, so nothing was written.", "warning"))
     return "".join(parts) + summary(results)
@@ -109,7 +117,7 @@ def rows(results: Sequence[Result]) -> list[list[str | float]]:
     for result in results:
         for r in result.report.records:
             numbers = [round(value, 3) if value is not None else "" for value in (r.similarity, r.kept)]
-            table.append([result.adapter.name, r.target or r.name, TRANSFORMED[r.status], r.reason, *numbers, r.source or ""])
+            table.append([result.adapter.name, r.target or r.name, ENDS[r.status], r.reason.text, *numbers, r.source or ""])
     return table
 
 
@@ -123,11 +131,15 @@ def tag(host_tag: str, facts: Facts) -> str:
 
 
 def _summary(report: Report) -> str:
-    lines = report.summary().splitlines()
-    if report.declined:
-        lines.insert(0, f"A transfer is declined: {report.refusal}")
-    html = "".join(f"<li>{escape(line.strip())}</li>" if line.startswith("  ") else f"<p>{escape(line)}</p>" for line in lines)
-    html = re.sub(r"((?:<li>.*?</li>)+)", r"<ul>\1</ul>", html)
-    for word, meaning in GLOSSARY.items():
-        html = re.sub(rf"\b{word}\b(?![^<]*')", explained(word, meaning), html, count=1)
-    return f"<div class='lorax-summary'>{html}</div>"
+    declined = f"<p>{escape(f'A transfer is declined: {refusal(report)}')}</p>" if report.declined else ""
+    return f"<div class='lorax-summary'>{declined}{''.join(map(_section, sections(report)))}</div>"
+
+
+def _section(section: Section) -> str:
+    items = "".join(f"<li>{escape(item.text)}{_help(item.why)}</li>" for item in section.items)
+    return f"<p>{escape(section.text)}{_help(section.topic)}</p>" + (f"<ul>{items}</ul>" if items else "")
+
+
+def _help(about: Topic | Why) -> str:
+    """Return a mark that explains a line, if there is something to explain."""
+    return f" {explained('?', MEANINGS[about])}" if about in MEANINGS else ""

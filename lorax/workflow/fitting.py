@@ -13,20 +13,16 @@ from typing import Protocol
 import torch
 
 from lorax import __version__
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError, UnsupportedFamily
-from lorax.files.cache import Cache, Entry
-from lorax.files.hashing import hashes
-from lorax.files.tensors import Stamp, stamp
-from lorax.formats import AdapterFile, open_adapter
-from lorax.formats.keys import split
-from lorax.formats.loraxfile import Header
+from lorax.files import Cache, Entry, Stamp, hashes, stamp
+from lorax.formats import AdapterFile, Header, open_adapter, split
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.output import plain_lora
-from lorax.transfer.planning import Progress, plan
-from lorax.transfer.running import run
+from lorax.progress import Progress, silent
+from lorax.transfer import Context, plan, run, wording
 
 
 class Library(Protocol):
@@ -59,7 +55,7 @@ class Fitter:
         self._content: dict[Stamp, str] = {}
         self._same: dict[tuple[Stamp, Stamp], bool] = {}
 
-    def fit(self, file: Path, target: Path, device: str, progress: Progress = lambda done, total, name: None) -> Fit:
+    def fit(self, file: Path, target: Path, device: str, progress: Progress = silent) -> Fit:
         """The layers with which ``file`` acts on ``target``. ``progress(done, total, name)`` may raise to cancel.
 
         Raises LoraxError when the two cannot be brought together.
@@ -75,10 +71,10 @@ class Fitter:
         if self._is_source(adapter, base):
             fit = Fit(_encoded(base, _rebuilt(adapter, base, device, progress), dtype))
         elif (source := self._source(adapter)) is not None:
-            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), progress, self.cache)
-            message = "" if moved.layers else f"not applied. {moved.report.declined or moved.report.summary()}"
+            moved = run(plan(adapter, source, base, dataclasses.replace(options, device=device)), Context(progress, self.cache))
+            message = "" if moved.layers else f"not applied. {wording.declined(moved.report) or wording.summary(moved.report)}"
             fit = Fit(_encoded(base, moved.layers, dtype), message)
-        elif adapter.needs_source:
+        elif any(layer.is_on_base for layer in adapter.layers.values()):
             raise LoraxError(
                 f"not applied. It is rebuilt from {adapter.header.named_source}, which is not here. Put that checkpoint beside "
                 f"{base.path.name}, or use the adapter's form with factors."
@@ -91,7 +87,7 @@ class Fitter:
     def _key(self, adapter: AdapterFile, target: Path) -> str:
         """The file's hash covers its header, and with it the settings."""
         content = self._remembered(adapter.path, lambda: hashes(adapter.path).sha256)
-        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).sha256)
+        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).identity.sha256)
         return hashlib.sha256(json.dumps([__version__, content, base]).encode()).hexdigest()
 
     def _remembered(self, path: Path, sha256: Callable[[], str]) -> str:
@@ -148,7 +144,7 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
         layers = [layer for layer in adapter.layers_of(base).values() if layer is not None]
     except LoraxError:  # of another shape or family
         return False
-    return len(layers) == len(adapter.parts) and base.fingerprint(layers) == adapter.header.fingerprint
+    return len(layers) == len(adapter.layers) and base.identity.fingerprint(layers) == adapter.header.fingerprint
 
 
 def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from tests import builders
 from tests.kohya.trainers import SCRIPTS
@@ -69,7 +69,7 @@ def test_dylora(base: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     adapted, state = sides(base), {}
     for layer, module in adapted.items():
-        name = base.kohya_name(layer)
+        name = base.names.kohya(layer)
         made = DyLoRAModule(name, module, lora_dim=4, alpha=2.0, unit=unit)
         for parameter in [*made.lora_A, *made.lora_B]:
             parameter.data = torch.randn(parameter.shape) * 0.3
@@ -88,7 +88,7 @@ def test_oft(base: Checkpoint, tmp_path: Path, constraint: float) -> None:
 
     adapted, state = sides(base), {}
     for layer, module in adapted.items():
-        name = base.kohya_name(layer).replace("lora_unet_", "oft_unet_")
+        name = base.names.kohya(layer).replace("lora_unet_", "oft_unet_")
         made = OFTModule(name, module, dim=4, alpha=constraint)
         made.oft_blocks.data = torch.randn(made.oft_blocks.shape) * 0.1
         made.apply_to()

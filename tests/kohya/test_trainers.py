@@ -14,9 +14,9 @@ from tests.kohya.trainers import SCRIPTS, Folder
 
 pytestmark = pytest.mark.skipif(not SCRIPTS, reason="LORAX_SD_SCRIPTS_DIR is not set: the trainers of sd-scripts are not run")
 if SCRIPTS:
-    from lorax.checkpoint.checkpoint import open_checkpoint
-    from lorax.formats import open_adapter
-    from lorax.runner.runner import Runner
+    from lorax.checkpoint import open_checkpoint
+    from lorax.formats import open_adapter, ranks
+    from lorax.runner import Runner
     from tests.kohya import models
 
 SD1 = "train_network.py", [64, 64, 64, 64]
@@ -54,7 +54,7 @@ def test_the_small_form_acts_on_the_checkpoint_it_was_trained_on(folder: Folder,
     base = open_checkpoint(folder.checkpoint)
     adapter = open_adapter(small)
     assert adapter.header is not None
-    assert adapter.header.fingerprint == base.fingerprint(layer for layer in adapter.layers_of(base).values() if layer)
+    assert adapter.header.fingerprint == base.identity.fingerprint(layer for layer in adapter.layers_of(base).values() if layer)
     assert sum(dW.norm() > 0 for dW in adapter.deltas_of(base).values()) > 150
     runner = Runner(folder.checkpoint)
     latents, times = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
@@ -76,8 +76,8 @@ def test_the_metadata_is_that_of_sd_scripts_and_ours(small: Path) -> None:
 def test_a_full_core_with_convolutions_and_ranks_of_its_own(folder: Folder, full: Path) -> None:
     adapter = open_adapter(full)
     assert adapter.in_subspace
-    assert set(adapter.ranks) == {3, 6}
-    assert any("resnets" in name for name in adapter.parts)
+    assert set(ranks(adapter)) == {3, 6}
+    assert any("resnets" in name for name in adapter.layers)
     assert "unet" in folder.said or "textencoder" in folder.said
 
 
@@ -86,7 +86,7 @@ def test_training_goes_on_and_a_file_is_merged_before(folder: Folder, sd1: Path,
     known = "--network_weights", str(full), "--dim_from_weights", "--base_weights", str(full)
     further = folder.train(*SD1, sd1, "further", *known, "--mixed_precision=bf16", "--full_bf16")
     before, after = open_adapter(full), open_adapter(further)
-    assert after.parts.keys() == before.parts.keys()
+    assert after.layers.keys() == before.layers.keys()
     base = open_checkpoint(sd1)
     changed = 0
     for layer, dW in after.deltas_of(base).items():
@@ -99,7 +99,7 @@ def test_a_small_file_goes_on_as_a_plain_lora(folder: Folder, sd1: Path, small: 
     plain = folder.train(*SD1, sd1, "plain", "--network_weights", str(small), "--dim_from_weights", "--network_args", "form=lora")
     adapter = open_adapter(plain)
     assert adapter.header is None
-    assert set(adapter.ranks) == {16}
+    assert set(ranks(adapter)) == {16}
 
 
 def test_sd2(folder: Folder) -> None:
@@ -110,7 +110,7 @@ def test_sd2(folder: Folder) -> None:
     assert said["lorax_family"] == "sd2"
     deltas = adapter.deltas_of(open_checkpoint(base))
     assert {layer.partition(".")[0] for layer in deltas} == {"unet", "te"}
-    assert set(adapter.ranks) == {4}
+    assert set(ranks(adapter)) == {4}
     assert sum(dW.norm() > 0 for dW in deltas.values()) > 150
 
 
@@ -120,7 +120,7 @@ def test_sdxl_with_a_rate_for_each_text_encoder(folder: Folder) -> None:
     path = folder.train(*SDXL, base, "xl", "--network_dim=4", *rates, "--no_half_vae")
     opened, adapter = open_checkpoint(base), open_adapter(path)
     assert metadata(path)["ss_base_model_version"] == "sdxl_base_v1-0"
-    assert set(adapter.ranks) == {4}
+    assert set(ranks(adapter)) == {4}
     deltas = adapter.deltas_of(opened)
     assert {layer.partition(".")[0] for layer in deltas} == {"unet", "te1", "te2"}
     assert len(deltas) > 800

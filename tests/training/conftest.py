@@ -10,7 +10,7 @@ import pytest
 
 if find_spec("diffusers"):
     from lorax.demo.bundle import BASE, FINETUNE
-    from lorax.runner.runner import Runner
+    from lorax.runner import Runner
     from lorax.training import Network, Settings, inject
     from tests.training.networks import FEW, randomise
 else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.training import ATTENTION, CONVOLUTION, TEXT
 
 ALL = "|".join([ATTENTION, CONVOLUTION, TEXT])

@@ -9,18 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.inspection import inspect
 from lorax.options import Options
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Network, Settings, extract, save
 from lorax.training.files import FORMS
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests import builders
 from tests.training.networks import ALL, FEW, assert_same, predict, randomise
 
@@ -108,13 +107,13 @@ def test_the_small_form_holds_nothing_of_the_basis(runner: Runner, network: Make
     assert {key.rpartition(".")[2] for key in tensors} == {"lorax_core", "lorax_probe"}
     sizes = {key: tensor.shape for key, tensor in tensors.items() if key.endswith("core")}
     assert sizes == {
-        f"{runner.base.kohya_name(layer)}.lorax_core": (round(min(runner.base.weight(layer).shape) / 4),)
+        f"{runner.base.names.kohya(layer)}.lorax_core": (round(min(runner.base.weight(layer).shape) / 4),)
         for layer in trained.constrained()
     }
     header = open_adapter(path).header
     assert header is not None
     assert (header.source, header.source_sha256) == (runner.base.path.name, builders.sha256(runner.base.path))
-    assert header.fingerprint == runner.base.fingerprint(trained.constrained())
+    assert header.fingerprint == runner.base.identity.fingerprint(trained.constrained())
     said = builders.header(path)
     assert (said["ss_base_model_version"], said["ss_network_dim"], said["lorax_core"]) == ("sd_v1", "16", "diagonal")
     assert inspect(path)["kind"] == "LoRA-X"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.training import Network, save
 from tests.fitted import assert_equal, fit, saved, tensors
 
@@ -31,7 +31,7 @@ def test_it_is_what_a_transfer_writes(runner: Runner, small: Path, finetune: Pat
     expected = saved(small, source, source, out)
     assert own.keys() == expected.keys()
     for layer, dW in open_adapter(small).deltas_of(open_checkpoint(source)).items():
-        up = own[f"{runner.base.kohya_name(layer)}.lora_up.weight"]
+        up = own[f"{runner.base.names.kohya(layer)}.lora_up.weight"]
         assert up.shape[1] == dW.rank
 
 
@@ -42,11 +42,11 @@ def test_without_its_source_it_is_not_applied(runner: Runner, small: Path, finet
 
 
 def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> None:
-    from lorax.files.cache import Cache
-    from lorax.workflow.fitting import Fitter
+    from lorax.files import Cache
+    from lorax.workflow import Fitter
     from tests.fitted import Shelf
 
     told = []
     Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, name: told.append((done, total)))
-    count = len(open_adapter(small).parts)
+    count = len(open_adapter(small).layers)
     assert told == [(done, count) for done in range(count)]

@@ -10,7 +10,7 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.training import extract, kohya
 from lorax.training.files import FACTORS, SMALL
 from tests.training.networks import assert_same, predict, randomise

@@ -11,7 +11,7 @@ import torch
 from lab.constrained import KINDS, METHODS, SOURCE, TARGETS, folder
 from lab.report import trained
 from lab.results import ALONE, NATIVE, Key, Results
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.training import ATTENTION, TEXT
 
 

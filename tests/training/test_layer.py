@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lorax.errors import LoraxError
-from lorax.subspace import Decomposition
-from lorax.subspace.signs import basis
+from lorax.subspace import Decomposition, basis
 from lorax.training.layer import CORES, Constrained
 
 MODULES = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import Model
+from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.workflow.jobs import Destination, Request, transfer
+from lorax.workflow import Destination, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -206,7 +206,7 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        host.pictures([Shot("alone", Model("a", Path("a")), None)], "cat", 7, 5, 64, stop)
+        host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], "cat", 7, 5, 64, stop)
     assert double.reloaded == 1
 
 

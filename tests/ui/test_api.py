@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.hosts.standalone import Standalone
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}

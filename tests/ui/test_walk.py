@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint
 from tests.ui.chromium import pick, shoot
 
 LORA = "Lora/contrast-base"

@@ -8,8 +8,7 @@ import torch
 
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.models.hooks import adapted, hooked, rows_in, rows_out
-from lorax.models.protocol import Model
+from lorax.models import Model, adapted, hooked, rows_in, rows_out
 
 # What the host's prompts have a syntax for, a word that training drops, and more tokens than fit.
 PROMPTS = ["cat face", "", "a (red:1.4) [car:house:0.5] BREAK ((sun))", "green apple, " * 40]

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab import writing
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
 from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output import plain_lora
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.server import INSTALLATION, Drawn, WebUI
 
@@ -47,7 +46,7 @@ def make(webui: WebUI, lora: Path, name: str, checkpoints: Iterable[str]) -> Non
     shutil.copy(lora, webui.loras / f"{name}-{source[0]}.safetensors")
     for checkpoint, target in targets:
         planned = plan(open_adapter(file), source[1], target, OPTIONS)
-        plain_lora.write(planned, run(planned), webui.loras / f"{name}-{checkpoint}.safetensors")
+        writing.write(planned, run(planned), webui.loras / f"{name}-{checkpoint}.safetensors")
 
 
 def noise(path: Path) -> Path:

@@ -83,7 +83,7 @@ def add_routes(demo, app):
 
         If ``unread``, there is no memory for reading it.
         """
-        from lorax.checkpoint.checkpoint import open_checkpoint
+        from lorax.checkpoint import open_checkpoint
         from lorax.errors import LoraxError
         from lorax.hosts.a1111.host import A1111
 

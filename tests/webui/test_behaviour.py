@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lorax.cli import main
 from lorax.demo import bundle
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from tests.ui.chromium import pick
 from tests.webui.computed import computed
 from tests.webui.page import HEADLINE, LORA, Page, shoot, tab

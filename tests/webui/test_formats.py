@@ -14,13 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lab import writing
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output import plain_lora
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.drawing import OTHER, SAME
@@ -200,7 +199,7 @@ def save(family: Family, state: State, name: str) -> tuple[Path, Path]:
     adapter, converted = (family.webui.loras / f"{stem}.safetensors" for stem in (name, f"{name}-plain"))
     save_file(state, adapter)
     planned = plan(open_adapter(adapter), family.base, family.base, Options("copy"))
-    plain_lora.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
+    writing.write(planned, run(planned), converted, dtype="fp32", overwrite=True)
     return adapter, converted
 
 
@@ -216,7 +215,7 @@ def test_decoded_and_drawn_as_the_webui_does(family: Family, recipe: Recipe) -> 
     for layer in family.layers:
         W = family.base.weight(layer).reshape(family.base.layers[layer])
         parts = {"alpha": torch.tensor(ALPHA)} | recipe(W)
-        state |= {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}
+        state |= {f"{family.base.names.kohya(layer)}.{part}": tensor for part, tensor in parts.items()}
     adapter, _ = save(family, state, name)
     family.webui.draw()  # the decoders are given the weights as they are without a network
     decoded = load_file(family.webui.call("probe/decode", {"network": name}))
@@ -232,15 +231,15 @@ def test_norms_and_biases_are_drawn_as_they_were(family: Family) -> None:
     state = {}
     for layer in family.layers:
         if f"{layer}.bias" in family.base.vectors and layer.startswith("unet."):
-            name = family.base.kohya_name(layer)
+            name = family.base.names.kohya(layer)
             state |= {
                 f"{name}.diff": noise(0.03, *family.base.layers[layer]),
                 f"{name}.diff_b": noise(0.2, family.base.layers[layer][0]),
             }
     for parameter, size in family.base.vectors.items():
         layer, _, kind = parameter.rpartition(".")
-        if layer in family.base.norms.values() and layer.startswith("unet."):
-            state[f"{family.base.kohya_name(layer)}.{kind[0]}_norm"] = noise(0.1, size)
+        if layer in family.base.names.norms.values() and layer.startswith("unet."):
+            state[f"{family.base.names.kohya(layer)}.{kind[0]}_norm"] = noise(0.1, size)
     name = f"{family.base.title}-vectors"
     _, converted = save(family, state, name)
     assert load_file(converted).keys() == state.keys()
@@ -256,7 +255,7 @@ def test_a_part_of_openclips_attention_is_drawn_once_it_is_converted(family: Fam
     m, n = family.base.layers[layer]
     parts = {"lora_up.weight": noise(1.0, m, RANK), "lora_down.weight": noise(1.0, RANK, n)}
     name = f"{family.base.title}-part"
-    save(family, {f"{family.base.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}, name)
+    save(family, {f"{family.base.names.kohya(layer)}.{part}": tensor for part, tensor in parts.items()}, name)
     assert family.webui.draw(f"<lora:{name}:1>").distance(family.plain) == 0
     assert family.webui.draw(f"<lora:{name}-plain:1>").distance(family.plain) >= OTHER
 
@@ -271,7 +270,7 @@ def test_of_the_refiner_the_unets_layers_are_applied(started: WebUI) -> None:
         for layer in refiner.layers:
             if layer.startswith(f"{component}.") and layer.endswith(KINDS):
                 parts = {"alpha": torch.tensor(ALPHA)} | locon(refiner.weight(layer).reshape(refiner.layers[layer]))
-                state |= {f"{refiner.kohya_name(layer)}.{part}": tensor for part, tensor in parts.items()}
+                state |= {f"{refiner.names.kohya(layer)}.{part}": tensor for part, tensor in parts.items()}
         save(family, state, f"refiner-{component}")
         if applied:
             assert_same_pictures(family, f"refiner-{component}")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab.writing import save_lorax
+from lorax.checkpoint import open_checkpoint
 from lorax.formats import open_adapter
 from lorax.options import Options
-from lorax.output.lorax_file import save_lorax
-from lorax.transfer.planning import plan
+from lorax.transfer import plan
 from tests import builders
 from tests.ui.chromium import pick
 from tests.webui.page import LORA, Page, opened

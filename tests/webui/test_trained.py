@@ -6,16 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint.checkpoint import open_checkpoint
+from lab import writing
+from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.formats import open_adapter
-from lorax.output import plain_lora
-from lorax.runner.runner import Runner
+from lorax.runner import Runner
 from lorax.subspace import RankRule
 from lorax.training import Settings, inject, save
 from lorax.training.files import FACTORS, PLAIN, SMALL
-from lorax.transfer.planning import plan
-from lorax.transfer.running import run
+from lorax.transfer import plan, run
 from lorax.workflow.fitting import settings
 from tests import builders
 from tests.webui.drawing import OTHER, SAME, message
@@ -36,7 +35,7 @@ def trained(started: WebUI) -> WebUI:
         save(network, started.loras / f"{name}.safetensors", form, dtype="fp32")
     small = open_adapter(started.loras / "small.safetensors")
     planned = plan(small, bases[BASE], bases[FINETUNE], settings(small)[0])
-    plain_lora.write(planned, run(planned), started.loras / "trained-finetune.safetensors", dtype="fp32")
+    writing.write(planned, run(planned), started.loras / "trained-finetune.safetensors", dtype="fp32")
     return started
 
 

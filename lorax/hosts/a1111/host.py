@@ -5,31 +5,28 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
 
-from lorax.catalog import Model
-from lorax.checkpoint.checkpoint import Checkpoint
+from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.files.cache import Cache
+from lorax.files import Cache
+from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored
 from lorax.hosts.base import Shot, T
-from lorax.hosts.turns import Job, Turns
-from lorax.transfer.planning import Progress
-
-if TYPE_CHECKING:
-    from lorax.hosts.a1111.models import HostModel
+from lorax.hosts.turns import Turn, Turns
+from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
 class A1111:
-    """Model lists, queue, progress and pictures are the WebUI's own."""
+    """ListedFile lists, queue, progress and pictures are the WebUI's own."""
 
     picture_size: int | None = 512
     has_prompt = True
@@ -43,15 +40,15 @@ class A1111:
             else ("The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared.")
         )
 
-    def bases(self) -> dict[str, Model]:
-        found = (Model(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
+    def bases(self) -> dict[str, ListedFile]:
+        found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
         return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
 
-    def adapters(self) -> dict[str, Model]:
+    def adapters(self) -> dict[str, ListedFile]:
         if networks := _networks():
-            return {name: Model(name, Path(found.filename)) for name, found in networks.available_networks.items()}
+            return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
         paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-        return {path.stem: Model(path.stem, path) for path in paths}
+        return {path.stem: ListedFile(path.stem, path) for path in paths}
 
     def prompt_names(self) -> Mapping[str, Path]:
         self.refresh()  # the host knows a file by its name without folders, and of several by that which it finds last
@@ -75,8 +72,8 @@ class A1111:
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
 
-    def models(self) -> Models:
-        return Models()
+    def models(self) -> HostModels:
+        return HostModels()
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         def both(done: int, total: int, text: str) -> None:
@@ -92,20 +89,20 @@ class A1111:
                 shared.state.end()
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, job: Job, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+        def handle(task: str, turn: Turn, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
             def progress(done: int, total: int, text: str) -> None:
-                job.check()
+                turn.check()
                 _progress(done, total, text)
 
-            self._turns.begin(job)
+            self._turns.begin(turn)
             with _loaded_again():
                 return work(progress, *values)
 
         wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
 
         def queued(task: str, *values: Any) -> Sequence[Any]:
-            with self._turns.job() as job:
-                return wrapped(task, job, *values)
+            with self._turns.taken() as turn:
+                return wrapped(task, turn, *values)
 
         return queued
 
@@ -154,15 +151,6 @@ class A1111:
         finally:
             sd_models.reload_model_weights()  # what was loaded before
         return drawn, said
-
-
-class Models:
-    """``lorax.models.protocol.Models``: the checkpoints as the host loads them."""
-
-    def opened(self, base: Checkpoint) -> AbstractContextManager[HostModel]:
-        from lorax.hosts.a1111.models import opened  # not at start-up
-
-        return opened(base)
 
 
 def guards(app: Any) -> list[Any] | None:

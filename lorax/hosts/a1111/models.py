@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,19 @@ import torch
 from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
-from lorax.checkpoint.checkpoint import Checkpoint
-from lorax.checkpoint.model_config import settings_of
-from lorax.checkpoint.prediction import VELOCITY
+from lorax.checkpoint import VELOCITY, Checkpoint, config_of
 from lorax.errors import LoraxError
 from lorax.hosts.a1111.text import Conditioning, OneEncoder, TwoEncoders, called
-from lorax.models.runnable import check
-from lorax.models.sampling import fitting
+from lorax.models import batch_size, check
 
 BLOCKS = ("ResBlock", "BasicTransformerBlock")  # ldm's and sgm's classes have the same names
+
+
+class HostModels:
+    """Opens checkpoints as the host loads them: ``lorax.models.Models``."""
+
+    def opened(self, base: Checkpoint) -> AbstractContextManager[HostModel]:
+        return opened(base)
 
 
 @contextmanager
@@ -52,7 +56,7 @@ class HostModel:
         if loaded.parameterization == "v":
             raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise, and cannot be run here.")
         self.base, self.device, self._loaded = base, devices.device, loaded
-        self.size = settings_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
+        self.size = config_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
         self.latent_scale = float(loaded.scale_factor)
         self._text = (TwoEncoders if hasattr(loaded, "conditioner") else OneEncoder)(loaded, self.device)
 
@@ -100,7 +104,7 @@ class HostModel:
         dtype = next(vae.parameters()).dtype
         vae.to(torch.float32)  # which holds all that half precision does
         try:
-            return torch.cat([called(vae, work, part.to(self.device).float()) for part in torch.split(x, fitting(64, size))])
+            return torch.cat([called(vae, work, part.to(self.device).float()) for part in torch.split(x, batch_size(64, size))])
         finally:
             vae.to(dtype)
 

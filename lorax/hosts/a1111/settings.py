@@ -11,7 +11,7 @@ import gradio as gr
 from modules import paths_internal, shared
 
 from lorax.errors import LoraxError
-from lorax.files.cache import Cache
+from lorax.files import Cache
 from lorax.options import Caching, Option, Options, Running, Saving, declared
 
 PREFIX = "lorax_"  # of our options among the host's

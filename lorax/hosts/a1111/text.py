@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorax.checkpoint.layer_names import PROJECTION, TEXT_MODEL
-from lorax.checkpoint.openclip import key_of, padded_with_zeros
+from lorax.checkpoint import PROJECTION, openclip
+from lorax.models import text_module
 
 TOKENS = 77
 PIXELS = 8  # a latent value's, a side
@@ -43,7 +43,7 @@ class OneEncoder:
         return {"c_crossattn": [conditioning.context]}
 
     def module(self, component: str, path: str) -> nn.Module:
-        return _inside(self._clip.transformer, path)
+        return text_module(self._clip.transformer, path)
 
 
 class TwoEncoders:
@@ -59,7 +59,7 @@ class TwoEncoders:
 
     def _encoded(self, ids: torch.Tensor) -> Conditioning:
         first = self._clip.transformer(ids, output_hidden_states=True).hidden_states[-2]
-        second, pooled = self._open_clip.encode(padded_with_zeros(ids, self._clip.tokenizer.eos_token_id))
+        second, pooled = self._open_clip.encode(openclip.padded_with_zeros(ids, self._clip.tokenizer.eos_token_id))
         return Conditioning(torch.cat([first, second], dim=-1), pooled)
 
     def given(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class TwoEncoders:
         return {"crossattn": conditioning.context, "vector": torch.cat([conditioning.pooled, *sizes], dim=1)}
 
     def module(self, component: str, path: str) -> nn.Module:
-        return _inside(self._clip.transformer, path) if component == "te1" else self._open_clip.module(path)
+        return text_module(self._clip.transformer, path) if component == "te1" else self._open_clip.module(path)
 
 
 class OpenCLIP:
@@ -117,7 +117,7 @@ class OpenCLIP:
         """Of the layer with transformers' path."""
         if path == PROJECTION:
             return self._projection
-        key, third = key_of(f"{path}.weight")
+        key, third = openclip.key_of(f"{path}.weight")
         if third is None:
             found: nn.Module = self._model.get_submodule(key.removesuffix(".weight"))
             return found
@@ -165,13 +165,6 @@ def _tokens(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
 def _unwrapped(embedder: Any) -> Any:
     """Without what the host puts around for its prompts' syntax."""
     return getattr(embedder, "wrapped", embedder)
-
-
-def _inside(transformer: nn.Module, path: str) -> nn.Module:
-    try:
-        return transformer.get_submodule(path)
-    except AttributeError:  # transformers 5 has no text_model between
-        return transformer.get_submodule(path.removeprefix(TEXT_MODEL))
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:

@@ -8,10 +8,8 @@ checkpoint that is loaded. From there on the host treats the network as that pla
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lorax.files.cache import Cache
+from lorax.files import Cache
 
 SCRIPT = "LoraxNetworks"  # name of the script class
 
@@ -31,6 +29,7 @@ def register(cache: Callable[[], Cache], device: Callable[[], str] = lambda: "au
         kinds = networks.module_types
     except (ImportError, AttributeError):
         return None
+    # These import the host's extension, which may be missing.
     from lorax.hosts.a1111.network.activation import make_script
     from lorax.hosts.a1111.network.module_type import ModuleTypeLorax
 

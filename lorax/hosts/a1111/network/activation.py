@@ -7,20 +7,19 @@ import weakref
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import networks
 import torch
 from modules import devices, processing, scripts, shared
 
 from lorax.errors import Interrupted, LoraxError
+from lorax.files import Cache, stamp
+from lorax.formats import open_adapter
 from lorax.hosts.a1111.network.library import Checkpoints
 from lorax.hosts.a1111.network.module_type import modules_of
-
-if TYPE_CHECKING:
-    from lorax.files.cache import Cache
-    from lorax.transfer.planning import Progress
-    from lorax.workflow.fitting import Fit, Fitter
+from lorax.progress import Progress
+from lorax.workflow import Fit, Fitter
 
 log = logging.getLogger(__name__)
 STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
@@ -50,8 +49,6 @@ class Activation:
 
     @cached_property
     def _fitter(self) -> Fitter:
-        from lorax.workflow.fitting import Fitter  # not at start-up
-
         return Fitter(self._make_cache(), Checkpoints())
 
     def fit_all(self, p: Any) -> None:
@@ -73,8 +70,6 @@ class Activation:
         apply_anew({net.name: net.lorax_fit for net in nets})
 
     def _fit(self, p: Any, net: Any) -> None:
-        from lorax.files.tensors import stamp
-
         file, model = Path(net.network_on_disk.filename), shared.sd_model
         target = Path(model.sd_checkpoint_info.filename)
         wanted = (stamp(file), stamp(target), model.sd_checkpoint_info.sha256, "fitted")
@@ -121,8 +116,6 @@ def tell_of_those_not_loaded(p: Any, names: set[str]) -> None:
 
 
 def _unreadable(file: Path) -> str:
-    from lorax.formats import open_adapter
-
     try:
         open_adapter(file)
     except (LoraxError, OSError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules import sd_models
 
-from lorax.formats.loraxfile import Header
+from lorax.formats import Header
 
 
 class Checkpoints:

@@ -1,0 +1,144 @@
+"""An adapter file whose layers are decoded one at a time."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+
+from lorax.checkpoint import Checkpoint, Family, families
+from lorax.errors import LoraxError
+from lorax.files import TensorFile, title_of
+from lorax.formats import dora, loraxfile, stored
+from lorax.formats.configuration import LARGEST, Configuration
+from lorax.formats.keys import EMBEDDING
+from lorax.formats.parts import Device, Layer
+from lorax.low_rank import LowRank
+
+
+class AdapterFile:
+    """An adapter on disk. The tensors of a layer are read when its delta is asked for.
+
+    ``given``: what the user named, the file or the PEFT folder around it. ``path``: the file with the tensors. ``header``: what a
+    LoRA-X file says of itself; None for other adapters. ``layers``: name as the file spells it -> what is stored. ``vectors``:
+    what is added to norms and biases. Raises LoraxError as ``stored.contents`` and ``loraxfile.read_header`` do.
+    """
+
+    def __init__(self, given: Path, file: TensorFile, configuration: Configuration) -> None:
+        self.given, self.path, self.metadata = given, file.path, file.metadata
+        self._file, self._configuration = file, configuration
+        # The header comes first, since the keys of a newer version are not known.
+        self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
+        self.layers, self.vectors = stored.contents(file)
+
+    @property
+    def title(self) -> str:
+        """The adapter's name for users: that of the file or the PEFT folder."""
+        return title_of(self.given)
+
+    @cached_property
+    def family(self) -> Family | None:
+        """The family that the adapter was made for; None if neither a header nor the layers tell."""
+        if self.header is not None:
+            return self.header.family
+        shapes = {name: layer.like_weight for name, layer in self.layers.items()}
+        return families.detect_adapter(self.layers, {name: shape for name, shape in shapes.items() if shape is not None})
+
+    @property
+    def in_subspace(self) -> bool:
+        """Whether it was trained inside the source's leading subspaces, of each layer's own rank."""
+        return self.header is not None and bool(self.header.core)
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Names of the textual inversion embeddings that are bundled in the file."""
+        return list(dict.fromkeys(key.removeprefix(EMBEDDING).partition(".")[0] for key in self._bundled))
+
+    def bundled(self) -> dict[str, torch.Tensor]:
+        """Key -> tensor, as stored, of the bundled embeddings."""
+        return {key: self._file.get(key) for key in self._bundled}
+
+    @property
+    def _bundled(self) -> list[str]:
+        return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
+
+    def vector(self, key: str) -> torch.Tensor:
+        """The tensor that is added to a norm or a bias, float32 (size,)."""
+        return self._file.get(key).float()
+
+    def read(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> Layer:
+        """The tensors of the layer that the file spells ``name``, ready to be decoded as ``delta`` does.
+
+        Raises LoraxError if they hold values that are not finite or too large.
+        """
+        where, layer = f"{self.path}: {name}", self.layers[name]
+        tensors = {part: self._file.get(key).float() for part, key in layer.keys.items()}
+        for part, tensor in tensors.items():
+            low, high = tensor.aminmax()
+            if not (low >= -LARGEST and high <= LARGEST):  # NaN is both ends
+                raise LoraxError(
+                    f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
+                    "The file is damaged or training diverged."
+                )
+        on_base = _layer_of(name, base) if base else None
+        return Layer(
+            where,
+            tensors,
+            self._configuration.scale(name, layer.rank),
+            self.header.named_source if self.header else "",
+            partial(_weight, base, on_base) if base and on_base else None,
+            device,
+        )
+
+    def delta(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> LowRank:
+        """dW of the layer that the file spells ``name``, float32 on the CPU.
+
+        ``base`` is the source, which some formats need; the small form of LoRA-X decomposes its weight on ``device``. Raises
+        LoraxError as ``read`` does, and if the format needs the source and ``base`` is not it.
+        """
+        layer, stored_layer = self.read(name, base, device), self.layers[name]
+        delta = stored_layer.format.decode(layer)
+        return dora.decomposed(layer, delta) if stored_layer.has_magnitudes else delta
+
+    def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
+        """Layer of ``base`` -> delta, for the layers that ``base`` has. Raises LoraxError as ``layers_of`` and ``delta`` do."""
+        return {layer: self.delta(name, base) for name, layer in self.layers_of(base).items() if layer is not None}
+
+    def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
+        """Name in the file -> layer of ``base``; None if ``base`` has no such layer.
+
+        Raises LoraxError if the adapter was made for another family or for other widths, or names a layer twice.
+        """
+        found = {name: _layer_of(name, base) for name in self.layers}
+        family = self.family
+        other = family is not None and family != base.family and base.family.has_adapters
+        if other or not any(found.values()):
+            made = family.title if family else "another kind of base"
+            raise LoraxError(
+                f"{self.path}: made for {made}, but {base.path} is {base.family.title}. "
+                "Choose as source the base that it was trained on."
+            )
+        spellings: dict[str, str] = {}
+        for name, layer in found.items():
+            if layer is None:
+                continue
+            if (twin := spellings.setdefault(layer, name)) != name:
+                raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
+            weight, held = base.matrix(layer), self.layers[name]
+            if (changed := held.format.extent(held.shapes).misfit(weight)) is not None:
+                raise LoraxError(
+                    f"{self.path}: {name} changes {changed}, but in {base.path} it is {weight}. "
+                    "Choose as source the base that the adapter was trained on."
+                )
+        return found
+
+
+def _layer_of(name: str, base: Checkpoint) -> str | None:
+    """The layer of ``base`` that an adapter spells ``name``. kohya's OFT has a prefix of its own."""
+    return base.names.get(re.sub(r"^oft_", "lora_", name))
+
+
+def _weight(base: Checkpoint, layer: str, device: Device) -> torch.Tensor:
+    return base.weight(layer, device).reshape(base.layers[layer])

@@ -1,0 +1,40 @@
+"""Opens adapter files and PEFT folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorax.checkpoint import families
+from lorax.errors import LoraxError, NotAnAdapter
+from lorax.files import open_tensors
+from lorax.formats import keys
+from lorax.formats.adapter_file import AdapterFile
+from lorax.formats.configuration import Configuration, parse
+
+PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
+
+
+def open_adapter(path: Path | str) -> AdapterFile:
+    """Open an adapter of any supported format, a LoRA-X file or a PEFT folder, by its header.
+
+    Raises NotAnAdapter if nothing in it looks like an adapter, LoraxError if it is damaged or of another kind.
+    """
+    given = path = Path(path)
+    settings: dict[str, Any] = {}
+    if given.is_dir():
+        given = given.absolute()  # ``.`` has no name
+        found = next((given / name for name in PEFT_FILES if (given / name).is_file()), None)
+        if found is None:
+            raise NotAnAdapter(f"{given}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
+        config = given / "adapter_config.json"
+        settings = parse(config, config.read_bytes()) if config.is_file() else {}
+        path = found
+    file = open_tensors(path)
+    if any(key.startswith(families.UNET.checkpoint) and keys.owned(key, file) is None for key in file.shapes):
+        raise LoraxError(f"{path}: a base checkpoint, not a LoRA. Give it as --source or --target.")
+    if not file.shapes:
+        raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
+    if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
+        settings = parse(path, file.metadata["lora_adapter_metadata"])
+    return AdapterFile(given, file, Configuration(path, settings))

@@ -1,0 +1,131 @@
+"""The registry of methods. Each has a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lorax.low_rank import LowRank
+from lorax.methods import auto, bridge, copy, lorax, prolora, refine
+from lorax.methods.job import Job
+from lorax.methods.weight_pair import WeightPair
+from lorax.reasons import Reason, Why
+
+AUTO, BRIDGE, REFINE = "auto", "bridge", "refine"
+LORAX_PAPER, PROLORA_PAPER = "arXiv 2501.16559", "arXiv 2506.04244"
+Move = Callable[[LowRank, WeightPair], tuple[LowRank | None, Reason]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to move an adapter. ``options``: those that it has besides what every method has; ``paper``: where it is from."""
+
+    name: str
+    title: str
+    options: tuple[str, ...] = ()
+    paper: str = ""
+
+    @property
+    def described(self) -> str:
+        """The title, with the paper if there is one."""
+        return f"{self.title} ({self.paper})" if self.paper else self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightMethod(Method):
+    """A method that goes by the weights, layer by layer.
+
+    ``move(dW_s, pair)`` returns dW_t, or None if it cannot be had, and the reason; a copy returns dW_s itself. ``gated``: whether
+    --threshold skips layers that are less alike. ``declines``: whether nothing is moved between unrelated bases.
+    ``strength(overlap)`` multiplies the moved adapter if the target has that share of it already. ``move_unsampled`` moves a
+    large layer that was not measured, once the measured ones leave nothing to decide; without it every layer is measured.
+    """
+
+    move: Move
+    gated: bool = False
+    declines: bool = False
+    strength: Callable[[float], float] = lambda overlap: 1.0
+    move_unsampled: Move | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMethod(Method):
+    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` say how a layer ends."""
+
+    fit: Callable[[Job], dict[str, LowRank]]
+    planned: Why
+    done: Why
+
+
+METHODS: dict[str, WeightMethod | ModelMethod] = {
+    method.name: method
+    for method in (
+        WeightMethod(
+            AUTO,
+            "decide per layer by what is measured, and leave out what the target already has of the LoRA",
+            ("rank",),
+            move=auto.move,
+            declines=True,
+            strength=auto.strength,
+            move_unsampled=auto.move_unsampled,
+        ),
+        WeightMethod("copy", "copy to the matched layer", move=copy.move, move_unsampled=copy.move),
+        WeightMethod(
+            "lorax",
+            "LoRA-X: keep what lies in the directions that matter most in the target",
+            ("rank", "threshold"),
+            LORAX_PAPER,
+            move=lorax.move,
+            gated=True,
+        ),
+        WeightMethod(
+            "prolora",
+            "ProLoRA: carry over what lies in those directions and what lies outside, each by itself",
+            ("rank", "threshold"),
+            PROLORA_PAPER,
+            move=prolora.move,
+            gated=True,
+        ),
+        WeightMethod(
+            "prolora-cross",
+            "the same, with what leads from one to the other",
+            ("rank", "threshold"),
+            PROLORA_PAPER,
+            move=prolora.move_with_cross_terms,
+            gated=True,
+        ),
+        ModelMethod(
+            BRIDGE,
+            "run both models and fit each layer to what the source's does; for unrelated bases, takes minutes",
+            ("pictures", "lora_rank", "trigger", "captions"),
+            fit=bridge.fit,
+            planned=Why.TO_BE_FITTED,
+            done=Why.FITTED,
+        ),
+        ModelMethod(
+            REFINE,
+            "train the target on what the source draws with the LoRA; best for unrelated bases, takes minutes to hours",
+            ("pictures", "steps", "lora_rank", "trigger", "captions"),
+            fit=refine.fit,
+            planned=Why.TO_BE_TRAINED,
+            done=Why.TRAINED,
+        ),
+    )
+}
+
+
+def runs_models(method: str) -> bool:
+    """Tell whether the method of this name runs both models."""
+    return isinstance(METHODS.get(method), ModelMethod)
+
+
+def weight_method(name: str) -> WeightMethod:
+    """Return a method that goes by the weights."""
+    method = METHODS[name]
+    assert isinstance(method, WeightMethod)
+    return method
+
+
+def described() -> dict[str, str]:
+    """Return what every method does, by name."""
+    return {name: method.described for name, method in METHODS.items()}

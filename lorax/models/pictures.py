@@ -1,0 +1,45 @@
+"""The pictures that a source draws with an adapter, from which a target learns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lorax.models.protocol import Model
+from lorax.models.sampling import batches
+from lorax.progress import Meter
+
+PIXELS = 8  # side of one latent
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures, uint8 (P, 3, H, W) on the CPU, with a prompt each."""
+
+    prompts: list[str]
+    pixels: torch.Tensor
+
+    @classmethod
+    def decoded(cls, model: Model, latents: torch.Tensor, prompts: list[str], meter: Meter) -> Pictures:
+        """Decode scaled latents (P, 4, h, w) with the model's autoencoder."""
+        parts = []
+        for rows in batches(len(latents), model.size):
+            meter.note("decoding pictures")
+            parts.append((255 * model.decode(latents[rows])).round().byte().cpu())
+        return cls(prompts, torch.cat(parts))
+
+    def latents_in(self, model: Model, meter: Meter) -> torch.Tensor:
+        """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU.
+
+        The source encodes its own pictures anew, too. Its latents as drawn are unlike those of any picture that people train on,
+        and a target learns less from them.
+        """
+        side, parts = PIXELS * model.size, []
+        for rows in batches(len(self.pixels), model.size):
+            meter.note("encoding pictures")
+            part = self.pixels[rows] / 255
+            if part.shape[-1] != side:
+                part = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            parts.append(model.encode_pictures(part).cpu())
+        return torch.cat(parts)

@@ -1,0 +1,78 @@
+"""What the tab asks of its handlers, read by name from the components' values, which gradio passes by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lorax.options import Options, Running, Saving, declared
+
+T = TypeVar("T", Options, Running, Saving)
+Values = Mapping[str, Any]
+
+
+class Form:
+    """Components of the page by name. Those of options have the options' names."""
+
+    def __init__(self, **components: Any) -> None:
+        self._names, self.components = list(components), list(components.values())
+
+    def read(self, values: Sequence[Any]) -> Values:
+        """Return the components' values by name."""
+        return dict(zip(self._names, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoints and LoRAs that are chosen, as the lists show them, and the values of all options."""
+
+    source: str | None
+    target: str | None
+    adapters: list[str]
+    values: Values
+
+    @classmethod
+    def of(cls, values: Values) -> Choice:
+        return cls(values["source"], values["target"], values["adapters"] or [], values)
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        name: str = self.values["method"]
+        return name
+
+    def of_options(self, declaration: type[T]) -> T:
+        """Return the options of a declaration. Raises LoraxError if a value is not what an option expects."""
+        return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A choice, with the name and the folder for what is written."""
+
+    choice: Choice
+    name: str
+    subfolder: str
+
+    @classmethod
+    def of(cls, values: Values) -> Transfer:
+        return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was moved last, which of it is compared, and how pictures of it are drawn."""
+
+    moved: dict[str, Any]
+    which: str | None
+    prompt: str
+    seed: int
+    steps: int
+    size: int | None
+
+    @classmethod
+    def of(cls, values: Values) -> Comparison:
+        size = values["size"]
+        seed, steps = int(values["seed"]), int(values["steps"])
+        return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

@@ -1,0 +1,58 @@
+"""What is asked for: which adapters are moved between which bases, how, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorax.catalog import ListedFile
+from lorax.errors import LoraxError
+from lorax.options import Options, Running
+from lorax.transfer import Report
+
+
+@dataclass(frozen=True)
+class Request:
+    """The adapters to move from a source to a target, and the options. Raises LoraxError if no adapter is named."""
+
+    source: ListedFile
+    target: ListedFile
+    adapters: Sequence[ListedFile]
+    options: Options = field(default_factory=Options)
+    running: Running = field(default_factory=Running)
+
+    def __post_init__(self) -> None:
+        if not self.adapters:
+            raise LoraxError("No LoRA is chosen. Choose at least one.")
+
+    @property
+    def is_within_one_base(self) -> bool:
+        """Whether source and target are one file, by whatever path."""
+        return self.source.path.resolve() == self.target.path.resolve()
+
+    @property
+    def adapters_in_words(self) -> str:
+        """The name of the adapter, or how many there are."""
+        return self.adapters[0].name if len(self.adapters) == 1 else f"{len(self.adapters)} LoRAs"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one adapter.
+
+    ``given`` is the file or folder that was named, and ``file`` the one with the tensors. ``files`` were written, the adapter
+    first; ``note`` is what is to be known of it.
+    """
+
+    adapter: ListedFile
+    given: Path
+    file: Path
+    report: Report
+    files: tuple[Path, ...] = ()
+    note: str = ""
+
+    @property
+    def written(self) -> Path | None:
+        """The new adapter file, if there is one."""
+        return self.files[0] if self.files else None
