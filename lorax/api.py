@@ -1,6 +1,6 @@
-"""``/lorax/v1/``: the same as the tab for programs. Files are named as the host lists them, never by a path; captions are texts.
+"""The API for programs, ``/lorax/v1/``. Files have the names under which the host lists them, never paths; captions are texts.
 
-Works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
+It works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
 """
 
 import secrets
@@ -22,8 +22,8 @@ from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
-KEPT = 50  # finished jobs that can still be asked for
-UNSAID = "What is not given is as the host's settings page says, and where that says nothing, as below"
+FINISHED = 50  # finished jobs whose results are available
+DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
 
 
 def _model(name: str, declaration: type) -> Any:
@@ -60,9 +60,9 @@ class LoraxAnalysis(BaseModel):
     source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
     target: str = Field(description="Name of the base to move them to")
     adapters: list[str] = Field(description="Names as /adapters lists them")
-    options: OptionsModel = Field(default_factory=OptionsModel, description=UNSAID)  # type: ignore[valid-type]
+    options: OptionsModel = Field(default_factory=OptionsModel, description=DEFAULTS)  # type: ignore[valid-type]
     running: RunningModel = Field(  # type: ignore[valid-type]
-        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {UNSAID}"
+        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {DEFAULTS}"
     )
 
 
@@ -71,7 +71,7 @@ class LoraxTransfer(LoraxAnalysis):
         "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
     )
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
-    saving: SavingModel = Field(default_factory=SavingModel, description=UNSAID)  # type: ignore[valid-type]
+    saving: SavingModel = Field(default_factory=SavingModel, description=DEFAULTS)  # type: ignore[valid-type]
 
 
 class LoraxJob(BaseModel):
@@ -87,8 +87,8 @@ class LoraxJob(BaseModel):
 
 
 @dataclass
-class Job:
-    """A transfer or an analysis in a thread of its own."""
+class ApiJob:
+    """A transfer or an analysis in its own thread."""
 
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: str = "running"
@@ -100,14 +100,14 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def start(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
-        threading.Thread(target=self._run, args=(host, work), daemon=True).start()
+        threading.Thread(target=self._run, args=(host, work), name="lorax-job", daemon=True).start()
 
     def shown(self) -> LoraxJob:
         return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})
 
     def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
         def begin(progress: Progress) -> list[Result]:
-            progress(0, 1, "Reading the files")  # a job that was cancelled while it waited ends here
+            progress(0, 1, "Reading the files")  # raises if the job was cancelled in the queue
             return work(progress)
 
         try:
@@ -115,7 +115,7 @@ class Job:
             self.state = "done"
         except Interrupted:
             self.state = "cancelled"
-        except Exception as error:  # a job must end in a state, whatever happened
+        except Exception as error:  # whatever happened, the job must get a final state
             self.error, self.state = f"{error}" if isinstance(error, LoraxError) else repr(error), "failed"
 
     def _progress(self, done: int, total: int, text: str) -> None:
@@ -125,9 +125,9 @@ class Job:
 
 
 def router(host: Host) -> APIRouter:
-    """The routes, over a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache(), host.models())
-    one_at_a_time = threading.Lock()  # requests come in threads
+    """Make the routes for a host."""
+    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, ApiJob](), Memory(host.cache(), host.models())
+    lock = threading.Lock()  # FastAPI runs requests in threads
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -154,30 +154,30 @@ def router(host: Host) -> APIRouter:
 
         def work(progress: Progress) -> list[Result]:
             results = transfer(request, destination, progress, memory)
-            host.refresh()  # so that what was written is listed
+            host.refresh()  # so that the new files are listed
             return results
 
         return begin(work)
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:
-        return known(id).shown()
+        return find(id).shown()
 
     @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
     def cancel(id: str) -> Any:
-        known(id).cancelled.set()
-        return known(id).shown()
+        find(id).cancelled.set()
+        return find(id).shown()
 
     def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
-        started = Job()
-        with one_at_a_time:
-            for finished in [name for name, made in jobs.items() if made.state != "running"][:-KEPT]:
+        started = ApiJob()
+        with lock:
+            for finished in [id for id, job in jobs.items() if job.state != "running"][:-FINISHED]:
                 del jobs[finished]
             jobs[started.id] = started
         started.start(host, work)
         return started.shown()
 
-    def known(id: str) -> Job:
+    def find(id: str) -> ApiJob:
         if (found := jobs.get(id)) is None:
             raise HTTPException(404, f"No job {id}.")
         return found
@@ -203,7 +203,7 @@ def _request(host: Host, asked: LoraxAnalysis) -> Request:
 
 
 def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:
-    """What was asked for, and else what the host's user has set."""
+    """Return the requested options; for those that are not given, the defaults that the user has set in the host."""
     given = asked.model_fields_set if hasattr(asked, "model_fields_set") else asked.__fields_set__  # pydantic 2 and 1
     preset = host.defaults()
     usual = {one.name: one.parse(preset[one.name]) for one in declared(declaration) if one.name in preset}

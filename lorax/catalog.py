@@ -1,4 +1,4 @@
-"""Facts about adapters in a library, and the base that each says it was trained on."""
+"""Finds facts about the adapters in a library, and the bases that they were trained on."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Facts:
 
 
 def facts(adapter: Path) -> Facts:
-    """The facts in an adapter's header and sidecars. Each state of these files is read once."""
+    """Return the facts in an adapter's header and sidecars. Each state of these files is read once."""
     return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
 
 
 def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """The base that the adapter was trained on according to its metadata, or else to Civitai; None if not among ``bases``."""
+    """Return the base that the adapter was trained on according to its metadata, or else to Civitai; None if not listed."""
     bases = list(bases)
     try:
         if any(open_adapter(adapter).metadata.get(key) for key in NAMING):
@@ -71,7 +71,7 @@ def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
 
 
 def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """The base that the adapter's metadata names by hash or by name; None if it is not among ``bases``."""
+    """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
     try:
         metadata = open_adapter(adapter).metadata
     except LoraxError:
@@ -93,7 +93,7 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
     except (LoraxError, OSError) as error:
         return Facts(problem=str(error))
     found, hints = sorted(ranks(adapter)), sidecars.read(path)
-    family = adapter.family or hints.family or families.told(adapter.metadata)
+    family = adapter.family or hints.family or families.named_in(adapter.metadata)
     return Facts(
         rank=" to ".join(str(rank) for rank in dict.fromkeys((*found[:1], *found[-1:]))),
         format=kind(adapter),
@@ -104,7 +104,7 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
 
 
 def _name(file: str) -> str:
-    """The name of a model's file in lower case, without folders and suffix."""
+    """Return the name of a model's file in lower case, without folders and suffix."""
     name = file.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name).lower()

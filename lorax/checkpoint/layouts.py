@@ -1,4 +1,4 @@
-"""Finds the parameters of a base in a checkpoint of LDM's layout, in a UNet's file or in a diffusers folder."""
+"""Finds the parameters of a base in an LDM checkpoint, in a UNet's file or in a diffusers folder."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # keys b
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a base's parameters. ``unet``: path -> place; ``text(component)``: path -> place for a text encoder.
+    """A base's parameters by path: those of the UNet, and ``text(component)`` for a text encoder.
 
-    ``naming`` is the UNet's layout; None if the names are not a UNet's, as with other architectures.
+    ``naming`` is the UNet's layout; None for other architectures.
     """
 
     unet: Mapping[str, Part]
@@ -34,7 +34,7 @@ class Layout:
 
 
 def layout_of(path: Path) -> Layout:
-    """The layout of a file or a folder, of any architecture. Raises LoraxError if nothing in it looks like a base."""
+    """Return the layout of a file or a folder, of any architecture. Raises LoraxError if nothing in it looks like a base."""
     return _of_folder(path) if path.is_dir() else _of_file(path)
 
 
@@ -84,12 +84,12 @@ def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:
-    """Whether an adapter can change the parameter, that is, whether it is the weight of a linear layer or a convolution."""
+    """Tell whether an adapter can change the parameter: the weight of a linear layer or a convolution."""
     return len(shape) in (2, 4) and key.endswith(".weight") and not key.endswith("_embedding.weight")
 
 
 def _weights_in(folder: Path) -> dict[str, Part] | None:
-    """The parameters of the model that diffusers or transformers wrote into ``folder``; None if there is none."""
+    """Return the parameters of the model that diffusers or transformers wrote into ``folder``; None if there is none."""
     for name in _weight_files():
         if (file := folder / name).is_file():
             paths = _shards(file) if name.endswith(".json") else [file]
@@ -98,7 +98,7 @@ def _weights_in(folder: Path) -> dict[str, Part] | None:
 
 
 def _weight_files() -> Iterator[str]:
-    """File names under which diffusers and transformers look for weights, the preferred ones first."""
+    """Yield the file names for which diffusers and transformers look, the preferred ones first."""
     for kind, variant, stem in product(("safetensors", "bin"), VARIANTS, STEMS):
         yield f"{stem}{variant}.{kind}"
         yield f"{stem}.{kind}.index{variant}.json"
@@ -107,7 +107,7 @@ def _weight_files() -> Iterator[str]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
+    """Return the files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         paths = [index.parent / Path(name).name for name in names]

@@ -1,4 +1,4 @@
-"""Settings that a checkpoint's shapes do not tell, from the ``.yaml`` beside it or else as usual in its family."""
+"""Reads the settings that a checkpoint's shapes do not tell, from its ``.yaml``; by default those of its family."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lorax.files import TensorFile
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is needed to run a base beside its weights."""
+    """The settings that are needed to run a base, besides its weights."""
 
     size: int  # side of the latents
     heads: int  # in every attention of the UNet; 0 if ``head_channels`` decides
     head_channels: int  # width of every head; 0 if ``heads`` decides
-    latent_scale: float  # factor by which latents get about unit variance
+    latent_scale: float  # factor that gives latents about unit variance
 
     def heads_at(self, width: int) -> int:
-        """The number of heads of an attention with ``width`` channels. Raises LoraxError if they do not divide it."""
+        """Return the number of heads of an attention with ``width`` channels. Raises LoraxError if it is not whole."""
         if width % (self.heads or self.head_channels):
             heads = f"{self.heads} heads" if self.heads else f"heads of {self.head_channels} channels"
             raise LoraxError(
@@ -41,11 +41,9 @@ DEFAULT_CONFIGS = {
 
 
 def config_of(file: TensorFile, family: str, config: Path | None = None) -> ModelConfig:
-    """The settings of a checkpoint of the family with this name. ``config``: the ``.yaml``, if it is not beside the checkpoint.
+    """Return the settings of a checkpoint of a family. ``config``: the ``.yaml``, in ldm's or sgm's format, if it is elsewhere.
 
-    ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` are read from the ``.yaml``, in ldm's
-    or sgm's format. Raises LoraxError if it is damaged, if the model is said to predict something else than noise, or if models
-    of the family cannot be run here.
+    Raises LoraxError if it is damaged, if the model predicts something else than noise, or if the family cannot be run here.
     """
     if family not in DEFAULT_CONFIGS:
         raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
@@ -68,6 +66,6 @@ def config_of(file: TensorFile, family: str, config: Path | None = None) -> Mode
             "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."
         ) from error
     settings = replace(settings, size=size, latent_scale=scale)
-    if head_channels:  # which the UNet's own code prefers, too
+    if head_channels:  # the UNet's own code prefers it too
         return replace(settings, heads=0, head_channels=head_channels)
     return replace(settings, heads=heads, head_channels=0) if heads else settings

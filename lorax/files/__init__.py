@@ -1,4 +1,4 @@
-"""Reads and writes files: tensors that are mapped from disk, hashes, files that appear together, and a cache of results."""
+"""Reads and writes files: tensors that are mapped from disk, hashes, files that appear together, and a cache."""
 
 from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash

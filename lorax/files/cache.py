@@ -1,7 +1,7 @@
-"""A cache of results, in memory and on disk, bounded in size. An entry holds tensors and a few strings.
+"""A cache of results, in memory and on disk, with limits.
 
-Several processes may share a folder. An entry is one file, which appears whole or not at all and may vanish at any time. An entry
-that cannot be read counts as absent; one that cannot be written is kept in memory only.
+Several processes may share a folder. An entry is one file, which appears whole or not at all, and may vanish at any time. One
+that cannot be read counts as absent; one that cannot be written is held in memory only.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from safetensors.torch import save
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".lorax-fit"  # ends the name of an entry, a safetensors file; no other file is ever removed from the folder
-ABANDONED = 3600.0  # seconds after which a temporary file was left behind by a crash
+SUFFIX = ".lorax-fit"  # of an entry, a safetensors file; no other file is ever removed from the folder
+ABANDONED = 3600.0  # seconds after which a temporary file counts as left behind by a crash
 
 
 class Entry(NamedTuple):
@@ -38,23 +38,20 @@ class Entry(NamedTuple):
 
 
 class Cache:
-    """Entries by key; the least recently used ones are removed first.
-
-    Limits are in bytes. A limit of 0 switches its half off, and so does having no folder.
-    """
+    """Entries by key; the least recently used ones are removed first. Limits are in bytes; 0 switches disk or memory off."""
 
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
-        self._has_warned = False  # of an entry that is too large
-        self._lock = threading.Lock()  # a button may clear the cache while a picture is made
+        self._has_warned = False  # about an entry that is too large
+        self._lock = threading.Lock()  # the user may clear the cache during a job
 
     @property
     def is_on_disk(self) -> bool:
         return self.folder is not None and self.disk_limit > 0
 
     def get(self, key: str, remember: bool = True) -> Entry | None:
-        """The entry, or None if there is none. ``remember``: whether to keep it in memory from now on."""
+        """Return the entry, or None. ``remember``: whether to hold it in memory from now on."""
         with self._lock:
             entry = self._memory.get(key) or self._read(key)
             if entry is not None and remember:
@@ -62,7 +59,7 @@ class Cache:
             return entry
 
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
-        """Keep an entry on the disk and, with ``remember``, in memory."""
+        """Store an entry on the disk and, with ``remember``, in memory."""
         with self._lock:
             if remember:
                 self._remember(key, entry)
@@ -73,12 +70,12 @@ class Cache:
                 return
             try:
                 self._write(self.folder / (key + SUFFIX), entry)
-            except OSError:  # a full or read-only disk costs time later, and nothing now
+            except OSError:  # a full or read-only disk is no reason to fail
                 return
             self._trim(self.folder, self.disk_limit)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
-        """Keep within other limits from now on. Entries in the former folder stay there."""
+        """Change the folder and the limits. Entries in the former folder stay there."""
         with self._lock:
             self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
             self._forget()
@@ -93,7 +90,7 @@ class Cache:
                 self._trim(self.folder, 0)
 
     def _warn(self, entry: Entry) -> None:
-        """Log once that an entry is too large. A training puts its state every few steps."""
+        """Log, only once, that an entry is too large. A training stores its state every few steps."""
         if not self._has_warned:
             log.warning(
                 "%s: an entry of %.2g GB is not kept: the cache may hold %.2g GB. Allow it more if work is to be found again.",
@@ -110,7 +107,7 @@ class Cache:
         self._forget()
 
     def _forget(self) -> None:
-        while sum(kept.size for kept in self._memory.values()) > self.memory_limit:
+        while sum(entry.size for entry in self._memory.values()) > self.memory_limit:
             self._memory.popitem(last=False)
 
     def _read(self, key: str) -> Entry | None:
@@ -119,7 +116,7 @@ class Cache:
         try:
             with safe_open(str(path), framework="pt") as file:
                 entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
-            os.utime(path)  # used now
+            os.utime(path)  # marks it as used
         except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError):
             return None  # torch raises RuntimeError if another process removed the file in the meantime
         return entry
@@ -148,7 +145,7 @@ class Cache:
                     found.append((stat.st_mtime, stat.st_size, path))
                 elif path.name.endswith(f"{SUFFIX}.tmp") and time.time() - stat.st_mtime > ABANDONED:
                     path.unlink()
-            except OSError:  # another process was faster, or holds it open
+            except OSError:  # another process removed it, or holds it open
                 continue
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):

@@ -1,4 +1,4 @@
-"""Writes several files together or not at all: under temporary names, which are replaced once all are complete."""
+"""Writes several files together or not at all: first under temporary names, which are replaced once all are complete."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def check_free(
 ) -> None:
     """Raise LoraxError if ``path``, which was given as ``option``, must not be written.
 
-    Folders, the ``inputs`` and what lies in them are never written, whatever ``overwrite`` says. ``replace`` tells how a user can
-    have a file replaced.
+    Folders, the ``inputs`` and files inside them are never written. ``replace`` tells how a user can have another file replaced.
     """
-    places = [place for place in (path, *path.resolve().parents) if place.exists()]
-    if read := next((one for one in inputs for place in places if place.samefile(one)), None):
+    existing = [one for one in (path, *path.resolve().parents) if one.exists()]
+    if read := next((one for one in inputs for other in existing if other.samefile(one)), None):
         raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
     if path.is_dir():
         raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
@@ -40,16 +39,16 @@ def check_free(
 class Staging:
     """A context in which files are written under temporary names: ``staging.add(path).write_text(...)``.
 
-    When the block ends, the files take their places in the order in which they were added. If the block fails or is interrupted,
-    or if a file cannot take its place, everything is as before: new files are removed, and replaced ones are put back. A
-    KeyboardInterrupt in the block is raised again with the words "nothing was written".
+    At the end of the block the files are renamed, in the order in which they were added. If the block or a renaming fails or is
+    interrupted, new files are removed and replaced ones restored. A KeyboardInterrupt in the block is raised again with the words
+    "nothing was written".
     """
 
     def __init__(self) -> None:
         self._temporaries: dict[Path, Path] = {}
 
     def add(self, path: Path) -> Path:
-        """A temporary file in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` was added before."""
+        """Return a temporary path in the same folder, to write instead of ``path``. Raises LoraxError if it was added before."""
         if _key(path) in self._temporaries:
             raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
         temporary = _hidden(path)
@@ -57,7 +56,7 @@ class Staging:
         return temporary
 
     def is_free(self, path: Path) -> bool:
-        """Whether ``path`` neither exists nor was added."""
+        """Tell whether ``path`` neither exists nor was added."""
         return not path.exists() and _key(path) not in self._temporaries
 
     def __enter__(self) -> Staging:
@@ -80,7 +79,7 @@ class Staging:
                 if path in old:
                     path.replace(old[path])
                 temporary.replace(path)
-        finally:  # an interrupt may strike when all are in place
+        finally:  # an interrupt may come after the last renaming
             done = all(_is_there(path) and not temporary.exists() for path, temporary in self._temporaries.items())
             for path in self._temporaries:
                 if done and path in old:
@@ -96,10 +95,10 @@ def _hidden(path: Path) -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether something has this name, even a broken link."""
+    """Tell whether anything has this name, even a broken link."""
     return path.is_symlink() or path.exists()
 
 
 def _key(path: Path) -> Path:
-    """The path in one spelling per file. Links are not followed, since the name is what is written."""
+    """Return the path in a unique spelling. A link at its end is not followed, since that name is written."""
     return path.parent.resolve() / path.name

@@ -1,4 +1,4 @@
-"""Named tensors in a file. The header is read when the file is opened, each tensor when it is asked for."""
+"""Opens files of named tensors by their headers. Each tensor is read when needed."""
 
 from __future__ import annotations
 
@@ -16,32 +16,29 @@ Stamp = tuple[str, int, int]  # path, size, time of the last change
 
 
 def stamp(path: Path) -> Stamp:
-    """A value that changes if the file is replaced."""
+    """Return a value that changes if the file is replaced."""
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def title_of(path: Path) -> str:
-    """The name of a model at ``path`` for users: a file's without its suffix, a folder's whole, since it may hold dots."""
+    """Return a model's name for users: a file's without its suffix, or a folder's, which may contain dots."""
     return path.name if path.is_dir() else path.stem
 
 
 class TensorFile(Protocol):
-    """A lazy mapping of names to tensors, in the dtype in which they are stored. ``shapes``: name -> shape."""
+    """A lazy mapping of names to tensors in their stored dtype."""
 
     path: Path
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
 
     def get(self, key: str) -> torch.Tensor:
-        """The tensor of this name. Raises LoraxError if it cannot be read."""
+        """Return the tensor of this name. Raises LoraxError if it cannot be read."""
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Open a ``.safetensors`` file by its header, or a pickled checkpoint through weights-only loading.
-
-    Raises LoraxError if the file is missing, truncated, not what its name says, or holds code.
-    """
+    """Open a ``.safetensors`` file, or a pickle without its code. Raises LoraxError if it is missing, damaged or unsafe."""
     if not path.is_file():
         raise LoraxError(f"{path}: no such file. Check the path.")
     suffix = path.suffix.lower()
@@ -53,7 +50,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 class Part(NamedTuple):
-    """The place of one parameter in a file: a tensor, some of its rows, or its transpose."""
+    """One parameter in a file: a tensor, some of its rows, or its transpose."""
 
     file: TensorFile
     key: str
@@ -68,7 +65,7 @@ class Part(NamedTuple):
         return shape[::-1] if self.transposed else shape
 
     def get(self) -> torch.Tensor:
-        """A view of the mapped file; rows that are not used are not read. Raises LoraxError if it is not floating point."""
+        """Return a view of the mapped file, so that unused rows are not read. Raises LoraxError if it is not floating point."""
         tensor = self.file.get(self.key)
         if not tensor.is_floating_point():
             raise LoraxError(
@@ -132,14 +129,14 @@ class PickleFile:
 
 
 def is_finite(values: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite, in any floating point dtype."""
+    """Tell whether no value is NaN or infinite, in any floating point dtype."""
     values = values if values.element_size() > 1 else values.float()
-    # A value that is not finite shows in the sum, which takes a twentieth of the time. The sum of finite values may overflow too.
+    # A sum takes a twentieth of the time, and is not finite if a value is not. But the sum of finite values may overflow too.
     return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether all values of the tensor are stored, so that reading it takes no more memory than the file has."""
+    """Tell whether all values of the tensor are stored, so that reading it takes no more memory than the file."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

@@ -1,4 +1,4 @@
-"""PEFT's configuration, which holds the scales of an adapter outside of its tensors."""
+"""PEFT's configuration, which holds the scales of an adapter's layers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Configuration:
         self._path, self._settings = path, settings
 
     def scale(self, name: str, rank: int | None) -> float | None:
-        """alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer that the file spells ``name``; None if it is not given.
+        """Return alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer with this name in the file; None without alpha.
 
-        ``rank`` is that of the layer's factors. If it is None, the configuration's is taken. Raises LoraxError if a value is no
-        usable number, or a pattern is damaged.
+        ``rank`` is that of the layer's factors; if None, the configuration's is used. Raises LoraxError if a value or a pattern
+        is damaged.
         """
-        head = name.partition(".")[0] + "."  # diffusers keeps one configuration per component: unet.lora_alpha, ...
+        head = name.partition(".")[0] + "."  # diffusers has one configuration per component: unet.lora_alpha, ...
         settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
         key = next((key for key in ("lora_alpha", "alpha") if key in settings), None)  # LoRA's; LoHa's and LoKr's
         if key is None:
@@ -36,20 +36,16 @@ class Configuration:
         return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
     def _number(self, name: str, what: str, value: object) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not abs(value) <= LARGEST
-            or (what == "rank" and value < 1)
-        ):
-            raise LoraxError(
-                f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
-                f"expected a number up to {LARGEST:.0e}."
-            )
-        return float(value)
+        least = 1 if what == "rank" else -LARGEST
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST:
+            return float(value)
+        raise LoraxError(
+            f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
+            f"expected a number up to {LARGEST:.0e}."
+        )
 
     def _matching(self, settings: dict[str, Any], which: str, name: str, default: object) -> object:
-        """The value that a table of patterns gives a layer: that of the first one that matches the module's name or its end."""
+        """Return a layer's value in a table of patterns, of which the first that matches the end of the module's name counts."""
         patterns = settings.get(which) or {}
         module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
         try:
@@ -61,7 +57,7 @@ class Configuration:
 
 
 def parse(path: Path, text: str | bytes) -> dict[str, Any]:
-    """The settings in ``text``. Raises LoraxError, which names ``path``, if it is no JSON object."""
+    """Return the settings in ``text``, which comes from ``path``. Raises LoraxError if it is not a JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:  # of JSON or of UTF-8

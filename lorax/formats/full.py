@@ -1,4 +1,4 @@
-"""The difference of the weights itself, as LyCORIS' ``full`` and extractors without a rank write it."""
+"""The whole difference of the weights, as LyCORIS' ``full`` and extractors without a rank write it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SUFFIXES = {
     ".lorax_up.weight": UP,
     ".lorax_down.weight": DOWN,
 }
-# diffusers before 0.22 kept LoRA layers beside those of an attention: in its processor, or in the text encoder's attention.
+# diffusers before 0.22 had an attention's LoRA layers in its processor, or in the text encoder's attention.
 OLD_NAMES = {
     **{f".processor.to_{x}_lora.": f".to_{x}.lora." for x in "qkv"},
     ".processor.to_out_lora.": ".to_out.0.lora.",
@@ -39,8 +39,8 @@ OLD_NAMES = {
 }
 
 
-def today(key: str) -> str:
-    """The key as diffusers spells it today."""
+def modern(key: str) -> str:
+    """Return the key in today's spelling of diffusers."""
     for old, new in OLD_NAMES.items():
         key = key.replace(old, new)
     return key

@@ -16,9 +16,9 @@ PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
-    """Open an adapter of any supported format, a LoRA-X file or a PEFT folder, by its header.
+    """Open an adapter of any supported format, as a file or a PEFT folder, by its header.
 
-    Raises NotAnAdapter if nothing in it looks like an adapter, LoraxError if it is damaged or of another kind.
+    Raises NotAnAdapter if nothing in it looks like an adapter, and LoraxError if it is damaged or unsupported.
     """
     given = path = Path(path)
     settings: dict[str, Any] = {}

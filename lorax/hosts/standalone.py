@@ -18,11 +18,11 @@ from lorax.hosts.turns import Turns
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
-ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
+ADAPTER_FOLDERS = ("Lora", "loras")  # the WebUI's name and ComfyUI's
 
 
 class Standalone:
-    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers. ``cache``: what ``Host.cache`` is to be."""
+    """A host over the checkpoints and LoRAs anywhere inside ``folder``, which are distinguished by their headers."""
 
     notice = ""
     picture_size: int | None = None
@@ -122,7 +122,7 @@ class Standalone:
 
 @lru_cache(maxsize=4096)
 def _kind(path: Path, changed: int) -> str:
-    """``base``, ``adapter`` or neither. A damaged or unsupported file is listed as what it is, and says so when it is used."""
+    """Return ``base``, ``adapter`` or an empty string. A damaged or unsupported file is listed too, and refused when used."""
     try:
         open_checkpoint(path)
     except UnsupportedFamily:

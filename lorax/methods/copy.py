@@ -1,4 +1,4 @@
-"""The plain copy to the matched layer: the baseline of every other method, and between relatives the one to beat."""
+"""Copies each layer to its pair: the baseline for all other methods."""
 
 from __future__ import annotations
 

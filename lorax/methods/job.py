@@ -1,4 +1,4 @@
-"""What a method that runs the models is given to do."""
+"""The job of a method that runs the models."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from lorax.progress import Meter
 
 @dataclass(frozen=True)
 class Assignment:
-    """The source layer that a target layer follows, and the rank of the delta that the target layer gets."""
+    """The source layer that a target layer imitates, and the rank of the target layer's delta."""
 
     source: str
     rank: int
 
 
 class Teacher(Protocol):
-    """Draws pictures with the source and the adapter, or has them from an earlier time."""
+    """The source with the adapter, which draws the pictures."""
 
     def stored(self, count: int) -> Pictures | None:
-        """Return ``count`` pictures that were drawn before, or None."""
+        """Return ``count`` pictures that were drawn earlier, or None."""
 
     def draw(self, source: Model, count: int) -> Pictures:
-        """Draw ``count`` pictures, and store them."""
+        """Draw and store ``count`` pictures."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An adapter's deltas by source layer, the layers of the target that are assigned one each, and what the work is done with.
+    """A job: the adapter's ``deltas`` by source layer, the ``assignments`` by target layer, and the means to do it.
 
-    ``start``: deltas by target layer from which a training starts; ``related``: whether the bases are. ``watch`` sees every
+    A training starts from ``start``, by target layer. ``related``: whether the bases are related. ``watch`` is called at every
     validation of a training, which then does not resume from ``saved``.
     """
 

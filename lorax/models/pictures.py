@@ -1,4 +1,4 @@
-"""The pictures that a source draws with an adapter, from which a target learns it."""
+"""Decodes and encodes the pictures from which a target learns an adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIXELS = 8  # side of one latent
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures, uint8 (P, 3, H, W) on the CPU, with a prompt each."""
+    """Pictures, uint8 (P, 3, H, W) on the CPU, each with a prompt."""
 
     prompts: list[str]
     pixels: torch.Tensor
@@ -32,8 +32,7 @@ class Pictures:
     def latents_in(self, model: Model, meter: Meter) -> torch.Tensor:
         """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU.
 
-        The source encodes its own pictures anew, too. Its latents as drawn are unlike those of any picture that people train on,
-        and a target learns less from them.
+        The source encodes its own pictures too: a target learns less from latents as drawn, which are unlike encoded ones.
         """
         side, parts = PIXELS * model.size, []
         for rows in batches(len(self.pixels), model.size):

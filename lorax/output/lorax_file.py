@@ -1,4 +1,4 @@
-"""Writes a LoRA-X file: whole or not at all."""
+"""Writes LoRA-X files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Staging
-from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK
@@ -20,15 +19,13 @@ from lorax.transfer import Moved, Plan
 
 
 def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """The same for a caller who writes more at the same time and has checked that ``path`` is free."""
+    """Stage the adapter as it is, for its source. ``path`` must be free."""
     adapter, source = plan.adapter, plan.source
     layers = {}
     for name, layer in adapter.layers_of(source).items():
         if layer is not None:
-            delta = adapter.delta(name, source)
-            layers[layer] = (
-                delta if adapter.layers[name].is_low_rank else delta.compressed(plan.options.max_rank or DENSE_RANK)[0]
-            )
+            largest = None if adapter.layers[name].is_low_rank else plan.options.max_rank or DENSE_RANK
+            layers[layer] = adapter.delta(name, source).compressed(largest)[0]
     core = adapter.header.core if adapter.header else ""
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
@@ -36,7 +33,7 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
 
 
 def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """What was moved, as an adapter of the target, which fits itself from there by ``auto``. ``path`` was found free."""
+    """Stage the moved layers as an adapter of the target, to be fitted to others by ``auto``. ``path`` must be free."""
     bundled = plan.adapter.bundled() if plan.within_family else {}
     note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
@@ -45,7 +42,7 @@ def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype
 
 @dataclass(frozen=True)
 class _Made:
-    """An adapter of ``base``, fitted to others by ``method``; ``described`` and ``note`` say where it is from."""
+    """An adapter of ``base``, to be fitted to others by ``method``; ``described`` and ``note`` tell its origin."""
 
     base: Checkpoint
     layers: Mapping[str, LowRank]
@@ -66,16 +63,8 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) ->
             tensors[f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
-    header = Header(
-        family=base.family,
-        source=base.path.name,
-        source_sha256=base.identity.sha256,
-        fingerprint=base.identity.fingerprint(layers),
-        method=made.method,
-        settings=metadata.settings(plan.options, dtype),
-        core=made.core,
-    )
-    described = metadata.common(plan, base, layers, path.stem, "lorax") | header.as_metadata() | made.described
+    header = metadata.lorax_header(base, layers, made.method, plan.options, dtype, made.core)
+    described = metadata.common(plan, base, layers, path.stem, "lorax") | header | made.described
     beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
     plain_lora.save(tensors, staging.add(path), described)
     return [path, *beside]

@@ -1,4 +1,4 @@
-"""Carries the files beside an adapter over to what is written: previews, the WebUI's card, Civitai Helper's information."""
+"""Copies the files beside an adapter to the new one: previews, the WebUI's card, Civitai Helper's information."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lorax.formats import sidecars
 
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEW_STEMS = ("", ".preview")
-# What Civitai's information says of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
-CIVITAI_KEPT = ("modelId", "model", "name", "trainedWords", "description")
+# Civitai's information that is true of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
+CIVITAI_KEYS = ("modelId", "model", "name", "trainedWords", "description")
 
 
 def carry(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
     """Stage the previews, the card and Civitai's information of ``source`` beside ``output``; return the files to be written.
 
-    Files that exist are left alone. ``note`` is added to the descriptions, and ``family`` becomes the card's version.
+    Existing files are not replaced. ``note`` is added to the descriptions, and ``family`` becomes the card's version.
     """
     written = []
     for stem in PREVIEW_STEMS:
@@ -35,7 +35,7 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
             if suffix == sidecars.CARD:
                 found["sd version"] = family.card_version
             else:
-                found = {key: found[key] for key in CIVITAI_KEPT if key in found}
+                found = {key: found[key] for key in CIVITAI_KEYS if key in found}
             found["description"] = "\n".join(filter(None, [str(found.get("description") or ""), note]))
             staging.add(copy).write_bytes(_encoded(found))
             written.append(copy)
@@ -43,7 +43,7 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
-    """JSON that is readable in every language, unless a text holds half a surrogate pair, which UTF-8 cannot encode."""
+    """Return JSON without escapes, unless a text holds half a surrogate pair, which UTF-8 cannot encode."""
     try:
         return json.dumps(content, indent=4, ensure_ascii=False).encode()
     except UnicodeEncodeError:

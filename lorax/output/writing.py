@@ -1,4 +1,4 @@
-"""The file that a transfer writes: its kind and its place."""
+"""Decides which kind of file a transfer writes, and where."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lorax.transfer import Moved, Plan, wording
 
 
 def holds_moved(plan: Plan, saving: Saving) -> bool:
-    """Whether the file holds what was moved, and not the adapter as it is.
+    """Tell whether the file holds the moved layers, and not the adapter as it is.
 
-    A LoRA-X file fits itself by weights alone, so what was found by running the models is written as the target's.
+    A LoRA-X file is fitted by weights alone, so the result of running the models is written as an adapter of the target.
     """
     return saving.save_as != LORAX or runs_models(plan.options.method)
 
 
 def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
-    """Where the adapter goes, unless told: beside the source's file or PEFT folder.
+    """Return the path of the written file: by default beside the adapter's file or PEFT folder.
 
-    Its name is the adapter's, with the target's where it holds what was moved, and with ``lorax`` where it is a LoRA-X file.
+    Its name is the adapter's, with the target's name if it holds moved layers, and with ``lorax`` if it is a LoRA-X file.
     """
     target = plan.target.title if holds_moved(plan, saving) else ""
     kind = "lorax" if saving.save_as == LORAX else ""
@@ -35,9 +35,9 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
 
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
-    """Stage the adapter with its preview and card at ``path``, which was found free; return the files, the adapter first.
+    """Stage the adapter with its preview and card at ``path``, which must be free; return the files, the adapter first.
 
-    No files where no layer could be moved and what is moved is asked for. A missing folder is made.
+    Nothing is staged if the file is to hold moved layers and there are none. A missing folder is made.
     """
     if holds_moved(plan, saving) and not moved.layers:
         return []
@@ -50,7 +50,7 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
 
 
 def note(plan: Plan, moved: Moved, saving: Saving) -> str:
-    """What is to be known of a LoRA-X file: as it is for its source, it is written whatever it does on the target. Else empty."""
+    """Return a note about a LoRA-X file, which is written whatever it does on the target; empty for a plain LoRA."""
     if saving.save_as != LORAX:
         return ""
     left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""

@@ -9,10 +9,9 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):
-    """``functools.cached_property`` without its lock, so that threads do not wait for each other.
+    """A ``functools.cached_property`` without its lock, which all instances share before Python 3.12.
 
-    Before Python 3.12 all instances share one lock, and workers that each have a layer would decompose one after the other. An
-    instance that two threads ask at the same time may compute twice; here each instance belongs to one thread.
+    With it, parallel workers would decompose one after the other. Here each instance belongs to one thread.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -20,6 +19,6 @@ class once(Generic[T]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:
         if instance is None:
-            return self  # type: ignore[return-value]  # for tools that read the class, as those for documentation
+            return self  # type: ignore[return-value]  # for documentation tools
         value = instance.__dict__[self._name] = self._compute(instance)
         return value

@@ -1,4 +1,4 @@
-"""Rules for how many leading singular directions of a weight are kept."""
+"""Rules for the number of leading singular directions that are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RankRule:
         self.of(torch.ones(4))
 
     def of_size(self, p: int) -> int | None:
-        """The rank among p singular values, between 1 and p; None if it depends on their values."""
+        """Return the rank for p singular values, between 1 and p; None if it depends on their values."""
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", self.text):
             share = float(found[1]) / 100
             if 0 < share <= 1:
@@ -33,7 +33,7 @@ class RankRule:
         return None
 
     def of(self, S: torch.Tensor) -> int:
-        """The rank, between 1 and p, for singular values S (p,) in descending order."""
+        """Return the rank, between 1 and p, for singular values S (p,) in descending order."""
         p = len(S)
         if (rank := self.of_size(p)) is not None:
             return rank

@@ -1,4 +1,4 @@
-"""What the tab asks of its handlers, read by name from the components' values, which gradio passes by position."""
+"""The requests of the tab to its handlers. gradio passes the components' values by position; here they are read by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = Mapping[str, Any]
 
 
 class Form:
-    """Components of the page by name. Those of options have the options' names."""
+    """Components of the page by name. Components of options have the options' names."""
 
     def __init__(self, **components: Any) -> None:
         self._names, self.components = list(components), list(components.values())
@@ -25,7 +25,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoints and LoRAs that are chosen, as the lists show them, and the values of all options."""
+    """The selected checkpoints and LoRAs, as the lists show them, and the values of all options."""
 
     source: str | None
     target: str | None
@@ -38,18 +38,16 @@ class Choice:
 
     @property
     def method(self) -> str:
-        """The name of the method."""
-        name: str = self.values["method"]
-        return name
+        return self.values["method"]
 
     def of_options(self, declaration: type[T]) -> T:
-        """Return the options of a declaration. Raises LoraxError if a value is not what an option expects."""
+        """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
         return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A choice, with the name and the folder for what is written."""
+    """A choice, with the name and the folder of the output."""
 
     choice: Choice
     name: str
@@ -62,7 +60,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was moved last, which of it is compared, and how pictures of it are drawn."""
+    """The result of the last transfer, the LoRA of it that is compared, and how pictures are drawn."""
 
     moved: dict[str, Any]
     which: str | None

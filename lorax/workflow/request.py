@@ -1,4 +1,4 @@
-"""What is asked for: which adapters are moved between which bases, how, and what became of each."""
+"""Requests for a transfer or an analysis, and their results."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ class Request:
 
     @property
     def is_within_one_base(self) -> bool:
-        """Whether source and target are one file, by whatever path."""
+        """Whether source and target are one file."""
         return self.source.path.resolve() == self.target.path.resolve()
 
     @property
     def adapters_in_words(self) -> str:
-        """The name of the adapter, or how many there are."""
+        """The name of the adapter, or the number of adapters."""
         return self.adapters[0].name if len(self.adapters) == 1 else f"{len(self.adapters)} LoRAs"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one adapter.
+    """The result for one adapter: its report, the written ``files`` with the adapter first, and a ``note`` about them.
 
-    ``given`` is the file or folder that was named, and ``file`` the one with the tensors. ``files`` were written, the adapter
-    first; ``note`` is what is to be known of it.
+    ``given`` is the file or folder that the user named, and ``file`` the one with the tensors.
     """
 
     adapter: ListedFile

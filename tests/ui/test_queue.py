@@ -59,10 +59,10 @@ def test_a_job_of_the_tab_that_waits_is_stopped_and_what_it_waits_for_is_not(hos
 
 
 def test_a_job_of_the_api_that_waits_is_cancelled(host: tuple[Any, Any]) -> None:
-    from lorax.api import Job
+    from lorax.api import ApiJob
 
     found, queue = host
-    job = Job()
+    job = ApiJob()
     with queue:
         job.start(found, never)
         job.cancelled.set()
