@@ -1,7 +1,5 @@
 """Serves the tab and the API on a folder of models, without a WebUI: ``python -m lorax serve``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gradio as gr
