@@ -21,7 +21,7 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return a device. ``auto`` is CUDA if possible; ``mps`` is the CPU, as it has no float64. Raises LoraxError if there is none."""
+    """Return the named device. ``auto`` is CUDA or else the CPU, and ``mps`` the CPU. Raises LoraxError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")

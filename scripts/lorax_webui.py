@@ -1,4 +1,4 @@
-"""Registers LoRA-X with the WebUI: tab, settings, API and network type. Their modules are imported when the WebUI calls for them."""
+"""Registers LoRA-X with the WebUI: tab, settings, API and network type. Modules are imported when the WebUI calls for them."""
 
 from __future__ import annotations
 
