@@ -100,7 +100,7 @@ class ApiJob:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def start(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
-        threading.Thread(target=self._run, args=(host, work), daemon=True).start()
+        threading.Thread(target=self._run, args=(host, work), name="lorax-job", daemon=True).start()
 
     def shown(self) -> LoraxJob:
         return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})

@@ -81,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--models", type=Path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
     command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
+    command.add_argument(
+        "--auth", type=_user_and_password, metavar="USER:PASSWORD", help="asked for by every page; use it with --address"
+    )
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which the server may be called besides its address, such as a proxy's; may be given again",
+    )
     _add_cache(command)
     command.set_defaults(command=_serve)
 
@@ -96,6 +106,13 @@ def _file_or_folder(text: str) -> Path:
     if text.endswith(("/", os.sep)) and not path.is_dir():
         raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")
     return path
+
+
+def _user_and_password(text: str) -> str:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise LoraxError("--auth: expected a user name and a password with a colon between them.")
+    return text
 
 
 def _read_captions(text: str) -> tuple[str, ...]:
@@ -188,11 +205,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        from lorax.serve import serve
+        from lorax.serve import Access, serve
     except ModuleNotFoundError as error:
         raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
 
-    serve(options.models, options.address, options.port, _cache(options))
+    access = Access(tuple(options.allow_host), options.auth)
+    serve(options.models, options.address, options.port, _cache(options), access)
     return 0
 
 
