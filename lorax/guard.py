@@ -72,7 +72,7 @@ class Guard:
             _check_body(headers)
 
     def _check_password(self, scope: Scope, headers: MutableMapping[str, str]) -> None:
-        """Raise Refused without the password. gradio's requests to itself, at the launch and with its queue's token, need none."""
+        """Raise Refused without the password. gradio's requests to itself (launch, queue's token) need none."""
         given, token = headers.get("authorization", ""), getattr(scope.get("app"), "queue_token", None)
         is_gradio = scope["path"] == STARTUP or (token and hmac.compare_digest(given.encode(), f"Bearer {token}".encode()))
         if self._password and not is_gradio and not _is_authorized(given, self._password):
