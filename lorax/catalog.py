@@ -1,7 +1,5 @@
 """Finds facts about the adapters in a library, and the bases that they were trained on."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterable

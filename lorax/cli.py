@@ -4,8 +4,6 @@ Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.de
 its files at the end, or none; only the demo writes as it goes.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

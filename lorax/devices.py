@@ -1,7 +1,5 @@
 """Chooses the device that computes, and the precision in which models run on it."""
 
-from __future__ import annotations
-
 import logging
 
 import torch
@@ -23,10 +21,7 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``. Raises LoraxError if there is no such device.
-
-    ``auto`` is CUDA if there is a graphics card, else the CPU. ``mps`` is the CPU, with a warning, since MPS has no float64.
-    """
+    """Return the named device. ``auto`` is CUDA or else the CPU, and ``mps`` the CPU. Raises LoraxError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")

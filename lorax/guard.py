@@ -5,8 +5,6 @@ host that is ours (else a foreign name was bound to our address: DNS rebinding),
 all, and be JSON if it changes anything.
 """
 
-from __future__ import annotations
-
 import base64
 import hmac
 import ipaddress
@@ -22,13 +20,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 READING = ("GET", "HEAD", "OPTIONS")
-STARTUP = "/startup-events"  # which gradio asks for when it is launched
-LARGEST_BODY = 4 << 20  # bytes of a request; captions are the longest texts in it
+STARTUP = "/startup-events"  # gradio requests it from itself at the launch
+LARGEST_BODY = 4 << 20  # bytes of a request, whose longest texts are captions
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Refused(Exception):
-    """A request that is not served: the status, and why in a sentence."""
+    """A refusal of a request, with the HTTP status and the reason in a sentence."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -36,9 +34,9 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware in front of an app. ``names``: hosts by which it may be called besides the usual ones of ``address``.
+    """ASGI middleware in front of an app. ``names``: host names that are accepted besides the usual ones of ``address``.
 
-    ``password`` is ``user:password``, asked for by HTTP Basic authentication (RFC 7617) on every route if it is given.
+    ``password`` is ``user:password`` for HTTP Basic authentication (RFC 7617) on every route; None for no password.
     """
 
     def __init__(self, app: App, address: str, names: Collection[str] = (), password: str | None = None) -> None:
@@ -61,7 +59,7 @@ class Guard:
         await self._app(scope, _bounded(receive), send)
 
     def check(self, kind: str, method: str, headers: MutableMapping[str, str]) -> None:
-        """Raise Refused if a request with these headers is not to be served."""
+        """Raise Refused if a request with these headers must not be served."""
         host = headers.get("host", "")
         if not self._is_ours(_host(host)):
             raise Refused(403, f"Host {host!r} is not a name of this server. Allow it with --allow-host.")
@@ -74,19 +72,19 @@ class Guard:
             check_body(headers)
 
     def _check_password(self, scope: Scope, headers: MutableMapping[str, str]) -> None:
-        """Raise Refused without the password. gradio calls itself, to begin and by the token of its queue."""
+        """Raise Refused without the password. gradio's requests to itself (launch, queue's token) need none."""
         given, token = headers.get("authorization", ""), getattr(scope.get("app"), "queue_token", None)
         is_gradio = scope["path"] == STARTUP or (token and hmac.compare_digest(given.encode(), f"Bearer {token}".encode()))
         if self._password and not is_gradio and not _is_authorized(given, self._password):
             raise Refused(401, "A user name and a password are needed.")
 
     def _is_ours(self, host: str) -> bool:
-        """Tell whether the server may be called by this host. A number is safe if others are let in: no name was rebound."""
+        """Tell whether the host names this server. With other machines allowed, a number is safe: no name was rebound."""
         return host in self._names or (not self._is_loopback and _is_number(host))
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
+    """Tell whether an address is reachable from this machine only."""
     return address in LOOPBACK or (_is_number(address) and ipaddress.ip_address(address).is_loopback)
 
 
@@ -102,7 +100,7 @@ def check_body(headers: Mapping[str, str]) -> None:
 
 
 def _host(netloc: str) -> str:
-    """Return the host of a Host header or an origin, without port and brackets, in small letters."""
+    """Return the host of a Host header or an origin, without port and brackets, in lower case."""
     try:
         return (urlsplit(f"//{netloc}").hostname or "").lower()
     except ValueError:
@@ -134,7 +132,7 @@ def _is_authorized(header: str, password: str) -> bool:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Stop a body that is sent in chunks and has no length beforehand, once it is too large."""
+    """Return a ``receive`` that disconnects once a body, which may come in chunks without a length, is too large."""
     received = 0
 
     async def bounded() -> MutableMapping[str, Any]:

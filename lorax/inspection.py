@@ -1,7 +1,5 @@
 """Tells what a file is: a base or an adapter, its family, its layers and its ranks."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The change of one weight, as a product of two factors."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -20,7 +18,7 @@ class LowRank:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, dW: torch.Tensor, scale: float = 1.0) -> LowRank:
+    def of(cls, dW: torch.Tensor, scale: float = 1.0) -> "LowRank":
         """Return the delta of a dense float32 matrix (m, n), as its product with the identity of the shorter side."""
         one = torch.eye(min(dW.shape))
         return cls(dW, one, scale) if dW.shape[1] <= dW.shape[0] else cls(one, dW, scale)
@@ -33,7 +31,7 @@ class LowRank:
     def shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down.shape[1]
 
-    def to(self, device: torch.device | str) -> LowRank:
+    def to(self, device: torch.device | str) -> "LowRank":
         return LowRank(self.up.to(device), self.down.to(device), self.scale)
 
     def norm(self) -> float:
@@ -41,7 +39,7 @@ class LowRank:
         up, down = self.up.double(), self.down.double()
         return abs(self.scale) * math.sqrt(max(0.0, ((up.mT @ up) * (down @ down.mT)).sum().item()))
 
-    def compressed(self, rank: int | None) -> tuple[LowRank, float]:
+    def compressed(self, rank: int | None) -> "tuple[LowRank, float]":
         """Return the best approximation of at most ``rank``, and its error relative to ||dW||_F.
 
         Two thin QR decompositions leave the SVD of a core (k, k). The delta itself is returned if it needs no approximation.
@@ -57,7 +55,7 @@ class LowRank:
         up, down = (q_up @ u[:, :rank]) * root, (root[:, None] * vh[:rank]) @ q_down.mT
         return LowRank(up.float(), down.float(), self.scale), error
 
-    def balanced(self) -> LowRank:
+    def balanced(self) -> "LowRank":
         """Return this delta with factors of equal magnitude near one, which half precision can hold.
 
         Only powers of two are moved, between the columns of ``up``, the rows of ``down`` and ``scale``, so nothing is rounded.

@@ -1,7 +1,5 @@
 """Declares every option once. The command line, the tab, the API and the settings page are made from these classes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -78,11 +76,11 @@ def texts(lines: Iterable[str]) -> tuple[str, ...]:
 
 def declared(declaration: type) -> list[Option]:
     """Return the options of a declaration, in their order."""
-    kinds = {"str": str, "float": float, "int": int, "int | None": int, "bool": bool, "tuple[str, ...]": tuple[str, ...]}
-    return [
-        dataclasses.replace(field.metadata["option"], name=field.name, kind=kinds[str(field.type)], default=field.default)
-        for field in dataclasses.fields(declaration)
-    ]
+    options = []
+    for field in dataclasses.fields(declaration):
+        kind = int if field.type == (int | None) else field.type
+        options.append(dataclasses.replace(field.metadata["option"], name=field.name, kind=kind, default=field.default))
+    return options
 
 
 def _option(default: Any, label: str, help: str, **shown: Any) -> Any:

@@ -1,7 +1,5 @@
 """Reports the progress of a job, and counts its steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]  # steps done, total steps, a description; may raise to stop the job

@@ -1,7 +1,5 @@
 """Reasons as data: why a layer has its pair, and why it ended as it did."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
@@ -72,9 +70,9 @@ class Reason:
 
     kind: Why
     details: Mapping[str, object] = field(default_factory=dict, hash=False)
-    additions: tuple[Reason, ...] = ()
+    additions: "tuple[Reason, ...]" = ()
 
-    def but(self, addition: Reason) -> Reason:
+    def but(self, addition: "Reason") -> "Reason":
         """Return this reason with an addition, of a kind whose phrase begins with a comma or a semicolon."""
         return replace(self, additions=(*self.additions, addition))
 

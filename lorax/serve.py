@@ -1,7 +1,5 @@
 """Serves the tab and the API on a folder of models, without a WebUI: ``python -m lorax serve``."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use the server: names by which it may be called besides its own, and ``user:password`` if one is asked for."""
+    """The access to the server: host names that it accepts besides its own, and ``user:password`` if there is a password."""
 
     names: tuple[str, ...] = ()
     password: str | None = None
@@ -51,7 +49,7 @@ def open_page(host: Host, address: str, port: int, access: Access = EVERYONE) ->
     app, _, _ = page.launch(
         server_name=address, server_port=port, show_api=False, prevent_thread_lock=True, quiet=True, app_kwargs=kwargs
     )
-    app.user_middleware.sort(key=lambda one: one.cls is not Guard)  # before gradio's own, which answers other origins
+    app.user_middleware.sort(key=lambda one: one.cls is not Guard)  # before gradio's own, which answers requests of other origins
     app.middleware_stack = app.build_middleware_stack()
     app.include_router(router(host))
     return page

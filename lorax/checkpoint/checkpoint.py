@@ -1,7 +1,5 @@
 """Opens base models as lazy mappings from layers to weights. They are never loaded whole."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cached_property

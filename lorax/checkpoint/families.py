@@ -1,7 +1,5 @@
 """The families of bases, which are recognised by their structure, not by names or widths."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping

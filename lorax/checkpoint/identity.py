@@ -1,7 +1,5 @@
 """The hashes that identify a base."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property

@@ -6,8 +6,6 @@ Diffusers' names are derived from the blocks that a base has, so that the names 
 right too.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -50,7 +48,7 @@ class UNetNames:
     blocks: dict[str, str]
 
     @classmethod
-    def from_ldm(cls, paths: Iterable[str]) -> UNetNames:
+    def from_ldm(cls, paths: Iterable[str]) -> "UNetNames":
         """Return the names of an LDM UNet, from its module or parameter paths without ``model.diffusion_model.``."""
         inside = _children(paths, r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)")
         blocks, level, index = dict(OUTSIDE_BLOCKS), 0, 0
@@ -80,7 +78,7 @@ class UNetNames:
         return cls(blocks)
 
     @classmethod
-    def from_diffusers(cls, paths: Iterable[str]) -> UNetNames:
+    def from_diffusers(cls, paths: Iterable[str]) -> "UNetNames":
         """Return the names of a diffusers UNet, from its module or parameter paths."""
         inside = _children(paths, r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\..+")
         blocks, number = dict(OUTSIDE_BLOCKS), 1

@@ -1,7 +1,5 @@
 """Finds the parameters of a base in an LDM checkpoint, in a UNet's file or in a diffusers folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,10 +21,7 @@ LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # keys b
 
 @dataclass(frozen=True)
 class Layout:
-    """A base's parameters by path: those of the UNet, and ``text(component)`` for a text encoder.
-
-    ``naming`` is the UNet's layout; None for other architectures.
-    """
+    """A base's parameters by path: the UNet's, and a text encoder's. ``naming``: the UNet's; None for other architectures."""
 
     unet: Mapping[str, Part]
     naming: Literal["ldm", "diffusers"] | None

@@ -1,7 +1,5 @@
 """Reads the settings that a checkpoint's shapes do not tell, from its ``.yaml``; by default those of its family."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The names that adapter formats give to the layers of a base."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
@@ -10,10 +8,7 @@ from lorax.checkpoint.layer_names import TEXT_MODEL, UNetNames, component_of
 
 
 class AdapterNames(Mapping[str, str]):
-    """The layers of a base by every name that an adapter format has for them.
-
-    ``parameters`` are the base's norms and biases, such as ``unet.out.0.weight``.
-    """
+    """The layers of a base by every name in an adapter format. ``parameters``: its norms and biases, as ``unet.out.0.weight``."""
 
     def __init__(self, family: Family, unet: UNetNames, layers: Collection[str], parameters: Collection[str]) -> None:
         self._family, self._unet, self._layers, self._parameters = family, unet, layers, parameters

@@ -1,7 +1,5 @@
 """Translates the names of OpenCLIP's text encoders to transformers' names, which all adapters use."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

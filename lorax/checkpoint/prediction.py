@@ -1,7 +1,5 @@
 """Finds what a base's UNet predicts, from the file's header and the files beside it. The weights do not tell."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

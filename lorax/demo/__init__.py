@@ -1,7 +1,5 @@
 """Moves a style between the bundled models and draws the result: ``python -m lorax demo``. Needs the demo extra."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator
@@ -63,6 +61,6 @@ def _transfer(adapter: Path, models: Path, target: str, output: Path, options: O
     return result.files[0], result.report
 
 
-def _pictures(runner: Runner, adapter: Path | None) -> torch.Tensor:
+def _pictures(runner: "Runner", adapter: Path | None) -> torch.Tensor:
     with runner.adapted(adapter):
         return runner.sample(PROMPTS, [SEED + i for i in range(len(PROMPTS))])

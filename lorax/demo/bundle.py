@@ -1,7 +1,5 @@
 """Unpacks the bundled models, which ``lab/`` trained. A tensor that two models share is stored once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Draws a labelled grid of pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -4,8 +4,6 @@ Several processes may share a folder. An entry is one file, which appears whole 
 that cannot be read counts as absent; one that cannot be written is held in memory only.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Hashes the content of files."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path

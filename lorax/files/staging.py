@@ -1,7 +1,5 @@
 """Writes several files together or not at all: first under temporary names, which are replaced once all are complete."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,10 +21,7 @@ def check_free(
     option: str = "--output",
     replace: str = "let transfer replace it with --overwrite",
 ) -> None:
-    """Raise LoraxError if ``path``, which was given as ``option``, must not be written.
-
-    Folders, the ``inputs`` and files inside them are never written. ``replace`` tells how a user can have another file replaced.
-    """
+    """Raise LoraxError if ``path``, given as ``option``, must not be written. ``replace``: how a user can have it replaced."""
     existing = [one for one in (path, *path.resolve().parents) if one.exists()]
     if read := next((one for one in inputs for other in existing if other.samefile(one)), None):
         raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
@@ -59,7 +54,7 @@ class Staging:
         """Tell whether ``path`` neither exists nor was added."""
         return not path.exists() and _key(path) not in self._temporaries
 
-    def __enter__(self) -> Staging:
+    def __enter__(self) -> "Staging":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

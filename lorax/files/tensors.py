@@ -1,7 +1,5 @@
 """Opens files of named tensors by their headers. Each tensor is read when needed."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import NamedTuple, Protocol

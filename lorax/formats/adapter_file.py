@@ -1,7 +1,5 @@
 """An adapter file whose layers are decoded one at a time."""
 
-from __future__ import annotations
-
 import re
 from functools import cached_property, partial
 from pathlib import Path

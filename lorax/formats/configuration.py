@@ -1,7 +1,5 @@
 """PEFT's configuration, which holds the scales of an adapter's layers."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

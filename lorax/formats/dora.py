@@ -3,8 +3,6 @@
 ``dora_scale`` of kohya and LyCORIS is read as in A1111, and ``lora_magnitude_vector`` as in PEFT.
 """
 
-from __future__ import annotations
-
 from lorax.errors import LoraxError
 from lorax.formats.parts import Layer
 from lorax.low_rank import LowRank

@@ -1,7 +1,5 @@
 """The whole difference of the weights, as LyCORIS' ``full`` and extractors without a rank write it."""
 
-from __future__ import annotations
-
 import math
 
 from lorax.formats import parts

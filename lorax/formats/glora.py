@@ -3,8 +3,6 @@
 LyCORIS once swapped the factors. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -57,10 +55,7 @@ def rank(shapes: Shapes) -> int:
 
 
 def decode(layer: Layer) -> LowRank:
-    """Return dW = [b_up, W a_up] [b_down; a_down], with the second pair repeated for each position in the kernel.
-
-    A1111 reads only the old layout, and ignores its alpha.
-    """
+    """Return dW = [b_up, W a_up] [b_down; a_down], the second pair for each kernel position. A1111 reads only the old layout."""
     shapes = layer.shapes
     a_up, a_down, b_up, b_down = (layer.tensors[part].flatten(1) for part in _factors(shapes))
     W = layer.weight()

@@ -4,8 +4,6 @@ LyCORIS stores the factor minus 1 in ``weight``, and the side in ``on_input``. P
 tells the side.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The list of formats, and the layer and the part of a key."""
 
-from __future__ import annotations
-
 import math
 
 from lorax.errors import LoraxError

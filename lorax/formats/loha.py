@@ -1,7 +1,5 @@
 """LoHa (FedPara, arXiv 2108.06098): the elementwise product of two low-rank matrices, or of two Tucker decompositions."""
 
-from __future__ import annotations
-
 import math
 
 import torch

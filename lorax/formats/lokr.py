@@ -1,7 +1,5 @@
 """LoKr (arXiv 2309.14859, section 3.2): the Kronecker product of two matrices, each stored whole or in factors."""
 
-from __future__ import annotations
-
 import math
 
 import torch

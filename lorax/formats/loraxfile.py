@@ -5,8 +5,6 @@ A file holds the factors for the checkpoint that the adapter was trained on, or 
 apply them by mistake. The header tells how to fit them to another checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,18 +23,15 @@ SUFFIXES = tuple(end for end in (*lora.SUFFIXES, *small.SUFFIXES) if end.startsw
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a LoRA-X file. ``fingerprint``: that of the source's layers that the adapter changes.
-
-    ``core``: "diagonal" or "full" if the adapter was trained in the source's leading subspaces, else empty.
-    """
+    """The metadata of a LoRA-X file."""
 
     family: Family
     source: str  # file name
     source_sha256: str
-    fingerprint: str
+    fingerprint: str  # of the source's layers that the adapter changes
     method: str
     settings: Mapping[str, Any]
-    core: str = ""
+    core: str = ""  # "diagonal" or "full" if the adapter was trained in the source's leading subspaces
 
     @property
     def named_source(self) -> str:

@@ -4,8 +4,6 @@
 old ``oft_diag`` holds R itself. ``alpha`` is not a scale here, but the constraint.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The interface of a format's module, and helpers. A part is one tensor of a layer; its key is the layer's name with a suffix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """Recognises unsupported files by their keys, so that a refusal can name them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

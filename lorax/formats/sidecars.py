@@ -1,7 +1,5 @@
 """Reads the files beside an adapter: the WebUI's card and Civitai Helper's information. Unreadable ones are logged."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A layer is dW = U~ diag(dS) V~^T, with the leading singular vectors U~ and V~ of
 the vectors of nearly equal singular values. So the file also holds probes of dW, which a reader compares with the rebuilt dW.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
@@ -49,10 +47,7 @@ def decode(layer: Layer) -> LowRank:
 
 
 def core_of(layer: Layer, P: torch.Tensor) -> torch.Tensor | None:
-    """Return dS (r,), float64, for a basis with probes P; None if the layer is not in the small form.
-
-    Raises LoraxError if the layer was saved for another basis.
-    """
+    """Return dS (r,), float64, or None for other forms. Raises LoraxError if P are not the probes of the layer's basis."""
     return _checked(layer, P) if CORE in layer.tensors else None
 
 

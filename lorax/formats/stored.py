@@ -1,7 +1,5 @@
 """Finds the layers of an adapter file, and its changes of norms and biases, from keys and shapes alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Facts about a whole adapter: its kind, its ranks and its trigger words."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from lorax.formats import sidecars

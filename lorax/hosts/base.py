@@ -1,7 +1,5 @@
 """The interface of a host: the program in which the tab and the API run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder of models instead of a WebUI, for ``python -m lorax serve``."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tells which of a host's jobs waits in its queue and which one runs, so that a stop reaches the right one."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

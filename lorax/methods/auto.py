@@ -4,8 +4,6 @@ The similarity of a component's layers tells whether the bases are related. The 
 decides on the adapter's strength.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 

@@ -7,8 +7,6 @@ fitted on y_s and y_t. The models may differ in width and resolution: layers are
 the end, the strength of each direction is trained on the pictures.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,21 +16,7 @@ from torch import nn
 
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job
-from lorax.models import (
-    Hook,
-    Lesson,
-    Model,
-    NoisyBatch,
-    Scales,
-    batch_size,
-    check,
-    effect,
-    hooked,
-    noised,
-    rows_in,
-    rows_out,
-    train,
-)
+from lorax.models import Hook, Lesson, Model, NoisyBatch, Scales, check, effect, hooked, rows_in, rows_out, sampling, train
 from lorax.progress import Meter
 
 ROWS = 4096  # points at which layers are compared
@@ -50,13 +34,13 @@ def fit(job: Job) -> dict[str, LowRank]:
         count = pictures_seen(job.pictures, max(source.size, check(job.target).size))
         meter.expect(len({*job.deltas, *recorded}) + len(job.assignments) + SCALING_STEPS)
         pictures = job.teacher.stored(count) or job.teacher.draw(source, count)
-        batch = noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
+        batch = sampling.noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
         width = sum(source.base.matrix(layer)[0] for layer in recorded)
         points = SamplePoints.drawn(count, points_for(width))
         outputs = record(source, job.deltas, recorded, batch, points, meter)
     with job.models.opened(job.target) as target:
         latents = pictures.latents_in(target, meter)
-        batch = noised(target, latents, pictures.prompts, count, seed=0)
+        batch = sampling.noised(target, latents, pictures.prompts, count, seed=0)
         layers = solve(target, outputs, job.assignments, batch, points, meter)
         lesson = Lesson(latents, pictures.prompts, SCALING_STEPS, SCALING_RATE)
         return train(target, Scales(layers, target.device), lesson, meter)
@@ -64,7 +48,7 @@ def fit(job: Job) -> dict[str, LowRank]:
 
 def pictures_seen(asked: int, size: int) -> int:
     """Return how many pictures the models see if the user asks for ``asked``. ``size`` is the side of the larger latents."""
-    return max(FEWEST, batch_size(asked, size))
+    return max(FEWEST, sampling.batch_size(asked, size))
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class SamplePoints:
     point: torch.Tensor
 
     @classmethod
-    def drawn(cls, count: int, rows: int) -> SamplePoints:
+    def drawn(cls, count: int, rows: int) -> "SamplePoints":
         """Draw random points in so many pictures, ordered by picture, so that the last rows have pictures of their own."""
         point = torch.rand(rows, 2, generator=torch.Generator().manual_seed(0))
         return cls(torch.arange(rows) * count // rows, point)
@@ -145,10 +129,7 @@ def solve(
     points: SamplePoints,
     meter: Meter,
 ) -> dict[str, LowRank]:
-    """Return the deltas by target layer, from one run on two copies of the batch, of which the second is adapted on the way.
-
-    Layers that one of the models does not run are left out.
-    """
+    """Return the deltas by target layer, except for unused layers, from one run as in ``record``, adapted layer by layer."""
     found: dict[str, LowRank] = {}
 
     def solving(layer: str) -> Hook:

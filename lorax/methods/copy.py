@@ -1,7 +1,5 @@
 """Copies each layer to its pair: the baseline for all other methods."""
 
-from __future__ import annotations
-
 from lorax.low_rank import LowRank
 from lorax.methods.weight_pair import WeightPair
 from lorax.reasons import Reason, Why

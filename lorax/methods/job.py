@@ -1,7 +1,5 @@
 """The job of a method that runs the models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,22 +30,18 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A job: the adapter's ``deltas`` by source layer, the ``assignments`` by target layer, and the means to do it.
-
-    A training starts from ``start``, by target layer. ``related``: whether the bases are related. ``watch`` is called at every
-    validation of a training, which then does not resume from ``saved``.
-    """
+    """A job, with the means to do it."""
 
     source: Checkpoint
     target: Checkpoint
-    deltas: Mapping[str, LowRank]
-    assignments: Mapping[str, Assignment]
+    deltas: Mapping[str, LowRank]  # by source layer
+    assignments: Mapping[str, Assignment]  # by target layer
     models: Models
     teacher: Teacher
     meter: Meter
     pictures: int
     steps: int | None = None
-    start: Mapping[str, LowRank] = field(default_factory=dict)
-    related: bool = False
+    start: Mapping[str, LowRank] = field(default_factory=dict)  # by target layer, from which a training starts
+    related: bool = False  # whether the bases are related
     saved: SavedTraining | None = None
-    watch: Watch | None = None
+    watch: Watch | None = None  # called at every validation of a training, which then does not resume from ``saved``

@@ -1,7 +1,5 @@
 """LoRA-X (arXiv 2501.16559, section 4): keep what lies in the target weight's leading singular subspace."""
 
-from __future__ import annotations
-
 import torch
 
 from lorax.low_rank import LowRank

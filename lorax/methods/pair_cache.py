@@ -1,9 +1,4 @@
-"""Caches the results about a pair of weights: the rank, the similarity and the bases of the projection.
-
-They take some hundred times as long to compute as the weights to read. The key is a hash of both weights' content.
-"""
-
-from __future__ import annotations
+"""Caches the results about a pair of weights, which take a hundred times as long to compute as the weights to read."""
 
 import hashlib
 import json

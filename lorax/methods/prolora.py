@@ -1,7 +1,5 @@
 """ProLoRA (arXiv 2506.04244, equations 3 to 5): carry the parts in the subspace and in the null space to the target's own."""
 
-from __future__ import annotations
-
 import torch
 
 from lorax.low_rank import LowRank

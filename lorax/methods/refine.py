@@ -1,7 +1,5 @@
 """Refine: trains the target on pictures that the source draws with the adapter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The two weights of a pair of layers, and the rank of a projection between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Makes captions for the pictures that a source draws: plain ones of our own, or the user's."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

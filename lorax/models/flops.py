@@ -1,7 +1,5 @@
 """Counts the floating-point operations, parameters and values of running a base, from its header alone."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Hooks into the layers of a running model, which record values and add low-rank deltas without changing a weight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial

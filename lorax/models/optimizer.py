@@ -1,7 +1,5 @@
 """Optimizes parts of an adapter by AdamW, with loss scaling, averaging and a state from which training resumes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Encodes prompts for a model, each only once if possible."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

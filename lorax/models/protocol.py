@@ -1,7 +1,5 @@
 """The interface of models that run: those of diffusers (``lorax.runner``) and the one that a WebUI has loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,13 +13,10 @@ from lorax.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts, in the model's dtype and on its device.
+    """Encoded prompts, in the model's dtype and on its device."""
 
-    ``context`` is (N, 77, width); SDXL's has the outputs of both encoders side by side. ``pooled`` is SDXL's text (N, width).
-    """
-
-    context: torch.Tensor
-    pooled: torch.Tensor | None = None
+    context: torch.Tensor  # (N, 77, width); for SDXL the outputs of both text encoders, concatenated
+    pooled: torch.Tensor | None = None  # (N, width) for SDXL
 
 
 class Model(Protocol):

@@ -1,7 +1,5 @@
 """Checks from a base's header whether it can be run."""
 
-from __future__ import annotations
-
 from lorax.checkpoint import Checkpoint, ModelConfig, config_of
 from lorax.errors import LoraxError
 

@@ -1,7 +1,5 @@
 """Samples pictures from a model, and adds noise to pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +27,7 @@ class NoisyBatch:
     def __len__(self) -> int:
         return len(self.times)
 
-    def rows(self, chosen: torch.Tensor) -> NoisyBatch:
+    def rows(self, chosen: torch.Tensor) -> "NoisyBatch":
         """Return the rows with these numbers."""
         prompts = [self.prompts[i] for i in chosen.tolist()]
         return NoisyBatch(self.latents[chosen], self.noise[chosen], self.times[chosen], prompts)

@@ -1,7 +1,5 @@
 """Trains factors or scales of an adapter on pictures, until held-out pictures show no gain."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writes LoRA-X files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

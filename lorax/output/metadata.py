@@ -1,7 +1,5 @@
 """Makes the headers of written adapters."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import math

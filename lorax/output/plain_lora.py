@@ -1,7 +1,5 @@
 """Writes plain LoRAs, which every UI loads."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path

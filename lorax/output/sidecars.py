@@ -1,7 +1,5 @@
 """Copies the files beside an adapter to the new one: previews, the WebUI's card, Civitai Helper's information."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decides which kind of file a transfer writes, and where."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from lorax.files import Staging
@@ -12,10 +10,7 @@ from lorax.transfer import Moved, Plan, wording
 
 
 def holds_moved(plan: Plan, saving: Saving) -> bool:
-    """Tell whether the file holds the moved layers, and not the adapter as it is.
-
-    A LoRA-X file is fitted by weights alone, so the result of running the models is written as an adapter of the target.
-    """
+    """Tell whether the file holds moved layers: a plain LoRA, or the result of running models, which a LoRA-X file cannot fit."""
     return saving.save_as != LORAX or runs_models(plan.options.method)
 
 
@@ -35,10 +30,7 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
 
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
-    """Stage the adapter with its preview and card at ``path``, which must be free; return the files, the adapter first.
-
-    Nothing is staged if the file is to hold moved layers and there are none. A missing folder is made.
-    """
+    """Stage the adapter, unless it has no layers, with its preview and card at ``path``; return the files, the adapter first."""
     if holds_moved(plan, saving) and not moved.layers:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)

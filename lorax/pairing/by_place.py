@@ -1,7 +1,5 @@
 """Pairs blocks at the same place in the UNets of two families."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -11,10 +9,7 @@ from lorax.reasons import Reason, Why
 
 
 def by_place(source: Checkpoint, target: Checkpoint, s: Iterable[str], t: Iterable[str]) -> dict[str, Pair]:
-    """Return the pairs by source layer: target layers in the same role, at the same resolution and relative depth.
-
-    Each block is used at most once. If the target has more blocks at a place, some of them get no pair.
-    """
+    """Return the pairs by source layer: target layers in the same role, at the same resolution and relative depth."""
     s_places, t_places = _places(source, s), _places(target, t)
     pairs: dict[str, Pair] = {}
     for place, s_blocks in s_places.items():

@@ -1,7 +1,5 @@
 """Pairs blocks whose weights are most similar."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 

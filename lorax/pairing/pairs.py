@@ -1,7 +1,5 @@
 """Pairs the layers of two bases by names, shapes and plain cosines, without any decomposition."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lorax.checkpoint import PROJECTION, Checkpoint

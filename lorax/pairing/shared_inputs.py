@@ -1,7 +1,5 @@
 """Pairs of layers, and the inputs with the same meaning in two layers of different input sizes."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Pairs norms and biases. An adapter's changes of them are moved as they are if the target has the same parameter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

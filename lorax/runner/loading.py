@@ -1,7 +1,5 @@
 """Fills a module with a checkpoint's tensors, one at a time, so that nothing is held twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,10 +13,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def load(make: Callable[[], M], part_of: Callable[[str], Part], device: torch.device | str, dtype: torch.dtype) -> M:
-    """Return the module that ``make`` builds, with each parameter read from its part of a file, as ``dtype`` on ``device``.
-
-    Raises LoraxError if a tensor is missing, has another shape or is not floating point.
-    """
+    """Build a module, and read its parameters from a file. Raises LoraxError if one is missing, misshapen or no float."""
     with torch.device("meta"):  # no memory or time is spent on weights that are about to be replaced
         module = make()
     # diffusers' own ``to`` logs warnings that do not matter here

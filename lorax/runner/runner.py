@@ -1,7 +1,5 @@
 """Runs a checkpoint, with and without an adapter. Needs diffusers and transformers (the demo extra)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

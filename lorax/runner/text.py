@@ -1,7 +1,5 @@
 """Loads a checkpoint's text encoders: CLIP in transformers' layout (SD 1.x, SDXL's first) and in OpenCLIP's (SDXL's second)."""
 
-from __future__ import annotations
-
 import json
 import re
 from functools import partial

@@ -1,7 +1,5 @@
 """Loads a checkpoint's UNet. Its structure is read from the header, so a pruned model needs no configuration of its own."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -26,10 +24,7 @@ def load_unet(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> UNet2DConditionModel:
-    """Load the UNet. ``pooled`` is the width of the pooled text for SDXL's UNet, None for SD 1.x.
-
-    Raises LoraxError if diffusers' UNet cannot have the structure.
-    """
+    """Load the UNet. ``pooled``: the width of SDXL's pooled text. Raises LoraxError if diffusers does not have its structure."""
     prefix = families.UNET.checkpoint
     paths = [key.removeprefix(prefix) for key in file.shapes if key.startswith(prefix)]
     names = UNetNames.from_ldm(paths)

@@ -1,7 +1,5 @@
 """Loads a checkpoint's autoencoder."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 

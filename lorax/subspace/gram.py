@@ -1,7 +1,5 @@
 """Computes singular vectors from the smaller Gram matrix of a weight, several times faster than an SVD."""
 
-from __future__ import annotations
-
 import torch
 
 from lorax.subspace.lazy import once

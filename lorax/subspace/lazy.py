@@ -1,7 +1,5 @@
 """A cached property without a lock."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -9,10 +7,7 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):
-    """A ``functools.cached_property`` without its lock, which all instances share before Python 3.12.
-
-    With it, parallel workers would decompose one after the other. Here each instance belongs to one thread.
-    """
+    """A ``functools.cached_property`` without its lock, which all instances share before Python 3.12: workers would wait."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute, self._name, self.__doc__ = compute, compute.__name__, compute.__doc__

@@ -1,7 +1,5 @@
 """Rules for the number of leading singular directions that are kept."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
@@ -12,10 +10,7 @@ from lorax.errors import LoraxError
 
 @dataclass(frozen=True)
 class RankRule:
-    """A rank as a number (``64``), a share of min(m, n) (``25%``) or a share of the squared singular values (``energy:0.95``).
-
-    Raises LoraxError if ``text`` is none of these.
-    """
+    """A rank: a number (``64``), a share of min(m, n) (``25%``) or of the squared singular values (``energy:0.95``)."""
 
     text: str
 

@@ -1,7 +1,5 @@
 """Computes the leading singular subspaces of a weight, and their similarity between two weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +28,7 @@ class Basis:
     far: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> Basis:
+    def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> "Basis":
         """Return the basis of W (m, n), as stored, from vectors that were computed earlier."""
         tall = (W.mT if W.shape[0] <= W.shape[1] else W).to(near.dtype)
         return cls(near.to(W.device), S.to(W.device), tall, None if far is None else far.to(W.device))

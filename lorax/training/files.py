@@ -1,7 +1,5 @@
 """Writes a trained LoRA-X adapter in one of three forms."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,10 +38,7 @@ def save(
     described: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the adapter, whole or not at all. ``described`` is added to its header.
-
-    Raises LoraxError if ``path`` cannot be written, or if a value is not finite.
-    """
+    """Write the adapter with ``described`` in its header. Raises LoraxError if it cannot be written or a value is not finite."""
     check_form(form, network.core)
     check_folder(path)
     check_free(path, (network.base.path,), overwrite)

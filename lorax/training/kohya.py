@@ -1,9 +1,4 @@
-"""Network module for kohya's sd-scripts: ``--network_module=lorax.training.kohya``; see ``docs/training.md``.
-
-Names and arguments of the public functions and methods are those that the trainers use.
-"""
-
-from __future__ import annotations
+"""Network module for the trainers of kohya's sd-scripts: ``--network_module=lorax.training.kohya``; see ``docs/training.md``."""
 
 import argparse
 import re
@@ -39,11 +34,8 @@ def create_network(
     unet: nn.Module,
     neuron_dropout: float | None = None,
     **arguments: str | None,
-) -> KohyaNetwork:
-    """Create a network to train. ``network_dim`` is the rank unless ``rank_share`` is given; alpha is ignored.
-
-    Raises LoraxError if ``arguments``, the ``--network_args``, are not understood.
-    """
+) -> "KohyaNetwork":
+    """Create a network of rank ``network_dim``, unless ``rank_share`` is given. Raises LoraxError if ``arguments`` are wrong."""
     return KohyaNetwork(multiplier, NetworkArguments.read(network_dim, neuron_dropout, arguments))
 
 
@@ -56,11 +48,8 @@ def create_network_from_weights(
     weights_sd: dict[str, torch.Tensor] | None = None,
     for_inference: bool = False,
     **arguments: str | None,
-) -> tuple[KohyaNetwork, dict[str, torch.Tensor]]:
-    """Create a network with the layers, ranks and values of a file in any form. It is read when the network is applied or merged.
-
-    sd-scripts passes the second value back to ``merge_to``, which does not need it.
-    """
+) -> "tuple[KohyaNetwork, dict[str, torch.Tensor]]":
+    """Create a network with the layers, ranks and values of a file in any form, and the weights for ``merge_to``, here none."""
     adapter = open_adapter(Path(file))
     if adapter.header is not None and adapter.header.core:
         arguments.setdefault("core", adapter.header.core)
@@ -76,7 +65,7 @@ class NetworkArguments:
     convolutions: bool
 
     @classmethod
-    def read(cls, dim: int | None, dropout: float | None, arguments: dict[str, str | None]) -> NetworkArguments:
+    def read(cls, dim: int | None, dropout: float | None, arguments: dict[str, str | None]) -> "NetworkArguments":
         """Read ``--network_dim``, ``--network_dropout`` and ``--network_args``. Raises LoraxError if they are not understood."""
         if unknown := sorted(arguments.keys() - set(ARGUMENTS)):
             raise LoraxError(f"network_args: {', '.join(unknown)} not known; expected some of {', '.join(ARGUMENTS)}.")
@@ -109,10 +98,7 @@ class KohyaNetwork(nn.Module):
         self.base: Checkpoint | None = None
 
     def prepare_network(self, args: argparse.Namespace) -> None:
-        """Open the checkpoint that is trained on, since the models in memory may be in a lower precision.
-
-        Raises LoraxError if it is not on the disk, or if files of another kind than ``.safetensors`` are to be saved.
-        """
+        """Open the checkpoint, which has the full precision. Raises LoraxError if it is missing, or the output no safetensors."""
         path = Path(args.pretrained_model_name_or_path)
         if not path.exists():
             raise LoraxError(f"{path}: not on the disk. LoRA-X needs the checkpoint's file or diffusers folder; download it.")
@@ -172,10 +158,7 @@ class KohyaNetwork(nn.Module):
     def prepare_optimizer_params_with_multiple_te_lrs(
         self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None, default_lr: float | None
     ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return a parameter group for each component that has layers and a learning rate, and the groups' names for the log.
-
-        A single rate applies to every text encoder. A rate that is None is the default.
-        """
+        """Return a parameter group for each component that has layers and a learning rate, and the groups' names for the log."""
         self.requires_grad_(True)
         given = [text_encoder_lr] if isinstance(text_encoder_lr, int | float) else list(text_encoder_lr or [])
         groups, names = [], []

@@ -1,7 +1,5 @@
 """The constrained layer of LoRA-X (arXiv 2501.16559, equation 3): y = W x + U~ dS V~^T x, in which dS alone is trained."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Finds the layers of a base in the models that a trainer has loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +14,7 @@ from lorax.models import text_module
 
 
 def find(base: Checkpoint, layer: str, unet: nn.Module | None, text_encoders: Sequence[nn.Module] = ()) -> nn.Linear | nn.Conv2d:
-    """Return the module of a layer. ``unet`` has diffusers' names or LDM's; ``text_encoders`` are in the family's order.
-
-    Raises LoraxError if the models are not of this base.
-    """
+    """Return the module of a layer. Text encoders are in the family's order. Raises LoraxError if models are not of this base."""
     component, _, path = layer.partition(".")
     module: nn.Module | None = None
     with suppress(AttributeError):

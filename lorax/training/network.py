@@ -1,7 +1,5 @@
 """Constrains layers of loaded models, to train a LoRA-X adapter."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,10 +64,7 @@ class Network(nn.Module):
         return {self.base.names[name]: layer for name, layer in self.by_name.items() if isinstance(layer, Constrained)}
 
     def load(self, adapter: AdapterFile) -> None:
-        """Load the cores from an adapter of the same base, in any form; layers that it lacks do not change.
-
-        Raises LoraxError if it holds other layers, or was not trained in this network's basis.
-        """
+        """Load the cores from an adapter in any form. Raises LoraxError if it has other layers, or another basis."""
         constrained = self.constrained()
         for name, layer in adapter.layers_of(self.base).items():
             if layer not in constrained:

@@ -1,7 +1,5 @@
 """Converts a report to JSON, for other programs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """Assigns a source layer to every target layer that a method which runs the models gives a delta."""
 
-from __future__ import annotations
-
 import statistics
 
 from lorax.checkpoint import component_of

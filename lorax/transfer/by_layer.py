@@ -1,7 +1,5 @@
 """Transfers by weights, in one pass over two bases. Every pair of layers is read once, for all adapters."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -30,10 +28,7 @@ SAMPLE = 5  # large layers in a sample
 
 
 def run(plans: Sequence[Plan], context: Context, *, survey: bool = False) -> list[Moved]:
-    """Move adapters by weights, in one pass, with the same result for each as alone. Reports hold no forecast.
-
-    A ``survey`` measures the similarity of every layer, for show; it does not change the result.
-    """
+    """Move adapters by weights, in one pass, each as if alone. A ``survey`` also measures the similarity of every layer."""
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     layers = LayerPass(plans, context, survey)
     stream = Stream(pick_device(plans[0].options.device), layers.size, layers.load, layers.work)

@@ -1,7 +1,5 @@
 """Transfers by running both models, which also works between unrelated bases. One model is in memory at a time."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial

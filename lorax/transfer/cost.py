@@ -4,8 +4,6 @@ The number of runs follows from the methods' constants, and the operations of a 
 device is measured; ``EFFICIENCY`` is the share of it that these models reach (docs/behaviour.md).
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable
@@ -44,17 +42,14 @@ class Work:
     read: int = 0  # encoded by the autoencoder
     trained: int = 0  # the part of ``predicted`` that has a backward pass
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: "Work") -> "Work":
         """Return the work of doing one after the other."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
         return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
 
 
 def estimate(plan: Plan, method: str | None = None, *, related: bool = False) -> Cost:
-    """Estimate the cost of moving one adapter by the plan's method, or by another. A training that stops early takes less.
-
-    ``related``: whether the bases are related. Raises LoraxError if there is no such device.
-    """
+    """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early."""
     method, device = method or plan.options.method, pick_device(plan.options.device)
     dtype = precision(device)
     rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))

@@ -1,7 +1,5 @@
 """Forecasts and costs of a transfer, as data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 RELATIVES, STRANGERS, CROSSED = "relatives", "strangers", "families"  # kinds of pairs of bases

@@ -1,7 +1,5 @@
 """Forecasts the recovery of a transfer from its report, by measurements of ``python -m lab forecast``."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from functools import cache

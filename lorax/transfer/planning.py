@@ -1,7 +1,5 @@
 """Plans a transfer: which layer of the adapter goes to which layer of the target."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property

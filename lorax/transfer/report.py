@@ -1,7 +1,5 @@
 """Reports on every layer of an adapter, as data."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -45,7 +43,7 @@ class LayerRecord:
     def is_transferred(self) -> bool:
         return self.status is Status.TRANSFERRED
 
-    def ended(self, status: Status, reason: Reason, **values: float | int | None) -> LayerRecord:
+    def ended(self, status: Status, reason: Reason, **values: float | int | None) -> "LayerRecord":
         """Return the record with another end."""
         return dataclasses.replace(self, status=status, reason=reason, **values)  # type: ignore[arg-type]
 

@@ -1,7 +1,5 @@
 """Stores the intermediate results of a long job, so that an interrupted job can resume."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -25,7 +23,7 @@ class Store:
         self._cache, self.job, self.source = cache, job, source
 
     @classmethod
-    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> Store:
+    def of(cls, plan: Plan, cache: Cache | None, start: str | None = None) -> "Store":
         """Return the store of a plan's job. ``start``: the method whose result its training starts from, if not ``auto``.
 
         The keys hash all that decides the result or the pictures: the content of files, and the options.

@@ -1,7 +1,5 @@
 """Runs transfers, by weights or by running both models."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Reads and computes at the same time, within a memory budget."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

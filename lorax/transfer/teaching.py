@@ -1,7 +1,5 @@
 """Chooses the prompts of the pictures from which a target learns an adapter."""
 
-from __future__ import annotations
-
 import json
 
 from lorax.formats import AdapterFile, trigger_words

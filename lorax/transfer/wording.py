@@ -1,7 +1,5 @@
 """Puts a report into words: sections, which the terminal and the tab lay out in their own ways."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator

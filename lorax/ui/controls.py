@@ -1,7 +1,5 @@
 """Makes gradio components for options, and bridges the one difference between gradio 3 and 4 that concerns the tab."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Handles what a user chooses and clicks in the tab. The layout is elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

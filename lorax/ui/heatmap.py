@@ -1,7 +1,5 @@
 """Draws how similar two bases are, by block and by a layer's role in its block."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -33,11 +31,8 @@ ROLES = {
 GREY = "#888888"  # readable on light and on dark
 
 
-def heatmap(records: Iterable[LayerRecord]) -> Figure | None:
-    """Draw similarities, with a row per role and a column per block; return None if no layer has a similarity.
-
-    Transformer blocks of one attention module share a column, which shows their mean.
-    """
+def heatmap(records: Iterable[LayerRecord]) -> "Figure | None":
+    """Draw mean similarities, with a row per role and a column per numbered block; return None if no layer has one."""
     from matplotlib.figure import Figure  # slow to import
 
     alike: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -1,7 +1,5 @@
 """The requests of the tab to its handlers. gradio passes the components' values by position; here they are read by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,7 +31,7 @@ class Choice:
     values: Values
 
     @classmethod
-    def of(cls, values: Values) -> Choice:
+    def of(cls, values: Values) -> "Choice":
         return cls(values["source"], values["target"], values["adapters"] or [], values)
 
     @property
@@ -54,7 +52,7 @@ class Transfer:
     subfolder: str
 
     @classmethod
-    def of(cls, values: Values) -> Transfer:
+    def of(cls, values: Values) -> "Transfer":
         return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
 
 
@@ -70,7 +68,7 @@ class Comparison:
     size: int | None
 
     @classmethod
-    def of(cls, values: Values) -> Comparison:
+    def of(cls, values: Values) -> "Comparison":
         size = values["size"]
         seed, steps = int(values["seed"]), int(values["steps"])
         return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

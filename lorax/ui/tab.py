@@ -1,7 +1,5 @@
 """Lays out the tab, and connects its components to the handlers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gradio as gr

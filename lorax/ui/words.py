@@ -1,7 +1,5 @@
 """Makes the tab's texts: HTML in which every technical term has an explanation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -1,7 +1,5 @@
 """Chooses and checks the paths of moved adapters and reports."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Fits LoRA-X files to checkpoints. A fit has the layers that a transfer with the file's settings would write as a plain LoRA."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -37,10 +35,7 @@ class Library(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted file: tensors by target layer and part, as in a written LoRA, and a message for the user.
-
-    ``final`` is False if the fit would be better with a checkpoint that is missing now.
-    """
+    """A fitted file: tensors by target layer and part, and a message. ``final`` is False if the source is missing now."""
 
     layers: dict[str, dict[str, torch.Tensor]]
     message: str = ""

@@ -1,7 +1,5 @@
 """Keeps a host's last result for its next job."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 
 from lorax.files import Cache

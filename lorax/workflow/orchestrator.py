@@ -1,7 +1,5 @@
 """Analyses, transfers and writes adapters, for the tab, the API and the command line alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +39,7 @@ def cost_of(request: Request) -> Cost:
 def analyse(
     request: Request, progress: Progress = silent, memory: Memory | None = None, report: ReportFile | None = None
 ) -> list[Result]:
-    """Do all of a transfer but the writing, and measure how similar the bases are in every layer.
-
-    If the method runs the models, they are not run: the report tells what a transfer would do, and its cost.
-    """
+    """Do all but write, and measure the similarity of every layer. Models are not run: the report tells what would be done."""
     with Staging() as staging:
         state, planned = _state(request), plans(request)
         if report:
@@ -64,10 +59,7 @@ def transfer(
     report: ReportFile | None = None,
     announce: Callable[[Cost], None] = lambda cost: None,
 ) -> list[Result]:
-    """Move the adapters and write them: all files appear together at the end, or none does.
-
-    ``announce`` is called with the cost before models are run.
-    """
+    """Move and write the adapters; all files appear together, or none does. ``announce`` gets the cost before models are run."""
     with Staging() as staging:
         state, planned = _state(request), plans(request)
         if report:

@@ -1,7 +1,5 @@
 """Requests for a transfer or an analysis, and their results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,17 +37,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """The result for one adapter: its report, the written ``files`` with the adapter first, and a ``note`` about them.
-
-    ``given`` is the file or folder that the user named, and ``file`` the one with the tensors.
-    """
+    """The result for one adapter."""
 
     adapter: ListedFile
-    given: Path
-    file: Path
+    given: Path  # the file or folder that the user named
+    file: Path  # the file with the tensors
     report: Report
-    files: tuple[Path, ...] = ()
-    note: str = ""
+    files: tuple[Path, ...] = ()  # written files, the adapter first
+    note: str = ""  # about the written files
 
     @property
     def written(self) -> Path | None:

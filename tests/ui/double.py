@@ -173,7 +173,6 @@ class Double:
                 "state": state,
                 "OptionInfo": OptionInfo,
             },
-            "sd_unet": {"apply_unet": lambda option=None: None},
             "networks": {
                 "available_networks": {},
                 "available_network_aliases": {},

@@ -1,7 +1,5 @@
 """AUTOMATIC1111's WebUI, v1.10, as a host."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Runs the models that AUTOMATIC1111's WebUI has loaded. It switches checkpoints by itself, so nothing is loaded twice."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,7 +22,7 @@ class HostModels:
     """Checkpoints as the WebUI loads them; implements ``lorax.models.Models``."""
 
     @contextmanager
-    def opened(self, base: Checkpoint) -> Iterator[HostModel]:
+    def opened(self, base: Checkpoint) -> "Iterator[HostModel]":
         """Load the base in the WebUI's queue. The checkpoint that was loaded before is not restored here."""
         info = next((info for info in sd_models.checkpoints_list.values() if Path(info.filename) == base.path), None)
         if info is None:

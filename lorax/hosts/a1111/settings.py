@@ -1,7 +1,5 @@
 """LoRA-X's page among the WebUI's settings: the options' defaults, and the cache of fitted LoRA-X files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

@@ -3,8 +3,6 @@
 The WebUI's own code depends on settings (clip skip, emphasis, crop), and replaces words by textual inversions of that name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@ The WebUI loads a file, and the network type gives it placeholders as modules. O
 placeholders are replaced by the WebUI's own modules of a plain LoRA, fitted to the loaded checkpoint. Then the picture is drawn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from lorax.files import Cache

@@ -1,7 +1,5 @@
 """Fits the LoRA-X files that a prompt activates to the loaded checkpoint, before a picture is drawn."""
 
-from __future__ import annotations
-
 import logging
 import weakref
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The network type of LoRA-X files, and the WebUI's modules of a fitted file."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -39,10 +37,7 @@ class Unfitted:
 
 
 def names_of(layer: str) -> tuple[str, str]:
-    """Return the WebUI's names of a layer's network, and of the module whose weight it changes.
-
-    They differ for q, k and v in OpenCLIP, which has one weight for all three.
-    """
+    """Return the WebUI's names of a layer's network and of its module. OpenCLIP has one module for q, k and v."""
     component, _, path = layer.partition(".")
     if component == "te2":
         for ours, theirs in OPEN_CLIP.items():
