@@ -1,7 +1,5 @@
 """Finds files in a folder, and names that any page can show."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Collection, Iterator
