@@ -7,6 +7,8 @@ import itertools
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorax import cli
 from lorax.checkpoint import Checkpoint
 from lorax.cli import main
 from lorax.output import plain_lora
+from lorax.progress import Progress
 from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
 
@@ -128,3 +132,32 @@ def test_interrupted_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_hashing_has_progress_and_is_interrupted(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line, too: a checkpoint of gigabytes takes a minute."""
+    texts: list[str] = []
+
+    @contextmanager
+    def bar() -> Iterator[Progress]:
+        def progress(done: int, total: int, text: str) -> None:
+            texts.append(text)
+            if text.startswith("hashing target"):
+                raise KeyboardInterrupt
+
+        yield progress
+
+    monkeypatch.setattr(cli, "progress_bar", bar)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert next(text for text in texts if text.startswith("hashing")).startswith("hashing base: ")
+    assert list(out.iterdir()) == []
+
+
+def test_an_option_without_effect_is_told_of(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--threshold", "0.5", "--steps", "3", "--max-rank", "2"]
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy", *more]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"note: {flag} has no effect with --method copy" for flag in ("--threshold", "--steps")]
