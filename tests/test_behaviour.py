@@ -112,11 +112,9 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
         assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-5, equal_nan=True)
 
 
-def test_nothing_of_the_style_is_needed(models: Path, out: Path) -> None:
-    """A transfer needs the two models and the adapter: no pictures of the style, no adapter of the target's, nothing of the lab.
-
-    refine between strangers starts with what bridge finds, so this runs both.
-    """
+@pytest.mark.parametrize("method", ["bridge", "refine"])
+def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) -> None:
+    """A transfer needs the two models and the adapter: no pictures of the style, no adapter of the target's, nothing of the lab."""
     shutil.copytree(Path(lorax.__file__).parent, out / "lorax", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(models / "tokenizer", out / "tokenizer")
     for base in (BASE, STRANGER):
@@ -124,12 +122,12 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path) -> None:
             shutil.copy(models / f"{base}.{suffix}", out)
     shutil.copy(LORA, out)
     bases = ["--source", f"{BASE}.safetensors", "--target", f"{STRANGER}.safetensors"]
-    asked = ["--method", "refine", "--pictures", "16", "--steps", "1", "--device", "cpu", "--output", "moved.safetensors"]
+    asked = ["--method", method, "--pictures", "16", "--steps", "1", "--device", "cpu", "--output", "moved.safetensors"]
     command = [sys.executable, "-m", "lorax", "transfer", LORA.name, *bases, *asked]
     done = subprocess.run(command, cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     moved = open_adapter(out / "moved.safetensors")
-    assert moved.metadata["lorax_method"] == "refine"
+    assert moved.metadata["lorax_method"] == method
     assert any(dW.norm() > 0 for dW in moved.deltas_of(open_checkpoint(out / f"{STRANGER}.safetensors")).values())
 
 
