@@ -114,7 +114,7 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
 
 @pytest.mark.parametrize("method", ["bridge", "refine"])
 def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) -> None:
-    """A transfer needs the two models and the adapter: no pictures of the style, no adapter of the target's, nothing of the lab."""
+    """A transfer needs the two models and the adapter: no pictures of the style, no adapter of the target, nothing of the lab."""
     shutil.copytree(Path(lorax.__file__).parent, out / "lorax", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(models / "tokenizer", out / "tokenizer")
     for base in (BASE, STRANGER):
