@@ -2,7 +2,7 @@
 
 from lorax.transfer.as_json import as_json
 from lorax.transfer.cost import estimate, total
-from lorax.transfer.expected import Cost, Forecast
+from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
 from lorax.transfer.running import run, run_all
@@ -13,6 +13,7 @@ __all__ = [
     "Cost",
     "Forecast",
     "LayerRecord",
+    "Measured",
     "Moved",
     "Plan",
     "Report",
