@@ -19,13 +19,24 @@ ARCHITECTURES = {"stable-diffusion-v2-512": NOISE, "stable-diffusion-v2-768-v": 
 ZERO_SNR = "ztsnr"  # a key beside v_pred: the last step of the schedule is noise alone (arXiv 2305.08891)
 
 
+def told_by(path: Path) -> Path:
+    """The file outside of the weights that may say what the base at ``path`` predicts, whether there is such a file or not.
+
+    A file has a ``.yaml`` beside it, and a pipeline's folder, or the folder around a ``unet`` folder, a scheduler.
+    """
+    if not path.is_dir():
+        return path.with_suffix(".yaml")
+    places = [base / "scheduler" / "scheduler_config.json" for base in (path, path.parent)]
+    return next((place for place in places if place.is_file()), places[0])
+
+
 def prediction_of(path: Path, file: TensorFile) -> str | None:
     """What the base at ``path``, a file or a folder, predicts; None if nothing tells. ``file`` holds its UNet.
 
     A ``.yaml`` beside a file comes first, as in A1111, or the scheduler of a folder. The marks among the keys and then the
     metadata follow. What cannot be read is ignored, since a transfer does not need it.
     """
-    told = _of_scheduler(path) if path.is_dir() else _of_yaml(path.with_suffix(".yaml"))
+    told = (_of_scheduler if path.is_dir() else _of_yaml)(told_by(path))
     mark = next((what for key, what in MARKS.items() if key in file.shapes), None)
     return told or mark or prediction_in(file.metadata)
 
@@ -74,12 +85,11 @@ def _of_yaml(path: Path) -> str | None:
         return None
 
 
-def _of_scheduler(folder: Path) -> str | None:
-    """What the scheduler says of a pipeline's folder, or of the ``unet`` folder inside it."""
-    places = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
+def _of_scheduler(path: Path) -> str | None:
+    """What the scheduler's settings say."""
     try:
-        settings = json.loads(next(path for path in places if path.is_file()).read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
         is_edm = settings.get("_class_name", "").startswith("EDM")
         return EDM if is_edm else WORDS.get(settings.get("prediction_type", "epsilon"))
-    except (OSError, StopIteration, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None

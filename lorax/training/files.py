@@ -46,14 +46,15 @@ def save(
     """
     check_form(form, network.core)
     check_folder(path)
-    check_free(path, (network.base.path,), overwrite)
+    check_free(path, network.base.inputs, overwrite)
     tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
     header = {} if form == PLAIN else _header(network, dtype).as_metadata()
     with Staging() as staging:
         of_base = metadata.of_base(network.base, network.base.prediction)
-        plain_lora.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
+        full = dict(described or {}) | of_base | _rank(network) | header
+        staging.write(path, lambda temporary: plain_lora.save(tensors, temporary, full), overwrite)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:

@@ -66,8 +66,8 @@ class Plan:
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """The files and folders that are read, and so must not be written: the adapter's, and the bases'."""
-        return self.adapter.path, self.source.path, self.target.path
+        """The files and folders that are read, and so must not be written: the adapter's, and the bases', if they exist."""
+        return *self.adapter.inputs, *self.source.inputs, *self.target.inputs
 
     @cached_property
     def component(self) -> str:
