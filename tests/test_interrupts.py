@@ -64,21 +64,24 @@ def test_interrupted_while_writing(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize(("error", "code"), FAILURES)
+# A link that is refused is one that the file system does not have.
+@pytest.mark.parametrize(
+    ("error", "code", "at"), [*((*failure, "fsync") for failure in FAILURES), (KeyboardInterrupt(), 130, "link")]
+)
 @pytest.mark.parametrize("when", range(1, 6))
 def test_interrupted_among_the_files(
-    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int, at: str
 ) -> None:
     """Two pictures, the card, the report and the adapter take their places: all, or none."""
-    replace, calls = Path.replace, [0]
+    function, calls = getattr(os, at), [0]
 
-    def failing(self: Path, target: Path) -> Path:
+    def failing(*given: Any) -> None:
         calls[0] += 1
         if calls[0] == when:
             raise error
-        return replace(self, target)
+        function(*given)
 
-    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(os, at, failing)
     command = ["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]
     assert main([*command, "--report", str(out / "report.json")]) == code
     assert calls == [when]

@@ -47,8 +47,8 @@ class Staging:
 
     When the block ends, the files take their places in the order in which they were added. If the block fails or is interrupted,
     or if a file cannot take its place, everything is as before: new files are removed, and replaced ones are put back. A
-    KeyboardInterrupt in the block is raised again with the words "nothing was written". Whenever the process is killed, every name
-    holds the old file or the new one, whole.
+    KeyboardInterrupt in the block is raised again with the words "nothing was written". Whenever the process is killed, every
+    name holds the old file or the new one, whole.
     """
 
     def __init__(self) -> None:

@@ -48,6 +48,9 @@ def _locked_folder(parent: Path) -> tuple[Path, IO[bytes]]:
             lock = (path / LOCK).open("xb")
         except (FileNotFoundError, FileExistsError):  # another run took it for one that died before it had a lock
             continue
+        except OSError:
+            path.rmdir()
+            raise
         if _take(lock) is not False and (path / LOCK).exists():
             return path, lock
         lock.close()
