@@ -67,7 +67,7 @@ def stage(folder: Path, overwrite: bool, *names: str) -> None:
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_killed_at_every_event(out: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, has_links: bool) -> None:
     if not has_links:
-        monkeypatch.setattr(os, "link", without_links)
+        monkeypatch.setattr(Path, "hardlink_to", without_links)
     names = ["a", "b", "c"] if overwrite else ["a", "c"]
     for number in range(1, 200):
         (out / "b").write_text("old b")
@@ -87,7 +87,7 @@ def test_killed_at_every_event(out: Path, monkeypatch: pytest.MonkeyPatch, overw
     assert not list(out.glob(".*"))  # the last run removed what the others left
 
 
-def without_links(source: Path, target: Path, **options: bool) -> None:
+def without_links(self: Path, target: Path) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
@@ -145,7 +145,7 @@ def test_what_looks_like_a_temporary_is_left_alone(out: Path, tmp_path: Path) ->
 def test_of_two_runs_at_once_one_is_told(out: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
     """Neither result is lost: what is there is the first's, whole, and the second says that it wrote nothing."""
     if not has_links:
-        monkeypatch.setattr(os, "link", without_links)
+        monkeypatch.setattr(Path, "hardlink_to", without_links)
 
     def run(start: int, name: str) -> int:
         os.read(start, 1)
@@ -207,14 +207,11 @@ def test_a_folder_without_permission_is_a_sentence(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The administrator may write everywhere, so what the system would answer is put in its place."""
-    mkdir = os.mkdir
 
     def refusing(path: Path, *given: Any) -> None:
-        if Path(path).parent == out:
-            raise PermissionError(13, "Permission denied", str(path))
-        mkdir(path, *given)
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "mkdir", refusing)
+    monkeypatch.setattr(Path, "mkdir", refusing)
     for where in (out / "moved.safetensors", out):
         assert main(["transfer", *arguments(files), "--output", str(where), "--method", "copy"]) == 2
         said = capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -41,20 +40,20 @@ def placing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         calls: list[tuple[object, Path, Path]] = []
 
         def failing(function: Callable[..., None]) -> Callable[..., None]:
-            def call(source: Path, target: Path, **options: bool) -> None:
+            def call(source: Path, target: Path) -> None:
                 if (this := (function, source, target)) not in calls:
                     calls.append(this)
                 if len(calls) != number or calls[-1] != this:
-                    return function(source, target, **options)
+                    return function(source, target)
                 if done:
                     with suppress(FileExistsError):
-                        function(source, target, **options)
+                        function(source, target)
                 raise error
 
             return call
 
-        monkeypatch.setattr(os, "replace", failing(os.replace))
-        monkeypatch.setattr(os, "link", failing(os.link))
+        monkeypatch.setattr(Path, "replace", failing(Path.replace))
+        monkeypatch.setattr(Path, "hardlink_to", failing(Path.hardlink_to))
 
     return fail
 
@@ -156,7 +155,7 @@ def test_what_appears_in_the_meantime_is_left_alone(
     out: Path, monkeypatch: pytest.MonkeyPatch, kind: str, has_links: bool
 ) -> None:
     if not has_links:
-        monkeypatch.setattr(os, "link", without_links)
+        monkeypatch.setattr(Path, "hardlink_to", without_links)
     staging = Staging()
     for name in "ab":
         staging.add(out / name).write_text(f"new {name}")
@@ -184,27 +183,27 @@ def test_a_folder_that_appears_is_left_alone_even_with_overwrite(out: Path) -> N
 
 def test_the_rollback_removes_nothing_that_it_did_not_make(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the second file is refused, somebody replaces the first."""
-    link = os.link
+    link = Path.hardlink_to
 
-    def busy(source: Path, target: Path, **options: bool) -> None:
-        if Path(target).name == "b":
+    def busy(self: Path, target: Path) -> None:
+        if self.name == "b":
             (out / "theirs").write_text("theirs")
             (out / "theirs").replace(out / "a")
             (out / "b").mkdir()
-        link(source, target, **options)
+        link(self, target)
 
-    monkeypatch.setattr(os, "link", busy)
+    monkeypatch.setattr(Path, "hardlink_to", busy)
     with pytest.raises(LoraxError, match="b: appeared"):
         stage(out, "a", "b", overwrite=False)
     assert (out / "a").read_text() == "theirs"
 
 
-def without_links(source: Path, target: Path, **options: bool) -> None:
+def without_links(self: Path, target: Path) -> None:
     raise PermissionError(1, "Operation not permitted")  # as FAT answers on Linux
 
 
 def test_without_links_all_is_the_same(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", without_links)
+    monkeypatch.setattr(Path, "hardlink_to", without_links)
     (out / "b").write_text("old")
     (out / "d").mkdir()
     with pytest.raises(LoraxError, match="d: appeared"):
@@ -232,14 +231,14 @@ def is_mapped(path: Path) -> bool:
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse to replace a file that this process has mapped."""
-    replace = os.replace
+    replace = Path.replace
 
-    def refusing(source: Path, target: Path) -> None:
-        if is_mapped(Path(target)):
+    def refusing(self: Path, target: Path) -> None:
+        if is_mapped(target):
             raise PermissionError(13, "Access is denied")
-        replace(source, target)
+        replace(self, target)
 
-    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr(Path, "replace", refusing)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells what is mapped")
@@ -266,14 +265,14 @@ def test_what_nobody_reads_any_more_is_let_go_of(out: Path, windows: None, suffi
 def test_what_cannot_be_put_back_is_kept_beside_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows another program may open the new file at once, which then cannot be replaced by the old one."""
     (out / "a").write_text("old")
-    replace = os.replace
+    replace = Path.replace
 
-    def refusing(source: Path, target: Path) -> None:
-        if Path(source).name.endswith("-old.tmp"):
+    def refusing(self: Path, target: Path) -> None:
+        if self.name.endswith("-old.tmp"):
             raise PermissionError(13, "Access is denied")
-        replace(source, target)
+        replace(self, target)
 
-    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr(Path, "replace", refusing)
     (out / "b").mkdir()
     with pytest.raises(LoraxError, match=r"b: appeared.* could not be put back: what was .*a is now "):
         stage(out, "a", "b")
