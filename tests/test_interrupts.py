@@ -68,21 +68,26 @@ def test_interrupted_while_writing(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize(("error", "code"), FAILURES)
+# A link that is refused is one that the file system does not have.
+STEPS = [*((*failure, os, "fsync") for failure in FAILURES), (KeyboardInterrupt(), 130, Path, "hardlink_to")]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=["fsync interrupted", "fsync failing", "link interrupted"])
 @pytest.mark.parametrize("when", range(1, 6))
 def test_interrupted_among_the_files(
-    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, step: tuple[BaseException, int, Any, str]
 ) -> None:
     """Two pictures, the card, the report and the adapter take their places: all, or none."""
-    replace, calls = Path.replace, [0]
+    error, code, owner, name = step
+    function, calls = getattr(owner, name), [0]
 
-    def failing(self: Path, target: Path) -> Path:
+    def failing(*given: Any) -> None:
         calls[0] += 1
         if calls[0] == when:
             raise error
-        return replace(self, target)
+        function(*given)
 
-    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(owner, name, failing)
     command = ["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]
     assert main([*command, "--report", str(out / "report.json")]) == code
     assert calls == [when]

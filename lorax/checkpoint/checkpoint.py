@@ -13,7 +13,7 @@ from lorax.checkpoint.identity import Identity
 from lorax.checkpoint.layer_names import UNetNames
 from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.names import AdapterNames
-from lorax.checkpoint.prediction import ZERO_SNR, prediction_of
+from lorax.checkpoint.prediction import ZERO_SNR, prediction_of, told_by
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.files import Part, TensorFile, is_finite, title_of
 
@@ -40,6 +40,11 @@ class Checkpoint:
         self.vectors = vectors or {}
         self.names = AdapterNames(family, names, self.layers, self.vectors)
         self.identity = Identity(path, parts, sha256)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files and folders that are read of the base, as far as they exist. A folder may hold links to files elsewhere."""
+        return self.path, told_by(self.path), *{part.file.path: None for part in self._parts.values()}
 
     @property
     def title(self) -> str:

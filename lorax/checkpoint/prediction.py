@@ -17,13 +17,24 @@ ARCHITECTURES = {"stable-diffusion-v2-512": NOISE, "stable-diffusion-v2-768-v": 
 ZERO_SNR = "ztsnr"  # a key beside v_pred: the last step of the schedule is noise alone (arXiv 2305.08891)
 
 
+def told_by(path: Path) -> Path:
+    """The file outside of the weights that may say what the base at ``path`` predicts, whether there is such a file or not.
+
+    A file has a ``.yaml`` beside it, and a pipeline's folder, or the folder around a ``unet`` folder, a scheduler.
+    """
+    if not path.is_dir():
+        return path.with_suffix(".yaml")
+    places = [base / "scheduler" / "scheduler_config.json" for base in (path, path.parent)]
+    return next((place for place in places if place.is_file()), places[0])
+
+
 def prediction_of(path: Path, file: TensorFile) -> str | None:
     """Return what the base at ``path``, a file or a folder, predicts; None if unknown. ``file`` holds its UNet.
 
     The sources are, in this order, a ``.yaml`` beside a file, as in A1111, or a folder's scheduler; marks among the keys; and the
     metadata. Unreadable ones are ignored.
     """
-    configured = _of_scheduler(path) if path.is_dir() else _of_yaml(path.with_suffix(".yaml"))
+    configured = (_of_scheduler if path.is_dir() else _of_yaml)(told_by(path))
     marked = next((predicts for key, predicts in MARKS.items() if key in file.shapes), None)
     return configured or marked or prediction_in(file.metadata)
 
@@ -72,12 +83,11 @@ def _of_yaml(path: Path) -> str | None:
         return None
 
 
-def _of_scheduler(folder: Path) -> str | None:
-    """Return the prediction in the scheduler of a pipeline's folder, or of the ``unet`` folder inside it."""
-    paths = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
+def _of_scheduler(path: Path) -> str | None:
+    """Return the prediction in a scheduler's settings."""
     try:
-        settings = json.loads(next(path for path in paths if path.is_file()).read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
         is_edm = settings.get("_class_name", "").startswith("EDM")
         return EDM if is_edm else WORDS.get(settings.get("prediction_type", "epsilon"))
-    except (OSError, StopIteration, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None

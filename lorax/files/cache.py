@@ -1,9 +1,12 @@
 """A cache of results, in memory and on disk, with limits.
 
-Several processes may share a folder. An entry is one file, which appears whole or not at all, and may vanish at any time. One
-that cannot be read counts as absent; one that cannot be written is held in memory only.
+Several processes may share a folder. An entry is one file, which appears whole or not at all and may vanish at any time. An entry
+that cannot be read, that is not what was written under its key, or that holds NaN or infinite values counts as absent; one that
+cannot be written is kept in memory only.
 """
 
+import hashlib
+import json
 import logging
 import os
 import secrets
@@ -14,13 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
+
+from lorax.files.tensors import is_finite
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".lorax-fit"  # of an entry, a safetensors file; no other file is ever removed from the folder
-ABANDONED = 3600.0  # seconds after which a temporary file counts as left behind by a crash
+SUFFIX = ".lorax-fit"  # ends the name of an entry, a safetensors file; no other file is ever removed from the folder
+FORMAT, BYTE = "lorax.entry", "lorax.byte"  # in the header; a tensor of a byte, without which safetensors 0.4.2 reads no file
+ABANDONED = 3600.0  # seconds after which a temporary file was left behind by a crash
 
 
 class Entry(NamedTuple):
@@ -67,8 +73,8 @@ class Cache:
                 self._warn(entry)
                 return
             try:
-                self._write(self.folder / (key + SUFFIX), entry)
-            except OSError:  # a full or read-only disk is no reason to fail
+                self._write(self.folder / (key + SUFFIX), key, entry)
+            except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
             self._trim(self.folder, self.disk_limit)
 
@@ -113,19 +119,24 @@ class Cache:
             return None
         try:
             with safe_open(str(path), framework="pt") as file:
-                entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
-            os.utime(path)  # marks it as used
-        except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError):
-            return None  # torch raises RuntimeError if another process removed the file in the meantime
+                tensors = {name: file.get_tensor(name) for name in file.keys() if name != BYTE}  # noqa: SIM118
+                kept_as, notes, checksum = json.loads((file.metadata() or {})[FORMAT])
+            entry = Entry(tensors, notes)
+            if kept_as != key or checksum != _checksum(key, entry) or not _is_finite(entry):
+                return None
+            os.utime(path)  # used now
+        except Exception:  # of damage, or since another process removed the file in the meantime
+            return None
         return entry
 
     @staticmethod
-    def _write(path: Path, entry: Entry) -> None:
+    def _write(path: Path, key: str, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{secrets.token_hex(8)}{SUFFIX}.tmp")
         try:
             with temporary.open("wb") as stream:
-                stream.write(save(entry.tensors, entry.notes))
+                header = json.dumps([key, entry.notes, _checksum(key, entry)])
+                stream.write(save(entry.tensors | {BYTE: torch.zeros(1, dtype=torch.uint8)}, {FORMAT: header}))
                 stream.flush()
                 os.fsync(stream.fileno())  # otherwise a power cut may leave an empty file of the right size
             temporary.replace(path)
@@ -154,3 +165,17 @@ class Cache:
                 total -= size
             except OSError:
                 continue
+
+
+def _checksum(key: str, entry: Entry) -> str:
+    """Return the sha256 of the key and of all that the entry holds."""
+    named = sorted(entry.tensors.items())
+    shapes = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named]
+    found = hashlib.sha256(json.dumps([key, sorted(entry.notes.items()), shapes]).encode())
+    for _, tensor in named:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _is_finite(entry: Entry) -> bool:
+    return all(is_finite(tensor) for tensor in entry.tensors.values() if tensor.is_floating_point())

@@ -1,6 +1,5 @@
 """Opens files of named tensors by their headers. Each tensor is read when needed."""
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -8,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorax.errors import LoraxError
+from lorax.files.pickles import PickleFile
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 Stamp = tuple[str, int, int]  # path, size, time of the last change
@@ -97,52 +97,8 @@ class SafetensorsFile:
         return tensor
 
 
-class PickleFile:
-    """A ``.ckpt`` or ``.pt`` file, which is mapped if its format allows it. Raises LoraxError if it is damaged or holds code."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metadata: dict[str, str] = {}
-        try:
-            state = _load_pickle(path)
-        except Exception as error:  # a damaged pickle can make the unpickler raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise LoraxError(
-                f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
-                "Convert it to .safetensors with a tool that you trust."
-            ) from error
-        state = state.get("state_dict", state) if isinstance(state, dict) else {}
-        self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-        if odd := next((key for key, value in self._state.items() if not _is_plain(value)), None):
-            raise LoraxError(
-                f"{path}: {odd} is not a plain tensor, but sparse, nested, quantized, expanded or without data. "
-                "Convert the file to .safetensors with a tool that you trust."
-            )
-        self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
-        if not self.shapes:
-            raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
-
-    def get(self, key: str) -> torch.Tensor:
-        return self._state[key]
-
-
 def is_finite(values: torch.Tensor) -> bool:
     """Tell whether no value is NaN or infinite, in any floating point dtype."""
     values = values if values.element_size() > 1 else values.float()
     # A sum takes a twentieth of the time, and is not finite if a value is not. But the sum of finite values may overflow too.
     return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether all values of the tensor are stored, so that reading it takes no more memory than the file."""
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
-    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _load_pickle(path: Path) -> object:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of old pickles; users read our errors
-        try:
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # torch < 2.3 maps no Path
-        except RuntimeError:  # files in torch's format from before 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", weights_only=True)

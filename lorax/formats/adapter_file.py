@@ -9,7 +9,7 @@ import torch
 from lorax.checkpoint import Checkpoint, Family, families
 from lorax.errors import LoraxError
 from lorax.files import TensorFile, title_of
-from lorax.formats import dora, loraxfile, stored
+from lorax.formats import dora, loraxfile, sidecars, stored
 from lorax.formats.configuration import LARGEST, Configuration
 from lorax.formats.keys import EMBEDDING
 from lorax.formats.parts import Device, Layer
@@ -29,6 +29,11 @@ class AdapterFile:
         # The header is read first, since a newer version may have unknown keys.
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.layers, self.vectors = stored.contents(file)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read of the adapter, as far as there are any: its own, PEFT's configuration and those beside it."""
+        return self.path, self.path.with_name("adapter_config.json"), *sidecars.beside(self.path)
 
     @property
     def title(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from lorax.checkpoint import FAMILIES, Family
 
 CARD, CIVITAI = ".json", ".civitai.info"
+PREVIEWS = tuple(stem + suffix for stem in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif"))
 log = logging.getLogger(__name__)
 
 
@@ -25,6 +26,11 @@ class Hints:
 def read(adapter: Path) -> Hints:
     """Return the hints beside ``adapter``. The card's trigger words are preferred. Each state of the files is read once."""
     return _hints(adapter, changes(adapter))
+
+
+def beside(adapter: Path) -> tuple[Path, ...]:
+    """The names of all files that are read beside ``adapter``, whether there are such files or not."""
+    return tuple(adapter.with_suffix(suffix) for suffix in (CARD, CIVITAI, *PREVIEWS))
 
 
 def changes(adapter: Path) -> tuple[int, ...]:

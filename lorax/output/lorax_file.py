@@ -11,12 +11,12 @@ from lorax.errors import LoraxError
 from lorax.files import Staging
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
-from lorax.options import DENSE_RANK
+from lorax.options import DENSE_RANK, Saving
 from lorax.output import metadata, plain_lora, sidecars
 from lorax.transfer import Moved, Plan
 
 
-def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+def stage_lorax(plan: Plan, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the adapter as it is, for its source. ``path`` must be free."""
     adapter, source = plan.adapter, plan.source
     layers = {}
@@ -27,15 +27,15 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, *, dtype: str) -> list
     core = adapter.header.core if adapter.header else ""
     note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
-    return _stage(plan, made, path, staging, dtype)
+    return _stage(plan, made, path, staging, saving)
 
 
-def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the moved layers as an adapter of the target, to be fitted to others by ``auto``. ``path`` must be free."""
     bundled = plan.adapter.bundled() if plan.within_family else {}
     note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
     made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
-    return _stage(plan, made, path, staging, dtype)
+    return _stage(plan, made, path, staging, saving)
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class _Made:
     note: str
 
 
-def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, dtype: str) -> list[Path]:
+def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     if path.suffix != ".safetensors":
         raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
     base, tensors, layers = made.base, dict(made.bundled), {}
     for layer, delta in made.layers.items():
         balanced = delta.balanced()  # a copy, of one layer at a time
-        for part, tensor in plain_lora.factors(base, layer, balanced, plain_lora.DTYPES[dtype]).items():
+        for part, tensor in plain_lora.factors(base, layer, balanced, plain_lora.DTYPES[saving.dtype]).items():
             tensors[f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}"] = tensor
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
-    header = metadata.lorax_header(base, layers, made.method, plan.options, dtype, made.core)
+    header = metadata.lorax_header(base, layers, made.method, plan.options, saving.dtype, made.core)
     described = metadata.common(plan, base, layers, path.stem, "lorax") | header | made.described
     beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
-    plain_lora.save(tensors, staging.add(path), described)
+    staging.write(path, lambda temporary: plain_lora.save(tensors, temporary, described), saving.overwrite)
     return [path, *beside]

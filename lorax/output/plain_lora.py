@@ -11,29 +11,30 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Staging, is_finite
 from lorax.low_rank import LowRank
+from lorax.options import Saving
 from lorax.output import metadata, sidecars
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the adapter, its preview and its card at ``path``, which must be free; return the files, the adapter first."""
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
     tensors: dict[str, torch.Tensor] = {}
     factored: dict[str, LowRank] = {}
     for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
         balanced = delta.balanced()  # a copy of one layer at a time
-        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[dtype])
+        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[saving.dtype])
         if layer not in whole:
             factored[layer] = replace(delta, scale=balanced.scale)
-    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
+    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[saving.dtype])
     if plan.within_family:
         tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving.dtype)
     beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan))
-    save(tensors, staging.add(path), described)
+    staging.write(path, lambda temporary: save(tensors, temporary, described), saving.overwrite)
     return [path, *beside]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,7 @@ from lorax.checkpoint import Family
 from lorax.files import Staging
 from lorax.formats import sidecars
 
-PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-PREVIEW_STEMS = ("", ".preview")
-# Civitai's information that is true of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
+# What Civitai's information says of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
 CIVITAI_KEYS = ("modelId", "model", "name", "trainedWords", "description")
 
 
@@ -21,12 +20,11 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
     Existing files are not replaced. ``note`` is added to the descriptions, and ``family`` becomes the card's version.
     """
     written = []
-    for stem in PREVIEW_STEMS:
-        for suffix in PREVIEWS:
-            image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
-            if image.is_file() and staging.is_free(copy):
-                shutil.copyfile(image, staging.add(copy))
-                written.append(copy)
+    for suffix in sidecars.PREVIEWS:
+        image, copy = source.with_suffix(suffix), output.with_suffix(suffix)
+        if image.is_file() and staging.is_free(copy):
+            staging.write(copy, partial(shutil.copyfile, image))
+            written.append(copy)
     for suffix in (sidecars.CARD, sidecars.CIVITAI):
         copy = output.with_suffix(suffix)
         if staging.is_free(copy) and (found := sidecars.content(source.with_suffix(suffix))) is not None:
@@ -35,7 +33,7 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
             else:
                 found = {key: found[key] for key in CIVITAI_KEYS if key in found}
             found["description"] = "\n".join(filter(None, [str(found.get("description") or ""), note]))
-            staging.add(copy).write_bytes(_encoded(found))
+            staging.write(copy, partial(Path.write_bytes, data=_encoded(found)))
             written.append(copy)
     return written
 

@@ -33,12 +33,11 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
     """Stage the adapter, unless it has no layers, with its preview and card at ``path``; return the files, the adapter first."""
     if holds_moved(plan, saving) and not moved.layers:
         return []
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not holds_moved(plan, saving):
-        return lorax_file.stage_lorax(plan, path, staging, dtype=saving.dtype)
+        return lorax_file.stage_lorax(plan, path, staging, saving)
     if saving.save_as == LORAX:
-        return lorax_file.stage_moved(plan, moved, path, staging, dtype=saving.dtype)
-    return plain_lora.stage(plan, moved, path, staging, dtype=saving.dtype)
+        return lorax_file.stage_moved(plan, moved, path, staging, saving)
+    return plain_lora.stage(plan, moved, path, staging, saving)
 
 
 def note(plan: Plan, moved: Moved, saving: Saving) -> str:

@@ -41,16 +41,17 @@ def save(
     """Write the adapter with ``described`` in its header. Raises LoraxError if it cannot be written or a value is not finite."""
     check_form(form, network.core)
     check_folder(path)
-    check_free(path, (network.base.path,), overwrite)
+    check_free(path, network.base.inputs, overwrite)
     tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
     header = {}
     if form != PLAIN:
         header = metadata.lorax_header(network.base, network.constrained(), Options().method, Options(), dtype, network.core)
-    of_base = metadata.of_base(network.base, network.base.prediction)
     with Staging() as staging:
-        plain_lora.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
+        of_base = metadata.of_base(network.base, network.base.prediction)
+        full = dict(described or {}) | of_base | _rank(network) | header
+        staging.write(path, lambda temporary: plain_lora.save(tensors, temporary, full), overwrite)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:

@@ -58,8 +58,8 @@ class Plan:
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """The files and folders that are read, and must not be written."""
-        return self.adapter.path, self.source.path, self.target.path
+        """The files and folders that are read and must not be written. Some of them may not exist."""
+        return *self.adapter.inputs, *self.source.inputs, *self.target.inputs
 
     @cached_property
     def component(self) -> str:

@@ -96,7 +96,8 @@ class ReportFile:
 
     def stage(self, reports: dict[str, Any] | list[dict[str, Any]], staging: Staging) -> None:
         """Stage the reports, to be written together with the adapters."""
-        staging.add(self.path).write_text(json.dumps(reports, indent=2), encoding="utf-8")
+        text = json.dumps(reports, indent=2)
+        staging.write(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"), self.overwrite)
 
 
 def _inputs(plans: Sequence[Plan]) -> list[Path]:
