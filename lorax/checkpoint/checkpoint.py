@@ -16,7 +16,7 @@ from lorax.checkpoint.layer_names import UNetNames
 from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.names import AdapterNames
 from lorax.checkpoint.prediction import ZERO_SNR, prediction_of
-from lorax.errors import LoraxError, UnsupportedFamily
+from lorax.errors import LoraxError, UnsupportedFamily, reading
 from lorax.files import Part, TensorFile, is_finite, title_of
 
 
@@ -65,7 +65,9 @@ class Checkpoint:
 
     def stored(self, layer: str) -> torch.Tensor:
         """The weight in its own shape and dtype, mapped from the file. Raises LoraxError if it is not floating point."""
-        return self._where[layer].get()
+        part = self._where[layer]
+        with reading(f"{part.file.path}: {part.key}", "a weight of a base checkpoint"):
+            return part.get()
 
     def matrix(self, layer: str) -> tuple[int, int]:
         """The shape (out, in) of the weight as a matrix; (out, in * kh * kw) for a convolution."""
@@ -74,7 +76,9 @@ class Checkpoint:
 
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """The weight as a matrix, float32, on ``device``. Raises LoraxError if it is not finite."""
-        return self.unconverted(layer).to(device).float()
+        weight = self.unconverted(layer)
+        with reading(self.path, "a base checkpoint"):
+            return weight.to(device).float()
 
     def unconverted(self, layer: str) -> torch.Tensor:
         """The weight as a matrix, in the dtype in which it is stored. Raises LoraxError if it is not finite."""
@@ -97,7 +101,11 @@ def open_checkpoint(path: Path | str, sha256: str | None = None) -> Checkpoint:
     A base is a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, such a file with a UNet alone in either layout, or a
     folder that diffusers wrote. Raises LoraxError if it is not a base, UnsupportedFamily if it is of a family not supported.
     """
-    path = Path(path)
+    with reading(path, "a base checkpoint"):
+        return _open(Path(path), sha256)
+
+
+def _open(path: Path, sha256: str | None) -> Checkpoint:
     if path.suffix.lower() == ".gguf":
         raise _unsupported(path, "a GGUF file", "Its weights are quantized: use the original fp16 or fp32 checkpoint.")
     path = path.absolute() if path.is_dir() else path  # ``.`` has no name

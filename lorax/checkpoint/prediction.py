@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.files import TensorFile
+from lorax.errors import LoraxError
+from lorax.files import TensorFile, is_file, read_json, read_yaml
 
 NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
 # Keys that trainers put into a checkpoint as marks, as ComfyUI and Forge read them.
@@ -60,17 +60,15 @@ def mismatch(of_source: str | None, source: str, of_target: str | None, target: 
 
 def _of_yaml(path: Path) -> str | None:
     """What a ``.yaml`` says: ldm's ``parameterization``, or the scaling of sgm's denoiser."""
-    if not path.is_file():
+    if not is_file(path):
         return None
-    import yaml
-
     try:
-        params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        params: dict[str, Any] = read_yaml(path, "a model's configuration")["model"]["params"]
         if "unet_config" in params:
             return WORDS.get(params.get("parameterization", ""))
         denoiser = params["denoiser_config"]["params"]
         return SCALINGS.get(denoiser["scaling_config"]["target"].rpartition(".")[2])
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+    except (LoraxError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -78,8 +76,8 @@ def _of_scheduler(folder: Path) -> str | None:
     """What the scheduler says of a pipeline's folder, or of the ``unet`` folder inside it."""
     places = (base / "scheduler" / "scheduler_config.json" for base in (folder, folder.parent))
     try:
-        settings = json.loads(next(path for path in places if path.is_file()).read_text(encoding="utf-8"))
+        settings = read_json(next(path for path in places if is_file(path)), "a scheduler's configuration")
         is_edm = settings.get("_class_name", "").startswith("EDM")
         return EDM if is_edm else WORDS.get(settings.get("prediction_type", "epsilon"))
-    except (OSError, StopIteration, ValueError, TypeError, AttributeError):
+    except (LoraxError, StopIteration, TypeError, AttributeError):
         return None

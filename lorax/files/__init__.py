@@ -4,6 +4,7 @@ from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
+from lorax.files.texts import is_file, json_object, read_json, read_yaml
 
 __all__ = [
     "Cache",
@@ -16,9 +17,13 @@ __all__ = [
     "check_folder",
     "check_free",
     "hashes",
+    "is_file",
     "is_finite",
+    "json_object",
     "legacy_hash",
     "open_tensors",
+    "read_json",
+    "read_yaml",
     "stamp",
     "title_of",
 ]

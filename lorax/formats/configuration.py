@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
+import itertools
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
+from lorax.formats.patterns import UNDERSTOOD, Table
 
 LARGEST = 2.0**60  # the product of two such values is finite in float32, with room for the sum
 
@@ -18,6 +20,11 @@ class Configuration:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path, self._settings = path, settings
+        self._by_head: dict[str, dict[str, Any]] = {}  # diffusers keeps one configuration per component: unet.lora_alpha, ...
+        for key, value in settings.items():
+            head, _, rest = key.partition(".")
+            self._by_head.setdefault(head, {})[rest] = value
+        self._tables: dict[int, Table] = {}  # by the identity of the settings' own tables, which stay
 
     def scale(self, name: str, rank: int | None) -> float | None:
         """alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer that the file spells ``name``; None if it is not given.
@@ -25,8 +32,7 @@ class Configuration:
         ``rank`` is that of the layer's factors. If it is None, the configuration's is taken. Raises LoraxError if a value is no
         usable number, or a pattern is damaged.
         """
-        head = name.partition(".")[0] + "."  # diffusers keeps one configuration per component: unet.lora_alpha, ...
-        settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
+        settings = ChainMap(self._by_head.get(name.partition(".")[0], {}), self._settings)
         key = next((key for key in ("lora_alpha", "alpha") if key in settings), None)  # LoRA's; LoHa's and LoKr's
         if key is None:
             return None
@@ -48,24 +54,20 @@ class Configuration:
             )
         return float(value)
 
-    def _matching(self, settings: dict[str, Any], which: str, name: str, default: object) -> object:
+    def _matching(self, settings: Mapping[str, Any], which: str, name: str, default: object) -> object:
         """The value that a table of patterns gives a layer: that of the first one that matches the module's name or its end."""
         patterns = settings.get(which) or {}
+        if not isinstance(patterns, dict):
+            raise LoraxError(f"{self._path}: its configuration's {which} is no table; expected patterns with their values.")
         module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
-        try:
-            if isinstance(patterns, dict):
-                return next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
-        except re.error as error:
-            raise LoraxError(f"{self._path}: its configuration's {which}: {error}; expected regular expressions.") from error
-        raise LoraxError(f"{self._path}: its configuration's {which} is no table; expected patterns with their values.")
+        place = self._table(which, patterns).first(module)
+        return default if place is None else next(itertools.islice(patterns.values(), place, None))
 
-
-def parse(path: Path, text: str | bytes) -> dict[str, Any]:
-    """The settings in ``text``. Raises LoraxError, which names ``path``, if it is no JSON object."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:  # of JSON or of UTF-8
-        raise LoraxError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise LoraxError(f"{path}: expected a JSON object.")
-    return value
+    def _table(self, which: str, patterns: dict[str, Any]) -> Table:
+        """The compiled table, which is compiled once: many layers ask for it."""
+        if id(patterns) not in self._tables:
+            try:
+                self._tables[id(patterns)] = Table(patterns)
+            except ValueError as error:
+                raise LoraxError(f"{self._path}: its configuration's {which}: {error}; expected {UNDERSTOOD}.") from error
+        return self._tables[id(patterns)]

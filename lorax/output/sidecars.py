@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import Family
-from lorax.files import Staging
+from lorax.files import Staging, is_file
 from lorax.formats import sidecars
 
 PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+LARGEST_PREVIEW = 64 << 20  # bytes
 PREVIEW_STEMS = ("", ".preview")
 # What Civitai's information says of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
 CIVITAI_KEPT = ("modelId", "model", "name", "trainedWords", "description")
+log = logging.getLogger(__name__)
 
 
 def carry(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
@@ -26,8 +28,8 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
     for stem in PREVIEW_STEMS:
         for suffix in PREVIEWS:
             image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
-            if image.is_file() and staging.is_free(copy):
-                shutil.copyfile(image, staging.add(copy))
+            if is_file(image) and staging.is_free(copy) and (content := _picture(image)) is not None:
+                staging.add(copy).write_bytes(content)
                 written.append(copy)
     for suffix in (sidecars.CARD, sidecars.CIVITAI):
         copy = output.with_suffix(suffix)
@@ -40,6 +42,20 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
             staging.add(copy).write_bytes(_encoded(found))
             written.append(copy)
     return written
+
+
+def _picture(image: Path) -> bytes | None:
+    """What is in a preview; None, with a line in the log, if it cannot be read, which is no reason to move no adapter."""
+    try:
+        with image.open("rb") as stream:
+            content = stream.read(LARGEST_PREVIEW + 1)
+    except (OSError, MemoryError) as error:
+        log.warning("%s: left out, since it cannot be read (%s).", image, error)
+        return None
+    if len(content) > LARGEST_PREVIEW:
+        log.warning("%s: left out, since it is larger than %d MB.", image, LARGEST_PREVIEW >> 20)
+        return None
+    return content
 
 
 def _encoded(content: dict[str, Any]) -> bytes:

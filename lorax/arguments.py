@@ -1,0 +1,59 @@
+"""What is typed on the command line, as values: paths, numbers and captions. What is none of these is refused in a sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from lorax.errors import LoraxError, reading
+from lorax.options import texts
+
+MOST_GIGABYTES, MOST_CAPTIONS = 1_000_000, 8 << 20  # of a cache; characters of a file of captions
+
+
+def to_path(text: str) -> Path:
+    """A path that the system can be asked for. Raises LoraxError for one that holds NUL or leads to itself."""
+    path = Path(text)
+    with reading(path, "a path", "Check the path."):
+        path.resolve()  # RuntimeError, or from Python 3.13 on no error, where links lead to themselves
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()
+    return path
+
+
+def to_gigabytes(text: str) -> float:
+    """A size that a disk may have. Raises LoraxError for others, such as nan."""
+    with suppress(ValueError):
+        if 0 <= (size := float(text)) <= MOST_GIGABYTES:
+            return size
+    raise LoraxError(f"--cache-size {text}: expected a number of gigabytes from 0 to {MOST_GIGABYTES}.")
+
+
+def to_whole_number(text: str) -> int:
+    """A whole number of a few digits. Raises LoraxError, which does not repeat more of them, for anything else."""
+    if not re.fullmatch(r"\s*[+-]?[0-9_]{1,20}\s*", text):
+        raise LoraxError(f"{text[:40]!r}: expected a whole number.")
+    return int(text)
+
+
+def to_output(text: str) -> Path:
+    """A path to write to. ``Path`` forgets the slash at the end, which says that a folder is meant."""
+    path = to_path(text)
+    if text.endswith(("/", os.sep)) and not path.is_dir():
+        raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")
+    return path
+
+
+def to_captions(text: str) -> tuple[str, ...]:
+    """Read a file with a caption a line. Raises LoraxError if it cannot be read as text or holds no caption."""
+    file = to_path(text)
+    with reading(file, "captions", "Expected a text file with a caption a line."), file.open(encoding="utf-8") as stream:
+        content = stream.read(MOST_CAPTIONS + 1)
+    if len(content) > MOST_CAPTIONS:
+        raise LoraxError(f"{file}: larger than {MOST_CAPTIONS >> 20} MB. Expected a text file with a caption a line.")
+    lines = content.splitlines()
+    if not (found := texts(lines)):
+        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
+    return found
