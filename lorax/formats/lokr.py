@@ -69,5 +69,5 @@ def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return whole.up, whole.down
     up, down = layer.tensors[f"{name}_a"], layer.tensors[f"{name}_b"]
     if name == "lokr_w2" and MID in layer.tensors:
-        return parts.fold(up.mT.contiguous(), layer.tensors[MID], down)  # torch.kron takes no transposed view
+        return parts.fold(up.mT, layer.tensors[MID], down)
     return up, down
