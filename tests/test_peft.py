@@ -146,6 +146,7 @@ def test_text_encoder_attention_of_old(tmp_path: Path) -> None:
 
 
 PIECES = ["q_proj", "fc1", ".", r"\.", "layers", "0", "1", ".*", r"\d", "^", "encoder", "self_attn", "(mlp|x)", "proj", "$"]
+PIECES += [r"\w", "[a-z_]", "[^0-9.]", "(?:q_)?", "(layers|self)", "a+", "x*?", r"\_"]
 
 
 @settings(max_examples=200, deadline=None)

@@ -115,4 +115,4 @@ def fail(where: str, shapes: Shapes, expected: str) -> LoraxError:
 
 def fold(up: torch.Tensor, mid: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A Tucker decomposition as two factors: dW[o, i, h, w] = up[o, p] mid[p, q, h, w] down[q, i]. The rank stays p."""
-    return up.contiguous(), torch.einsum("pqhw,qi->pihw", mid, down).flatten(1).contiguous()  # torch.kron takes no transposed views
+    return up, torch.einsum("pqhw,qi->pihw", mid, down).flatten(1)

@@ -43,6 +43,7 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
     """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
     kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     predicts = plan.prediction(base)
+    name = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, but a header's text must
     return kept | {
         **of_base(base, predicts),
         "ss_network_module": module,

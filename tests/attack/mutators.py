@@ -305,9 +305,9 @@ def repickle(path: Path, chance: random.Random) -> None:
     for key in chance.choices(list(inner), k=chance.choice([1, 2, 4])):
         tensor, old = inner[key], chance.randrange(10)
         kinds: list[Any] = [
-            tensor.to(torch.complex64), tensor.to_sparse(), tensor.flatten()[:1].expand(1 << 34), tensor.bool(), tensor.to("meta"),
-            tensor.mT if tensor.dim() > 1 else tensor, torch.zeros(()), torch.zeros(0), torch.nn.Parameter(tensor), None, [tensor],
-            {key: tensor}, "text", 7,
+            tensor.to(torch.complex64), tensor.to_sparse(), tensor.flatten()[:1].expand(1 << 34), tensor.bool(),
+            tensor.mT if tensor.dim() > 1 else tensor, torch.zeros(()), torch.zeros(0), torch.nn.Parameter(tensor), None,
+            tensor.to("meta"), [tensor], {key: tensor}, "text", 7,
         ]  # fmt: skip
         inner[chance.choice([key, key, f"{key}.", "x" * 100_000]) if old else 5] = chance.choice(kinds)
     torch.save(state if chance.random() < 0.9 else [state], path, _use_new_zipfile_serialization=chance.random() < 0.7)
@@ -330,8 +330,9 @@ def rezip(path: Path, chance: random.Random) -> None:
 
 
 ANY: list[Mutator] = [flip_bits, cut, lengthen]
+COMMON: list[Mutator] = [change_entries, empty_tensors, change_values, change_keys]
 OF = {
-    ".safetensors": [*ANY, change_size, leave_out, change_metadata, *2 * [change_entries, empty_tensors, change_values, change_keys]],
+    ".safetensors": [*ANY, change_size, leave_out, change_metadata, *2 * COMMON],
     ".json": [flip_bits, cut, change_json, change_json, change_json],
     ".info": [flip_bits, cut, change_json, change_json, change_json],
     ".yaml": [flip_bits, cut, change_yaml, change_yaml, change_yaml],
