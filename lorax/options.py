@@ -195,7 +195,7 @@ class Running:
 
 
 def _check_number(name: str, number: int | None) -> None:
-    if number is not None and not 1 <= number <= LARGEST:
+    if number is not None and not (isinstance(number, int) and 1 <= number <= LARGEST):
         raise LoraxError(f"{name} {_in_digits(number)}: expected a whole number of at least 1, and of at most {LARGEST}.")
 
 

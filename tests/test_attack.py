@@ -11,7 +11,7 @@ import pytest
 from tests.attack import readers
 from tests.attack.seeds import Kept
 
-FILES = 300
+FILES = 200
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,8 @@ def test_many_patterns(files: Files, tmp_path: Path, refused: Refused) -> None:
     names = {f"^down_blocks.{number}.attentions.0.proj_in": 1 for number in range(19_000)}
     names |= {f"{path}$": 2 for path in builders.SOME}
     adapter = open_adapter(peft(tmp_path / "many", files, json.dumps({"lora_alpha": 4, "alpha_pattern": names})))
-    assert sorted(adapter.delta(name).scale for name in adapter.layers) == [0.5] * len(builders.SOME) + [1.0] * len(builders.TEXT)
+    scales = sorted(adapter.delta(name).scale for name in adapter.layers)
+    assert scales == [0.25] + [0.5] * (len(builders.SOME) - 1) + [1.0] * len(builders.TEXT)
     more = {f"{number}.*": 1 for number in range(3000)}
     assert "or of more than 5000 together" in refused(
         peft(tmp_path / "more", files, json.dumps({"lora_alpha": 4, "alpha_pattern": more}))
@@ -114,6 +115,15 @@ def test_cards_that_are_deep_or_large_are_ignored(files: Files, tmp_path: Path, 
     assert sidecars.read(lora) == sidecars.Hints()
     assert "style.json: cannot be read as a card" in caplog.text
     assert "it is larger than" in caplog.text
+
+
+@pytest.mark.parametrize("depth", range(100, 1000, 60))
+def test_a_card_that_can_be_read_and_not_written_is_left_out(files: Files, tmp_path: Path, out: Path, depth: int) -> None:
+    lora = changed(files, tmp_path / "style.safetensors", {})
+    lora.with_suffix(".json").write_text(
+        json.dumps({"activation text": "origami"})[:-1] + ', "description": ' + "[" * depth + "]" * depth + "}"
+    )
+    assert transfer(lora, files.base, files.target, out, "--method", "copy").is_file()
 
 
 YAML = "model: {{params: {{image_size: {}, unet_config: {{params: {{num_heads: 4}}}}}}}}\n"

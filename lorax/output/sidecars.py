@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import Family
+from lorax.errors import LoraxError, reading
 from lorax.files import Staging, is_file
 from lorax.formats import sidecars
 
@@ -38,9 +39,9 @@ def carry(source: Path, output: Path, staging: Staging, family: Family, note: st
                 found["sd version"] = family.card_version
             else:
                 found = {key: found[key] for key in CIVITAI_KEPT if key in found}
-            found["description"] = "\n".join(filter(None, [str(found.get("description") or ""), note]))
-            staging.add(copy).write_bytes(_encoded(found))
-            written.append(copy)
+            if (encoded := _described(found, note, source.with_suffix(suffix))) is not None:
+                staging.add(copy).write_bytes(encoded)
+                written.append(copy)
     return written
 
 
@@ -56,6 +57,17 @@ def _picture(image: Path) -> bytes | None:
         log.warning("%s: left out, since it is larger than %d MB.", image, LARGEST_PREVIEW >> 20)
         return None
     return content
+
+
+def _described(card: dict[str, Any], note: str, path: Path) -> bytes | None:
+    """The card with ``note`` in its description; None, with a line in the log, if it is nested too deep to be written."""
+    try:
+        with reading(path, "a card"):
+            card["description"] = "\n".join(filter(None, [str(card.get("description") or ""), note]))
+            return _encoded(card)
+    except LoraxError as error:
+        log.warning("Left out: %s", error)
+        return None
 
 
 def _encoded(content: dict[str, Any]) -> bytes:

@@ -170,7 +170,7 @@ def change_values(path: Path, chance: random.Random) -> None:
             state[key] = torch.zeros_like(tensor)
         elif isinstance(what, str):
             kind = {"complex": torch.complex64, "int": torch.int32, "double": torch.float64, "half": torch.float16}[what]
-            state[key] = tensor.to(kind)
+            state[key] = tensor.real.to(kind) if tensor.is_complex() else tensor.to(kind)
         elif tensor.is_floating_point() and tensor.numel():
             state[key] = tensor.clone().contiguous()
             state[key].view(-1)[chance.randrange(tensor.numel())] = what

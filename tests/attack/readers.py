@@ -19,6 +19,7 @@ from lorax.transfer import as_json, wording
 from lorax.workflow import AtPath, Request, transfer
 from tests.attack.mutators import mutate
 from tests.attack.seeds import Kept, Seed
+from tests.fitted import fit
 
 LONGEST = 4500  # characters of a message
 
@@ -34,7 +35,7 @@ def prepare(kept: Kept, number: int, campaign: str, work: Path) -> tuple[Seed, P
 def attempt(kept: Kept, seed: Seed, given: Path, number: int) -> tuple[str, str]:
     """Read and move the file: ("error" or "result", what broke the rule, or nothing)."""
     outcomes = []
-    for work in (_inspect, _list, _transfer):
+    for work in (_inspect, _list, _transfer, _fit):
         try:
             broken = work(kept, seed, given, number)
             outcomes.append("result")
@@ -45,7 +46,7 @@ def attempt(kept: Kept, seed: Seed, given: Path, number: int) -> tuple[str, str]
             return "violation", f"{work.__name__}: {type(error).__name__}: {str(error)[:300]!r} {_where(error)}"
         if broken:
             return "violation", f"{work.__name__}: {broken}"
-    return outcomes[-1], ""
+    return outcomes[2], ""
 
 
 def _where(error: Exception) -> str:
@@ -79,6 +80,14 @@ def _list(kept: Kept, seed: Seed, given: Path, number: int) -> str:
     base = open_checkpoint(given)
     _ = base.prediction
     config_of(base.unet_file, base.family.name)
+    return ""
+
+
+def _fit(kept: Kept, seed: Seed, given: Path, number: int) -> str:
+    """Fit a LoRA-X file, as a prompt does, to a relative of its source, which is at hand or not."""
+    if not seed.name.startswith("LoRA-X"):
+        return ""
+    fit(given, kept.target, *([kept.base] if number % 3 else []))
     return ""
 
 
