@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, create_model
 
 from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
-from lorax.files import printable
+from lorax.files import as_utf8
 from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
@@ -119,7 +119,7 @@ class ApiJob:
 
     def shown(self) -> LoraxJob:
         shown = {name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")}
-        return LoraxJob(**json.loads(printable(json.dumps(shown, ensure_ascii=False))))
+        return LoraxJob(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))
 
     def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
         def begin(progress: Progress) -> list[Result]:

@@ -6,8 +6,8 @@ its files at the end, or none; only the demo writes as it goes.
 
 import argparse
 import dataclasses
+import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +17,12 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lorax import __version__, demo
+from lorax.arguments import to_captions, to_gigabytes, to_output, to_path, to_user_and_password, to_whole_number
 from lorax.catalog import ListedFile
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, is_out_of_memory, printable
 from lorax.files import Cache
 from lorax.inspection import inspect
-from lorax.options import Options, Running, Saving, declared, texts, without_effect
+from lorax.options import Options, Running, Saving, declared, without_effect
 from lorax.progress import Progress
 from lorax.transfer import Cost, wording
 from lorax.workflow import AtPath, Memory, ReportFile, Request, Result, analyse, reports_of, transfer
@@ -32,11 +33,19 @@ EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8, or a terminal that is not
     try:
         options = _parser().parse_args(arguments)
         return int(options.command(options))
     except (LoraxError, OSError) as error:  # OSError: a full disk, a folder without permission
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: not enough memory. Nothing was written. Close other programs.", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:  # its text may tell what was written
         print("; ".join(filter(None, ["interrupted", str(interrupt)])), file=sys.stderr)
@@ -49,19 +58,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     moving = argparse.ArgumentParser(add_help=False)
-    moving.add_argument("loras", type=Path, nargs="+", metavar="LORA", help="an adapter: a .safetensors file or a PEFT folder")
-    moving.add_argument("--source", type=Path, required=True, metavar="BASE", help="the base that the adapters were trained on")
-    moving.add_argument("--target", type=Path, required=True, metavar="BASE", help="the base to move them to")
+    moving.add_argument("loras", type=to_path, nargs="+", metavar="LORA", help="an adapter: a .safetensors file or a PEFT folder")
+    moving.add_argument(
+        "--source", type=to_path, required=True, metavar="BASE", help="the base that the adapters were trained on"
+    )
+    moving.add_argument("--target", type=to_path, required=True, metavar="BASE", help="the base to move them to")
     _add_options(moving, Options)
     _add_options(moving, Running)
     _add_cache(moving)
     moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
-    moving.add_argument("--report", type=_file_or_folder, metavar="FILE.json", help="also write the JSON there")
+    moving.add_argument("--report", type=to_output, metavar="FILE.json", help="also write the JSON there")
 
     command = commands.add_parser("transfer", parents=[moving], help="move adapters, in one pass over the bases, and write them")
     command.add_argument(
         "--output",
-        type=_file_or_folder,
+        type=to_output,
         metavar="FILE_OR_DIR",
         help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file. "
         "For several adapters, a folder",
@@ -73,16 +84,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_analyze, overwrite=False)
 
     command = commands.add_parser("inspect", help="say what a checkpoint or an adapter is")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", type=to_path)
     command.add_argument("--json", action="store_true")
     command.set_defaults(command=_inspect)
 
     command = commands.add_parser("serve", help="open the tab on a folder of checkpoints and LoRAs, without a WebUI")
-    command.add_argument("--models", type=Path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
+    command.add_argument("--models", type=to_path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
     command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
     command.add_argument(
-        "--auth", type=_user_and_password, metavar="USER:PASSWORD", help="asked for by every page; use it with --address"
+        "--auth", type=to_user_and_password, metavar="USER:PASSWORD", help="asked for by every page; use it with --address"
     )
     command.add_argument(
         "--allow-host",
@@ -95,43 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_serve)
 
     command = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
-    command.add_argument("--output", type=Path, default=Path("demo-output"), metavar="DIR")
+    command.add_argument("--output", type=to_path, default=Path("demo-output"), metavar="DIR")
     command.set_defaults(command=_demo)
     return parser
 
 
-def _file_or_folder(text: str) -> Path:
-    """Return a path to write to. Raises LoraxError if a slash at the end, which ``Path`` drops, asks for a missing folder."""
-    path = Path(text)
-    if text.endswith(("/", os.sep)) and not path.is_dir():
-        raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")
-    return path
-
-
-def _user_and_password(text: str) -> str:
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise LoraxError("--auth: expected a user name and a password with a colon between them.")
-    return text
-
-
-def _read_captions(text: str) -> tuple[str, ...]:
-    """Read a file with a caption a line. Raises LoraxError if it cannot be read as text or holds no caption."""
-    file = Path(text)
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoraxError(f"{file}: cannot be read as captions ({error}). Expected a text file with a caption a line.") from error
-    if not (found := texts(lines)):
-        raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
-    return found
-
-
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
+        "--cache", type=to_path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
     )
-    parser.add_argument("--cache-size", type=float, default=8, metavar="GB", help="of --cache (default: %(default)s)")
+    parser.add_argument("--cache-size", type=to_gigabytes, default=8, metavar="GB", help="of --cache (default: %(default)s)")
 
 
 def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
@@ -142,7 +126,7 @@ def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
         default = "" if option.default in (None, "", ()) else " (default: %(default)s)"
         parser.add_argument(
             option.flag,
-            type=_read_captions if option.lines else option.kind,
+            type=to_captions if option.lines else to_whole_number if option.kind is int else option.kind,
             choices=option.choices,
             default=option.default,
             metavar=option.example,

@@ -1,6 +1,7 @@
 """Chooses the device that computes, and the precision in which models run on it."""
 
 import logging
+import re
 
 import torch
 
@@ -24,9 +25,9 @@ def pick_device(name: str) -> torch.device:
     """Return the named device. ``auto`` is CUDA or else the CPU, and ``mps`` the CPU. Raises LoraxError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
+    kind, colon, number = name.partition(":")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    exists = available.get(kind, False) and (not number or (kind == "cuda" and number.isdigit()))
+    exists = available.get(kind, False) and (not colon or (kind == "cuda" and re.fullmatch("[0-9]{1,3}", number)))
     if not exists or (number and int(number) >= torch.cuda.device_count()):
         raise LoraxError(
             f"device {name!r}: not available here. Choose auto, or one of {', '.join(d for d in available if available[d])}."

@@ -1,8 +1,23 @@
-"""Exceptions: errors with a message for the user, and an interruption by the user."""
+"""Exceptions with a message for the user, an interruption by the user, and how other errors become one of them."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+WORD, TEXT = 400, 4000  # characters of a message at most: of a run without a blank, which a name in a file can be, and in all
+DAMAGED = "It is damaged, or not what its name says: download or copy it again."
+SPECIAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class LoraxError(Exception):
-    """A problem with the input. The message names the file and the key, what was expected and what to do."""
+    """A problem with the input. The message names the file and the key, what was expected and what to do.
+
+    It may quote a file, so it is made ``printable`` and long words in it are shortened.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(printable(message)))
 
 
 class UnsupportedFamily(LoraxError):
@@ -17,5 +32,73 @@ class NotAnAdapter(LoraxError):
     """A readable file or folder that holds nothing like an adapter."""
 
 
+class NotEnoughMemory(LoraxError):
+    """The memory is too small for a step. A smaller working set may do."""
+
+
 class Interrupted(Exception):
     """A stop by the user. No partial output remains."""
+
+
+@contextmanager
+def reading(path: object, kind: str, advice: str = DAMAGED) -> Iterator[None]:
+    """Turn whatever goes wrong while ``path`` is read as ``kind`` into a LoraxError that names it.
+
+    Files come from strangers, and the libraries that read them raise nearly everything. So this is the one place where every
+    exception is taken for the file's fault; the cause stays with the error. Stops and LoraxErrors pass as they are.
+    """
+    try:
+        yield
+    except (LoraxError, Interrupted):
+        raise
+    except OSError as error:
+        raise LoraxError(f"{path}: {_refused(error)}") from error
+    except UnicodeEncodeError as error:
+        raise LoraxError(f"{path}: cannot be opened, since its name is not valid UTF-8. Rename it.") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise NotEnoughMemory(f"{path}: not enough memory to read it as {kind}. Close other programs.") from error
+        raise LoraxError(f"{path}: cannot be read as {kind} ({_reason(error)}). {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out. CUDA and Python have classes for it; the CPU's allocator says it in words."""
+    named = isinstance(error, MemoryError | NotEnoughMemory) or type(error).__name__ == "OutOfMemoryError"
+    words = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "Storage size calculation overflowed")
+    return named or (isinstance(error, Exception) and any(word in str(error) for word in words))
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal or a page would obey or could not show: control characters, and names that are not UTF-8."""
+    return SPECIAL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str) -> str:
+    """Cut the middle out of long words, then out of a long text."""
+    words = re.sub(rf"\S{{{WORD + 1},}}", lambda found: _cut(found[0], WORD), text)
+    return _cut(words, TEXT)
+
+
+def _cut(text: str, most: int) -> str:
+    left = f"[... {len(text) - most} characters ...]"
+    return text if len(text) <= most else text[: most * 3 // 4] + left + text[-most // 4 :]
+
+
+def _refused(error: OSError) -> str:
+    """Say in words why the system does not let a file be read."""
+    if isinstance(error, PermissionError):
+        return "there is no permission to read it. Change its permissions, or copy it to where you may read it."
+    if isinstance(error, FileNotFoundError):
+        return "no such file. Check the path."
+    return f"cannot be read ({error.strerror or os.strerror(error.errno) if error.errno else _reason(error)}). Check the path."
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what an error says, with its kind where that is all or the words are a bare key."""
+    kind = type(error).__name__
+    words = next(iter(str(error).strip().splitlines()), "")[:TEXT]
+    if isinstance(error, RecursionError):
+        return "its values are nested too deep"
+    if not words or isinstance(error, LookupError):
+        return f"{kind}: {words}".removesuffix(": ")
+    return shortened(words)

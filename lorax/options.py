@@ -13,6 +13,7 @@ from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
 DENSE_RANK = 128  # largest rank of a delta that is not low-rank in its file, unless the user gives one
+LARGEST = 10_000_000  # of a rank and of steps: more is a slip
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
 SHARED = ("method", "pairing", "device", "max_rank")  # options that every method has
 LORA, LORAX = "lora", "lora-x"
@@ -65,8 +66,8 @@ class Option:
             return texts(value.splitlines())
         try:
             return self.kind(value.strip() if isinstance(value, str) else value)
-        except ValueError:
-            raise LoraxError(f"{self.label} {value!r}: expected a number.") from None
+        except (ValueError, OverflowError, TypeError):
+            raise LoraxError(f"{self.label} {str(value)[:40]!r}: expected a number.") from None
 
 
 def texts(lines: Iterable[str]) -> tuple[str, ...]:
@@ -130,8 +131,7 @@ class Options:
         _ = self.rule  # raises LoraxError if ``rank`` is not valid
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
-        if self.max_rank is not None and self.max_rank < 1:
-            raise LoraxError(f"max rank {self.max_rank}: expected a whole number of at least 1.")
+        _check_number("max rank", self.max_rank)
 
     @cached_property
     def rule(self) -> RankRule:
@@ -179,12 +179,22 @@ class Running:
     def __post_init__(self) -> None:
         for option in declared(Running):
             if option.bounds and not option.bounds[0] <= (given := getattr(self, option.name)) <= option.bounds[1]:
-                raise LoraxError(f"{option.name} {given}: expected a whole number from {option.bounds[0]} to {option.bounds[1]}.")
+                low, high = option.bounds
+                raise LoraxError(f"{option.name} {_in_digits(given)}: expected a whole number from {low} to {high}.")
         for name in ("steps", "lora_rank"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise LoraxError(f"{name} {number}: expected a whole number of at least 1.")
+            _check_number(name, getattr(self, name))
         if blank := [number for number, caption in enumerate(self.captions, 1) if not caption.strip()]:
             raise LoraxError(f"captions: number {blank[0]} of {len(self.captions)} is empty. Leave it out, or give it words.")
+
+
+def _check_number(name: str, number: int | None) -> None:
+    if number is not None and not (isinstance(number, int) and 1 <= number <= LARGEST):
+        raise LoraxError(f"{name} {_in_digits(number)}: expected a whole number of at least 1, and of at most {LARGEST}.")
+
+
+def _in_digits(number: float) -> str:
+    """The number, unless it has so many digits that Python does not print it."""
+    return str(number) if isinstance(number, float) or abs(number) < 10**20 else "of many digits"
 
 
 def without_effect(options: Options, running: Running) -> list[Option]:

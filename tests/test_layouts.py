@@ -196,5 +196,5 @@ def test_an_incomplete_download(tmp_path: Path, model: dict[str, torch.Tensor]) 
     with pytest.raises(LoraxError, match=f"{gone.name}: no such file, but {index} names it"):
         open_checkpoint(tmp_path)
     (tmp_path / "unet" / index).write_text('{"weight_map": 3}')
-    with pytest.raises(LoraxError, match="not an index of weight files"):
+    with pytest.raises(LoraxError, match="cannot be read as an index of weight files"):
         open_checkpoint(tmp_path)

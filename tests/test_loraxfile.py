@@ -83,8 +83,8 @@ def test_a_transfer_from_it_is_a_plain_lora(files: Files, out: Path) -> None:
         ({"lorax_format": None}, "header of this LoRA-X file is damaged"),
         ({"lorax_family": "sd9"}, "made for the family 'sd9', which is not known"),
         ({"lorax_source_fingerprint": None}, "header of this LoRA-X file is damaged"),
-        ({"lorax_settings": "["}, "header of this LoRA-X file is damaged"),
-        ({"lorax_settings": "[]"}, "header of this LoRA-X file is damaged"),
+        ({"lorax_settings": "["}, "lorax_settings of a LoRA-X file"),
+        ({"lorax_settings": "[]"}, "lorax_settings of a LoRA-X file: expected a JSON object"),
     ],
 )
 def test_what_is_not_understood_is_refused(files: Files, out: Path, metadata: dict[str, str | None], words: str) -> None:

@@ -146,6 +146,7 @@ def test_text_encoder_attention_of_old(tmp_path: Path) -> None:
 
 
 PIECES = ["q_proj", "fc1", ".", r"\.", "layers", "0", "1", ".*", r"\d", "^", "encoder", "self_attn", "(mlp|x)", "proj", "$"]
+PIECES += [r"\w", "[a-z_]", "[^0-9.]", "(?:q_)?", "(layers|self)", "a+", "x*?", r"\_"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -165,7 +166,7 @@ def test_alpha_patterns_match_as_pefts(tmp_path_factory: pytest.TempPathFactory,
     assert open_adapter(path).delta(name).scale == table.get(get_pattern_key(table.keys(), module), 100)
 
 
-@pytest.mark.parametrize(("patterns", "words"), [({"(": 1}, "expected regular expressions"), ([1], "no table")])
+@pytest.mark.parametrize(("patterns", "words"), [({"(": 1}, "expected module names"), ([1], "no table")])
 def test_alpha_patterns_that_are_none(tmp_path: Path, patterns: object, words: str) -> None:
     name = "unet.mid_block.attentions.0.proj_in"
     tensors = {f"{name}.lora_A.weight": torch.ones(1, 8), f"{name}.lora_B.weight": torch.ones(8, 1)}

@@ -81,9 +81,9 @@ def test_a_text_encoder_whose_heads_must_be_told(model: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("model:", "model: [", "not a model's configuration"),
-        ("unet_config:", "network:", "not a model's configuration"),
-        ("num_heads: 4", "num_heads: four", "not a model's configuration"),
+        ("model:", "model: [", "cannot be read as a model's configuration"),
+        ("unet_config:", "network:", "cannot be read as a model's configuration"),
+        ("num_heads: 4", "num_heads: four", "cannot be read as a model's configuration"),
     ],
 )
 def test_the_yaml(model: Path, old: str, new: str, said: str) -> None:

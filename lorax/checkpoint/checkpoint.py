@@ -14,7 +14,7 @@ from lorax.checkpoint.layer_names import UNetNames
 from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.names import AdapterNames
 from lorax.checkpoint.prediction import ZERO_SNR, prediction_of, told_by
-from lorax.errors import LoraxError, UnsupportedFamily
+from lorax.errors import LoraxError, UnsupportedFamily, reading
 from lorax.files import Part, TensorFile, is_finite, title_of
 
 
@@ -68,7 +68,9 @@ class Checkpoint:
 
     def stored(self, layer: str) -> torch.Tensor:
         """Return the weight in its own shape and dtype, mapped from the file. Raises LoraxError if it is not floating point."""
-        return self._parts[layer].get()
+        part = self._parts[layer]
+        with reading(f"{part.file.path}: {part.key}", "a weight of a base checkpoint"):
+            return part.get()
 
     def matrix(self, layer: str) -> tuple[int, int]:
         """Return the shape (out, in) of the weight as a matrix; (out, in * kh * kw) for a convolution."""
@@ -77,7 +79,9 @@ class Checkpoint:
 
     def weight(self, layer: str, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the weight as a matrix, float32, on ``device``. Raises LoraxError if it is not finite."""
-        return self.unconverted(layer).to(device).float()
+        weight = self.unconverted(layer)
+        with reading(self.path, "a base checkpoint"):
+            return weight.to(device).float()
 
     def unconverted(self, layer: str) -> torch.Tensor:
         """Return the weight as a matrix in its stored dtype. Raises LoraxError if it is not finite."""
@@ -100,7 +104,11 @@ def open_checkpoint(path: Path | str, sha256: str | None = None) -> Checkpoint:
     A base is a ``.safetensors``, ``.ckpt`` or ``.pt`` file in LDM layout, such a file with a UNet alone in either layout, or a
     diffusers folder. Raises LoraxError if it is not a base, and UnsupportedFamily if its family is not supported.
     """
-    path = Path(path)
+    with reading(path, "a base checkpoint"):
+        return _open(Path(path), sha256)
+
+
+def _open(path: Path, sha256: str | None) -> Checkpoint:
     if path.suffix.lower() == ".gguf":
         raise _unsupported(path, "a GGUF file", "Its weights are quantized: use the original fp16 or fp32 checkpoint.")
     path = path.absolute() if path.is_dir() else path  # ``.`` has no name

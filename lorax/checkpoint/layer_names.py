@@ -132,7 +132,7 @@ class UNetNames:
     @cached_property
     def levels(self) -> int:
         """The number of resolutions at which the UNet works."""
-        return 1 + max(int(name.split(".")[1]) for name in self.blocks.values() if name.startswith("down_blocks."))
+        return 1 + max((int(name.split(".")[1]) for name in self.blocks.values() if name.startswith("down_blocks.")), default=0)
 
     def level_of(self, name: str) -> int:
         """Return the level of the block that holds the diffusers path ``name``: 0 is full resolution, 1 is half of it."""

@@ -1,6 +1,5 @@
 """Finds the parameters of a base in an LDM checkpoint, in a UNet's file or in a diffusers folder."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -10,8 +9,8 @@ from typing import Literal
 from lorax.checkpoint import families, openclip
 from lorax.checkpoint.families import Component
 from lorax.checkpoint.layer_names import text_path
-from lorax.errors import LoraxError
-from lorax.files import Part, TensorFile, open_tensors
+from lorax.errors import LoraxError, reading
+from lorax.files import Part, TensorFile, is_file, open_tensors, read_json
 
 VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -80,7 +79,7 @@ def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:
     """Tell whether an adapter can change the parameter: the weight of a linear layer or a convolution."""
-    return len(shape) in (2, 4) and key.endswith(".weight") and not key.endswith("_embedding.weight")
+    return len(shape) in (2, 4) and 0 not in shape and key.endswith(".weight") and not key.endswith("_embedding.weight")
 
 
 def _weights_in(folder: Path) -> dict[str, Part] | None:
@@ -103,11 +102,10 @@ def _weight_files() -> Iterator[str]:
 
 def _shards(index: Path) -> list[Path]:
     """Return the files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    content = read_json(index, "an index of weight files")
+    with reading(index, "an index of weight files", "Download it again."):
+        names = sorted(set(content["weight_map"].values()))
         paths = [index.parent / Path(name).name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoraxError(f"{index}: not an index of weight files ({type(error).__name__}). Download it again.") from error
-    if missing := next((path for path in paths if not path.is_file()), None):
+    if missing := next((path for path in paths if not is_file(path)), None):
         raise LoraxError(f"{missing}: no such file, but {index.name} names it. Download it too.")
     return paths

@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lorax.checkpoint import families
 from lorax.checkpoint.prediction import NOISE, prediction_of
-from lorax.errors import LoraxError
-from lorax.files import TensorFile
+from lorax.errors import LoraxError, reading
+from lorax.files import TensorFile, is_file, read_yaml
+
+KIND = "a model's configuration"
+MOST = 1 << 14  # of a side of the latents, of heads and of their channels
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,18 @@ def config_of(file: TensorFile, family: str, config: Path | None = None) -> Mode
     settings, path = DEFAULT_CONFIGS[family], config or file.path.with_suffix(".yaml")
     if (predicts := prediction_of(file.path, file)) not in (NOISE, None):
         raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise, and cannot be run here. Compare in the WebUI.")
-    if not path.is_file():
+    if not is_file(path):
         return settings
-    try:
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with reading(path, KIND, "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."):
+        content: dict[str, Any] = read_yaml(path, KIND)
         params = content["model"]["params"]
         network = (params.get("unet_config") or params["network_config"])["params"]
         # sgm's format has no place for the size. The lab writes it outside of ``model``, and hosts read nothing else.
         size = int(params.get("image_size") or content.get("image_size") or settings.size)
         scale = float(params.get("scale_factor") or settings.latent_scale)
         heads, head_channels = (max(0, int(network.get(key) or 0)) for key in ("num_heads", "num_head_channels"))  # -1: not set
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise LoraxError(
-            f"{path}: not a model's configuration ({type(error).__name__}: {error}). "
-            "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."
-        ) from error
+    if not (0 < size <= MOST and heads <= MOST and head_channels <= MOST and 0 < scale < float("inf")):
+        raise LoraxError(f"{path}: a size, a number of heads or a scale_factor that no model has. Correct it.")
     settings = replace(settings, size=size, latent_scale=scale)
     if head_channels:  # the UNet's own code prefers it too
         return replace(settings, heads=0, head_channels=head_channels)

@@ -1,12 +1,12 @@
 """Finds what a base's UNet predicts, from the file's header and the files beside it. The weights do not tell."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.files import TensorFile
+from lorax.errors import LoraxError
+from lorax.files import TensorFile, is_file, read_json, read_yaml
 
 NOISE, VELOCITY, EDM = "noise", "velocity", "a preconditioned picture (EDM)"  # v: arXiv 2202.00512; EDM: arXiv 2206.00364
 # Keys that trainers put into a checkpoint as marks, for ComfyUI and Forge.
@@ -69,25 +69,23 @@ def mismatch(of_source: str | None, source: str, of_target: str | None, target: 
 
 def _of_yaml(path: Path) -> str | None:
     """Return the prediction in a ``.yaml``: ldm's ``parameterization``, or the scaling of sgm's denoiser."""
-    if not path.is_file():
+    if not is_file(path):
         return None
-    import yaml
-
     try:
-        params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        params: dict[str, Any] = read_yaml(path, "a model's configuration")["model"]["params"]
         if "unet_config" in params:
             return WORDS.get(params.get("parameterization", ""))
         denoiser = params["denoiser_config"]["params"]
         return SCALINGS.get(denoiser["scaling_config"]["target"].rpartition(".")[2])
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+    except (LoraxError, LookupError, TypeError, AttributeError):
         return None
 
 
 def _of_scheduler(path: Path) -> str | None:
     """Return the prediction in a scheduler's settings."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path, "a scheduler's configuration")
         is_edm = settings.get("_class_name", "").startswith("EDM")
         return EDM if is_edm else WORDS.get(settings.get("prediction_type", "epsilon"))
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (LoraxError, TypeError, AttributeError):
         return None

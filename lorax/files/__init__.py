@@ -4,7 +4,8 @@ from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
-from lorax.files.walking import files_below, printable
+from lorax.files.texts import is_file, json_object, read_json, read_yaml
+from lorax.files.walking import as_utf8, files_below
 
 __all__ = [
     "Cache",
@@ -14,14 +15,18 @@ __all__ = [
     "Staging",
     "Stamp",
     "TensorFile",
+    "as_utf8",
     "check_folder",
     "check_free",
     "files_below",
     "hashes",
+    "is_file",
     "is_finite",
+    "json_object",
     "legacy_hash",
     "open_tensors",
-    "printable",
+    "read_json",
+    "read_yaml",
     "stamp",
     "title_of",
 ]

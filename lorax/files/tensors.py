@@ -6,10 +6,12 @@ from typing import NamedTuple, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files.pickles import PickleFile
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+HEADER = 32 << 20  # bytes of a header: most have some hundred thousand, and a few a picture of some million
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2}
 Stamp = tuple[str, int, int]  # path, size, time of the last change
 
 
@@ -37,8 +39,10 @@ class TensorFile(Protocol):
 
 def open_tensors(path: Path) -> TensorFile:
     """Open a ``.safetensors`` file, or a pickle without its code. Raises LoraxError if it is missing, damaged or unsafe."""
-    if not path.is_file():
-        raise LoraxError(f"{path}: no such file. Check the path.")
+    with reading(path, "a file of tensors"):
+        if not path.is_file():
+            raise LoraxError(f"{path}: no such file. Check the path.")
+        _ = str(path).encode()  # the libraries that read it take no other names
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return SafetensorsFile(path)
@@ -65,7 +69,7 @@ class Part(NamedTuple):
     def get(self) -> torch.Tensor:
         """Return a view of the mapped file, so that unused rows are not read. Raises LoraxError if it is not floating point."""
         tensor = self.file.get(self.key)
-        if not tensor.is_floating_point():
+        if tensor.dtype not in FLOATS:
             raise LoraxError(
                 f"{self.file.path}: {self.key} holds {tensor.dtype} values; expected floating point numbers. "
                 "Quantized checkpoints cannot be read: use an fp16 or fp32 copy."
@@ -80,20 +84,22 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = safe_open(str(path), framework="pt")
-            self.metadata: dict[str, str] = self._file.metadata() or {}
-            self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, OverflowError) as error:
-            raise LoraxError(
-                f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
-            ) from error
+        with reading(path, "a safetensors file"):
+            _check_header(path)
+            try:
+                self._file = safe_open(str(path), framework="pt")
+                self.metadata: dict[str, str] = self._file.metadata() or {}
+                self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
+            except (SafetensorError, ValueError, OverflowError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise LoraxError(
+                    f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
+                ) from error
 
     def get(self, key: str) -> torch.Tensor:
-        try:
+        with reading(f"{self.path}: {key}", "a tensor"):
             tensor: torch.Tensor = self._file.get_tensor(key)
-        except SafetensorError as error:
-            raise LoraxError(f"{self.path}: cannot read {key} ({error}).") from error
         return tensor
 
 
@@ -102,3 +108,11 @@ def is_finite(values: torch.Tensor) -> bool:
     values = values if values.element_size() > 1 else values.float()
     # A sum takes a twentieth of the time, and is not finite if a value is not. But the sum of finite values may overflow too.
     return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
+
+
+def _check_header(path: Path) -> None:
+    """Raise LoraxError if the header alone would take the memory, and OSError if the file may not be read."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if HEADER < length < path.stat().st_size:
+        raise LoraxError(f"{path}: its header has {length >> 20} MB, and at most {HEADER >> 20} MB are read. It is damaged.")

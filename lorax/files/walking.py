@@ -29,6 +29,6 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
                 yield path
 
 
-def printable(text: str) -> str:
+def as_utf8(text: str) -> str:
     """Return a text that UTF-8 can hold: what was no text in a file's name becomes a question mark."""
     return text.encode("utf-8", "replace").decode()

@@ -1,5 +1,6 @@
 """An adapter file whose layers are decoded one at a time."""
 
+import math
 import re
 from functools import cached_property, partial
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import torch
 
 from lorax.checkpoint import Checkpoint, Family, families
-from lorax.errors import LoraxError
-from lorax.files import TensorFile, title_of
+from lorax.errors import LoraxError, reading
+from lorax.files import TensorFile, is_finite, title_of
 from lorax.formats import dora, loraxfile, sidecars, stored
 from lorax.formats.configuration import LARGEST, Configuration
 from lorax.formats.keys import EMBEDDING
@@ -61,16 +62,36 @@ class AdapterFile:
 
     def bundled(self) -> dict[str, torch.Tensor]:
         """Return the tensors of the bundled embeddings by key, as stored."""
-        return {key: self._file.get(key) for key in self._file.shapes if key.startswith(EMBEDDING)}
+        with reading(self.path, "an adapter"):  # each of its own, as a file is written, whatever the pickled ones share
+            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in self._bundled}
+
+    def _float(self, key: str) -> torch.Tensor:
+        """Return the tensor in float32. Raises LoraxError if it is complex, since only a part of it would be left."""
+        tensor = self._file.get(key)
+        if tensor.is_complex():
+            raise LoraxError(f"{self.path}: {key} holds complex numbers ({tensor.dtype}); expected real ones. Export it again.")
+        return tensor.float()
+
+    @property
+    def _bundled(self) -> list[str]:
+        return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
 
     def vector(self, key: str) -> torch.Tensor:
-        """Return the change of a norm or a bias, float32 (size,)."""
-        return self._file.get(key).float()
+        """Return the change of a norm or a bias, float32 (size,). Raises LoraxError if it cannot be read as such."""
+        with reading(self.path, "an adapter"):
+            return self._float(key)
 
     def read(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> Layer:
-        """Read a layer by its name in the file; see ``delta``. Raises LoraxError if a value is not finite or too large."""
+        """Read a layer by its name in the file; see ``delta``.
+
+        Raises LoraxError if a value is complex, not finite or too large.
+        """
+        with reading(f"{self.path}: {name}", "a layer of an adapter"):
+            return self._read(name, base, device)
+
+    def _read(self, name: str, base: Checkpoint | None, device: Device) -> Layer:
         where, layer = f"{self.path}: {name}", self.layers[name]
-        tensors = {part: self._file.get(key).float() for part, key in layer.keys.items()}
+        tensors = {part: self._float(key) for part, key in layer.keys.items()}
         for part, tensor in tensors.items():
             low, high = tensor.aminmax()
             if not (low >= -LARGEST and high <= LARGEST):  # both are NaN if a value is
@@ -92,11 +113,15 @@ class AdapterFile:
         """Return dW, float32 on the CPU, of the layer with this name in the file.
 
         Some formats need the source, ``base``; the small form of LoRA-X decomposes its weight on ``device``. Raises LoraxError as
-        ``read`` does, and if the format needs the source and ``base`` is another one.
+        ``read`` does, if the format needs the source and ``base`` is another one, and if dW is not finite.
         """
         layer, stored_layer = self.read(name, base, device), self.layers[name]
-        delta = stored_layer.format.decode(layer)
-        return dora.decomposed(layer, delta) if stored_layer.has_magnitudes else delta
+        with reading(layer.where, "a layer of an adapter"):
+            delta = stored_layer.format.decode(layer)
+            delta = dora.decomposed(layer, delta) if stored_layer.has_magnitudes else delta
+        if not (is_finite(delta.up) and is_finite(delta.down) and math.isfinite(delta.scale)):
+            raise LoraxError(f"{layer.where}: its parts stand for infinite values. The file is damaged or training diverged.")
+        return delta
 
     def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
         """Return the deltas by layer of ``base``. Raises LoraxError as ``layers_of`` and ``delta`` do."""

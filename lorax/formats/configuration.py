@@ -1,12 +1,14 @@
 """PEFT's configuration, which holds the scales of an adapter's layers."""
 
-import json
-import re
+import itertools
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
+from lorax.formats.patterns import UNDERSTOOD, Table
 
 LARGEST = 2.0**60  # the product of two such values is finite in float32, with room for the sum
 
@@ -16,6 +18,11 @@ class Configuration:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path, self._settings = path, settings
+        self._by_head: dict[str, dict[str, Any]] = {}  # diffusers keeps one configuration per component: unet.lora_alpha, ...
+        for key, value in settings.items():
+            head, _, rest = key.partition(".")
+            self._by_head.setdefault(head, {})[rest] = value
+        self._tables: dict[int, Table] = {}  # by the identity of the settings' own tables, which stay
 
     def scale(self, name: str, rank: int | None) -> float | None:
         """Return alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer with this name in the file; None without alpha.
@@ -23,8 +30,7 @@ class Configuration:
         ``rank`` is that of the layer's factors; if None, the configuration's is used. Raises LoraxError if a value or a pattern
         is damaged.
         """
-        head = name.partition(".")[0] + "."  # diffusers has one configuration per component: unet.lora_alpha, ...
-        settings = self._settings | {k.removeprefix(head): v for k, v in self._settings.items() if k.startswith(head)}
+        settings = ChainMap(self._by_head.get(name.partition(".")[0], {}), self._settings)
         key = next((key for key in ("lora_alpha", "alpha") if key in settings), None)  # LoRA's; LoHa's and LoKr's
         if key is None:
             return None
@@ -42,24 +48,20 @@ class Configuration:
             f"expected a number up to {LARGEST:.0e}."
         )
 
-    def _matching(self, settings: dict[str, Any], which: str, name: str, default: object) -> object:
+    def _matching(self, settings: Mapping[str, Any], which: str, name: str, default: object) -> object:
         """Return a layer's value in a table of patterns, of which the first that matches the end of the module's name counts."""
         patterns = settings.get(which) or {}
+        if not isinstance(patterns, dict):
+            raise LoraxError(f"{self._path}: its configuration's {which} is no table; expected patterns with their values.")
         module = next((name.removeprefix(p) for p in families.PEFT_PREFIXES if name.startswith(p)), name)
-        try:
-            if isinstance(patterns, dict):
-                return next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)), default)
-        except re.error as error:
-            raise LoraxError(f"{self._path}: its configuration's {which}: {error}; expected regular expressions.") from error
-        raise LoraxError(f"{self._path}: its configuration's {which} is no table; expected patterns with their values.")
+        place = self._table(which, patterns).first(module)
+        return default if place is None else next(itertools.islice(patterns.values(), place, None))
 
-
-def parse(path: Path, text: str | bytes) -> dict[str, Any]:
-    """Return the settings in ``text``, which comes from ``path``. Raises LoraxError if it is not a JSON object."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:  # of JSON or of UTF-8
-        raise LoraxError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise LoraxError(f"{path}: expected a JSON object.")
-    return value
+    def _table(self, which: str, patterns: dict[str, Any]) -> Table:
+        """The compiled table, which is compiled once: many layers ask for it."""
+        if id(patterns) not in self._tables:
+            try:
+                self._tables[id(patterns)] = Table(patterns)
+            except ValueError as error:
+                raise LoraxError(f"{self._path}: its configuration's {which}: {error}; expected {UNDERSTOOD}.") from error
+        return self._tables[id(patterns)]

@@ -13,6 +13,7 @@ OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS 
 SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
 # Suffix -> parameter, for changes of norms (LyCORIS), and of a bias together with a whole difference.
 VECTORS = {".w_norm": "weight", ".b_norm": "bias", ".diff_b": "bias"}
+LARGEST_WEIGHT = 1 << 26  # values: the largest of SDXL's refiner has 42 million. A few kB of LoKr can ask for terabytes
 EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 
 
@@ -43,5 +44,15 @@ def format_of(where: str, shapes: Shapes) -> Format:
     if math.prod(shapes.get(ALPHA, ())) != 1:
         raise LoraxError(f"{where}: alpha has shape {shapes[ALPHA]}; expected one number.")
     format = found[0] if found else lora
+    if empty := next((part for part, shape in shapes.items() if 0 in shape), None):
+        raise LoraxError(
+            f"{where}: {empty} has the shape {shapes[empty]} and no values, thus no rank. The file is damaged; export it again."
+        )
     format.check(where, shapes)
+    extent = format.extent(shapes)
+    if (extent.outputs or 1) * (extent.inputs or 1) > LARGEST_WEIGHT:
+        raise LoraxError(
+            f"{where}: changes a weight of shape {extent[:2]}, but no base has one of more than {LARGEST_WEIGHT >> 20} million "
+            "values. The file is damaged; export it again."
+        )
     return format

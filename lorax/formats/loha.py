@@ -21,7 +21,7 @@ def check(where: str, shapes: Shapes) -> None:
     for a, b, t in HALVES:
         up, down, mid = shapes[a], shapes[b], shapes.get(t)
         fits = len(up) == len(down) == 2 and 0 not in up + down
-        fits = fits and (mid[:2] == (up[0], down[0]) if mid and len(mid) == 4 else mid is None and up[1] == down[0])
+        fits = fits and (up[1] == down[0] if mid is None else len(mid) == 4 and mid[:2] == (up[0], down[0]))
         if not fits:
             raise parts.fail(where, shapes, expected)
     if _extent(shapes, 0) != _extent(shapes, 1):

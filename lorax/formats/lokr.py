@@ -58,7 +58,12 @@ def decode(layer: Layer) -> LowRank:
     """Return dW = kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2), whose rank is the product of both."""
     (up_1, down_1), (up_2, down_2) = (_factors(layer, name) for name in ("lokr_w1", "lokr_w2"))
     scale = layer.scale(rank(layer.shapes))
-    return LowRank(torch.kron(up_1, up_2), torch.kron(down_1, down_2), scale)
+    return LowRank(_kron(up_1, up_2), _kron(down_1, down_2), scale)
+
+
+def _kron(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The Kronecker product of copies: ``torch.kron`` takes no transposed view, not even of a vector."""
+    return torch.kron(*(factor.clone(memory_format=torch.contiguous_format) for factor in (first, second)))
 
 
 def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,5 +72,5 @@ def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return whole.up, whole.down
     up, down = layer.tensors[f"{name}_a"], layer.tensors[f"{name}_b"]
     if name == "lokr_w2" and MID in layer.tensors:
-        return parts.fold(up.mT.contiguous(), layer.tensors[MID], down)  # torch.kron takes no transposed view
+        return parts.fold(up.mT, layer.tensors[MID], down)
     return up, down

@@ -46,18 +46,19 @@ def check(where: str, shapes: Shapes) -> None:
     up, down, mid = shapes[UP], shapes[DOWN], shapes.get(MID)
     if 0 in up + down:
         raise LoraxError(f"{where}: a factor is empty: up {up}, down {down}. The file is damaged; export it again.")
-    for part in (UP, DOWN) if mid else (UP,):
+    for part in (UP, DOWN) if mid is not None else (UP,):
         if any(size != 1 for size in shapes[part][2:]):
             raise LoraxError(f"{where}: the {part} factor has shape {shapes[part]}; expected a kernel of 1 by 1.")
-    inner = (up[1], mid[0]) if mid and len(mid) == 4 else (up[1], down[0])
-    outer = (mid[1], down[0]) if mid and len(mid) == 4 else (1, 1)
-    if inner[0] != inner[1] or outer[0] != outer[1] or (mid and len(mid) != 4):
-        raise LoraxError(f"{where}: the ranks disagree: up {up}, down {down}" + (f", mid {mid}." if mid else "."))
+    if mid is not None and len(mid) != 4:
+        raise LoraxError(f"{where}: the mid factor has shape {mid}; expected 4 dimensions.")
+    inner, outer = ((up[1], mid[0]), (mid[1], down[0])) if mid is not None else ((up[1], down[0]), (1, 1))
+    if inner[0] != inner[1] or outer[0] != outer[1]:
+        raise LoraxError(f"{where}: the ranks disagree: up {up}, down {down}" + (f", mid {mid}." if mid is not None else "."))
 
 
 def extent(shapes: Shapes) -> Extent:
     down, mid = shapes[DOWN], shapes.get(MID)
-    kernel = (mid or down)[2:]
+    kernel = (down if mid is None else mid)[2:]
     return Extent(shapes[UP][0], down[1] * math.prod(kernel))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import Family, families
-from lorax.errors import LoraxError
-from lorax.files import TensorFile
+from lorax.errors import LoraxError, reading
+from lorax.files import TensorFile, json_object
 from lorax.formats import lora, small
 
 FORMAT = 1
@@ -57,8 +57,8 @@ def is_ours(file: TensorFile) -> bool:
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
-    """Read the header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, or its version or family is unknown."""
-    try:
+    """Return the header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, or its version or family is unknown."""
+    with reading(path, "a LoRA-X file", "The header of this LoRA-X file is damaged: save it again."):
         version = int(metadata["lorax_format"])
         if version > FORMAT:
             raise LoraxError(
@@ -71,9 +71,5 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
             )
         names = ("lorax_source_model", "lorax_source_model_hash", "lorax_source_fingerprint", "lorax_method")
         source, sha256, fingerprint, method = (metadata[name] for name in names)
-        settings = json.loads(metadata["lorax_settings"])
-        if not isinstance(settings, dict):
-            raise ValueError("lorax_settings is not a JSON object")
-    except (KeyError, ValueError) as error:
-        raise LoraxError(f"{path}: the header of this LoRA-X file is damaged ({error}). Save it again.") from error
+        settings = json_object(path, metadata["lorax_settings"], "lorax_settings of a LoRA-X file")
     return Header(family, source, sha256, fingerprint, method, settings, metadata.get("lorax_core", ""))

@@ -23,11 +23,28 @@ TINY = 1e-8
 def check(where: str, shapes: Shapes) -> None:
     if ROTATIONS not in shapes:
         parts.require(where, shapes, BLOCKS)
-    blocks = shapes.get(BLOCKS) or shapes[ROTATIONS]
+    blocks = _blocks(shapes)
     fits = len(blocks) == 3 or (len(blocks) == 4 and BLOCKS in shapes and blocks[2] % 2 == 0)
-    fits = fits and blocks[-1] == blocks[-2] and 0 not in blocks
-    if not fits or math.prod(shapes.get(RESCALE, blocks[-3:-1])) != extent(shapes).outputs:
-        raise parts.fail(where, shapes, "blocks (k, b, b), or (steps, k, b, b) with an even b, and a rescale of k * b values")
+    fits = fits and (len(blocks) == 3 or _have_members(blocks[0], blocks[1]))
+    if (
+        not fits
+        or blocks[-1] != blocks[-2]
+        or 0 in blocks
+        or math.prod(shapes.get(RESCALE, blocks[-3:-1])) != extent(shapes).outputs
+    ):
+        expected = (
+            "blocks (k, b, b), or (steps, k, b, b) with an even b and k a multiple of 2^(steps - 1), and a rescale of k * b"
+        )
+        raise parts.fail(where, shapes, expected)
+
+
+def _blocks(shapes: Shapes) -> tuple[int, ...]:
+    return shapes[BLOCKS] if BLOCKS in shapes else shapes[ROTATIONS]
+
+
+def _have_members(steps: int, blocks: int) -> bool:
+    """Tell whether there are blocks for so many steps of BOFT, of which each joins twice as many as the one before."""
+    return 0 < steps <= blocks.bit_length() and blocks % 2 ** (steps - 1) == 0
 
 
 def is_butterfly(shapes: Shapes) -> bool:
@@ -36,7 +53,7 @@ def is_butterfly(shapes: Shapes) -> bool:
 
 
 def extent(shapes: Shapes) -> Extent:
-    return Extent(math.prod((shapes.get(BLOCKS) or shapes[ROTATIONS])[-3:-1]), None)
+    return Extent(math.prod(_blocks(shapes)[-3:-1]), None)
 
 
 def rank(shapes: Shapes) -> None:

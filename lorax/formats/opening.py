@@ -4,18 +4,24 @@ from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import families
-from lorax.errors import LoraxError, NotAnAdapter
-from lorax.files import open_tensors
+from lorax.errors import LoraxError, NotAnAdapter, reading
+from lorax.files import json_object, open_tensors, read_json
 from lorax.formats import keys
 from lorax.formats.adapter_file import AdapterFile
-from lorax.formats.configuration import Configuration, parse
+from lorax.formats.configuration import Configuration
 
+PEFT_SETTINGS = "a PEFT configuration"
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
     """Open an adapter file or a PEFT folder by its header. Raises NotAnAdapter, or LoraxError if it is damaged or unsupported."""
-    given = path = Path(path)
+    with reading(path, "an adapter"):
+        return _open(Path(path))
+
+
+def _open(path: Path) -> AdapterFile:
+    given = path
     settings: dict[str, Any] = {}
     if given.is_dir():
         given = given.absolute()  # ``.`` has no name
@@ -23,7 +29,7 @@ def open_adapter(path: Path | str) -> AdapterFile:
         if found is None:
             raise NotAnAdapter(f"{given}: no adapter in this folder; expected {PEFT_FILES[0]} or {PEFT_FILES[1]}.")
         config = given / "adapter_config.json"
-        settings = parse(config, config.read_bytes()) if config.is_file() else {}
+        settings = read_json(config, PEFT_SETTINGS) if config.is_file() else {}
         path = found
     file = open_tensors(path)
     if any(key.startswith(families.UNET.checkpoint) and keys.owned(key, file) is None for key in file.shapes):
@@ -31,5 +37,5 @@ def open_adapter(path: Path | str) -> AdapterFile:
     if not file.shapes:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
-        settings = parse(path, file.metadata["lora_adapter_metadata"])
+        settings = json_object(path, file.metadata["lora_adapter_metadata"], PEFT_SETTINGS)
     return AdapterFile(given, file, Configuration(path, settings))

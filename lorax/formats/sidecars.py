@@ -1,6 +1,5 @@
 """Reads the files beside an adapter: the WebUI's card and Civitai Helper's information. Unreadable ones are logged."""
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorax.checkpoint import FAMILIES, Family
+from lorax.errors import LoraxError
+from lorax.files import is_file, read_json
 
 CARD, CIVITAI = ".json", ".civitai.info"
 PREVIEWS = tuple(stem + suffix for stem in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif"))
@@ -36,22 +37,23 @@ def beside(adapter: Path) -> tuple[Path, ...]:
 def changes(adapter: Path) -> tuple[int, ...]:
     """Return a value that differs once a sidecar has changed."""
     files = (adapter.with_suffix(suffix) for suffix in (CARD, CIVITAI))
-    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    return tuple(_changed(file) for file in files)
+
+
+def _changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except (OSError, ValueError):  # none, or none that can be read
+        return 0
 
 
 def content(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in the file; None if there is no file, or no JSON object in it, which is logged."""
-    if not path.is_file():
-        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: ignored, since it cannot be read (%s).", path, error)
+        return read_json(path, "a card", "utf-8-sig") if is_file(path) else None
+    except LoraxError as error:
+        log.warning("Ignored: %s", error)
         return None
-    if not isinstance(found, dict):
-        log.warning("%s: ignored, since it is not a card; expected a JSON object.", path)
-        return None
-    return found
 
 
 @lru_cache(maxsize=4096)

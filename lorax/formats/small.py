@@ -71,6 +71,10 @@ def _checked(layer: Layer, P: torch.Tensor) -> torch.Tensor:
     """Return dS (r,), float64. Raises LoraxError if the stored probes are not those of a basis with the probes P."""
     dS, expected = layer.tensors[CORE].double(), layer.tensors[PROBE].double()
     error, size = (P @ dS - expected).square().mean().sqrt().item(), dS.norm().item()  # estimates ||dW' - dW||_F
+    if size == 0 and error > 0:
+        raise LoraxError(
+            f"{layer.where}: the core is zero, but the probes are not. The file is damaged; save or download it again."
+        )
     if error > TOLERANCE * size:
         raise LoraxError(
             f"{layer.where}: what is rebuilt differs from what was saved by {error / size:.0%}. It needs {layer.source}. If that "

@@ -10,7 +10,7 @@ from typing import Any
 from lorax.catalog import ListedFile
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.files import Cache, files_below, printable
+from lorax.files import Cache, as_utf8, files_below
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Turns
@@ -52,7 +52,7 @@ class Standalone:
     def refresh(self) -> None:
         found: dict[str, dict[str, ListedFile]] = {"base": {}, "adapter": {}, "": {}}
         for path in sorted(files_below(self.folder, SUFFIXES)):
-            listed, name = found[_kind(path)], printable(path.relative_to(self.folder).with_suffix("").as_posix())
+            listed, name = found[_kind(path)], as_utf8(path.relative_to(self.folder).with_suffix("").as_posix())
             while name in listed:  # two files may differ only in their suffix, or in what cannot be shown
                 name += path.suffix
             listed[name] = ListedFile(name, path)

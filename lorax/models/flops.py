@@ -96,7 +96,8 @@ def _attention(name: str, q: Layer, unet: dict[str, Layer]) -> float:
     """Count the products of queries with keys, and of weights with values; 0 if the layer does not make queries."""
     if not name.endswith(".to_q"):
         return 0.0
-    return 4.0 * q.positions * unet[name.removesuffix("q") + "k"].positions * q.out
+    k = unet.get(name.removesuffix("q") + "k", q)  # a damaged base may lack it
+    return 4.0 * q.positions * k.positions * q.out
 
 
 def _autoencoder(base: Checkpoint, size: int, side: str) -> Iterator[Layer]:
@@ -109,7 +110,7 @@ def _autoencoder(base: Checkpoint, size: int, side: str) -> Iterator[Layer]:
         found = re.match(r"(?:up|down)\.(\d)\.(\w+)", path := key.removeprefix(prefix))
         level = int(found[1]) if found else 0 if path.startswith("conv_" + ("out" if side == "decoder" else "in")) else levels - 1
         if found and found[2] in ("downsample", "upsample"):
-            level += 1 if found[2] == "downsample" else -1
+            level = max(0, level + (1 if found[2] == "downsample" else -1))
         positions = (PIXELS * size >> level) ** 2
         yield Layer(shape[0], shape[1], math.prod(shape[2:]), positions)
         if path == "mid.attn_1.q.weight":

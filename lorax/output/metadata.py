@@ -42,6 +42,7 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
     """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``."""
     inherited = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     predicts = plan.prediction(base)
+    name = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, but a header's text must
     return inherited | {
         **of_base(base, predicts),
         "ss_network_module": module,

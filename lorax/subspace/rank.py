@@ -19,11 +19,11 @@ class RankRule:
 
     def of_size(self, p: int) -> int | None:
         """Return the rank for p singular values, between 1 and p; None if it depends on their values."""
-        if found := re.fullmatch(r"(\d+(?:\.\d+)?)%", self.text):
+        if found := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,99})?)%", self.text):
             share = float(found[1]) / 100
             if 0 < share <= 1:
                 return max(1, min(p, round(share * p)))
-        elif re.fullmatch(r"\d+", self.text) and int(self.text) > 0:
+        elif re.fullmatch(r"[0-9]{1,9}", self.text) and int(self.text) > 0:
             return min(p, int(self.text))
         return None
 
@@ -32,7 +32,7 @@ class RankRule:
         p = len(S)
         if (rank := self.of_size(p)) is not None:
             return rank
-        found = re.fullmatch(r"energy:(0?\.\d+|1(?:\.0*)?)", self.text)
+        found = re.fullmatch(r"energy:(0?\.[0-9]{1,99}|1(?:\.0{0,99})?)", self.text)
         if found is None or float(found[1]) == 0:
             raise LoraxError(f"rank {self.text!r}: expected a number such as 64, a share such as 25%, or energy:0.95.")
         energy = S.double().square().cumsum(0)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory
 
 Task = TypeVar("Task")
 Loaded = TypeVar("Loaded")
@@ -58,10 +58,11 @@ class Stream(Generic[Task, Loaded, Done]):
                         done = future.result()
                         break
                     except Exception as error:
-                        if not _is_out_of_memory(error):
+                        if not is_out_of_memory(error):
                             raise
+                        cause = error
                     wait([other for _, other in running])
-                    self._shrink(task)
+                    self._shrink(task, cause)
                     future = begin(task)
                 yield done
         finally:
@@ -72,7 +73,7 @@ class Stream(Generic[Task, Loaded, Done]):
         sizes = [self._size(other) for other, _ in running]
         return len(sizes) < self._workers + AHEAD and sum(sizes) + self._size(task) <= self.budget
 
-    def _shrink(self, task: Task) -> None:
+    def _shrink(self, task: Task, cause: Exception) -> None:
         """Halve the budget, or switch to the CPU if one task exceeds it. Raises LoraxError if neither is possible."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -84,7 +85,8 @@ class Stream(Generic[Task, Loaded, Done]):
             self.budget = min(LIMITS["cpu"], _free(self.device) // 2)
             log.warning("Out of memory on the graphics card: going on on the CPU, which takes longer.")
         else:
-            raise LoraxError(f"Not enough memory: a layer needs about {self._size(task) >> 20} MB. Close other programs.")
+            words = str(cause) if isinstance(cause, LoraxError) else "Close other programs."
+            raise NotEnoughMemory(f"Not enough memory: a layer needs about {self._size(task) >> 20} MB. {words}") from cause
 
 
 def _one_thread() -> None:
@@ -100,8 +102,3 @@ def _free(device: torch.device) -> int:
     except OSError:
         return 1 << 40
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 1 << 40)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out. CUDA has a class for this error; the CPU's allocator has only a message."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "not enough memory" in str(error)
