@@ -1,4 +1,4 @@
-"""Run by the WebUI before it starts: installs what the host lacks, and never changes the version of what it has."""
+"""Installs missing packages; the WebUI runs this before it starts. Versions of installed packages never change."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-# pyproject.toml's run-time dependencies but torch, which no WebUI starts without and which is the host's to choose.
+# The dependencies in pyproject.toml, except for torch, which every WebUI has and whose version the WebUI chooses.
 NEEDED = {"safetensors": "safetensors", "numpy": "numpy", "scipy": "scipy", "tqdm": "tqdm", "pyyaml": "yaml"}  # package: module
 
 
 def main() -> None:
     missing = [package for package, module in NEEDED.items() if find_spec(module) is None]
     if missing:
-        # Naming the versions that are there keeps pip from upgrading them for the sake of a missing one.
+        # Pins keep pip from upgrading installed packages for a missing one.
         pip_install([*missing, *(pin for package in NEEDED if package not in missing for pin in pinned(package))])
 
 
@@ -28,7 +28,7 @@ def pinned(package: str) -> list[str]:
 def pip_install(packages: list[str]) -> None:
     command = ["install", *packages]
     try:
-        from launch import run_pip  # the host's own, which minds its --skip-install and its package index
+        from launch import run_pip  # the WebUI's own, which respects --skip-install and its package index
     except ImportError:
         subprocess.run([sys.executable, "-m", "pip", *command], check=True)
     else:

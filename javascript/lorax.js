@@ -1,4 +1,4 @@
-// The tab's part in the browser: the host's progress bar, copy, send to txt2img, and the button on LoRA cards.
+// The tab's code in the browser: the WebUI's progress bar, Copy, Send to txt2img, and the button on LoRA cards.
 window.lorax = (() => {
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const find = (selector) => root().querySelector(selector);
@@ -10,7 +10,7 @@ window.lorax = (() => {
         area.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
-    // Shows the WebUI's progress bar above the status line. The first value is the id of its task.
+    // Shows the WebUI's progress bar above the status line. The task's id is the first value.
     function submit(values) {
         if (typeof requestProgress !== "function") {
             return values;
@@ -20,8 +20,8 @@ window.lorax = (() => {
         return [id, ...values.slice(1)];
     }
 
-    // Has the notes written anew. Gradio 3 drops what it is told while it still works on the last, so it is told until it has answered,
-    // more and more seldom; each time with another number, since it hears only of a value that is new.
+    // Requests new notes. Gradio 3 drops events while a handler is running, so the request is repeated, at growing intervals, until it
+    // is answered; each time with another number, since only a changed value is an event.
     let told = 0;
     let last = 0;
     function ask() {
@@ -42,7 +42,7 @@ window.lorax = (() => {
             navigator.clipboard.writeText(text);
             return [];
         }
-        const area = document.createElement("textarea"); // pages that are not served by https have no clipboard
+        const area = document.createElement("textarea"); // without https, pages cannot use navigator.clipboard
         area.value = text;
         document.body.append(area);
         area.select();
@@ -60,7 +60,7 @@ window.lorax = (() => {
         return [];
     }
 
-    // One after the other: the host empties its list of LoRAs to read it anew, and the other tab would miss cards meanwhile.
+    // Refreshes one tab after the other: while the WebUI reads its list of LoRAs again, another tab's refresh would miss cards.
     function refreshCards([tab, ...others]) {
         const button = tab && find(`#${tab}_lora_extra_refresh_internal`);
         if (!button) {
@@ -69,14 +69,14 @@ window.lorax = (() => {
         const [before, began] = [find(`#${tab}_lora_cards`), Date.now()];
         button.dispatchEvent(new Event("click"));
         const waiting = setInterval(() => {
-            if (find(`#${tab}_lora_cards`) !== before || Date.now() - began > 10000) { // no answer where no card has changed
+            if (find(`#${tab}_lora_cards`) !== before || Date.now() - began > 10000) { // the cards are not replaced if none has changed
                 clearInterval(waiting);
                 refreshCards(others);
             }
         }, 100);
     }
 
-    // After a transfer: the new card appears, and a comparison begins with the prompt that is at hand.
+    // Shows the new card after a transfer, and copies the prompt of txt2img into an empty prompt of the comparison.
     function transferred() {
         const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
         if (prompt && !prompt.value && given) {

@@ -1,8 +1,9 @@
-"""``/lorax/v1/``: the same as the tab for programs. Files are named as the host lists them, never by a path; captions are texts.
+"""The API for programs, ``/lorax/v1/``. Files have the names under which the host lists them, never paths; captions are texts.
 
-Works with pydantic 1 and 2, and with the FastAPI of both hosts; hence no postponed annotations here.
+It works with pydantic 1 and 2, and with the FastAPI of both hosts, which do not read postponed annotations.
 """
 
+import json
 import secrets
 import threading
 from collections.abc import Callable
@@ -10,10 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException
+from fastapi import Request as HttpRequest
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, create_model
 
 from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
+from lorax.files import printable
+from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
 from lorax.progress import Progress
@@ -22,8 +27,18 @@ from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
-KEPT = 50  # finished jobs that can still be asked for
-UNSAID = "What is not given is as the host's settings page says, and where that says nothing, as below"
+FINISHED = 50  # finished jobs whose results are available
+IN_LINE = 20  # jobs that run or wait, each in a thread
+LONGEST_TEXT = 4096  # letters of each text of a request
+LONGEST_LIST = 10_000  # entries of each list
+DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
+
+
+class Strict(BaseModel):
+    """A part of a request. What it does not know is refused and not ignored."""
+
+    class Config:
+        extra = "forbid"
 
 
 def _model(name: str, declaration: type) -> Any:
@@ -31,7 +46,7 @@ def _model(name: str, declaration: type) -> Any:
     for option in declared(declaration):
         kind = option.kind if option.default is not None else option.kind | None
         fields[option.name] = kind, Field(option.default, description=option.described)
-    return create_model(name, **fields)
+    return create_model(name, __base__=Strict, **fields)
 
 
 OptionsModel = _model("LoraxOptions", Options)
@@ -56,13 +71,13 @@ class LoraxAdapter(BaseModel):
     problem: str = Field(description="Why it cannot be moved, else empty")
 
 
-class LoraxAnalysis(BaseModel):
+class LoraxAnalysis(Strict):
     source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
     target: str = Field(description="Name of the base to move them to")
     adapters: list[str] = Field(description="Names as /adapters lists them")
-    options: OptionsModel = Field(default_factory=OptionsModel, description=UNSAID)  # type: ignore[valid-type]
+    options: OptionsModel = Field(default_factory=OptionsModel, description=DEFAULTS)  # type: ignore[valid-type]
     running: RunningModel = Field(  # type: ignore[valid-type]
-        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {UNSAID}"
+        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {DEFAULTS}"
     )
 
 
@@ -71,7 +86,7 @@ class LoraxTransfer(LoraxAnalysis):
         "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
     )
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
-    saving: SavingModel = Field(default_factory=SavingModel, description=UNSAID)  # type: ignore[valid-type]
+    saving: SavingModel = Field(default_factory=SavingModel, description=DEFAULTS)  # type: ignore[valid-type]
 
 
 class LoraxJob(BaseModel):
@@ -87,8 +102,8 @@ class LoraxJob(BaseModel):
 
 
 @dataclass
-class Job:
-    """A transfer or an analysis in a thread of its own."""
+class ApiJob:
+    """A transfer or an analysis in its own thread."""
 
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: str = "running"
@@ -100,14 +115,15 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def start(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
-        threading.Thread(target=self._run, args=(host, work), daemon=True).start()
+        threading.Thread(target=self._run, args=(host, work), name="lorax-job", daemon=True).start()
 
     def shown(self) -> LoraxJob:
-        return LoraxJob(**{name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")})
+        shown = {name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")}
+        return LoraxJob(**json.loads(printable(json.dumps(shown, ensure_ascii=False))))
 
     def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
         def begin(progress: Progress) -> list[Result]:
-            progress(0, 1, "Reading the files")  # a job that was cancelled while it waited ends here
+            progress(0, 1, "Reading the files")  # raises if the job was cancelled in the queue
             return work(progress)
 
         try:
@@ -115,7 +131,7 @@ class Job:
             self.state = "done"
         except Interrupted:
             self.state = "cancelled"
-        except Exception as error:  # a job must end in a state, whatever happened
+        except Exception as error:  # whatever happened, the job must get a final state
             self.error, self.state = f"{error}" if isinstance(error, LoraxError) else repr(error), "failed"
 
     def _progress(self, done: int, total: int, text: str) -> None:
@@ -124,10 +140,54 @@ class Job:
         self.done, self.total, self.text = done, total, text
 
 
+class CheckedRoute(APIRoute):
+    """A route that reads no body which is not JSON of bounded size, whatever the host's FastAPI would make of it."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Any]:
+        handle = super().get_route_handler()
+
+        async def checked(request: HttpRequest) -> Any:
+            try:
+                if request.method not in READING:
+                    check_body(request.headers)
+            except Refused as refused:
+                raise HTTPException(refused.status, refused.reason) from refused
+            return await handle(request)
+
+        return checked
+
+
+class Jobs:
+    """The jobs of a host: those that run or wait, and the last ones that have ended."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._jobs = host, dict[str, ApiJob]()
+        self._lock = threading.Lock()  # FastAPI runs requests in threads
+
+    def begin(self, work: Callable[[Progress], list[Result]]) -> LoraxJob:
+        """Start a job. Raises HTTPException if too many run or wait."""
+        started = ApiJob()
+        with self._lock:
+            ended = [id for id, job in self._jobs.items() if job.state != "running"]
+            if len(self._jobs) - len(ended) >= IN_LINE:
+                raise HTTPException(429, f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended.")
+            for id in ended[:-FINISHED]:
+                del self._jobs[id]
+            self._jobs[started.id] = started
+        started.start(self._host, work)
+        return started.shown()
+
+    def find(self, id: str) -> ApiJob:
+        """Return a job. Raises HTTPException if there is none."""
+        if (found := self._jobs.get(id)) is None:
+            raise HTTPException(404, f"No job {id}.")
+        return found
+
+
 def router(host: Host) -> APIRouter:
-    """The routes, over a host."""
-    api, jobs, memory = APIRouter(prefix=PREFIX, tags=["LoRA-X"]), dict[str, Job](), Memory(host.cache(), host.models())
-    one_at_a_time = threading.Lock()  # requests come in threads
+    """Make the routes for a host."""
+    api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
+    jobs, memory = Jobs(host), Memory(host.cache(), host.models())
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -141,7 +201,7 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = _request(host, asked)
-        return begin(lambda progress: analyse(request, progress, memory))
+        return jobs.begin(lambda progress: analyse(request, progress, memory))
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
@@ -154,39 +214,36 @@ def router(host: Host) -> APIRouter:
 
         def work(progress: Progress) -> list[Result]:
             results = transfer(request, destination, progress, memory)
-            host.refresh()  # so that what was written is listed
+            host.refresh()  # so that the new files are listed
             return results
 
-        return begin(work)
+        return jobs.begin(work)
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:
-        return known(id).shown()
+        return jobs.find(id).shown()
 
     @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
     def cancel(id: str) -> Any:
-        known(id).cancelled.set()
-        return known(id).shown()
-
-    def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
-        started = Job()
-        with one_at_a_time:
-            for finished in [name for name, made in jobs.items() if made.state != "running"][:-KEPT]:
-                del jobs[finished]
-            jobs[started.id] = started
-        started.start(host, work)
-        return started.shown()
-
-    def known(id: str) -> Job:
-        if (found := jobs.get(id)) is None:
-            raise HTTPException(404, f"No job {id}.")
-        return found
+        jobs.find(id).cancelled.set()
+        return jobs.find(id).shown()
 
     return api
 
 
+def _check_lengths(value: Any, where: str = "the request") -> None:
+    """Raise LoraxError if a text or a list anywhere in a request is longer than is allowed."""
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise LoraxError(f"{where}: {len(value)} letters; at most {LONGEST_TEXT} are allowed.")
+    if isinstance(value, (list, tuple)) and len(value) > LONGEST_LIST:
+        raise LoraxError(f"{where}: {len(value)} entries; at most {LONGEST_LIST} are allowed.")
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ():
+        _check_lengths(part, name if isinstance(name, str) else f"{where}, number {name + 1}")
+
+
 def _request(host: Host, asked: LoraxAnalysis) -> Request:
     try:
+        _check_lengths(asked.model_dump() if hasattr(asked, "model_dump") else asked.dict())  # pydantic 2 and 1
         options = _chosen(host, Options, asked.options)
         if options.device == "auto":
             options = replace(options, device=host.device())
@@ -203,7 +260,7 @@ def _request(host: Host, asked: LoraxAnalysis) -> Request:
 
 
 def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:
-    """What was asked for, and else what the host's user has set."""
+    """Return the requested options; for those that are not given, the defaults that the user has set in the host."""
     given = asked.model_fields_set if hasattr(asked, "model_fields_set") else asked.__fields_set__  # pydantic 2 and 1
     preset = host.defaults()
     usual = {one.name: one.parse(preset[one.name]) for one in declared(declaration) if one.name in preset}

@@ -14,7 +14,7 @@ MOST_GIGABYTES, MOST_CAPTIONS = 1_000_000, 8 << 20  # of a cache; characters of 
 
 
 def to_path(text: str) -> Path:
-    """A path that the system can be asked for. Raises LoraxError for one that holds NUL or leads to itself."""
+    """Return a path that the system can be asked for. Raises LoraxError for one that holds NUL or leads to itself."""
     path = Path(text)
     with reading(path, "a path", "Check the path."):
         path.resolve()  # RuntimeError, or from Python 3.13 on no error, where links lead to themselves
@@ -24,7 +24,7 @@ def to_path(text: str) -> Path:
 
 
 def to_gigabytes(text: str) -> float:
-    """A size that a disk may have. Raises LoraxError for others, such as nan."""
+    """Return a size that a disk may have. Raises LoraxError for others, such as nan."""
     with suppress(ValueError):
         if 0 <= (size := float(text)) <= MOST_GIGABYTES:
             return size
@@ -32,14 +32,22 @@ def to_gigabytes(text: str) -> float:
 
 
 def to_whole_number(text: str) -> int:
-    """A whole number of a few digits. Raises LoraxError, which does not repeat more of them, for anything else."""
+    """Return a whole number of a few digits. Raises LoraxError, which does not repeat more of them, for anything else."""
     if not re.fullmatch(r"\s*[+-]?[0-9_]{1,20}\s*", text):
         raise LoraxError(f"{text[:40]!r}: expected a whole number.")
     return int(text)
 
 
+def to_user_and_password(text: str) -> str:
+    """Return what ``--auth`` is given. Raises LoraxError if it is not a user's name, a colon and a password."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise LoraxError("--auth: expected a user name and a password with a colon between them.")
+    return text
+
+
 def to_output(text: str) -> Path:
-    """A path to write to. ``Path`` forgets the slash at the end, which says that a folder is meant."""
+    """Return a path to write to. Raises LoraxError if a slash at the end, which ``Path`` drops, asks for a missing folder."""
     path = to_path(text)
     if text.endswith(("/", os.sep)) and not path.is_dir():
         raise LoraxError(f"{text}: no such folder. Create it, or leave the slash at the end out if a file is meant.")

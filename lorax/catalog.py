@@ -1,7 +1,6 @@
-"""Facts about adapters in a library, and the base that each says it was trained on."""
+"""Finds facts about the adapters in a library, and the bases that they were trained on."""
 
-from __future__ import annotations
-
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from pathlib import Path
 from lorax.checkpoint import families
 from lorax.errors import LoraxError
 from lorax.files import legacy_hash
-from lorax.formats import kind, open_adapter, ranks, sidecars, trigger_words
+from lorax.formats import AdapterFile, kind, open_adapter, ranks, sidecars, trigger_words
+
+log = logging.getLogger(__name__)
 
 # Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
@@ -54,28 +55,26 @@ class Facts:
 
 
 def facts(adapter: Path) -> Facts:
-    """The facts in an adapter's header and sidecars. Each state of these files is read once."""
+    """Return the facts in an adapter's header and sidecars. Each state of these files is read once."""
     return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
 
 
 def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """The base that the adapter was trained on according to its metadata, or else to Civitai; None if not among ``bases``."""
+    """Return the base that the adapter was trained on according to its metadata, or else to Civitai; None if not listed."""
     bases = list(bases)
-    try:
-        if any(open_adapter(adapter).metadata.get(key) for key in NAMING):
-            return named(adapter, bases)
-    except LoraxError:
+    if isinstance(opened := _opened(adapter), str):
         return None
+    if any(opened.metadata.get(key) for key in NAMING):
+        return named(adapter, bases)
     usual = CIVITAI_BASES.get(sidecars.read(adapter).base)
     return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
 
 
 def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """The base that the adapter's metadata names by hash or by name; None if it is not among ``bases``."""
-    try:
-        metadata = open_adapter(adapter).metadata
-    except LoraxError:
+    """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
+    if isinstance(opened := _opened(adapter), str):
         return None
+    metadata = opened.metadata
     sha256, name = metadata.get("ss_new_sd_model_hash"), _name(metadata.get("ss_sd_model_name", ""))
     bases = list(bases)
     if found := next((base for base in bases if sha256 and base.sha256 == sha256), None):
@@ -88,12 +87,10 @@ def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
 
 @lru_cache(maxsize=4096)
 def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
-    try:
-        adapter = open_adapter(path)
-    except (LoraxError, OSError) as error:
-        return Facts(problem=str(error))
+    if isinstance(adapter := _opened(path), str):
+        return Facts(problem=adapter)
     found, hints = sorted(ranks(adapter)), sidecars.read(path)
-    family = adapter.family or hints.family or families.told(adapter.metadata)
+    family = adapter.family or hints.family or families.named_in(adapter.metadata)
     return Facts(
         rank=" to ".join(str(rank) for rank in dict.fromkeys((*found[:1], *found[-1:]))),
         format=kind(adapter),
@@ -103,8 +100,19 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
     )
 
 
+def _opened(adapter: Path) -> AdapterFile | str:
+    """Return the adapter, or the reason why it cannot be read. Whatever one file holds, the others must be listed."""
+    try:
+        return open_adapter(adapter)
+    except (LoraxError, OSError) as error:
+        return str(error)
+    except Exception as error:
+        log.exception("reading %s", adapter)
+        return f"{adapter}: cannot be read, because of an unexpected {type(error).__name__}."
+
+
 def _name(file: str) -> str:
-    """The name of a model's file in lower case, without folders and suffix."""
+    """Return the name of a model's file in lower case, without folders and suffix."""
     name = file.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     return (stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name).lower()

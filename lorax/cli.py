@@ -1,10 +1,8 @@
-"""``python -m lorax``: arguments in, words out. Results go to stdout, progress and errors to stderr.
+"""The command line, ``python -m lorax``. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.declined``), 130 interrupted. What a command writes
-appears at its end, all or nothing; only the demo writes as it goes.
+Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.declined``), 130 interrupted. A command writes all
+its files at the end, or none; only the demo writes as it goes.
 """
-
-from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -14,12 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from lorax import __version__, demo
-from lorax.arguments import to_captions, to_gigabytes, to_output, to_path, to_whole_number
+from lorax.arguments import to_captions, to_gigabytes, to_output, to_path, to_user_and_password, to_whole_number
 from lorax.catalog import ListedFile
 from lorax.errors import LoraxError, is_out_of_memory, printable
 from lorax.files import Cache
@@ -34,6 +32,7 @@ EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8, or a terminal that is not
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("error: not enough memory. Nothing was written. Close other programs.", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt as interrupt:  # it carries words where it is known what was written
+    except KeyboardInterrupt as interrupt:  # its text may tell what was written
         print("; ".join(filter(None, ["interrupted", str(interrupt)])), file=sys.stderr)
         return EXIT_INTERRUPTED
 
@@ -93,6 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--models", type=to_path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
     command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")
+    command.add_argument(
+        "--auth", type=to_user_and_password, metavar="USER:PASSWORD", help="asked for by every page; use it with --address"
+    )
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which the server may be called besides its address, such as a proxy's; may be given again",
+    )
     _add_cache(command)
     command.set_defaults(command=_serve)
 
@@ -132,8 +141,12 @@ def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Decl
 def _transfer(options: argparse.Namespace) -> int:
     request, saving = _request(options), _chosen(options, Saving)
     destination = AtPath(options.output, saving)
+
+    def announce(cost: Cost) -> None:
+        print(f"{request.options.method} takes {wording.cost_words(cost)}, or less", file=sys.stderr)
+
     with progress_bar() as progress:
-        results = transfer(request, destination, progress, _memory(options), _report_file(options), _announce(request))
+        results = transfer(request, destination, progress, Memory(_cache(options)), _report_file(options), announce)
     if options.json and any(result.report.declined or result.files for result in results):
         _print_json(reports_of(results, with_files=True))
     code = 0
@@ -153,7 +166,7 @@ def _transfer(options: argparse.Namespace) -> int:
 
 def _analyze(options: argparse.Namespace) -> int:
     with progress_bar() as progress:
-        results = analyse(_request(options), progress, _memory(options), _report_file(options))
+        results = analyse(_request(options), progress, Memory(_cache(options)), _report_file(options))
     if options.json:
         _print_json(reports_of(results))
     for result in results:
@@ -176,11 +189,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        from lorax.serve import serve
+        from lorax.serve import Access, serve
     except ModuleNotFoundError as error:
         raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
 
-    serve(options.models, options.address, options.port, _cache(options))
+    access = Access(tuple(options.allow_host), options.auth)
+    serve(options.models, options.address, options.port, _cache(options), access)
     return 0
 
 
@@ -197,7 +211,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    """Return what is asked for, after a word about options that have no effect."""
+    """Return the request, and print a note about each option that has no effect."""
     loras = [ListedFile(path.name, path) for path in options.loras]
     source, target = (ListedFile(path.name, path) for path in (options.source, options.target))
     request = Request(source, target, loras, _chosen(options, Options), _chosen(options, Running))
@@ -207,23 +221,12 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _head(result: Result, results: Sequence[Result]) -> str:
-    """Return what a text about one adapter begins with, if there are several."""
+    """Return the beginning of a text about one adapter: its file, if there are several."""
     return f"{result.file}: " if len(results) > 1 else ""
-
-
-def _announce(request: Request) -> Any:
-    def announce(cost: Cost) -> None:
-        print(f"{request.options.method} takes {wording.cost_words(cost)}, or less", file=sys.stderr)
-
-    return announce
 
 
 def _report_file(options: argparse.Namespace) -> ReportFile | None:
     return ReportFile(options.report, options.overwrite) if options.report else None
-
-
-def _memory(options: argparse.Namespace) -> Memory:
-    return Memory(_cache(options))
 
 
 def _cache(options: argparse.Namespace) -> Cache | None:
@@ -232,7 +235,7 @@ def _cache(options: argparse.Namespace) -> Cache | None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show a bar on a terminal, in the steps of whatever is being done."""
+    """Show a bar on a terminal, in steps of the current work."""
     with tqdm(file=sys.stderr, disable=None, bar_format="{desc} |{bar}| {elapsed}<{remaining}") as bar:
 
         def show(done: int, total: int, text: str) -> None:

@@ -1,6 +1,4 @@
-"""Devices: which one computes, and in which precision models run on it."""
-
-from __future__ import annotations
+"""Chooses the device that computes, and the precision in which models run on it."""
 
 import logging
 import re
@@ -13,22 +11,18 @@ log = logging.getLogger(__name__)
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """In which frozen weights compute there: half as wide on a graphics card, bfloat16 where the card itself has it."""
+    """Return the dtype of frozen weights on the device: float32 on a CPU, on a graphics card bfloat16 or else float16."""
     if device.type != "cuda":
         return torch.float32
     try:
         has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    except TypeError:  # torch before 2.4 does not count what is emulated anyway
+    except TypeError:  # torch before 2.4 never counts emulation
         has_it = torch.cuda.is_bf16_supported()
     return torch.bfloat16 if has_it else torch.float16
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
-
-    ``mps`` is the CPU too, and a warning is logged: Apple's MPS has no float64, in which the subspaces are computed. Raises
-    LoraxError when the device does not exist.
-    """
+    """Return the named device. ``auto`` is CUDA or else the CPU, and ``mps`` the CPU. Raises LoraxError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, number = name.partition(":")

@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, its kinds, the stop that a user asks for, and how other errors become it."""
+"""Exceptions: errors with a message for the user, how other errors become one, and an interruption by the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPECIAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 
 
 class LoraxError(Exception):
-    """Something about the input is wrong. The message says which file, which key, what was expected and what to do.
+    """A problem with the input. The message names the file and the key, what was expected and what to do.
 
     What files say of themselves may be in it, so it is made ``printable`` and long names in it are shortened.
     """
@@ -23,7 +23,7 @@ class LoraxError(Exception):
 
 
 class UnsupportedFamily(LoraxError):
-    """A base, but of a family of which nothing can be moved yet. ``title`` names the family."""
+    """A base of an unsupported family. ``title`` names the family."""
 
     def __init__(self, message: str, title: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class UnsupportedFamily(LoraxError):
 
 
 class NotAnAdapter(LoraxError):
-    """A readable file or folder in which nothing looks like an adapter."""
+    """A readable file or folder that holds nothing like an adapter."""
 
 
 class NotEnoughMemory(LoraxError):
@@ -39,7 +39,7 @@ class NotEnoughMemory(LoraxError):
 
 
 class Interrupted(Exception):
-    """The user asked for the work to stop. Nothing is left behind."""
+    """A stop by the user. No partial output remains."""
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """Tells what a file is: a base or an adapter, its family, its layers and its ranks."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,12 @@ from lorax.checkpoint import Checkpoint, block_of, families, open_checkpoint, pr
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import AdapterFile, kind, open_adapter, ranks
 
-FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution, and its usual number of inputs: those of the latents
+FIRST, PLAIN = "unet.input_blocks.0.0", 4  # the first convolution, and its usual inputs: the channels of the latents
 MADE_FOR = {5: "depth", 8: "instruct-pix2pix", 9: "inpainting"}
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Facts about a base or an adapter, from its header alone. Raises LoraxError if it is neither, or damaged."""
+    """Return facts about a base or an adapter, from its header alone. Raises LoraxError if it is neither, or damaged."""
     try:
         return _base(open_checkpoint(path))
     except UnsupportedFamily as base:
@@ -23,7 +21,7 @@ def inspect(path: Path) -> dict[str, Any]:
     except LoraxError as not_a_base:
         try:
             return _adapter(open_adapter(path))
-        except NotAnAdapter as error:  # other errors know what the file is, or that it cannot be read
+        except NotAnAdapter as error:  # other errors name what the file is, or say that it cannot be read
             raise LoraxError(f"{error}\nNor is it a base: {not_a_base}") from error
 
 
@@ -41,13 +39,13 @@ def _base(base: Checkpoint) -> dict[str, Any]:
 
 
 def _inputs(base: Checkpoint) -> dict[str, str]:
-    """The task of a UNet with more inputs than the picture's latents; empty for a usual one."""
+    """Return the task of a UNet with more inputs than the picture's latents; empty for a usual UNet."""
     channels = base.layers.get(FIRST, (0, PLAIN))[1]
     return {} if channels == PLAIN else {"made for": f"{MADE_FOR.get(channels, 'a task of its own')} ({channels} input channels)"}
 
 
 def _is_standard(base: Checkpoint) -> bool:
-    """Whether all blocks of the family are there. In SDXL all attention modules of a level are equally deep, on both sides."""
+    """Tell whether all blocks of the family are there. In SDXL all attention modules of a level have the same depth."""
     if not base.family.signs.deep:
         return base.unet_names.is_standard()
     depths: dict[str, list[int]] = defaultdict(list)  # level -> transformer blocks of each of its attention modules
@@ -62,11 +60,11 @@ def _is_standard(base: Checkpoint) -> bool:
 
 
 def _family(adapter: AdapterFile) -> str:
-    """The family's title, with where it is known from if not from the layers."""
+    """Return the title of the family that the layers or else the metadata tell."""
     if adapter.family:
         return adapter.family.title
-    told = families.told(adapter.metadata)
-    return f"{told.title}, by its metadata" if told else "not told by its layers"
+    family = families.named_in(adapter.metadata)
+    return f"{family.title}, by its metadata" if family else "not told by its layers"
 
 
 def _adapter(adapter: AdapterFile) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""The change of one weight as a product of two factors."""
-
-from __future__ import annotations
+"""The change of one weight, as a product of two factors."""
 
 import math
 from dataclasses import dataclass
@@ -20,8 +18,8 @@ class LowRank:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, dW: torch.Tensor, scale: float = 1.0) -> LowRank:
-        """The delta of a dense float32 matrix (m, n), as its product with the identity of the shorter side."""
+    def of(cls, dW: torch.Tensor, scale: float = 1.0) -> "LowRank":
+        """Return the delta of a dense float32 matrix (m, n), as its product with the identity of the shorter side."""
         one = torch.eye(min(dW.shape))
         return cls(dW, one, scale) if dW.shape[1] <= dW.shape[0] else cls(one, dW, scale)
 
@@ -33,19 +31,18 @@ class LowRank:
     def shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down.shape[1]
 
-    def to(self, device: torch.device | str) -> LowRank:
+    def to(self, device: torch.device | str) -> "LowRank":
         return LowRank(self.up.to(device), self.down.to(device), self.scale)
 
     def norm(self) -> float:
-        """||dW||_F, from the Gram matrices (k, k) of the factors in float64."""
+        """Return ||dW||_F, from the Gram matrices (k, k) of the factors in float64."""
         up, down = self.up.double(), self.down.double()
         return abs(self.scale) * math.sqrt(max(0.0, ((up.mT @ up) * (down @ down.mT)).sum().item()))
 
-    def compressed(self, rank: int | None) -> tuple[LowRank, float]:
-        """The best approximation of at most ``rank``, and its error relative to ||dW||_F.
+    def compressed(self, rank: int | None) -> "tuple[LowRank, float]":
+        """Return the best approximation of at most ``rank``, and its error relative to ||dW||_F.
 
-        It takes two thin QR decompositions and the SVD of a core (k, k) (Eckart-Young on the core). The delta itself is returned
-        if its rank is no larger, or if ``rank`` is None.
+        Two thin QR decompositions leave the SVD of a core (k, k). The delta itself is returned if it needs no approximation.
         """
         if rank is None or self.rank <= rank:
             return self, 0.0
@@ -58,17 +55,16 @@ class LowRank:
         up, down = (q_up @ u[:, :rank]) * root, (root[:, None] * vh[:rank]) @ q_down.mT
         return LowRank(up.float(), down.float(), self.scale), error
 
-    def balanced(self) -> LowRank:
-        """This delta with factors of like magnitude near one, such that half precision keeps it.
+    def balanced(self) -> "LowRank":
+        """Return this delta with factors of equal magnitude near one, which half precision can hold.
 
-        Only powers of two are moved: between the columns of ``up`` and the rows of ``down``, and into ``scale``. So nothing is
-        rounded here.
+        Only powers of two are moved, between the columns of ``up``, the rows of ``down`` and ``scale``, so nothing is rounded.
         """
         up_size, down_size = _largest(self.up, 0), _largest(self.down, 1)
         live = (up_size > 0) & (down_size > 0)
         one = torch.ones_like(up_size)
         shift = torch.where(live, (down_size / up_size).clamp(1e-60, 1e60), one).log2().div(2).round().exp2()
-        # A direction with a zero half adds nothing, but its other half may have any size, and inf * 0 is NaN.
+        # A direction with a zero in one factor adds nothing, but its other factor may have any size, and inf * 0 is NaN.
         up, down = self.up * (shift * live).float(), self.down * (live / shift).float()[:, None]
         size = torch.maximum(up_size * shift, down_size / shift)[live].max().item() if live.any() else 1.0
         if 2**-10 <= size <= 2**10:
@@ -79,5 +75,5 @@ class LowRank:
 
 
 def _largest(factor: torch.Tensor, dim: int) -> torch.Tensor:
-    """The largest magnitude along ``dim``, float64."""
+    """Return the largest magnitude along ``dim``, float64."""
     return torch.maximum(factor.amax(dim), -factor.amin(dim)).double()

@@ -1,6 +1,4 @@
-"""Every option, declared once: the command line, the tab, the API and the settings page are made from these classes."""
-
-from __future__ import annotations
+"""Declares every option once. The command line, the tab, the API and the settings page are made from these classes."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +12,7 @@ from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
 
 AUTO_RANK = "energy:0.95"
-DENSE_RANK = 128  # what a delta that is not low-rank is cut to, unless a largest rank is given
+DENSE_RANK = 128  # largest rank of a delta that is not low-rank in its file, unless the user gives one
 LARGEST = 10_000_000  # of a rank and of steps: more is a slip
 PAIRING_WORDS = ("by name where the structures agree, else by weights", "by name", "by how alike the weights are")
 SHARED = ("method", "pairing", "device", "max_rank")  # options that every method has
@@ -28,31 +26,31 @@ DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wid
 
 @dataclass(frozen=True)
 class Option:
-    """How one field is shown and asked for. Its name, type and default are the field's own."""
+    """An option: a declaration's field, with its label, help and limits. ``name``, ``kind`` and ``default`` are the field's."""
 
     label: str
-    help: str  # for an artist
-    offered: Callable[[], Mapping[str, str]] | None = None  # value -> what it means
+    help: str  # for artists
+    offered: Callable[[], Mapping[str, str]] | None = None  # returns meanings by value
     example: str | None = None
     bounds: tuple[float, float] | None = None
-    lines: bool = False  # a text a line, of which there may be none
+    lines: bool = False  # whether the value is a list of texts, one per line
     name: str = ""
     kind: type = str
     default: Any = None
 
     @property
     def choices(self) -> Mapping[str, str] | None:
-        """None: anything like ``example`` or within ``bounds``."""
+        """The meanings of the values by value; None if values are free, like ``example`` or within ``bounds``."""
         return self.offered() if self.offered else None
 
     @property
     def step(self) -> float:
-        """Of a slider between the bounds."""
+        """The step of a slider between the bounds."""
         return 1 if self.kind is int else 0.01
 
     @property
     def described(self) -> str:
-        """The help with the meaning of each choice."""
+        """The help with the meanings of the choices."""
         listed = "; ".join(f"{value}: {meaning}" for value, meaning in (self.choices or {}).items())
         return self.help + (f" ({listed})" if listed else "")
 
@@ -61,7 +59,7 @@ class Option:
         return "--" + self.name.replace("_", "-")
 
     def parse(self, value: Any) -> Any:
-        """What a text field, a slider or a settings page holds. Raises LoraxError where that is not what the option expects."""
+        """Convert the value of a text field, a slider or a settings page. Raises LoraxError if the option does not accept it."""
         if value is None or (isinstance(value, str) and not value.strip()):
             return self.default
         if self.lines:
@@ -73,17 +71,17 @@ class Option:
 
 
 def texts(lines: Iterable[str]) -> tuple[str, ...]:
-    """Without the empty ones, and without the blanks around them."""
+    """Return the lines that are not empty, without the spaces around them."""
     return tuple(text for line in lines if (text := line.strip()))
 
 
-def declared(of: type) -> list[Option]:
-    """The options of a declaration, in their order."""
-    kinds = {"str": str, "float": float, "int": int, "int | None": int, "bool": bool, "tuple[str, ...]": tuple[str, ...]}
-    return [
-        dataclasses.replace(field.metadata["option"], name=field.name, kind=kinds[str(field.type)], default=field.default)
-        for field in dataclasses.fields(of)
-    ]
+def declared(declaration: type) -> list[Option]:
+    """Return the options of a declaration, in their order."""
+    options = []
+    for field in dataclasses.fields(declaration):
+        kind = int if field.type == (int | None) else field.type
+        options.append(dataclasses.replace(field.metadata["option"], name=field.name, kind=kind, default=field.default))
+    return options
 
 
 def _option(default: Any, label: str, help: str, **shown: Any) -> Any:
@@ -92,14 +90,9 @@ def _option(default: Any, label: str, help: str, **shown: Any) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """How an adapter is moved."""
+    """The options of a transfer. Raises LoraxError if a value is not valid."""
 
-    method: str = _option(
-        "auto",
-        "Method",
-        "How each layer is carried over",
-        offered=described,
-    )
+    method: str = _option("auto", "Method", "How each layer is carried over", offered=described)
     rank: str = _option(
         "auto",
         "Kept rank",
@@ -135,7 +128,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
-        _ = self.rule  # refuses what is no rank
+        _ = self.rule  # raises LoraxError if ``rank`` is not valid
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")
         _check_number("max rank", self.max_rank)
@@ -147,7 +140,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Running:
-    """What bridge and refine have the models do."""
+    """The options of methods that run the models. Raises LoraxError if a value is not valid."""
 
     pictures: int = _option(
         384,
@@ -212,7 +205,7 @@ def without_effect(options: Options, running: Running) -> list[Option]:
 
 @dataclass(frozen=True)
 class Saving:
-    """How the moved adapter is written."""
+    """The options of the written adapter. Raises LoraxError if a value is not valid."""
 
     save_as: str = _option(LORA, "Save as", "What kind of file is written", offered=lambda: KINDS)
     dtype: str = _option("fp16", "Precision", "How the numbers are stored", offered=lambda: DTYPES)
@@ -227,7 +220,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Caching:
-    """How much a host keeps of LoRA-X files that it fitted, and of what methods that project or run the models find and draw."""
+    """The options of a host's cache, which holds fitted LoRA-X files and intermediate results of the methods."""
 
     cache_folder: str = _option(
         "",

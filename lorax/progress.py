@@ -1,24 +1,22 @@
-"""How a job tells how far it is, and how its steps are counted."""
-
-from __future__ import annotations
+"""Reports the progress of a job, and counts its steps."""
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being worked on; raises to stop the job
+Progress = Callable[[int, int, str], None]  # steps done, total steps, a description; may raise to stop the job
 
 
 def silent(done: int, total: int, text: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 class Meter:
-    """Counts the steps of a job. How many there are in all becomes known while it runs."""
+    """A counter of a job's steps, whose total becomes known while the job runs."""
 
     def __init__(self, progress: Progress = silent) -> None:
         self._progress, self._done, self._total = progress, 0, 0
 
     def expect(self, steps: int) -> None:
-        """Add to the steps that the job has in all."""
+        """Add to the total number of steps."""
         self._total += steps
 
     def step(self, text: str) -> None:
@@ -27,5 +25,5 @@ class Meter:
         self._done += 1
 
     def note(self, text: str) -> None:
-        """Tell what is done between two steps. Raises as ``step`` does."""
+        """Report work between two steps. Raises as ``step`` does."""
         self._progress(self._done, self._total, text)

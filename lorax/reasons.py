@@ -1,7 +1,5 @@
 """Reasons as data: why a layer has its pair, and why it ended as it did."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
@@ -9,10 +7,9 @@ from enum import Enum, unique
 
 @unique
 class Why(Enum):
-    """A kind of reason with its phrase.
+    """A kind of reason with its phrase, in pieces. Names in braces stand for details.
 
-    The phrase is in pieces, in which names in braces stand for details. Every second piece tells of the one layer alone, so that
-    the other pieces are the same for all layers of the kind.
+    Every second piece is about the one layer; the other pieces are the same for all layers of the kind.
     """
 
     # Pairs that were found.
@@ -73,10 +70,10 @@ class Reason:
 
     kind: Why
     details: Mapping[str, object] = field(default_factory=dict, hash=False)
-    additions: tuple[Reason, ...] = ()
+    additions: "tuple[Reason, ...]" = ()
 
-    def but(self, addition: Reason) -> Reason:
-        """This reason with an addition, of a kind whose phrase begins with a comma or a semicolon."""
+    def but(self, addition: "Reason") -> "Reason":
+        """Return this reason with an addition, of a kind whose phrase begins with a comma or a semicolon."""
         return replace(self, additions=(*self.additions, addition))
 
     @property
@@ -86,7 +83,7 @@ class Reason:
 
     @property
     def general(self) -> str:
-        """The phrase without what tells of the one layer alone, so that layers of like reasons can be counted together."""
+        """The phrase without the pieces about the one layer, by which layers can be grouped."""
         return "".join(self.kind.pieces[::2]).format_map(self.details) + "".join(one.general for one in self.additions)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Registers LoRA-X with the WebUI: tab, settings, API and network type. What they need is imported when the WebUI asks for it."""
+"""Registers LoRA-X with the WebUI: tab, settings, API and network type. Modules are imported when the WebUI calls for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import script_callbacks
 
-from lorax.hosts.a1111 import network  # the WebUI has this folder on its path only now
+from lorax.hosts.a1111 import network  # the WebUI adds the extension's folder to the path just before this script runs
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -46,4 +46,4 @@ def device() -> str:
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
-LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes among this module's names
+LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes in this module's namespace

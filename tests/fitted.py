@@ -43,7 +43,7 @@ def saved(file: Path, source: Path, target: Path, out: Path) -> dict[str, torch.
 
 def tensors(fit: Fit, target: Path) -> dict[str, torch.Tensor]:
     base = open_checkpoint(target)
-    return {f"{base.kohya_name(layer)}.{part}": t for layer, parts in fit.layers.items() for part, t in parts.items()}
+    return {f"{base.names.kohya(layer)}.{part}": t for layer, parts in fit.layers.items() for part, t in parts.items()}
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

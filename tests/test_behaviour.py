@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import lorax
 from lab import probe, writing
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
@@ -113,9 +114,8 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
 
 @pytest.mark.parametrize("method", ["bridge", "refine"])
 def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) -> None:
-    """Neither pictures of the style, nor the adapter that was trained on the target: where there are only the two models and the
-    adapter, and nothing of the lab, a transfer succeeds."""
-    shutil.copytree(Path(probe.__file__).parent, out / "lorax", ignore=shutil.ignore_patterns("__pycache__"))
+    """A transfer needs the two models and the adapter: no pictures of the style, no adapter of the target, nothing of the lab."""
+    shutil.copytree(Path(lorax.__file__).parent, out / "lorax", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(models / "tokenizer", out / "tokenizer")
     for base in (BASE, STRANGER):
         for suffix in ("safetensors", "yaml"):

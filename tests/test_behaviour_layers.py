@@ -127,8 +127,8 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
 
 
 @pytest.mark.usefixtures("quick_bridge")
-def test_the_largest_rank_is_kept_to(models: Path) -> None:
-    made = planned(models, STRANGER, "bridge", pictures=16)
+def test_the_largest_rank_is_kept_to(models: Path, out: Path) -> None:
+    made = planned(models, STRANGER, "bridge", part(LORA, out, "attn1", keep=True), pictures=16)
     moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)), on_diffusers())
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
@@ -136,8 +136,9 @@ def test_the_largest_rank_is_kept_to(models: Path) -> None:
 @pytest.mark.usefixtures("quick_bridge")
 @pytest.mark.parametrize(("name", "method"), [(STRANGER, "bridge"), (FINETUNE, "refine"), ("xl", "refine")])
 @pytest.mark.parametrize("rank", [2, 6])
-def test_any_rank_is_given(models: Path, name: str, method: str, rank: int) -> None:
-    moved = run(planned(models, name, method, pictures=16, steps=1, lora_rank=rank), on_diffusers())
+def test_any_rank_is_given(models: Path, out: Path, name: str, method: str, rank: int) -> None:
+    lora = part(LORA, out, "attn1", keep=True)
+    moved = run(planned(models, name, method, lora, pictures=16, steps=1, lora_rank=rank), on_diffusers())
     target = open_checkpoint(models / f"{name}.safetensors")
     assert all(dW.rank == min(rank, *target.matrix(layer)) for layer, dW in moved.layers.items())
     assert {record.rank for record in moved.report.records if record.status == "transferred"} == {rank}

@@ -183,7 +183,7 @@ def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
 
 def test_what_is_kept_counts_for_the_limit(tmp_path: Path) -> None:
     factors = Factors({"a": LowRank(torch.ones(50, 2), torch.ones(2, 50))}, torch.device("cpu"))
-    state, cache = Optimizer(factors.parameters, 1e-2).state(), Cache(tmp_path, 3000, 0)
+    state, cache = Optimizer(factors.parameters, 1e-2).state(), Cache(tmp_path, 3600, 0)
     store, other = Store(cache, "job"), Store(cache, "other")
     for one in (store, other):
         one.save(state)  # 2400 bytes: the second pushes out the first

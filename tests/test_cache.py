@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lorax.files import Cache, Entry
 
@@ -52,7 +55,7 @@ def test_memory_forgets_the_least_recently_used() -> None:
 
 
 def test_the_disk_forgets_the_least_recently_used(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 2600, 0)  # a file has a header of about 100 bytes
+    cache = Cache(tmp_path, 2900, 0)  # a file has a header of some 300 bytes
     for age, key in ((30, "a"), (20, "b")):
         cache.put(key, entry(1))
         os.utime(tmp_path / f"{key}.lorax-fit", (time.time() - age,) * 2)
@@ -94,6 +97,70 @@ def test_a_truncated_entry_is_absent(tmp_path: Path) -> None:
     whole = (tmp_path / "key.lorax-fit").read_bytes()
     (tmp_path / "key.lorax-fit").write_bytes(whole[:-10])
     assert Cache(tmp_path, BIG, 0).get("key") is None
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def renamed(path: Path) -> None:
+    """Another pair's entry, which is whole in itself."""
+    Cache(path.parent, BIG, 0).put("another", entry(5))
+    (path.parent / "another.lorax-fit").replace(path)
+
+
+def foreign(path: Path) -> None:
+    """Other tensors under the same header."""
+    save_file(entry(5).tensors, path, header_of(path))
+
+
+def renoted(path: Path) -> None:
+    header = header_of(path)
+    save_file(load_file(path), path, {name: text.replace('"message": "1"', '"message": "2"') for name, text in header.items()})
+
+
+def former(path: Path) -> None:
+    """The format before there were checksums."""
+    save_file(entry(5).tensors, path, entry(5).notes)
+
+
+def not_finite(path: Path) -> None:
+    Cache(path.parent, BIG, 0).put("key", Entry({"a": torch.tensor([1.0, float("nan")])}, {}))
+
+
+def odd_header(path: Path) -> None:
+    save_file(load_file(path), path, {"lorax.entry": "[" * 100_000})
+
+
+def header_of(path: Path) -> dict[str, str]:
+    with safe_open(str(path), framework="pt") as file:
+        return dict(file.metadata())
+
+
+@pytest.mark.parametrize("damage", [flipped, renamed, foreign, renoted, former, not_finite, odd_header])
+def test_what_is_not_what_was_written_is_absent_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    Cache(tmp_path, BIG, 0).put("key", entry(1))
+    damage(tmp_path / "key.lorax-fit")
+    cache = Cache(tmp_path, BIG, BIG)
+    assert cache.get("key") is None
+    cache.put("key", entry(2))
+    assert value(Cache(tmp_path, BIG, 0).get("key")) == 2
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_every_kind_of_tensor_is_found_again(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    Cache(tmp_path, BIG, 0).put("key", Entry({"a": torch.ones(shape, dtype=dtype)}, {}))
+    found = Cache(tmp_path, BIG, 0).get("key")
+    assert found is not None
+    assert found.tensors.keys() == {"a"}
+    assert found.tensors["a"].dtype is dtype
+    assert found.tensors["a"].equal(torch.ones(shape, dtype=dtype))
 
 
 def test_what_a_crash_left_is_cleared_away_later(tmp_path: Path) -> None:

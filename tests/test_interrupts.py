@@ -7,6 +7,8 @@ import itertools
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorax import cli
 from lorax.checkpoint import Checkpoint
 from lorax.cli import main
 from lorax.output import plain_lora
+from lorax.progress import Progress
 from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
 
@@ -64,21 +68,26 @@ def test_interrupted_while_writing(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize(("error", "code"), FAILURES)
+# A link that is refused is one that the file system does not have.
+STEPS = [*((*failure, os, "fsync") for failure in FAILURES), (KeyboardInterrupt(), 130, Path, "hardlink_to")]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=["fsync interrupted", "fsync failing", "link interrupted"])
 @pytest.mark.parametrize("when", range(1, 6))
 def test_interrupted_among_the_files(
-    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, step: tuple[BaseException, int, Any, str]
 ) -> None:
     """Two pictures, the card, the report and the adapter take their places: all, or none."""
-    replace, calls = Path.replace, [0]
+    error, code, owner, name = step
+    function, calls = getattr(owner, name), [0]
 
-    def failing(self: Path, target: Path) -> Path:
+    def failing(*given: Any) -> None:
         calls[0] += 1
         if calls[0] == when:
             raise error
-        return replace(self, target)
+        function(*given)
 
-    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(owner, name, failing)
     command = ["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]
     assert main([*command, "--report", str(out / "report.json")]) == code
     assert calls == [when]
@@ -128,3 +137,32 @@ def test_interrupted_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_hashing_has_progress_and_is_interrupted(
+    files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line, too: a checkpoint of gigabytes takes a minute."""
+    texts: list[str] = []
+
+    @contextmanager
+    def bar() -> Iterator[Progress]:
+        def progress(done: int, total: int, text: str) -> None:
+            texts.append(text)
+            if text.startswith("hashing target"):
+                raise KeyboardInterrupt
+
+        yield progress
+
+    monkeypatch.setattr(cli, "progress_bar", bar)
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert next(text for text in texts if text.startswith("hashing")).startswith("hashing base: ")
+    assert list(out.iterdir()) == []
+
+
+def test_an_option_without_effect_is_told_of(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--threshold", "0.5", "--steps", "3", "--max-rank", "2"]
+    assert main(["transfer", *arguments(files), "--output", str(out), "--method", "copy", *more]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"note: {flag} has no effect with --method copy" for flag in ("--threshold", "--steps")]

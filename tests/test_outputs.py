@@ -84,6 +84,41 @@ def test_what_is_read_is_never_overwritten(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+BESIDE = ["style.json", "style.civitai.info", "style.png", "style.preview.webp", "adapter_config.json", "s.yaml", "t.yaml"]
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_report_replaces_no_file_beside_what_is_read(
+    files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A card, a preview, a PEFT folder's configuration and a base's settings are read, or copied, too."""
+    for path, copy in ((files.lora, "style"), (files.base, "s"), (files.target, "t")):
+        shutil.copyfile(path, tmp_path / f"{copy}.safetensors")
+    (tmp_path / name).write_text("{}")
+    lora, *bases = (str(tmp_path / f"{copy}.safetensors") for copy in ("style", "s", "t"))
+    command = ["transfer", lora, "--source", bases[0], "--target", bases[1], "--method", "copy", "--output", str(out)]
+    assert main([*command, "--report", str(tmp_path / name), "--overwrite"]) == 2
+    assert f"{name}: is or lies in {tmp_path / name}, which is read and must not change." in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "{}"
+    assert not list(out.iterdir())
+
+
+def test_a_report_replaces_no_file_that_a_bases_folder_links_to(files: Files, tmp_path: Path, out: Path) -> None:
+    """Downloaded pipelines are folders of links into a store; a UNet's folder alone is told by the scheduler beside it."""
+    folder = builders.save_folder(files.base_state, tmp_path / "pipeline")
+    weights = next((folder / "unet").glob("*.safetensors"))
+    blob = weights.rename(tmp_path / "blob.safetensors")
+    weights.symlink_to(blob)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.parent.mkdir(exist_ok=True)
+    scheduler.write_text("{}")
+    for source, report in ((folder, blob), (folder / "unet", scheduler)):
+        before = report.read_bytes()
+        command = ["transfer", str(files.lora), "--source", str(source), "--target", str(files.target), "--output", str(out)]
+        assert main([*command, "--report", str(report), "--overwrite"]) == 2
+        assert report.read_bytes() == before
+
+
 def test_an_adapter_in_a_bases_folder_needs_an_output(files: Files, tmp_path: Path, out: Path) -> None:
     folder = builders.save_folder(files.base_state, tmp_path / "diffusers")
     lora = builders.save_lora(folder / "pytorch_lora_weights.safetensors", files.deltas)

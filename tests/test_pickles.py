@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from lorax.checkpoint import open_checkpoint
-from lorax.files import open_tensors
+from lorax.errors import LoraxError
+from lorax.files import opcodes, open_tensors
 from tests import builders
 from tests.samples import Files, write
 
@@ -90,3 +96,144 @@ def test_pickles_are_mapped(files: Files, tmp_path: Path, monkeypatch: pytest.Mo
     path = builders.save(files.base_state, tmp_path / "base.ckpt")
     assert open_checkpoint(path).layers
     assert named == [(str(path), True)]
+
+
+class Call:
+    """Pickled, it is a call of a function that torch allows."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+def nested(depth: int) -> object:
+    """A tuple that is small as a pickle and whose hash takes 2 ** depth steps."""
+    found: object = (1, 2)
+    for _ in range(depth):
+        found = (found, found)
+    return found
+
+
+class Storage:
+    """Pickled, it is a reference to values that the file does not have."""
+
+
+def claiming(count: int, size: object = (1,), *, built: bool = False) -> bytes:
+    """A tensor of ``size`` in a storage of ``count`` values; built, as torch's oldest format has it, which may enlarge it."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, found: object) -> object:
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if isinstance(found, Storage) else None
+
+    stream = io.BytesIO()
+    storage = Storage()
+    Pickler(stream, 2).dump(Call(torch._utils._rebuild_tensor_v2, storage, 0, size, (1,), False, {}))
+    if not built:
+        return stream.getvalue()
+    second = io.BytesIO()
+    Pickler(second, 2).dump([storage, 0, (2**31,), (1,)])
+    return stream.getvalue()[:-1] + second.getvalue()[2:-1] + b"b."
+
+
+BOMBS = {
+    "a call of builtins bytearray": lambda: b"\x80\x02cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R.",
+    "a call of __builtin__ bytearray": lambda: pickle.dumps({"a": Call(bytearray, 2**31)}, 2),
+    "a call of torch.storage UntypedStorage": lambda: pickle.dumps({"a": Call(torch.UntypedStorage, 2**31)}, 2),
+    "a call of torch FloatTensor": lambda: pickle.dumps({"a": Call(torch.FloatTensor, 2**31)}, 2),
+    "a call of torch._tensor _rebuild_from_type_v2": lambda: pickle.dumps(
+        {"a": Call(torch._tensor._rebuild_from_type_v2, bytearray, torch.Tensor, (2**31,), {})}, 2
+    ),
+    "a call of _codecs encode": lambda: pickle.dumps({"a": Call(codecs.encode, "\u20ac" * 100_000, "punycode")}, 2),
+    "a call of what is no function": lambda: b"\x80\x02](K\x01e)R.",
+    "a tuple of more than 1000 values": lambda: pickle.dumps({"a": nested(100)}, 2),
+    "a tuple as a key": lambda: pickle.dumps({(1, 2): 3}, 2),
+    "opcodes that torch does not load": lambda: pickle.dumps({"a": 1 << 5000}, 2),
+    "expected 2147483647 bytes": lambda: b"\x80\x02X\xff\xff\xff\x7fabc.",
+    "more than 1000000 opcodes": lambda: b"\x80\x02" + b"]" * 1_000_000,
+    "tensors that are larger than the file": lambda: claiming(2**40),
+    "a damaged reference": lambda: claiming(-1),
+    "a tensor that is larger than its values": lambda: claiming(4, (2**31,)),
+    "a damaged tensor": lambda: claiming(4, [2**31]),
+    "a state of something else than a dict": lambda: claiming(4, built=True),
+    "something else than a tensor's values": lambda: b"\x80\x02K\x01Q.",
+    "without its operands": lambda: b"\x80\x02R.",
+    "without its mark": lambda: b"\x80\x02t.",
+}
+
+
+def in_zip(content: bytes, path: Path, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3\n")
+    return path
+
+
+def in_legacy(content: bytes, path: Path) -> Path:
+    head = b"".join(pickle.dumps(one, 2) for one in (torch.serialization.MAGIC_NUMBER, 1001, {"little_endian": True}))
+    return write(path, head + content + pickle.dumps([], 2))
+
+
+@pytest.fixture
+def not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "load", lambda *given, **options: pytest.fail("loaded"))
+
+
+@pytest.mark.parametrize("container", [in_zip, in_legacy])
+@pytest.mark.parametrize("why", BOMBS)
+def test_what_takes_too_much_is_refused_before_it_is_loaded(
+    tmp_path: Path, not_loaded: None, why: str, container: Callable[[bytes, Path], Path]
+) -> None:
+    with pytest.raises(LoraxError, match=rf"bad\.pt: refused, .*{why}"):
+        open_tensors(container(BOMBS[why](), tmp_path / "bad.pt"))
+
+
+def test_zip_bombs_are_refused_before_they_are_loaded(files: Files, tmp_path: Path, not_loaded: None) -> None:
+    path = tmp_path / "bad.pt"
+    in_zip(b"\0" * 1000, path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(LoraxError, match=r"compressed record archive/data.pkl"):
+        open_tensors(path)
+    whole = in_zip(pickle.dumps({}, 2), path).read_bytes()
+    write(path, whole[:-2] + b"\x07\0comment")
+    with pytest.raises(LoraxError, match="a comment at its end"):
+        open_tensors(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        file.writestr("ARCHIVE/data.pkl", BOMBS["a call of builtins bytearray"]())
+    with pytest.raises(LoraxError, match=r"two records named ARCHIVE/data\.pkl"):
+        open_tensors(path)
+    write(path, whole.replace(len(pickle.dumps({}, 2)).to_bytes(4, "little") * 2, (len(whole) + 1).to_bytes(4, "little") * 2))
+    with pytest.raises(LoraxError, match="records that are larger than the file"):
+        open_tensors(path)
+    with tarfile.open(path, "w") as tar:  # the oldest format, which torch unpacks before it looks at it
+        tar.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(LoraxError, match="refused"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_training_tools_keep_beside_tensors_is_loaded(tmp_path: Path, is_zip: bool) -> None:
+    """An optimizer's state, counters, sizes, settings, a parameter and tensors of all kinds."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        "state_dict": OrderedDict(model.state_dict()) | {"half": torch.ones(2).half(), "whole": torch.ones(2, dtype=torch.int64)},
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "seed": 2**63,
+        "loss": 0.5,
+        "settings": {"betas": (0.9, 0.999), "names": ["a", "b"], "size": torch.Size((2, 3)), "dtype": torch.float16},
+        "nothing": [None, torch.empty(0), torch.ones(2, 3).t(), torch.ones(1).expand(3)],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        0: True,
+    }
+    torch.save(content, tmp_path / "good.pt", _use_new_zipfile_serialization=is_zip)
+    assert open_tensors(tmp_path / "good.pt").shapes == {"weight": (2, 3), "bias": (2,), "half": (2,), "whole": (2,)}
+
+
+def test_bytes_are_plain_data() -> None:
+    """Torch loads them since 2.3 or so; pickled, they are a call with the name of an encoding."""
+    opcodes.follow(io.BytesIO(pickle.dumps({"bytes": b"\xff\0abc"}, 2)), 1000)

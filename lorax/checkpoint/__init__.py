@@ -1,4 +1,4 @@
-"""Opens base checkpoints: their family, the names of their layers, their weights and hashes, and what they predict."""
+"""Opens base checkpoints, with their family, the names of their layers, their weights, hashes and prediction type."""
 
 from lorax.checkpoint import families, openclip
 from lorax.checkpoint.checkpoint import Checkpoint, open_checkpoint

@@ -1,10 +1,4 @@
-"""The families of bases. The structure of a base tells its family; the file's name and the widths do not matter.
-
-A family is one row of ``FAMILIES``. A component is one row of a family: it says where its layers are in a checkpoint, in a
-diffusers folder and in an adapter.
-"""
-
-from __future__ import annotations
+"""The families of bases, which are recognised by their structure, not by names or widths."""
 
 import dataclasses
 import re
@@ -14,17 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a base that adapters change. Prefixes end where the layer's own path begins."""
+    """A part of a base that adapters change. Prefixes are followed by the layer's own path."""
 
     name: str  # "unet", "te"; begins the names of its layers
-    title: str  # if it is equal in two families, their layers do the same
+    title: str  # components of two families with one title are the same model
     checkpoint: str  # prefix in an LDM checkpoint
     folder: str  # subfolder of a diffusers pipeline
     kohya: tuple[str, ...]  # prefixes in kohya adapters; the first one is written
-    peft: tuple[str, ...]  # prefixes in diffusers and PEFT adapters; if two components share one, it is the first one's
+    other_peft: tuple[str, ...] = ()  # prefixes in diffusers and PEFT adapters, besides the folder and ``base_model.model.``
     also: tuple[str, ...] = ()  # further prefixes in the checkpoints of other tools
     open_clip: bool = False  # LDM checkpoints hold it under OpenCLIP's names; diffusers folders and adapters never do
     pooled: bool = True  # the pooled text is used; if not, the last layer and the projection are left out
+
+    @property
+    def peft(self) -> tuple[str, ...]:
+        """Prefixes in diffusers and PEFT adapters. If two components share one, it is the first one's."""
+        return f"{self.folder}.", *self.other_peft, "base_model.model."
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -32,55 +31,23 @@ class Component:
         return self.checkpoint, *self.also
 
 
-UNET = Component(
-    "unet",
-    "UNet",
-    "model.diffusion_model.",
-    "unet",
-    ("lora_unet_", "lycoris_"),
-    ("unet.", "base_model.model.unet.", "base_model.model."),
-)
-CLIP_L = Component(
-    "te",
-    "CLIP ViT-L",
-    "cond_stage_model.transformer.",
-    "text_encoder",
-    ("lora_te_", "lora_te1_"),
-    ("text_encoder.", "base_model.model."),
-)
+UNET = Component("unet", "UNet", "model.diffusion_model.", "unet", ("lora_unet_", "lycoris_"), ("base_model.model.unet.",))
+CLIP_L = Component("te", "CLIP ViT-L", "cond_stage_model.transformer.", "text_encoder", ("lora_te_", "lora_te1_"))
 OPEN_CLIP_H = Component(
     "te",
     "OpenCLIP ViT-H",
     "cond_stage_model.model.",
     "text_encoder",
     ("lora_te_", "lora_te1_"),
-    ("text_encoder.", "base_model.model."),
     also=("conditioner.embedders.0.model.",),  # SD-Turbo
     open_clip=True,
     pooled=False,
 )
-XL_CLIP_L = Component(
-    "te1",
-    "CLIP ViT-L",
-    "conditioner.embedders.0.transformer.",
-    "text_encoder",
-    ("lora_te1_",),
-    ("text_encoder.", "base_model.model."),
-)
+XL_CLIP_L = Component("te1", "CLIP ViT-L", "conditioner.embedders.0.transformer.", "text_encoder", ("lora_te1_",))
 XL_BIG_G = Component(
-    "te2",
-    "OpenCLIP ViT-bigG",
-    "conditioner.embedders.1.model.",
-    "text_encoder_2",
-    ("lora_te2_",),
-    ("text_encoder_2.", "base_model.model."),
-    open_clip=True,
+    "te2", "OpenCLIP ViT-bigG", "conditioner.embedders.1.model.", "text_encoder_2", ("lora_te2_",), open_clip=True
 )
-
-
-REFINER_BIG_G = dataclasses.replace(
-    XL_BIG_G, checkpoint="conditioner.embedders.0.model.", peft=("text_encoder_2.", "text_encoder.", "base_model.model.")
-)
+REFINER_BIG_G = dataclasses.replace(XL_BIG_G, checkpoint="conditioner.embedders.0.model.", other_peft=("text_encoder.",))
 
 
 @dataclass(frozen=True)
@@ -106,18 +73,18 @@ class Family:
     card_version: str  # "sd version" on the WebUI's cards
     velocity: tuple[str, str] | None = None  # base_version and architecture of bases that predict velocity
     adapter_names: str | None = None  # pattern of layer names that only this family's adapters have
-    has_adapters: bool = True  # False: hardly any are trained for it, and an adapter is taken for one only with it as the source
-    ldm_names: bool = False  # kohya's adapters give its UNet's layers LDM's names instead of diffusers'
+    has_adapters: bool = True  # False: adapters for it are rare, and not recognised unless it is the chosen source
+    ldm_names: bool = False  # kohya's adapters have LDM's names of its UNet's layers, not diffusers'
 
     @property
-    def told_as(self) -> set[str]:
-        """The words for the family that trainers write into an adapter's header."""
+    def text_encoders(self) -> tuple[Component, ...]:
+        """The components that are text encoders, in order. Their concatenated outputs are the input of cross-attention."""
+        return tuple(component for component in self.components if component.name != "unet")
+
+    @property
+    def trainer_names(self) -> set[str]:
+        """The names of the family that trainers write into an adapter's header."""
         return {self.base_version, self.architecture, *(self.velocity or ())}
-
-    @property
-    def context(self) -> tuple[str, ...]:
-        """Titles of the text encoders whose concatenated outputs are the input of the UNet's cross-attention."""
-        return tuple(component.title for component in self.components if component.name != "unet")
 
 
 SD1 = Family(
@@ -174,7 +141,7 @@ DOWNSAMPLER = r"(input_blocks\.\d+\.0\.op|down_blocks\.\d+\.downsamplers\.0\.con
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    """The family of a UNet, from the names (in either layout) and shapes of its parameters; None if it has none of ours."""
+    """Return the family of a UNet, from the names (in either layout) and shapes of its parameters; None if unknown."""
     projections = [shape for key, shape in shapes.items() if key.endswith("proj_in.weight")]
     if not projections:
         return None
@@ -184,17 +151,16 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
-def told(metadata: Mapping[str, str]) -> Family | None:
-    """The family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
-    words = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
-    return next((family for family in FAMILIES if words & family.told_as), None)
+def named_in(metadata: Mapping[str, str]) -> Family | None:
+    """Return the family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
+    names = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
+    return next((family for family in FAMILIES if names & family.trainer_names), None)
 
 
 def detect_adapter(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
-    """The family that an adapter was made for, from its layers' names and shapes; None if they do not tell.
+    """Return the family that an adapter was made for, from its layers' names and down factors' shapes; None if unknown.
 
-    ``names`` are layer names in any naming; ``shapes`` maps a layer name to the shape of its down factor. An adapter has only
-    some of a UNet's layers, so an absent layer tells nothing.
+    An adapter has only some of a UNet's layers, so the absence of a layer tells nothing.
     """
     names = list(names)
     for family in FAMILIES:

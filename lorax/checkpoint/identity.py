@@ -1,6 +1,4 @@
-"""The hashes by which a base is known."""
-
-from __future__ import annotations
+"""The hashes that identify a base."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -11,13 +9,10 @@ from lorax.files import Hashes, Part, hashes, legacy_hash, title_of
 
 
 class Identity:
-    """The hashes of the base at ``path``, which are found when they are first asked for.
+    """The hashes of the base at ``path``, computed when first needed. ``sha256``: that of the file's content, if it is known."""
 
-    ``where``: layer -> its weight in a file. ``sha256``: that of the file's content, if it is known.
-    """
-
-    def __init__(self, path: Path, where: Mapping[str, Part], sha256: str | None) -> None:
-        self._path, self._where, self._known = path, where, sha256
+    def __init__(self, path: Path, parts: Mapping[str, Part], sha256: str | None) -> None:
+        self._path, self._parts, self._given = path, parts, sha256
 
     @property
     def sha256(self) -> str:
@@ -30,29 +25,26 @@ class Identity:
         return self._hashes.legacy if self._path.is_file() else ""
 
     def find(self, progress: Callable[[int, int, str], None]) -> None:
-        """Find the hashes now, if that takes reading the whole base.
-
-        ``progress`` is called with the mebibytes that are read, their total and a description. It may raise to stop.
-        """
-        if "_hashes" not in vars(self) and not self._known:
+        """Compute the hashes now. ``progress`` is called with mebibytes, their total and a description, and may raise to stop."""
+        if "_hashes" not in vars(self) and not self._given:
             total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
             self._hashes = hashes(*self._files, read=lambda done: progress(done, total, f"hashing {title_of(self._path)}"))
 
     def fingerprint(self, layers: Iterable[str]) -> str:
-        """sha256 of the weights of these layers in half precision. The VAE, the layout and the stored precision do not matter."""
+        """Return the sha256 of these layers' weights in half precision. The layout and the stored precision do not matter."""
         content = hashlib.sha256()
         for layer in sorted(layers):
-            weight = self._where[layer].get().flatten(1).half()
+            weight = self._parts[layer].get().flatten(1).half()
             content.update(f"{layer} {tuple(weight.shape)}".encode())
             content.update(weight.numpy().tobytes())
         return content.hexdigest()
 
     @cached_property
     def _hashes(self) -> Hashes:
-        if self._known and self._path.is_file():
-            return Hashes(self._known, legacy_hash(self._path))
+        if self._given and self._path.is_file():
+            return Hashes(self._given, legacy_hash(self._path))
         return hashes(*self._files)
 
     @property
     def _files(self) -> list[Path]:
-        return list(dict.fromkeys(part.file.path for part in self._where.values()))
+        return list(dict.fromkeys(part.file.path for part in self._parts.values()))

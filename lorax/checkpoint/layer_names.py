@@ -1,12 +1,10 @@
 """The names of layers, in the LDM and the diffusers layout.
 
-A layer's name is its component and its path. In the UNet the path is that of the original (LDM, "compvis") layout, as in
-``unet.input_blocks.1.1.proj_in``. In a text encoder it is transformers' path in every layout, as in
-``te.text_model.encoder.layers.0.mlp.fc1``. Other names are derived from the blocks that the base at hand has, not from arithmetic
-on a standard layout. So the layers of pruned bases, whose block numbers shift, are named correctly too.
+A layer's name is its component and its path: in the UNet that of the LDM ("compvis") layout, as
+``unet.input_blocks.1.1.proj_in``, and in a text encoder that of transformers, as ``te.text_model.encoder.layers.0.mlp.fc1``.
+Diffusers' names are derived from the blocks that a base has, so that the names of pruned bases, whose block numbers differ, are
+right too.
 """
-
-from __future__ import annotations
 
 import re
 from collections import defaultdict
@@ -36,7 +34,7 @@ OUTSIDE_BLOCKS = {
     "out.2": "conv_out",
 }
 TEXT_MODEL = "text_model."  # prefix that transformers 5, adapters made with it and some old checkpoints leave out
-PROJECTION = "text_projection"  # the projection of the pooled text, which is beside the text model and not in it
+PROJECTION = "text_projection"  # the projection of the pooled text, which is not inside the text model
 BLOCK = re.compile(
     r"unet\.((input|output)_blocks\.\d+\.\d+|middle_block\.\d+)(\.transformer_blocks\.\d+)?"
     r"|\w+\.text_model\.encoder\.layers\.\d+"
@@ -45,13 +43,13 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class UNetNames:
-    """The names of a UNet's blocks: LDM prefix -> diffusers prefix, as ``output_blocks.3.1`` -> ``up_blocks.1.attentions.0``."""
+    """The names of a UNet's blocks: diffusers' by LDM's, such as ``up_blocks.1.attentions.0`` by ``output_blocks.3.1``."""
 
     blocks: dict[str, str]
 
     @classmethod
-    def from_ldm(cls, paths: Iterable[str]) -> UNetNames:
-        """The names of an LDM UNet, from its module or parameter paths without ``model.diffusion_model.``."""
+    def from_ldm(cls, paths: Iterable[str]) -> "UNetNames":
+        """Return the names of an LDM UNet, from its module or parameter paths without ``model.diffusion_model.``."""
         inside = _children(paths, r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)")
         blocks, level, index = dict(OUTSIDE_BLOCKS), 0, 0
         for number in sorted(n for side, n in inside if side == "input_blocks" and n > 0):
@@ -80,8 +78,8 @@ class UNetNames:
         return cls(blocks)
 
     @classmethod
-    def from_diffusers(cls, paths: Iterable[str]) -> UNetNames:
-        """The names of a diffusers UNet, from its module or parameter paths."""
+    def from_diffusers(cls, paths: Iterable[str]) -> "UNetNames":
+        """Return the names of a diffusers UNet, from its module or parameter paths."""
         inside = _children(paths, r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\..+")
         blocks, number = dict(OUTSIDE_BLOCKS), 1
         for level in sorted(n for side, n in inside if side == "down_blocks"):
@@ -109,21 +107,21 @@ class UNetNames:
         return cls(blocks)
 
     def has_ldm(self, path: str) -> bool:
-        """Whether a path in LDM layout is in one of the blocks. Merged files may hold other tools' parameters."""
+        """Tell whether a path in LDM layout is in one of the blocks. Merged files may hold other parameters."""
         return _head(path, self.blocks) is not None
 
     def has_diffusers(self, path: str) -> bool:
-        """Whether a path in diffusers layout is in one of the blocks."""
+        """Tell whether a path in diffusers layout is in one of the blocks."""
         return _head(path, self._inverse) is not None
 
     def to_diffusers(self, path: str) -> str:
-        """The diffusers path of a layer or parameter: ``input_blocks.1.0.in_layers.2`` -> ``down_blocks.0.resnets.0.conv1``."""
+        """Return the diffusers path of a layer or parameter, the inverse of ``to_ldm``."""
         block, rest = _split(path, self.blocks)
         name = self.blocks[block]
         return name + _renamed(rest, RESNET if ".resnets." in name else {})
 
     def to_ldm(self, path: str) -> str:
-        """The LDM path of a layer or parameter, the inverse of ``to_diffusers``."""
+        """Return the LDM path of a layer or parameter: ``input_blocks.1.0.in_layers.2`` for ``down_blocks.0.resnets.0.conv1``."""
         name, rest = _split(path, self._inverse)
         return self._inverse[name] + _renamed(rest, RESNET_INVERSE if ".resnets." in name else {})
 
@@ -137,7 +135,7 @@ class UNetNames:
         return 1 + max((int(name.split(".")[1]) for name in self.blocks.values() if name.startswith("down_blocks.")), default=0)
 
     def level_of(self, name: str) -> int:
-        """The level of the block that holds the diffusers path ``name``: 0 for full resolution, one more for each halving."""
+        """Return the level of the block that holds the diffusers path ``name``: 0 is full resolution, 1 is half of it."""
         side, _, rest = name.partition(".")
         if side == "down_blocks":
             return int(rest.partition(".")[0])
@@ -146,7 +144,7 @@ class UNetNames:
         return self.levels - 1 if side == "mid_block" else 0
 
     def is_standard(self) -> bool:
-        """Whether the blocks are numbered as in SD 1.x, three entries a level. Hosts rely on that for diffusers names."""
+        """Tell whether blocks are numbered as in SD 1.x, with three entries per level, as hosts assume for diffusers names."""
         for block, name in self.blocks.items():
             if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+).*", name):
                 level, kind, index = int(found[2]), found[3], int(found[4])
@@ -162,26 +160,22 @@ class UNetNames:
 
 
 def component_of(layer: str) -> str:
-    """The component of a layer, as ``unet`` or ``te``."""
+    """Return the component of a layer, such as ``unet``."""
     return layer.partition(".")[0]
 
 
 def block_of(layer: str) -> str:
-    """The block of a layer, which is the unit of pairing.
+    """Return the block of a layer, which is the unit of pairing: ``te.text_model.encoder.layers.3`` for its ``mlp.fc1``.
 
     A block is a transformer block, the projections of an attention module, a residual block, or a layer alone. Pruning removes
     single transformer blocks from attention modules, so a module as a whole may have no counterpart.
-
-    ``unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q`` -> ``unet.input_blocks.1.1.transformer_blocks.0``,
-    ``unet.input_blocks.1.1.proj_in`` -> ``unet.input_blocks.1.1`` and
-    ``te.text_model.encoder.layers.3.mlp.fc1`` -> ``te.text_model.encoder.layers.3``.
     """
     found = BLOCK.match(layer)
     return found[0] if found else layer
 
 
 def by_block(layers: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Block -> path inside the block -> layer."""
+    """Return the layers by block and by path inside the block."""
     blocks: dict[str, dict[str, str]] = defaultdict(dict)
     for layer in layers:
         block = block_of(layer)
@@ -190,27 +184,27 @@ def by_block(layers: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def text_path(path: str) -> str:
-    """The path of a text encoder's layer or parameter with the prefix ``text_model.``, which may have been left out."""
+    """Return the path of a text encoder's layer or parameter with the prefix ``text_model.``, which may be missing."""
     return path if path.startswith((TEXT_MODEL, PROJECTION)) else TEXT_MODEL + path
 
 
-def _split(path: str, known: Collection[str]) -> tuple[str, str]:
-    """(block, rest) of a path. Raises KeyError if it is in none of the known blocks."""
-    head = _head(path, known)
+def _split(path: str, blocks: Collection[str]) -> tuple[str, str]:
+    """Return (block, rest) of a path. Raises KeyError if it is in none of the blocks."""
+    head = _head(path, blocks)
     if head is None:
         raise KeyError(path)
     return head, path[len(head) :]
 
 
-def _head(path: str, known: Collection[str]) -> str | None:
-    """The longest known block that the path begins with; None if there is none."""
+def _head(path: str, blocks: Collection[str]) -> str | None:
+    """Return the longest block that the path begins with, or None."""
     parts = path.split(".")
     heads = (".".join(parts[:length]) for length in range(min(5, len(parts)), 0, -1))
-    return next((head for head in heads if head in known), None)
+    return next((head for head in heads if head in blocks), None)
 
 
 def _children(paths: Iterable[str], pattern: str) -> dict[tuple[str, int], dict]:
-    """(side, block number) -> child -> the paths or indices below the child."""
+    """Return the paths or indices below each child, by (side, block number) and child."""
     inside: dict[tuple[str, int], dict] = {}
     for path in paths:
         if found := re.fullmatch(pattern, path):

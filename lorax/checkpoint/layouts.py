@@ -1,6 +1,4 @@
-"""Finds the parameters of a base in a checkpoint of LDM's layout, in a UNet's file or in a diffusers folder."""
-
-from __future__ import annotations
+"""Finds the parameters of a base in an LDM checkpoint, in a UNet's file or in a diffusers folder."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,10 +20,7 @@ LDM_SIGN, DIFFUSERS_SIGN = "input_blocks.0.0.weight", "conv_in.weight"  # keys b
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a base's parameters. ``unet``: path -> place; ``text(component)``: path -> place for a text encoder.
-
-    ``naming`` is the UNet's layout; None if the names are not a UNet's, as with other architectures.
-    """
+    """A base's parameters by path: the UNet's, and a text encoder's. ``naming``: the UNet's; None for other architectures."""
 
     unet: Mapping[str, Part]
     naming: Literal["ldm", "diffusers"] | None
@@ -33,7 +28,7 @@ class Layout:
 
 
 def layout_of(path: Path) -> Layout:
-    """The layout of a file or a folder, of any architecture. Raises LoraxError if nothing in it looks like a base."""
+    """Return the layout of a file or a folder, of any architecture. Raises LoraxError if nothing in it looks like a base."""
     return _of_folder(path) if path.is_dir() else _of_file(path)
 
 
@@ -83,12 +78,12 @@ def _text_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:
-    """Whether an adapter can change the parameter, that is, whether it is the weight of a linear layer or a convolution."""
+    """Tell whether an adapter can change the parameter: the weight of a linear layer or a convolution."""
     return len(shape) in (2, 4) and 0 not in shape and key.endswith(".weight") and not key.endswith("_embedding.weight")
 
 
 def _weights_in(folder: Path) -> dict[str, Part] | None:
-    """The parameters of the model that diffusers or transformers wrote into ``folder``; None if there is none."""
+    """Return the parameters of the model that diffusers or transformers wrote into ``folder``; None if there is none."""
     for name in _weight_files():
         if (file := folder / name).is_file():
             paths = _shards(file) if name.endswith(".json") else [file]
@@ -97,7 +92,7 @@ def _weights_in(folder: Path) -> dict[str, Part] | None:
 
 
 def _weight_files() -> Iterator[str]:
-    """File names under which diffusers and transformers look for weights, the preferred ones first."""
+    """Yield the file names for which diffusers and transformers look, the preferred ones first."""
     for kind, variant, stem in product(("safetensors", "bin"), VARIANTS, STEMS):
         yield f"{stem}{variant}.{kind}"
         yield f"{stem}.{kind}.index{variant}.json"
@@ -106,7 +101,7 @@ def _weight_files() -> Iterator[str]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
+    """Return the files that an index names. Raises LoraxError if the index is damaged or a file is missing."""
     content = read_json(index, "an index of weight files")
     with reading(index, "an index of weight files", "Download it again."):
         names = sorted(set(content["weight_map"].values()))

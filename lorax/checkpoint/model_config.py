@@ -1,6 +1,4 @@
-"""Settings that a checkpoint's shapes do not tell, from the ``.yaml`` beside it or else as usual in its family."""
-
-from __future__ import annotations
+"""Reads the settings that a checkpoint's shapes do not tell, from its ``.yaml``; by default those of its family."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +15,15 @@ MOST = 1 << 14  # of a side of the latents, of heads and of their channels
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is needed to run a base beside its weights."""
+    """The settings that are needed to run a base, besides its weights."""
 
     size: int  # side of the latents
     heads: int  # in every attention of the UNet; 0 if ``head_channels`` decides
     head_channels: int  # width of every head; 0 if ``heads`` decides
-    latent_scale: float  # factor by which latents get about unit variance
+    latent_scale: float  # factor that gives latents about unit variance
 
     def heads_at(self, width: int) -> int:
-        """The number of heads of an attention with ``width`` channels. Raises LoraxError if they do not divide it."""
+        """Return the number of heads of an attention with ``width`` channels. Raises LoraxError if it is not whole."""
         if width % (self.heads or self.head_channels):
             heads = f"{self.heads} heads" if self.heads else f"heads of {self.head_channels} channels"
             raise LoraxError(
@@ -42,11 +40,9 @@ DEFAULT_CONFIGS = {
 
 
 def config_of(file: TensorFile, family: str, config: Path | None = None) -> ModelConfig:
-    """The settings of a checkpoint of the family with this name. ``config``: the ``.yaml``, if it is not beside the checkpoint.
+    """Return the settings of a checkpoint of a family. ``config``: the ``.yaml``, in ldm's or sgm's format, if it is elsewhere.
 
-    ``image_size``, ``scale_factor`` and the UNet's ``num_heads`` or ``num_head_channels`` are read from the ``.yaml``, in ldm's
-    or sgm's format. Raises LoraxError if it is damaged, if the model is said to predict something else than noise, or if models
-    of the family cannot be run here.
+    Raises LoraxError if it is damaged, if the model predicts something else than noise, or if the family cannot be run here.
     """
     if family not in DEFAULT_CONFIGS:
         raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL are drawn here. Compare in the WebUI instead.")
@@ -66,6 +62,6 @@ def config_of(file: TensorFile, family: str, config: Path | None = None) -> Mode
     if not (0 < size <= MOST and heads <= MOST and head_channels <= MOST and 0 < scale < float("inf")):
         raise LoraxError(f"{path}: a size, a number of heads or a scale_factor that no model has. Correct it.")
     settings = replace(settings, size=size, latent_scale=scale)
-    if head_channels:  # which the UNet's own code prefers, too
+    if head_channels:  # the UNet's own code prefers it too
         return replace(settings, heads=0, head_channels=head_channels)
     return replace(settings, heads=heads, head_channels=0) if heads else settings

@@ -1,7 +1,5 @@
 """The names that adapter formats give to the layers of a base."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
@@ -10,10 +8,7 @@ from lorax.checkpoint.layer_names import TEXT_MODEL, UNetNames, component_of
 
 
 class AdapterNames(Mapping[str, str]):
-    """Every name that any adapter format gives to a layer of one base -> the layer.
-
-    ``layers`` are those of the base; ``parameters`` are its norms and biases, as ``unet.out.0.weight``.
-    """
+    """The layers of a base by every name in an adapter format. ``parameters``: its norms and biases, as ``unet.out.0.weight``."""
 
     def __init__(self, family: Family, unet: UNetNames, layers: Collection[str], parameters: Collection[str]) -> None:
         self._family, self._unet, self._layers, self._parameters = family, unet, layers, parameters
@@ -29,14 +24,14 @@ class AdapterNames(Mapping[str, str]):
 
     @cached_property
     def norms(self) -> dict[str, str]:
-        """Every name of a layer that has norms or biases and no weight of two dimensions or more -> the layer."""
+        """The layers without a weight matrix, which have norms or biases, by every name."""
         return self._spelled({parameter.rpartition(".")[0] for parameter in self._parameters} - set(self._layers))
 
     def kohya(self, layer: str) -> str:
-        """The name under which an adapter for this base stores the layer, such that every host finds it.
+        """Return the layer's name in a written adapter, which every host finds.
 
-        That is kohya's diffusers spelling if the UNet has SD 1.x's standard blocks. If it has not, or if kohya's own tools do so
-        for the family, it is the LDM spelling.
+        It is kohya's diffusers spelling if the UNet has SD 1.x's standard blocks. Otherwise, and for families for which kohya's
+        own tools do so, it is the LDM spelling.
         """
         component = next(c for c in self._family.components if c.name == component_of(layer))
         path = layer.removeprefix(f"{component.name}.")

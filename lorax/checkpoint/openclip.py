@@ -1,6 +1,4 @@
-"""Translates the parameters of OpenCLIP's text encoders to the names in transformers, which all adapters use."""
-
-from __future__ import annotations
+"""Translates the names of OpenCLIP's text encoders to transformers' names, which all adapters use."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ _NAMES = (
 
 
 def key_of(name: str) -> tuple[str, int | None]:
-    """OpenCLIP's key of the parameter that transformers calls ``name``, and which third of its rows it is; None: all rows.
+    """Return OpenCLIP's key of the parameter that transformers calls ``name``, and the third of its rows; None for all rows.
 
     OpenCLIP stores q, k and v in one tensor, and the projection of the pooled text transposed.
     """
@@ -39,7 +37,7 @@ def key_of(name: str) -> tuple[str, int | None]:
 
 
 def part(file: TensorFile, prefix: str, name: str) -> Part:
-    """The place of a parameter in an encoder whose keys begin with ``prefix``. The file need not have it.
+    """Return a parameter in an encoder whose keys begin with ``prefix``, even if the file lacks it.
 
     Raises LoraxError if the tensor of q, k and v is not three square matrices.
     """
@@ -57,15 +55,15 @@ def part(file: TensorFile, prefix: str, name: str) -> Part:
 
 
 def padded_with_zeros(ids: torch.Tensor, end: int) -> torch.Tensor:
-    """Token ids (N, 77) padded as in OpenCLIP: with 0 after the first end token instead of more end tokens."""
+    """Return token ids (N, 77) padded as in OpenCLIP: with 0 after the first end token, not with more end tokens."""
     return ids.masked_fill((ids == end).int().cumsum(1) > 1, 0)
 
 
 def layers(file: TensorFile, prefix: str, pooled: bool = True) -> Mapping[str, Part]:
-    """Path as in transformers -> place, for all linear layers of the encoder whose keys begin with ``prefix``.
+    """Return all linear layers of the encoder whose keys begin with ``prefix``, by their paths in transformers.
 
-    If the pooled text is not used, its projection and the last layer are left out. diffusers does so for SD 2.x, which takes the
-    text from the layer before. Raises LoraxError as ``part`` does.
+    If the pooled text is not used, its projection and the last layer are left out, as diffusers does for SD 2.x. Raises
+    LoraxError as ``part`` does.
     """
     block = re.compile(re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")
     blocks = sorted({int(found[1]) for key in file.shapes if (found := block.match(key))})

@@ -1,12 +1,10 @@
-"""Recognises bases that are not supported by their keys, so that a refusal can name them."""
-
-from __future__ import annotations
+"""Recognises unsupported bases by their keys, so that a refusal can name them."""
 
 import re
 from collections.abc import Iterable
 
-# The first row that any key matches counts, since some architectures have the next one's keys too. The patterns of a row are for
-# the original layout and for diffusers'. They are matched at the beginning of a key.
+# The first row that any key matches counts, since some architectures also have keys of a later one. The patterns of a row, for
+# the original layout and for diffusers', are matched at the beginning of a key.
 ARCHITECTURES = {
     "FLUX.2": r"(single_stream_modulation|double_stream_modulation_img)\.",
     "Chroma": r"distilled_guidance_layer\.",
@@ -45,12 +43,12 @@ PREFIX = re.compile(r"^(model\.diffusion_model|model)\.")
 
 
 def architecture(keys: Iterable[str]) -> str | None:
-    """The name of the architecture that has these parameters; None if it is not in the table."""
+    """Return the name of the architecture with these parameters, or None."""
     return _first(ARCHITECTURES, keys)
 
 
 def quantization(keys: Iterable[str]) -> str | None:
-    """The way in which the weights were quantized; None if the keys do not tell."""
+    """Return the name of the weights' quantization, or None."""
     return _first(QUANTIZED, keys)
 
 

@@ -1,6 +1,4 @@
-"""``python -m lorax demo``: move a style between the bundled models and draw what it does. Needs the demo extra."""
-
-from __future__ import annotations
+"""Moves a style between the bundled models and draws the result: ``python -m lorax demo``. Needs the demo extra."""
 
 import json
 import time
@@ -20,7 +18,7 @@ from lorax.workflow import AtPath, Request, transfer
 if TYPE_CHECKING:
     from lorax.runner import Runner  # diffusers is slow to import, and may be missing
 
-PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA has seen the last two
+PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA was trained on the last two
 SEED = 7
 
 
@@ -29,7 +27,7 @@ def run(output: Path) -> Iterator[str]:
 
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """
-    from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and not there without the demo extra
+    from lorax.demo.grid import draw  # matplotlib and diffusers are slow to import, and may be missing
     from lorax.runner import Runner
 
     began = time.monotonic()
@@ -58,11 +56,11 @@ def run(output: Path) -> Iterator[str]:
 def _transfer(adapter: Path, models: Path, target: str, output: Path, options: Options, label: str) -> tuple[Path, Report]:
     bases = (models / f"{name}.safetensors" for name in (bundle.BASE, target))
     source, target_base, lora = (ListedFile(path.stem, path) for path in (*bases, adapter))
-    place = AtPath(output / f"{STYLE}-{target}-{label}.safetensors", Saving(overwrite=True))
-    [result] = transfer(Request(source, target_base, [lora], options), place)
+    destination = AtPath(output / f"{STYLE}-{target}-{label}.safetensors", Saving(overwrite=True))
+    [result] = transfer(Request(source, target_base, [lora], options), destination)
     return result.files[0], result.report
 
 
-def _pictures(runner: Runner, adapter: Path | None) -> torch.Tensor:
+def _pictures(runner: "Runner", adapter: Path | None) -> torch.Tensor:
     with runner.adapted(adapter):
         return runner.sample(PROMPTS, [SEED + i for i in range(len(PROMPTS))])

@@ -1,6 +1,4 @@
-"""The bundled models: small, really trained by ``lab/``, and a tensor that siblings share is stored once."""
-
-from __future__ import annotations
+"""Unpacks the bundled models, which ``lab/`` trained. A tensor that two models share is stored once."""
 
 import json
 import shutil
@@ -15,16 +13,16 @@ from lorax.files import TensorFile, hashes, open_tensors
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
 STYLE = "contrast"  # the LoRA that the demo moves
-ORIGIN = "lorax_bundle"  # header entry of an unpacked model: digest of the bundle that it was made from
-SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors; without it, the base
-SHARED = "lorax_shared"  # header entry: its key -> the sibling's key with the same content
+ORIGIN = "lorax_bundle"  # header entry of an unpacked model: digest of its bundle
+SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors; by default the base
+SHARED = "lorax_shared"  # header entry: key -> the sibling's key with the same content
 
 
 def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     """Write whole checkpoints with their ``.yaml`` into ``folder``, if they are not there yet; return the tokenizer folder.
 
-    A bundle whose models are siblings of another's needs that one unpacked into the same folder before. Raises LoraxError if the
-    bundle is missing, or a file of another origin is in the way.
+    If a model's sibling is in another bundle, unpack that bundle into the same folder first. Raises LoraxError if the bundle is
+    missing, or if there is another file of a model's name.
     """
     packed = {path.stem: open_tensors(path) for path in sorted(bundle.glob("*.safetensors"))}
     if not packed:
@@ -40,7 +38,7 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
         if not path.is_file() or _origin(path) != origin:
             temporary = path.with_suffix(".tmp")
             save_file(_whole(file, sibling), temporary, {"format": "pt", ORIGIN: origin})
-            temporary.chmod(0o644)  # safetensors makes it the owner's alone
+            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
             temporary.replace(path)
         config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
@@ -49,12 +47,12 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
 
 
 def _sibling(packed: TensorFile) -> str | None:
-    """The model with which a packed one shares tensors, if it does."""
+    """Return the name of the model with which a packed one shares tensors, or None."""
     return packed.metadata.get(SIBLING, BASE) if json.loads(packed.metadata.get(SHARED, "{}")) else None
 
 
 def _origin(path: Path) -> str:
-    """The digest of the bundle from which ``path`` was unpacked."""
+    """Return the digest of the bundle from which ``path`` was unpacked."""
     origin = open_tensors(path).metadata.get(ORIGIN)
     if origin is None:
         raise LoraxError(f"{path}: exists and is not one of the bundled models. Choose another folder.")
@@ -62,7 +60,7 @@ def _origin(path: Path) -> str:
 
 
 def _whole(file: TensorFile, sibling: Path | None) -> dict[str, torch.Tensor]:
-    """The model's own tensors and those that it shares; cloned, since one of the sibling's may serve under several names."""
+    """Return the model's own tensors and those that it shares, as clones: one tensor of the sibling may have several names."""
     own = {key: file.get(key) for key in file.shapes}
     if sibling is None:
         return own

@@ -1,6 +1,4 @@
-"""A labelled grid of pictures."""
-
-from __future__ import annotations
+"""Draws a labelled grid of pictures."""
 
 from pathlib import Path
 
@@ -14,7 +12,7 @@ def draw(
 ) -> None:
     """Write a PNG with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt.
 
-    A picture takes ``inches`` of 100 pixels; a ``palette`` of 256 colours makes the file a quarter as large.
+    A picture is ``inches`` of 100 pixels wide. A ``palette`` of 256 colours makes the file a quarter as large.
     """
     figure = Figure(figsize=(inches * len(columns) + 2.4, inches * len(rows) + 0.4), dpi=100)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)

@@ -1,10 +1,11 @@
-"""Reads and writes files: tensors that are mapped from disk, hashes, files that appear together, and a cache of results."""
+"""Reads and writes files: tensors that are mapped from disk, hashes, files that appear together, and a cache."""
 
 from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
 from lorax.files.texts import is_file, json_object, read_json, read_yaml
+from lorax.files.walking import files_below, printable
 
 __all__ = [
     "Cache",
@@ -16,12 +17,14 @@ __all__ = [
     "TensorFile",
     "check_folder",
     "check_free",
+    "files_below",
     "hashes",
     "is_file",
     "is_finite",
     "json_object",
     "legacy_hash",
     "open_tensors",
+    "printable",
     "read_json",
     "read_yaml",
     "stamp",

@@ -1,11 +1,12 @@
-"""A cache of results, in memory and on disk, bounded in size. An entry holds tensors and a few strings.
+"""A cache of results, in memory and on disk, with limits.
 
 Several processes may share a folder. An entry is one file, which appears whole or not at all and may vanish at any time. An entry
-that cannot be read counts as absent; one that cannot be written is kept in memory only.
+that cannot be read, that is not what was written under its key, or that holds NaN or infinite values counts as absent; one that
+cannot be written is kept in memory only.
 """
 
-from __future__ import annotations
-
+import hashlib
+import json
 import logging
 import os
 import secrets
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
+
+from lorax.files.tensors import is_finite
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".lorax-fit"  # ends the name of an entry, a safetensors file; no other file is ever removed from the folder
+FORMAT, BYTE = "lorax.entry", "lorax.byte"  # in the header; a tensor of a byte, without which safetensors 0.4.2 reads no file
 ABANDONED = 3600.0  # seconds after which a temporary file was left behind by a crash
 
 
@@ -38,23 +42,20 @@ class Entry(NamedTuple):
 
 
 class Cache:
-    """Entries by key; the least recently used ones are removed first.
-
-    Limits are in bytes. A limit of 0 switches its half off, and so does having no folder.
-    """
+    """Entries by key; the least recently used ones are removed first. Limits are in bytes; 0 switches disk or memory off."""
 
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
-        self._has_warned = False  # of an entry that is too large
-        self._lock = threading.Lock()  # a button may clear the cache while a picture is made
+        self._has_warned = False  # about an entry that is too large
+        self._lock = threading.Lock()  # the user may clear the cache during a job
 
     @property
     def is_on_disk(self) -> bool:
         return self.folder is not None and self.disk_limit > 0
 
     def get(self, key: str, remember: bool = True) -> Entry | None:
-        """The entry, or None if there is none. ``remember``: whether to keep it in memory from now on."""
+        """Return the entry, or None. ``remember``: whether to hold it in memory from now on."""
         with self._lock:
             entry = self._memory.get(key) or self._read(key)
             if entry is not None and remember:
@@ -62,7 +63,7 @@ class Cache:
             return entry
 
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
-        """Keep an entry on the disk and, with ``remember``, in memory."""
+        """Store an entry on the disk and, with ``remember``, in memory."""
         with self._lock:
             if remember:
                 self._remember(key, entry)
@@ -72,13 +73,13 @@ class Cache:
                 self._warn(entry)
                 return
             try:
-                self._write(self.folder / (key + SUFFIX), entry)
+                self._write(self.folder / (key + SUFFIX), key, entry)
             except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
             self._trim(self.folder, self.disk_limit)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
-        """Keep within other limits from now on. Entries in the former folder stay there."""
+        """Change the folder and the limits. Entries in the former folder stay there."""
         with self._lock:
             self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
             self._forget()
@@ -93,7 +94,7 @@ class Cache:
                 self._trim(self.folder, 0)
 
     def _warn(self, entry: Entry) -> None:
-        """Log once that an entry is too large. A training puts its state every few steps."""
+        """Log, only once, that an entry is too large. A training stores its state every few steps."""
         if not self._has_warned:
             log.warning(
                 "%s: an entry of %.2g GB is not kept: the cache may hold %.2g GB. Allow it more if work is to be found again.",
@@ -110,7 +111,7 @@ class Cache:
         self._forget()
 
     def _forget(self) -> None:
-        while sum(kept.size for kept in self._memory.values()) > self.memory_limit:
+        while sum(entry.size for entry in self._memory.values()) > self.memory_limit:
             self._memory.popitem(last=False)
 
     def _read(self, key: str) -> Entry | None:
@@ -118,19 +119,24 @@ class Cache:
             return None
         try:
             with safe_open(str(path), framework="pt") as file:
-                entry = Entry({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys() if name != BYTE}  # noqa: SIM118
+                kept_as, notes, checksum = json.loads((file.metadata() or {})[FORMAT])
+            entry = Entry(tensors, notes)
+            if kept_as != key or checksum != _checksum(key, entry) or not _is_finite(entry):
+                return None
             os.utime(path)  # used now
-        except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError):
-            return None  # torch raises RuntimeError if another process removed the file in the meantime
+        except Exception:  # of damage, or since another process removed the file in the meantime
+            return None
         return entry
 
     @staticmethod
-    def _write(path: Path, entry: Entry) -> None:
+    def _write(path: Path, key: str, entry: Entry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{secrets.token_hex(8)}{SUFFIX}.tmp")
         try:
             with temporary.open("wb") as stream:
-                stream.write(save(entry.tensors, entry.notes))
+                header = json.dumps([key, entry.notes, _checksum(key, entry)])
+                stream.write(save(entry.tensors | {BYTE: torch.zeros(1, dtype=torch.uint8)}, {FORMAT: header}))
                 stream.flush()
                 os.fsync(stream.fileno())  # otherwise a power cut may leave an empty file of the right size
             temporary.replace(path)
@@ -148,7 +154,7 @@ class Cache:
                     found.append((stat.st_mtime, stat.st_size, path))
                 elif path.name.endswith(f"{SUFFIX}.tmp") and time.time() - stat.st_mtime > ABANDONED:
                     path.unlink()
-            except OSError:  # another process was faster, or holds it open
+            except OSError:  # another process removed it, or holds it open
                 continue
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
@@ -159,3 +165,17 @@ class Cache:
                 total -= size
             except OSError:
                 continue
+
+
+def _checksum(key: str, entry: Entry) -> str:
+    """Return the sha256 of the key and of all that the entry holds."""
+    named = sorted(entry.tensors.items())
+    shapes = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named]
+    found = hashlib.sha256(json.dumps([key, sorted(entry.notes.items()), shapes]).encode())
+    for _, tensor in named:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _is_finite(entry: Entry) -> bool:
+    return all(is_finite(tensor) for tensor in entry.tensors.values() if tensor.is_floating_point())

@@ -1,27 +1,25 @@
-"""Hashes of the content of files."""
-
-from __future__ import annotations
+"""Hashes the content of files."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-EVERY = 32  # mebibytes between two reports of progress: some tens of milliseconds
+EVERY = 32  # mebibytes between two reports of progress
 
 
 class Hashes(NamedTuple):
-    """The sha256 of a file's content, and the WebUI's old 8-digit hash, by which some tools still find files."""
+    """The sha256 of a file's content, and the WebUI's old 8-digit hash, by which some tools find files."""
 
     sha256: str
     legacy: str
 
 
 def hashes(*paths: Path, skip: int = 0, read: Callable[[int], None] = lambda mebibytes: None) -> Hashes:
-    """Both hashes from one reading of the files.
+    """Compute both hashes in one pass.
 
-    sha256 is over the content of all files in order, without the first ``skip`` bytes. The legacy hash ignores ``skip``, and is
-    meaningful for a single file only. ``read`` is called now and then with the mebibytes read so far, and may raise to stop.
+    sha256 is that of the content of all files in order, without the first ``skip`` bytes. The legacy hash ignores ``skip``, and
+    is that of a single file. ``read`` is called now and then with the mebibytes so far, and may raise to stop.
     """
     content, legacy = hashlib.sha256(), _legacy(b"")
     for number, chunk in enumerate(_mebibytes(paths)):
@@ -35,14 +33,14 @@ def hashes(*paths: Path, skip: int = 0, read: Callable[[int], None] = lambda meb
 
 
 def legacy_hash(path: Path) -> str:
-    """The legacy hash alone, which is cheap enough for every base in a library."""
+    """Compute the legacy hash alone, which is cheap enough for every base in a library."""
     with path.open("rb") as stream:
         stream.seek(1 << 20)
         return _legacy(stream.read(0x10000))
 
 
 def _legacy(second_mebibyte: bytes) -> str:
-    """The legacy hash, that of the first 64 KiB of the second mebibyte (A1111, ``sd_models.model_hash``)."""
+    """Return the legacy hash: that of the first 64 KiB of the second mebibyte (A1111, ``sd_models.model_hash``)."""
     return hashlib.sha256(second_mebibyte[:0x10000]).hexdigest()[:8]
 
 

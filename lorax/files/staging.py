@@ -1,13 +1,15 @@
-"""Writes several files together or not at all: under temporary names, which are replaced once all are complete."""
+"""Writes several files together or not at all: in a hidden folder, from which they take their places once all are complete."""
 
-from __future__ import annotations
-
-import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from safetensors import SafetensorError
+
 from lorax.errors import LoraxError
+from lorax.files.placing import Placing
+from lorax.files.temporary import TemporaryFolder
 
 
 def check_folder(path: Path, option: str = "--output") -> None:
@@ -25,11 +27,12 @@ def check_free(
 ) -> None:
     """Raise LoraxError if ``path``, which was given as ``option``, must not be written.
 
-    Folders, the ``inputs`` and what lies in them are never written, whatever ``overwrite`` says. ``replace`` tells how a user can
-    have a file replaced.
+    Folders, those of the ``inputs`` that exist, and what lies in them are never written, whatever ``overwrite`` says. ``replace``
+    tells how a user can have a file replaced.
     """
+    there = [one for one in inputs if one.exists()]
     places = [place for place in (path, *path.resolve().parents) if place.exists()]
-    if read := next((one for one in inputs for place in places if place.samefile(one)), None):
+    if read := next((one for one in there for place in places if place.samefile(one)), None):
         raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
     if path.is_dir():
         raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
@@ -38,29 +41,45 @@ def check_free(
 
 
 class Staging:
-    """A context in which files are written under temporary names: ``staging.add(path).write_text(...)``.
+    """A context in which files are written elsewhere at first: ``staging.write(path, save)`` calls ``save(temporary)``.
 
     When the block ends, the files take their places in the order in which they were added. If the block fails or is interrupted,
     or if a file cannot take its place, everything is as before: new files are removed, and replaced ones are put back. A
-    KeyboardInterrupt in the block is raised again with the words "nothing was written".
+    KeyboardInterrupt in the block is raised again with the words "nothing was written". Whenever the process is killed, every
+    name holds the old file or the new one, whole.
     """
 
     def __init__(self) -> None:
-        self._temporaries: dict[Path, Path] = {}
+        self._files: dict[Path, Placing] = {}
+        self._folders: dict[Path, TemporaryFolder] = {}
+        self._made: list[Path] = []
 
-    def add(self, path: Path) -> Path:
-        """A temporary file in the same folder, to write instead of ``path``. Raises LoraxError if ``path`` was added before."""
-        if _key(path) in self._temporaries:
+    def add(self, path: Path, overwrite: bool = False) -> Path:
+        """Return a temporary file to write instead of ``path``, whose folder is made if it is missing.
+
+        ``overwrite``: whether to replace a file that has this name at the end. Raises LoraxError if ``path`` was added before.
+        """
+        key = _key(path)
+        if key in self._files:
             raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
-        temporary = _hidden(path)
-        self._temporaries[_key(path)] = temporary
-        return temporary
+        self._make(key.parent)
+        if key.parent not in self._folders:
+            self._folders[key.parent] = TemporaryFolder(key.parent)
+        self._files[key] = Placing(path, self._folders[key.parent].path, len(self._files), overwrite)
+        return self._files[key].temporary
+
+    def write(self, path: Path, save: Callable[[Path], object], overwrite: bool = False) -> None:
+        """Have ``save`` write the temporary file that ``add`` returns. Raises LoraxError, which names ``path``, if it cannot."""
+        try:
+            save(self.add(path, overwrite))
+        except (OSError, SafetensorError) as error:
+            raise _failed(path, error) from error
 
     def is_free(self, path: Path) -> bool:
-        """Whether ``path`` neither exists nor was added."""
-        return not path.exists() and _key(path) not in self._temporaries
+        """Tell whether ``path`` neither exists nor was added."""
+        return not path.exists() and _key(path) not in self._files
 
-    def __enter__(self) -> Staging:
+    def __enter__(self) -> "Staging":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,38 +87,59 @@ class Staging:
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt("nothing was written") from error
             if error is None:
-                self._rename()
+                self._place()
         finally:
-            for temporary in self._temporaries.values():
-                temporary.unlink(missing_ok=True)
+            for folder in self._folders.values():
+                folder.close()
+            for made in reversed(self._made):
+                _remove_if_empty(made)
 
-    def _rename(self) -> None:
-        old = {path: _hidden(path) for path in self._temporaries if _is_there(path)}
+    def _make(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make(folder.parent)
         try:
-            for path, temporary in self._temporaries.items():
-                if path in old:
-                    path.replace(old[path])
-                temporary.replace(path)
-        finally:  # an interrupt may strike when all are in place
-            done = all(_is_there(path) and not temporary.exists() for path, temporary in self._temporaries.items())
-            for path in self._temporaries:
-                if done and path in old:
-                    old[path].unlink()
-                elif not done and path not in old:
-                    path.unlink(missing_ok=True)
-                elif not done and _is_there(old[path]):
-                    old[path].replace(path)
+            folder.mkdir()
+            self._made.append(folder)
+        except FileExistsError:  # another process made it
+            pass
+
+    def _place(self) -> None:
+        files = list(self._files.values())
+        try:
+            for step in (Placing.finish, Placing.place):
+                for file in files:
+                    try:
+                        step(file)
+                    except OSError as error:
+                        raise _failed(file.path, error) from error
+        except BaseException as error:
+            if not all(file.is_placed() for file in files):  # an interrupt may strike when all are in place
+                _put_back(files, error)
+            raise
 
 
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".lorax-{secrets.token_hex(8)}.tmp")
+def _put_back(files: list[Placing], error: BaseException) -> None:
+    """Have every name hold what it held before. Raises LoraxError, which says where it is, if something cannot be put back."""
+    elsewhere = [(file.path, place) for file in reversed(files) if (place := file.put_back()) is not None]
+    if elsewhere:
+        told = ", ".join(f"what was {path} is now {place}" for path, place in elsewhere)
+        raise LoraxError(f"{error} It could not be put back: {told}.") from error
 
 
-def _is_there(path: Path) -> bool:
-    """Whether something has this name, even a broken link."""
-    return path.is_symlink() or path.exists()
+def _failed(path: Path, error: Exception) -> LoraxError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return LoraxError(
+        f"{path}: cannot be written ({reason}). Nothing was changed. Check the space on the disk and the permissions of its "
+        "folder, and close other programs that use the file."
+    )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _key(path: Path) -> Path:
-    """The path in one spelling per file. Links are not followed, since the name is what is written."""
+    """Return the path in a unique spelling. A link at its end is not followed, since that name is written."""
     return path.parent.resolve() / path.name

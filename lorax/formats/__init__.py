@@ -1,4 +1,4 @@
-"""Reads adapter files. Each format is one module, which declares the parts of a layer that it owns."""
+"""Reads adapter files. Each format is a module, which declares the parts of its layers."""
 
 from lorax.formats import loraxfile, sidecars, small
 from lorax.formats.adapter_file import AdapterFile
@@ -7,15 +7,4 @@ from lorax.formats.loraxfile import Header
 from lorax.formats.opening import open_adapter
 from lorax.formats.summary import kind, ranks, trigger_words
 
-__all__ = [
-    "AdapterFile",
-    "Header",
-    "kind",
-    "loraxfile",
-    "open_adapter",
-    "ranks",
-    "sidecars",
-    "small",
-    "split",
-    "trigger_words",
-]
+__all__ = ["AdapterFile", "Header", "kind", "loraxfile", "open_adapter", "ranks", "sidecars", "small", "split", "trigger_words"]

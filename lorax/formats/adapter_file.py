@@ -1,7 +1,5 @@
 """An adapter file whose layers are decoded one at a time."""
 
-from __future__ import annotations
-
 import math
 import re
 from functools import cached_property, partial
@@ -12,7 +10,7 @@ import torch
 from lorax.checkpoint import Checkpoint, Family, families
 from lorax.errors import LoraxError, reading
 from lorax.files import TensorFile, is_finite, title_of
-from lorax.formats import dora, loraxfile, stored
+from lorax.formats import dora, loraxfile, sidecars, stored
 from lorax.formats.configuration import LARGEST, Configuration
 from lorax.formats.keys import EMBEDDING
 from lorax.formats.parts import Device, Layer
@@ -20,19 +18,23 @@ from lorax.low_rank import LowRank
 
 
 class AdapterFile:
-    """An adapter on disk. The tensors of a layer are read when its delta is asked for.
+    """An adapter on disk. The tensors of a layer are read when needed. Raises LoraxError if the file is damaged or unsupported.
 
-    ``given``: what the user named, the file or the PEFT folder around it. ``path``: the file with the tensors. ``header``: what a
-    LoRA-X file says of itself; None for other adapters. ``layers``: name as the file spells it -> what is stored. ``vectors``:
-    what is added to norms and biases. Raises LoraxError as ``stored.contents`` and ``loraxfile.read_header`` do.
+    ``given``: the user's path, which may be a PEFT folder. ``path``: the file with the tensors. ``header``: that of a LoRA-X
+    file; None for other adapters. ``layers``: stored layers by name in the file. ``vectors``: changes of norms and biases.
     """
 
     def __init__(self, given: Path, file: TensorFile, configuration: Configuration) -> None:
         self.given, self.path, self.metadata = given, file.path, file.metadata
         self._file, self._configuration = file, configuration
-        # The header comes first, since the keys of a newer version are not known.
+        # The header is read first, since a newer version may have unknown keys.
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
         self.layers, self.vectors = stored.contents(file)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read of the adapter, as far as there are any: its own, PEFT's configuration and those beside it."""
+        return self.path, self.path.with_name("adapter_config.json"), *sidecars.beside(self.path)
 
     @property
     def title(self) -> str:
@@ -41,7 +43,7 @@ class AdapterFile:
 
     @cached_property
     def family(self) -> Family | None:
-        """The family that the adapter was made for; None if neither a header nor the layers tell."""
+        """The family that the adapter was made for, by its header or its layers; None if unknown."""
         if self.header is not None:
             return self.header.family
         shapes = {name: layer.like_weight for name, layer in self.layers.items()}
@@ -49,40 +51,35 @@ class AdapterFile:
 
     @property
     def in_subspace(self) -> bool:
-        """Whether it was trained inside the source's leading subspaces, of each layer's own rank."""
+        """Whether it was trained in the source's leading subspaces, whose ranks are those of its layers."""
         return self.header is not None and bool(self.header.core)
 
     @property
     def embeddings(self) -> list[str]:
-        """Names of the textual inversion embeddings that are bundled in the file."""
-        return list(dict.fromkeys(key.removeprefix(EMBEDDING).partition(".")[0] for key in self._bundled))
+        """Names of the bundled textual inversion embeddings."""
+        keys = (key for key in self._file.shapes if key.startswith(EMBEDDING))
+        return list(dict.fromkeys(key.removeprefix(EMBEDDING).partition(".")[0] for key in keys))
 
     def bundled(self) -> dict[str, torch.Tensor]:
-        """Key -> tensor, as stored, of the bundled embeddings."""
-        with reading(self.path, "an adapter"):  # each of its own, as a file is written, whatever the pickled ones share
-            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in self._bundled}
+        """Return the tensors of the bundled embeddings by key, as stored, and each of its own, whatever a pickle's share."""
+        with reading(self.path, "an adapter"):
+            keys = [key for key in self._file.shapes if key.startswith(EMBEDDING)]
+            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in keys}
 
     def _float(self, key: str) -> torch.Tensor:
-        """The tensor in float32. Raises LoraxError if it is complex, of which only a part would be left."""
+        """Return the tensor in float32. Raises LoraxError if it is complex, of which only a part would be left."""
         tensor = self._file.get(key)
         if tensor.is_complex():
             raise LoraxError(f"{self.path}: {key} holds complex numbers ({tensor.dtype}); expected real ones. Export it again.")
         return tensor.float()
 
-    @property
-    def _bundled(self) -> list[str]:
-        return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
-
     def vector(self, key: str) -> torch.Tensor:
-        """The tensor that is added to a norm or a bias, float32 (size,). Raises LoraxError if it holds no such numbers."""
+        """Return the change of a norm or a bias, float32 (size,). Raises LoraxError if it holds no such numbers."""
         with reading(self.path, "an adapter"):
             return self._float(key)
 
     def read(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> Layer:
-        """The tensors of the layer that the file spells ``name``, ready to be decoded as ``delta`` does.
-
-        Raises LoraxError if they hold values that are complex, not finite or too large.
-        """
+        """Read a layer by its name in the file; see ``delta``. Raises LoraxError if a value is complex, infinite or too large."""
         with reading(f"{self.path}: {name}", "a layer of an adapter"):
             return self._read(name, base, device)
 
@@ -91,7 +88,7 @@ class AdapterFile:
         tensors = {part: self._float(key) for part, key in layer.keys.items()}
         for part, tensor in tensors.items():
             low, high = tensor.aminmax()
-            if not (low >= -LARGEST and high <= LARGEST):  # NaN is both ends
+            if not (low >= -LARGEST and high <= LARGEST):  # both are NaN if a value is
                 raise LoraxError(
                     f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
                     "The file is damaged or training diverged."
@@ -107,10 +104,10 @@ class AdapterFile:
         )
 
     def delta(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> LowRank:
-        """dW of the layer that the file spells ``name``, float32 on the CPU.
+        """Return dW, float32 on the CPU, of the layer with this name in the file.
 
-        ``base`` is the source, which some formats need; the small form of LoRA-X decomposes its weight on ``device``. Raises
-        LoraxError as ``read`` does, if the format needs the source and ``base`` is not it, and if dW is not finite.
+        Some formats need the source, ``base``; the small form of LoRA-X decomposes its weight on ``device``. Raises LoraxError as
+        ``read`` does, if the format needs the source and ``base`` is another one, and if dW is not finite.
         """
         layer, stored_layer = self.read(name, base, device), self.layers[name]
         with reading(layer.where, "a layer of an adapter"):
@@ -121,11 +118,11 @@ class AdapterFile:
         return delta
 
     def deltas_of(self, base: Checkpoint) -> dict[str, LowRank]:
-        """Layer of ``base`` -> delta, for the layers that ``base`` has. Raises LoraxError as ``layers_of`` and ``delta`` do."""
+        """Return the deltas by layer of ``base``. Raises LoraxError as ``layers_of`` and ``delta`` do."""
         return {layer: self.delta(name, base) for name, layer in self.layers_of(base).items() if layer is not None}
 
     def layers_of(self, base: Checkpoint) -> dict[str, str | None]:
-        """Name in the file -> layer of ``base``; None if ``base`` has no such layer.
+        """Return the layers of ``base``, None if it lacks one, by names in the file.
 
         Raises LoraxError if the adapter was made for another family or for other widths, or names a layer twice.
         """
@@ -144,8 +141,8 @@ class AdapterFile:
                 continue
             if (twin := spellings.setdefault(layer, name)) != name:
                 raise LoraxError(f"{self.path}: {twin} and {name} are the same layer of {base.path}. Remove one of them.")
-            weight, held = base.matrix(layer), self.layers[name]
-            if (changed := held.format.extent(held.shapes).misfit(weight)) is not None:
+            weight, stored_layer = base.matrix(layer), self.layers[name]
+            if (changed := stored_layer.format.extent(stored_layer.shapes).misfit(weight)) is not None:
                 raise LoraxError(
                     f"{self.path}: {name} changes {changed}, but in {base.path} it is {weight}. "
                     "Choose as source the base that the adapter was trained on."
@@ -154,8 +151,7 @@ class AdapterFile:
 
 
 def _layer_of(name: str, base: Checkpoint) -> str | None:
-    """The layer of ``base`` that an adapter spells ``name``. kohya's OFT has a prefix of its own."""
-    return base.names.get(re.sub(r"^oft_", "lora_", name))
+    return base.names.get(re.sub(r"^oft_", "lora_", name))  # kohya's OFT has its own prefix
 
 
 def _weight(base: Checkpoint, layer: str, device: Device) -> torch.Tensor:

@@ -1,6 +1,4 @@
-"""PEFT's configuration, which holds the scales of an adapter outside of its tensors."""
-
-from __future__ import annotations
+"""PEFT's configuration, which holds the scales of an adapter's layers."""
 
 import itertools
 from collections import ChainMap
@@ -27,10 +25,10 @@ class Configuration:
         self._tables: dict[int, Table] = {}  # by the identity of the settings' own tables, which stay
 
     def scale(self, name: str, rank: int | None) -> float | None:
-        """alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer that the file spells ``name``; None if it is not given.
+        """Return alpha / rank, or rsLoRA's alpha / sqrt(rank), of the layer with this name in the file; None without alpha.
 
-        ``rank`` is that of the layer's factors. If it is None, the configuration's is taken. Raises LoraxError if a value is no
-        usable number, or a pattern is damaged.
+        ``rank`` is that of the layer's factors; if None, the configuration's is used. Raises LoraxError if a value or a pattern
+        is damaged.
         """
         settings = ChainMap(self._by_head.get(name.partition(".")[0], {}), self._settings)
         key = next((key for key in ("lora_alpha", "alpha") if key in settings), None)  # LoRA's; LoHa's and LoKr's
@@ -42,20 +40,16 @@ class Configuration:
         return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
     def _number(self, name: str, what: str, value: object) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not abs(value) <= LARGEST
-            or (what == "rank" and value < 1)
-        ):
-            raise LoraxError(
-                f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
-                f"expected a number up to {LARGEST:.0e}."
-            )
-        return float(value)
+        least = 1 if what == "rank" else -LARGEST
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= LARGEST:
+            return float(value)
+        raise LoraxError(
+            f"{self._path}: {name}: its configuration gives the {what} {str(value)[:40]!r}; "
+            f"expected a number up to {LARGEST:.0e}."
+        )
 
     def _matching(self, settings: Mapping[str, Any], which: str, name: str, default: object) -> object:
-        """The value that a table of patterns gives a layer: that of the first one that matches the module's name or its end."""
+        """Return a layer's value in a table of patterns, of which the first that matches the end of the module's name counts."""
         patterns = settings.get(which) or {}
         if not isinstance(patterns, dict):
             raise LoraxError(f"{self._path}: its configuration's {which} is no table; expected patterns with their values.")
@@ -64,7 +58,7 @@ class Configuration:
         return default if place is None else next(itertools.islice(patterns.values(), place, None))
 
     def _table(self, which: str, patterns: dict[str, Any]) -> Table:
-        """The compiled table, which is compiled once: many layers ask for it."""
+        """Return the compiled table, which is compiled once: many layers ask for it."""
         if id(patterns) not in self._tables:
             try:
                 self._tables[id(patterns)] = Table(patterns)

@@ -1,9 +1,7 @@
-"""DoRA (arXiv 2402.09353): magnitudes beside the parts of another format, one for each row or column of the changed weight.
+"""DoRA (arXiv 2402.09353): magnitudes, with the parts of another format, for the rows or the columns of the changed weight.
 
-``dora_scale`` of kohya and LyCORIS is read as A1111 reads it, and ``lora_magnitude_vector`` of PEFT as PEFT does.
+``dora_scale`` of kohya and LyCORIS is read as in A1111, and ``lora_magnitude_vector`` as in PEFT.
 """
-
-from __future__ import annotations
 
 from lorax.errors import LoraxError
 from lorax.formats.parts import Layer
@@ -14,10 +12,10 @@ SUFFIXES = {".dora_scale": SCALE, ".lora_magnitude_vector": MAGNITUDE, ".lora_ma
 
 
 def decomposed(layer: Layer, delta: LowRank) -> LowRank:
-    """The delta m (W + dW) / ||W + dW|| - W, of any rank, for the dW of the other format.
+    """Return the delta m (W + dW) / ||W + dW|| - W, of any rank, for the dW of the other format.
 
-    For ``dora_scale`` of any shape, the norm is that of each input, over outputs and kernel (A1111, network.py). For PEFT's
-    magnitudes it is that of each output (PEFT, lora/dora.py). Raises LoraxError if the magnitudes do not fit the source's weight.
+    For ``dora_scale``, the norm is that of each input, over outputs and kernel (A1111, network.py). For PEFT's magnitudes it is
+    that of each output (PEFT, lora/dora.py). Raises LoraxError if the magnitudes do not fit the source's weight.
     """
     W = layer.weight().double()
     changed = W + (delta.scale * (delta.up.double() @ delta.down.double())).reshape(W.shape)

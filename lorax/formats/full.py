@@ -1,6 +1,4 @@
-"""The difference of the weights itself, as LyCORIS' ``full`` and extractors without a rank write it."""
-
-from __future__ import annotations
+"""The whole difference of the weights, as LyCORIS' ``full`` and extractors without a rank write it."""
 
 import math
 

@@ -1,9 +1,7 @@
-"""GLoRA (arXiv 2306.07967) as LyCORIS has it: a low-rank matrix, and another one that is applied to the base's weight.
+"""GLoRA (arXiv 2306.07967) in LyCORIS' form: a low-rank matrix, and another one that is applied to the base's weight.
 
-LyCORIS once swapped the roles of the factors. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
+LyCORIS once swapped the factors. Old: dW = b2 b1 + (W a2) a1. New: dW = s (b1 b2 + (W a1) a2).
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -38,10 +36,7 @@ def _fits(shapes: Shapes, factors: Sequence[str]) -> bool:
 
 
 def _is_old(shapes: Shapes) -> bool:
-    """Whether the factors have the old layout.
-
-    If the shapes fit both, it is the layout in which the rank is no larger than a side, and the old one if they are equal.
-    """
+    """Tell whether the layout is old. If the shapes fit both, the rank tells: it is no larger than a side. If equal: old."""
     old, new = (_fits(shapes, factors) for factors in (OLD, NEW))
     return shapes["a1"][0] <= shapes["a1"][1] if old == new else old
 
@@ -60,16 +55,12 @@ def rank(shapes: Shapes) -> int:
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = [b_up, W a_up] [b_down; a_down], with the second pair repeated for each place in the kernel.
-
-    A1111 reads the old layout only, and ignores its alpha.
-    """
+    """Return dW = [b_up, W a_up] [b_down; a_down], the second pair for each kernel position. A1111 reads only the old layout."""
     shapes = layer.shapes
     a_up, a_down, b_up, b_down = (layer.tensors[part].flatten(1) for part in _factors(shapes))
     W = layer.weight()
     W = W.reshape(*W.shape[:2], -1)
-    places = torch.eye(W.shape[2])
     up = torch.cat([b_up, torch.einsum("oix,ij->ojx", W, a_up).flatten(1)], 1)
-    down = torch.cat([b_down, torch.einsum("ji,xy->jxiy", a_down, places).flatten(2).flatten(0, 1)])
+    down = torch.cat([b_down, torch.einsum("ji,xy->jxiy", a_down, torch.eye(W.shape[2])).flatten(2).flatten(0, 1)])
     scale = 1.0 if _is_old(shapes) else layer.scale(len(a_down))
     return LowRank(up, down, scale) if up.shape[1] < min(len(up), down.shape[1]) else LowRank.of(up @ down, scale)

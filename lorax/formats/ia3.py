@@ -1,10 +1,8 @@
-"""(IA)^3 (arXiv 2205.05638): each row or each column of the base's weight is multiplied with a number of its own.
+"""(IA)^3 (arXiv 2205.05638): a factor for each row or each column of the base's weight.
 
-There are two spellings. LyCORIS stores the number less one in ``weight``, and the side in ``on_input``. PEFT stores the number
-itself in ``ia3_l``, whose shape tells the side.
+LyCORIS stores the factor minus 1 in ``weight``, and the side in ``on_input``. PEFT stores the factor in ``ia3_l``, whose shape
+tells the side.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -38,7 +36,7 @@ def rank(shapes: Shapes) -> None:
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = W * w along one side, of any rank. This follows LyCORIS; A1111 fails if w is on a convolution's output."""
+    """Return dW = W * w along one side, of any rank. This follows LyCORIS; A1111 fails if w is on a convolution's output."""
     W = layer.weight()
     if PEFT in layer.tensors:
         w = layer.tensors[PEFT].flatten() - 1
@@ -55,10 +53,10 @@ def decode(layer: Layer) -> LowRank:
 
 
 def _axis(layer: Layer, weight: torch.Size) -> int:
-    """The side of PEFT's numbers: 0 for outputs, 1 for inputs.
+    """Return the side of PEFT's factors: 0 for outputs, 1 for inputs.
 
-    A linear layer's numbers are (out, 1) or (1, in). A convolution's are (1, out, 1, 1) or (1, in, 1, 1), and only their count
-    tells the side. Raises LoraxError if that is the same for both.
+    They are (out, 1) or (1, in) for a linear layer. For a convolution they are (1, out, 1, 1) or (1, in, 1, 1), and only the
+    count tells the side. Raises LoraxError if both counts are equal.
     """
     shape = layer.tensors[PEFT].shape
     if len(shape) == 2:

@@ -1,6 +1,4 @@
-"""The formats, and which layer and part a key belongs to."""
-
-from __future__ import annotations
+"""The list of formats, and the layer and the part of a key."""
 
 import math
 
@@ -9,32 +7,29 @@ from lorax.files import TensorFile
 from lorax.formats import dora, full, glora, ia3, loha, lokr, lora, oft, small
 from lorax.formats.parts import ALPHA, Format, Shapes
 
-COMMON: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)  # those that other tools write
+COMMON: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)  # formats of other tools
 FORMATS: tuple[Format, ...] = (*COMMON, small)
 OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
 SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
-# Ends of the keys of what is added to parameters of one dimension: norms (LyCORIS), and the bias beside a whole difference.
+# Suffix -> parameter, for changes of norms (LyCORIS), and of a bias together with a whole difference.
 VECTORS = {".w_norm": "weight", ".b_norm": "bias", ".diff_b": "bias"}
 LARGEST_WEIGHT = 1 << 26  # values: the largest of SDXL's refiner has 42 million. A few kB of LoKr can ask for terabytes
 EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 
 
 def vector(key: str) -> tuple[str, str] | None:
-    """(layer name, parameter) of a key that changes a norm or a bias; None for other keys."""
+    """Return (layer name, parameter) of a key that changes a norm or a bias; None for other keys."""
     return next(((key[: -len(end)], parameter) for end, parameter in VECTORS.items() if key.endswith(end)), None)
 
 
 def split(key: str) -> tuple[str, str] | None:
-    """(layer name, part) of a key that one of the formats owns; None for other keys. Old names are replaced by today's."""
-    key = lora.today(key)
+    """Return (layer name, part) of a key that has a format's suffix, or an old spelling of one; None for other keys."""
+    key = lora.modern(key)
     return next(((key[: -len(end)], part) for end, part in SUFFIXES.items() if key.endswith(end)), None)
 
 
 def owned(key: str, file: TensorFile) -> tuple[str, str] | None:
-    """(layer name, part) of a key among the others of its file; None if no format owns it there.
-
-    The keys of most files end in ``.weight``. It is a part of (IA)^3 only beside the layer's ``on_input``.
-    """
+    """Return (layer name, part) of a key in its file; None if it has none. ``.weight`` is (IA)^3's only with ``on_input``."""
     found = split(key)
     if found and found[1] == ia3.WEIGHT and f"{found[0]}.{ia3.ON_INPUT}" not in file.shapes:
         return None
@@ -42,10 +37,7 @@ def owned(key: str, file: TensorFile) -> tuple[str, str] | None:
 
 
 def format_of(where: str, shapes: Shapes) -> Format:
-    """The format of a layer with these parts.
-
-    Raises LoraxError if the parts do not fit together or belong to two formats.
-    """
+    """Return the format of a layer with these parts. Raises LoraxError if they do not go together or belong to two formats."""
     found = [format for format in FORMATS if any(part in shapes for part in format.SUFFIXES.values())]
     if len(found) > 1:
         raise LoraxError(f"{where}: parts of {' and '.join(format.TITLE for format in found)}; expected those of one format.")

@@ -1,7 +1,5 @@
 """LoHa (FedPara, arXiv 2108.06098): the elementwise product of two low-rank matrices, or of two Tucker decompositions."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -39,10 +37,7 @@ def rank(shapes: Shapes) -> int:
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = (B1 A1) * (B2 A2), of rank r^2: its factors are the products of all pairs of columns, and of all pairs of rows.
-
-    These are Khatri-Rao products. If they are no smaller than the matrix, the matrix itself is formed.
-    """
+    """Return dW = (B1 A1) * (B2 A2), of rank r^2. Its factors are Khatri-Rao products, unless the whole matrix is smaller."""
     (up_1, down_1), (up_2, down_2) = (_factors(layer, *half) for half in HALVES)
     scale = layer.scale(len(layer.tensors["hada_w1_b"]))
     if len(down_1) * len(down_2) >= min(len(up_1), down_1.shape[1]):

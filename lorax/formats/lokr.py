@@ -1,7 +1,5 @@
 """LoKr (arXiv 2309.14859, section 3.2): the Kronecker product of two matrices, each stored whole or in factors."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -52,12 +50,12 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, int]:
 
 
 def rank(shapes: Shapes) -> int | None:
-    """The rank of the second matrix's factors, else of the first's (A1111, network_lokr.py); None if both are whole."""
+    """Return the rank of the second matrix's factors, else of the first's (A1111, network_lokr.py); None if both are whole."""
     return next((shapes[part][0] for part in ("lokr_w2_b", "lokr_w1_b") if part in shapes), None)
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2). Its rank is the product of both, and never more than a side."""
+    """Return dW = kron(B1 A1, B2 A2) = kron(B1, B2) kron(A1, A2), whose rank is the product of both."""
     (up_1, down_1), (up_2, down_2) = (_factors(layer, name) for name in ("lokr_w1", "lokr_w2"))
     scale = layer.scale(rank(layer.shapes))
     return LowRank(_kron(up_1, up_2), _kron(down_1, down_2), scale)

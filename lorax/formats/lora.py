@@ -1,9 +1,4 @@
-"""LoRA and LoCon: ``scale * up @ down``, with an optional middle convolution (Tucker decomposition).
-
-The parts have five spellings: kohya's, PEFT's, two of diffusers', and that of LoRA-X files.
-"""
-
-from __future__ import annotations
+"""LoRA and LoCon: ``scale * up @ down``, with an optional middle convolution (Tucker decomposition)."""
 
 import math
 
@@ -16,22 +11,18 @@ TITLE = "LoRA"
 ON_BASE = False
 LOW_RANK = True
 UP, DOWN, MID = "up", "down", "mid"
-SUFFIXES = {
-    ".lora_up.weight": UP,
-    ".lora_down.weight": DOWN,
-    ".lora_mid.weight": MID,
-    ".lora_B.weight": UP,
-    ".lora_A.weight": DOWN,
-    ".lora_B.default.weight": UP,
-    ".lora_A.default.weight": DOWN,
-    ".lora.up.weight": UP,
-    ".lora.down.weight": DOWN,
-    ".lora_linear_layer.up.weight": UP,
-    ".lora_linear_layer.down.weight": DOWN,
-    ".lorax_up.weight": UP,
-    ".lorax_down.weight": DOWN,
+SPELLINGS = (  # of up and down
+    ("lora_up", "lora_down"),  # kohya
+    ("lora_B", "lora_A"),  # PEFT
+    ("lora_B.default", "lora_A.default"),  # PEFT
+    ("lora.up", "lora.down"),  # diffusers
+    ("lora_linear_layer.up", "lora_linear_layer.down"),  # diffusers
+    ("lorax_up", "lorax_down"),  # LoRA-X files
+)
+SUFFIXES = {".lora_mid.weight": MID} | {
+    f".{name}.weight": part for spelling in SPELLINGS for name, part in zip(spelling, (UP, DOWN), strict=True)
 }
-# diffusers before 0.22 kept LoRA layers beside those of an attention: in its processor, or in the text encoder's attention.
+# diffusers before 0.22 had an attention's LoRA layers in its processor, or in the text encoder's attention.
 OLD_NAMES = {
     **{f".processor.to_{x}_lora.": f".to_{x}.lora." for x in "qkv"},
     ".processor.to_out_lora.": ".to_out.0.lora.",
@@ -39,8 +30,8 @@ OLD_NAMES = {
 }
 
 
-def today(key: str) -> str:
-    """The key as diffusers spells it today."""
+def modern(key: str) -> str:
+    """Return the key in today's spelling of diffusers."""
     for old, new in OLD_NAMES.items():
         key = key.replace(old, new)
     return key

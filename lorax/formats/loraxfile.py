@@ -1,11 +1,9 @@
-"""The LoRA-X file: one adapter that fits itself to whatever checkpoint of its family is loaded.
+"""LoRA-X files: adapters that are fitted to the loaded checkpoint of their family.
 
-It holds the factors for the checkpoint that the adapter was trained on. Layers are named as in a plain LoRA, but the parts have
-names of their own, so that no reader of plain LoRAs applies them by mistake. The small form (``lorax/formats/small.py``) holds
-what the factors are rebuilt from. The metadata says what is needed to fit them to another checkpoint.
+A file holds the factors for the checkpoint that the adapter was trained on, or the small form of these
+(``lorax/formats/small.py``). Layers are named as in a plain LoRA; parts have other names, so that readers of plain LoRAs do not
+apply them by mistake. The header tells how to fit them to another checkpoint.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping
@@ -19,28 +17,25 @@ from lorax.files import TensorFile, json_object
 from lorax.formats import lora, small
 
 FORMAT = 1
-PREFIX = "lorax_"  # begins the parts of every version, so that an older reader knows a newer file
+PREFIX = "lorax_"  # begins the names of parts in all versions, so that an older reader recognises a newer file
 SUFFIXES = tuple(end for end in (*lora.SUFFIXES, *small.SUFFIXES) if end.startswith(f".{PREFIX}"))
 
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a LoRA-X file. ``fingerprint`` is that of the source's layers that the adapter changes.
-
-    ``core``: "diagonal" or "full" if it was trained inside the source's leading subspaces, of each layer's own rank; else empty.
-    """
+    """The metadata of a LoRA-X file."""
 
     family: Family
     source: str  # file name
     source_sha256: str
-    fingerprint: str
+    fingerprint: str  # of the source's layers that the adapter changes
     method: str
     settings: Mapping[str, Any]
-    core: str = ""
+    core: str = ""  # "diagonal" or "full" if the adapter was trained in the source's leading subspaces
 
     @property
     def named_source(self) -> str:
-        """The source in words, for messages."""
+        """The source's name and hash, for messages."""
         return f"{self.source} (sha256 {self.source_sha256[:10]})"
 
     def as_metadata(self) -> dict[str, str]:
@@ -57,12 +52,12 @@ class Header:
 
 
 def is_ours(file: TensorFile) -> bool:
-    """Whether the file is a LoRA-X file of any version, or what is left of one."""
+    """Tell whether the file is a LoRA-X file of any version, complete or not."""
     return "lorax_format" in file.metadata or any(key.endswith(SUFFIXES) for key in file.shapes)
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
-    """The header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, of a newer version or of an unknown family."""
+    """Read the header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, or its version or family is unknown."""
     with reading(path, "a LoRA-X file", "The header of this LoRA-X file is damaged: save it again."):
         version = int(metadata["lorax_format"])
         if version > FORMAT:

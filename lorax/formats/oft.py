@@ -1,10 +1,8 @@
 """OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243) of kohya and LyCORIS: outputs of the base's weight are rotated in blocks.
 
-``oft_blocks`` has three dimensions (blocks, b, b) in OFT, and four (steps, blocks, b, b) in BOFT. Cayley's transform makes the
-rotations R of it. LyCORIS' old ``oft_diag`` holds R itself. ``alpha`` is no scale here but the constraint.
+``oft_blocks`` is (blocks, b, b) in OFT and (steps, blocks, b, b) in BOFT. Its Cayley transform gives the rotations R. LyCORIS'
+old ``oft_diag`` holds R itself. ``alpha`` is not a scale here, but the constraint.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -50,7 +48,7 @@ def _have_members(steps: int, blocks: int) -> bool:
 
 
 def is_butterfly(shapes: Shapes) -> bool:
-    """Whether the parts are BOFT's."""
+    """Tell whether the parts are BOFT's."""
     return len(shapes.get(BLOCKS, ())) == 4
 
 
@@ -63,7 +61,7 @@ def rank(shapes: Shapes) -> None:
 
 
 def decode(layer: Layer) -> LowRank:
-    """dW = (R^T - 1) W, of any rank, as A1111 computes it (network_oft.py). The constraint is alpha times the outputs."""
+    """Return dW = (R^T - 1) W, of any rank, as A1111 computes it (network_oft.py). The constraint is alpha times the outputs."""
     W = layer.weight().double().flatten(1)
     R = _rotations(layer, len(W))
     rotated = _butterfly(R, W) if R.dim() == 4 else torch.einsum("knm,kni->kmi", R, W.reshape(*R.shape[:2], -1)).flatten(0, 1)
@@ -73,7 +71,7 @@ def decode(layer: Layer) -> LowRank:
 
 
 def _rotations(layer: Layer, outputs: int) -> torch.Tensor:
-    """R = (1 + Q) (1 - Q)^-1, float64, of the skew-symmetric Q. A constraint other than 0 bounds the norm of all blocks of Q."""
+    """Return R = (1 + Q) (1 - Q)^-1, float64, for a skew-symmetric Q, whose norm a constraint other than 0 bounds."""
     if ROTATIONS in layer.tensors:
         return layer.tensors[ROTATIONS].double()
     Q = layer.tensors[BLOCKS].double()
@@ -85,7 +83,7 @@ def _rotations(layer: Layer, outputs: int) -> torch.Tensor:
 
 
 def _butterfly(R: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
-    """W after all steps of BOFT (equation 5). Step i rotates blocks whose members are 2^i * b / 2 apart."""
+    """Return W after all steps of BOFT (equation 5). Step i rotates blocks whose rows are 2^i * b / 2 apart."""
     steps, _, b, _ = R.shape
     for i in range(steps):
         k = 2**i * b // 2

@@ -1,7 +1,5 @@
 """Opens adapter files and PEFT folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,7 @@ PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "
 
 
 def open_adapter(path: Path | str) -> AdapterFile:
-    """Open an adapter of any supported format, a LoRA-X file or a PEFT folder, by its header.
-
-    Raises NotAnAdapter if nothing in it looks like an adapter, LoraxError if it is damaged or of another kind.
-    """
+    """Open an adapter file or a PEFT folder by its header. Raises NotAnAdapter, or LoraxError if it is damaged or unsupported."""
     with reading(path, "an adapter"):
         return _open(Path(path))
 

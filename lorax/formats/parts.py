@@ -1,9 +1,4 @@
-"""The interface of a format's module, and helpers that several formats share.
-
-A part is one tensor of a layer. Its key in the file is the layer's name followed by a suffix.
-"""
-
-from __future__ import annotations
+"""The interface of a format's module, and helpers. A part is one tensor of a layer; its key is the layer's name with a suffix."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,48 +16,40 @@ Device = torch.device | str
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an adapter, read from the file, with what its format needs to decode it.
+    """One layer of an adapter, read from the file, ready to be decoded by its format."""
 
-    ``where``: the file and the layer, for errors. ``tensors``: part -> float32. ``default_scale``: the scale that a PEFT
-    configuration gives. ``source``: the source checkpoint in words, if a LoRA-X header names it. ``read_weight``: reads the
-    source's weight; None if there is no such layer. ``device``: where the weight is decomposed if the format needs that.
-    """
-
-    where: str
-    tensors: Mapping[str, torch.Tensor]
-    default_scale: float | None
-    source: str = ""
-    read_weight: Callable[[Device], torch.Tensor] | None = None
-    device: Device = "cpu"
+    where: str  # the file and the layer, for errors
+    tensors: Mapping[str, torch.Tensor]  # float32, by part
+    default_scale: float | None  # from a PEFT configuration
+    source: str = ""  # the source in a LoRA-X header, for errors
+    read_weight: Callable[[Device], torch.Tensor] | None = None  # reads the source's weight; None if it has no such layer
+    device: Device = "cpu"  # for a decomposition of the weight
 
     @property
     def shapes(self) -> Shapes:
         return {part: tuple(tensor.shape) for part, tensor in self.tensors.items()}
 
     def scale(self, rank: int | None) -> float:
-        """alpha / rank, as A1111 has it (network.py).
-
-        Without alpha it is the configuration's scale, else 1. With alpha and without a rank it is 1.
-        """
+        """Return alpha / rank, or 1 without a rank (A1111, network.py); without alpha the configuration's scale, else 1."""
         if ALPHA not in self.tensors:
             return 1.0 if self.default_scale is None else self.default_scale
         return self.tensors[ALPHA].item() / rank if rank else 1.0
 
     def weight(self, device: Device = "cpu") -> torch.Tensor:
-        """The source's weight in its own shape, float32, on ``device``."""
+        """Return the source's weight in its own shape, float32, on ``device``."""
         assert self.read_weight is not None
         return self.read_weight(device)
 
 
 class Extent(NamedTuple):
-    """The weight (outputs, inputs) that a layer can change. None: any size; ``singular_values``: the fewest that it must have."""
+    """The weight (outputs, inputs) that a layer can change; None for any size. ``singular_values``: the weight's least number."""
 
     outputs: int | None
     inputs: int | None
     singular_values: int = 0
 
     def misfit(self, weight: tuple[int, int]) -> str | None:
-        """The layer's demand in words if a weight of this shape does not meet it; None if it does."""
+        """Return what the layer needs, in words, if a weight of this shape does not fit; None if it fits."""
         if self.singular_values > min(weight):
             return f"{self.singular_values} singular values"
         shape = self.outputs or weight[0], self.inputs or weight[1]
@@ -70,7 +57,7 @@ class Extent(NamedTuple):
 
 
 class Format(Protocol):
-    """A module of this folder. ``check`` is called first; the other functions rely on shapes that fit together."""
+    """The interface of a format's module. ``check`` is called first; the other functions rely on it."""
 
     @property
     def TITLE(self) -> str: ...
@@ -81,23 +68,23 @@ class Format(Protocol):
 
     @property
     def LOW_RANK(self) -> bool:
-        """Whether the stored factors bound the rank of the delta. Deltas of other formats may have any rank."""
+        """Whether the stored factors bound the rank of the delta."""
 
     @property
     def SUFFIXES(self) -> Mapping[str, str]:
-        """End of a key -> part."""
+        """The parts by the suffixes of their keys."""
 
     def check(self, where: str, shapes: Shapes) -> None:
-        """Raise LoraxError unless the parts of one layer fit together. ``where`` names the file and the layer."""
+        """Raise LoraxError unless the parts of a layer go together. ``where`` names the file and the layer."""
 
     def extent(self, shapes: Shapes) -> Extent:
-        """The weight that the layer can change."""
+        """Return the weight that the layer can change."""
 
     def rank(self, shapes: Shapes) -> int | None:
-        """The rank as users state it, by which alpha is divided; None if the format has none."""
+        """Return the rank as users state it, by which alpha is divided; None if the format has no rank."""
 
     def decode(self, layer: Layer) -> LowRank:
-        """The delta dW. Raises LoraxError if the source's weight is needed and is not the right one."""
+        """Return the delta dW. Raises LoraxError if the source's weight is needed and is not the right one."""
 
 
 def require(where: str, shapes: Shapes, *wanted: str) -> None:
@@ -108,11 +95,11 @@ def require(where: str, shapes: Shapes, *wanted: str) -> None:
 
 
 def fail(where: str, shapes: Shapes, expected: str) -> LoraxError:
-    """The error for parts whose shapes do not fit together."""
+    """Return the error for parts whose shapes do not go together."""
     listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items() if part != ALPHA)
     return LoraxError(f"{where}: the shapes disagree: {listed}; expected {expected}. The file is damaged; export it again.")
 
 
 def fold(up: torch.Tensor, mid: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A Tucker decomposition as two factors: dW[o, i, h, w] = up[o, p] mid[p, q, h, w] down[q, i]. The rank stays p."""
+    """Return a Tucker decomposition dW[o, i, h, w] = up[o, p] mid[p, q, h, w] down[q, i] as two factors of rank p."""
     return up, torch.einsum("pqhw,qi->pihw", mid, down).flatten(1)

@@ -1,6 +1,4 @@
-"""Refuses files that are recognised and not supported, by their names."""
-
-from __future__ import annotations
+"""Recognises unsupported files by their keys, so that a refusal can name them."""
 
 import re
 from collections.abc import Iterable
@@ -46,7 +44,7 @@ BASES = {
 
 
 def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
-    """The error for a file with an ``unknown`` key. Any of its ``keys`` may tell what it is."""
+    """Return the error for a file with an ``unknown`` key. Any of its ``keys`` may tell what it is."""
     if unknown.endswith(f".{ia3.WEIGHT}") and any(key.endswith(f".{ia3.ON_INPUT}") for key in keys):
         return LoraxError(f"{path}: {unknown.removesuffix(f'.{ia3.WEIGHT}')}: {ia3.ON_INPUT} is missing. The file is incomplete.")
     if kind := _first(KINDS, keys):

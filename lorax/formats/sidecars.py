@@ -1,9 +1,4 @@
-"""Reads the files beside an adapter for hints: the WebUI's card and Civitai Helper's information.
-
-A file that is damaged, or that belongs to another tool, is ignored with a line in the log.
-"""
-
-from __future__ import annotations
+"""Reads the files beside an adapter: the WebUI's card and Civitai Helper's information. Unreadable ones are logged."""
 
 import logging
 from dataclasses import dataclass
@@ -16,12 +11,13 @@ from lorax.errors import LoraxError
 from lorax.files import is_file, read_json
 
 CARD, CIVITAI = ".json", ".civitai.info"
+PREVIEWS = tuple(stem + suffix for stem in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif"))
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Hints:
-    """The hints of all sidecars. ``base``: in Civitai's words, as ``SD 1.5``; ``family``: from the card."""
+    """The hints in all sidecars. ``base``: in Civitai's words, such as ``SD 1.5``; ``family``: from the card."""
 
     trigger_words: str = ""
     base: str = ""
@@ -29,12 +25,17 @@ class Hints:
 
 
 def read(adapter: Path) -> Hints:
-    """The hints beside ``adapter``. The card's trigger words come before Civitai's. Each state of the files is read once."""
+    """Return the hints beside ``adapter``. The card's trigger words are preferred. Each state of the files is read once."""
     return _hints(adapter, changes(adapter))
 
 
+def beside(adapter: Path) -> tuple[Path, ...]:
+    """The names of all files that are read beside ``adapter``, whether there are such files or not."""
+    return tuple(adapter.with_suffix(suffix) for suffix in (CARD, CIVITAI, *PREVIEWS))
+
+
 def changes(adapter: Path) -> tuple[int, ...]:
-    """A value that differs once a sidecar has changed."""
+    """Return a value that differs once a sidecar has changed."""
     files = (adapter.with_suffix(suffix) for suffix in (CARD, CIVITAI))
     return tuple(_changed(file) for file in files)
 
@@ -47,7 +48,7 @@ def _changed(file: Path) -> int:
 
 
 def content(path: Path) -> dict[str, Any] | None:
-    """The JSON object in the file; None if there is none, which is logged if there is a file."""
+    """Return the JSON object in the file; None if there is no file, or no JSON object in it, which is logged."""
     try:
         return read_json(path, "a card", "utf-8-sig") if is_file(path) else None
     except LoraxError as error:
@@ -65,5 +66,5 @@ def _hints(adapter: Path, changed: tuple[int, ...]) -> Hints:
 
 
 def _text(value: object) -> str:
-    """A string that any page can show; empty if ``value`` is no string."""
+    """Return a string that any page can show; empty if ``value`` is not a string."""
     return value.strip().encode(errors="replace").decode() if isinstance(value, str) else ""

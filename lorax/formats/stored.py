@@ -1,6 +1,4 @@
-"""What an adapter file holds, by its keys and shapes alone: its layers, and what it adds to norms and biases."""
-
-from __future__ import annotations
+"""Finds the layers of an adapter file, and its changes of norms and biases, from keys and shapes alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from lorax.formats.parts import Format, Shapes
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer: its format, the keys of its parts (part -> key) and their shapes."""
+    """One layer: its format, and the keys and shapes of its parts."""
 
     format: Format
     keys: Mapping[str, str]
@@ -37,7 +35,7 @@ class StoredLayer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the difference of the weights itself is stored."""
+        """Whether the whole difference of the weights is stored."""
         return self.format is full
 
     @property
@@ -67,10 +65,10 @@ class StoredVector:
 
 
 def contents(file: TensorFile) -> tuple[dict[str, StoredLayer], list[StoredVector]]:
-    """The layers by their names as the file spells them, and the vectors of each layer one after the other.
+    """Return the layers by their names in the file, and the vectors, ordered by layer.
 
-    Raises NotAnAdapter if a key is not an adapter's or no layer is found, LoraxError if the file is of an unsupported kind or the
-    parts of a layer do not fit together.
+    Raises NotAnAdapter if a key is not an adapter's or there is no layer, and LoraxError if the kind of file is not supported or
+    the parts of a layer do not go together.
     """
     parts: dict[str, dict[str, str]] = {}
     vectors: dict[str, dict[str, StoredVector]] = {}

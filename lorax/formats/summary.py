@@ -1,6 +1,4 @@
-"""Facts about a whole adapter for people: its kind, its ranks and its trigger words."""
-
-from __future__ import annotations
+"""Facts about a whole adapter: its kind, its ranks and its trigger words."""
 
 from collections import Counter
 
@@ -9,7 +7,7 @@ from lorax.formats.adapter_file import AdapterFile
 
 
 def kind(adapter: AdapterFile) -> str:
-    """The title of the adapter's format. If its layers have several formats, their titles, the commonest first."""
+    """Return the title of the adapter's format, or the titles of its layers' formats, the commonest first."""
     if adapter.header is not None:
         return "LoRA-X"
     titles = Counter(layer.title for layer in adapter.layers.values())
@@ -17,10 +15,10 @@ def kind(adapter: AdapterFile) -> str:
 
 
 def ranks(adapter: AdapterFile) -> Counter[int]:
-    """Rank -> number of layers that have it. Layers of a format without ranks are not counted."""
+    """Count the layers by rank. Layers of a format without ranks are not counted."""
     return Counter(layer.rank for layer in adapter.layers.values() if layer.rank is not None)
 
 
 def trigger_words(adapter: AdapterFile) -> str:
-    """The words that call the adapter in a prompt: from its card, else from Civitai's file, else from its metadata."""
+    """Return the adapter's trigger words from its card, else from Civitai's file, else from its metadata."""
     return sidecars.read(adapter.path).trigger_words or adapter.metadata.get("modelspec.trigger_phrase", "")

@@ -1,1 +1,1 @@
-"""Where the tab runs: nothing outside of this package knows a WebUI."""
+"""Hosts: the programs in which the tab and the API run. No other package knows a WebUI."""

@@ -1,6 +1,4 @@
-"""What the tab and the API need from the program that they run in."""
-
-from __future__ import annotations
+"""The interface of a host: the program in which the tab and the API run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of a comparison: which base with which adapter."""
+    """One picture of a comparison: a base, with an adapter or without."""
 
     title: str
     base: ListedFile
@@ -27,58 +25,58 @@ class Shot:
 class Host(Protocol):
     """A WebUI, or a folder of models."""
 
-    notice: str  # what is missing in this host, for the head of the tab; else empty
-    adapter_folder: Path  # outputs go here, or below
-    picture_size: int | None  # default size of compared pictures; None where the model says it
-    has_prompt: bool  # whether a prompt tag can be sent to a txt2img tab
+    notice: str  # shown at the top of the tab if this host lacks something, else empty
+    adapter_folder: Path  # outputs are written into it or a folder inside
+    picture_size: int | None  # default size of compared pictures in pixels; None if the model decides
+    has_prompt: bool  # whether there is a txt2img tab, to which prompt tags can be sent
 
     def bases(self) -> dict[str, ListedFile]: ...
 
     def adapters(self) -> dict[str, ListedFile]: ...
 
     def prompt_names(self) -> Mapping[str, Path]:
-        """Name of a LoRA in prompts -> the file, as the disk is now. Empty in a host without prompts."""
+        """Return the file of each LoRA by its name in prompts, from the disk as it is now; empty in a host without prompts."""
 
     def loaded(self) -> str | None:
-        """Name of the base that the host has loaded."""
+        """Return the name of the loaded base, or None."""
 
     def refresh(self) -> None:
-        """Look on the disk for models anew."""
+        """Read the lists of files from the disk again."""
 
     def defaults(self) -> Mapping[str, Any]:
-        """Defaults of options that the user has set in the host, by the options' names."""
+        """Return the defaults that the user has set in the host, by option name."""
 
     def cache(self) -> Cache | None:
-        """Where what is found of the bases is kept, if it is to be kept."""
+        """Return the cache for results about the bases, or None for no cache."""
 
     def device(self) -> str:
-        """The device that ``auto`` stands for."""
+        """Return the device that ``auto`` stands for."""
 
     def models(self) -> Models | None:
-        """What runs bases for the methods that need it, within ``run`` or ``handler``; None where diffusers is to."""
+        """Return what runs bases within ``run`` or ``handler``; None if diffusers is to run them."""
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
-        """Do the work alone, in the host's queue; ``progress`` hears of it too, and may stop it.
+        """Return the work's result. It runs alone, in the host's queue, and ``progress`` may raise to stop it.
 
-        What the host had loaded before is loaded again at the end, however the work ends.
+        The base that was loaded before is loaded again at the end, however the work ends.
         """
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        """A gradio handler of a long job, run in the host's queue with its progress bar, and as ``run`` does.
+        """Make a gradio handler for a long job. It works as ``run`` does, and shows the host's progress bar.
 
-        ``work(progress, *values of the inputs but the first)`` returns values for the outputs, the last one HTML.
+        ``work(progress, *values of all inputs but the first)`` returns values for the outputs, the last one HTML.
         """
 
     def interrupt(self) -> None:
-        """Stop the job that a handler runs, after its current step; if none runs, those that wait in the queue."""
+        """Stop the job that a handler runs, after its current step; if none runs, stop those that wait in the queue."""
 
     def tag(self, adapter: Path) -> str:
-        """What to write in the prompt."""
+        """Return the adapter's tag for prompts."""
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
-        """A PIL image per shot, and what the host has to say of them, as of a LoRA that was not applied.
+        """Draw a PIL image per shot; return them with the host's comments, such as that a LoRA was not applied.
 
-        What was loaded before is loaded again at the end. Raises LoraxError where a shot cannot be drawn.
+        The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn.
         """

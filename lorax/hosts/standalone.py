@@ -1,7 +1,6 @@
 """A folder of models instead of a WebUI, for ``python -m lorax serve``."""
 
-from __future__ import annotations
-
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -11,18 +10,19 @@ from typing import Any
 from lorax.catalog import ListedFile
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
-from lorax.files import Cache
+from lorax.files import Cache, files_below, printable
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
 from lorax.hosts.turns import Turns
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
-ADAPTER_FOLDERS = ("Lora", "loras")  # as the WebUI and ComfyUI call them
+log = logging.getLogger(__name__)
+ADAPTER_FOLDERS = ("Lora", "loras")  # the WebUI's name and ComfyUI's
 
 
 class Standalone:
-    """Checkpoints and LoRAs anywhere below ``folder``, told apart by their headers. ``cache``: what ``Host.cache`` is to be."""
+    """A host over the checkpoints and LoRAs anywhere inside ``folder``, which are distinguished by their headers."""
 
     notice = ""
     picture_size: int | None = None
@@ -51,10 +51,11 @@ class Standalone:
 
     def refresh(self) -> None:
         found: dict[str, dict[str, ListedFile]] = {"base": {}, "adapter": {}, "": {}}
-        for path in sorted(self.folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                name = path.relative_to(self.folder).with_suffix("").as_posix()
-                found[_kind(path, path.stat().st_mtime_ns)][name] = ListedFile(name, path)
+        for path in sorted(files_below(self.folder, SUFFIXES)):
+            listed, name = found[_kind(path)], printable(path.relative_to(self.folder).with_suffix("").as_posix())
+            while name in listed:  # two files may differ only in their suffix, or in what cannot be shown
+                name += path.suffix
+            listed[name] = ListedFile(name, path)
         self._found = found
 
     def defaults(self) -> Mapping[str, Any]:
@@ -120,9 +121,17 @@ class Standalone:
         return drawn, []
 
 
+def _kind(path: Path) -> str:
+    """Return ``base``, ``adapter`` or an empty string. A file that cannot be read is listed too, and refused when used."""
+    try:
+        return _kind_at(path, path.stat().st_mtime_ns)
+    except Exception:  # whatever one file holds, the others must be listed; catalog.facts tells why
+        log.exception("reading %s", path)
+        return "adapter"
+
+
 @lru_cache(maxsize=4096)
-def _kind(path: Path, changed: int) -> str:
-    """``base``, ``adapter`` or neither. A damaged or unsupported file is listed as what it is, and says so when it is used."""
+def _kind_at(path: Path, changed: int) -> str:
     try:
         open_checkpoint(path)
     except UnsupportedFamily:

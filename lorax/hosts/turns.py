@@ -1,6 +1,4 @@
-"""Which of a host's jobs wait in its queue and which one runs, so that a stop reaches the right one."""
-
-from __future__ import annotations
+"""Tells which of a host's jobs waits in its queue and which one runs, so that a stop reaches the right one."""
 
 import threading
 from collections.abc import Iterator
@@ -30,7 +28,7 @@ class Turns:
 
     @contextmanager
     def taken(self) -> Iterator[Turn]:
-        """Yield a turn that waits from the start of the block, runs once ``begin`` is called, and is over at the block's end."""
+        """Yield a turn that waits until ``begin`` is called, and ends with the block."""
         turn = Turn()
         with self._lock:
             self._turns.append(turn)
@@ -41,12 +39,12 @@ class Turns:
                 self._turns.remove(turn)
 
     def begin(self, turn: Turn) -> None:
-        """Let the job run."""
+        """Mark the job as running."""
         with self._lock:
             turn.running = True
 
     def stop(self) -> bool:
-        """Stop the job that runs, or, if none does, those that wait. Return whether one runs."""
+        """Stop the running job, or all waiting ones if none is running; return whether one is running."""
         with self._lock:
             running = [turn for turn in self._turns if turn.running]
             for turn in running or self._turns:

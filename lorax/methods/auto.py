@@ -1,10 +1,8 @@
-"""Copy or project, decided for each layer by the share of the delta that a projection would keep.
+"""Copies or projects each layer, by the share of the delta that a projection keeps.
 
-The similarity of a component's layers judges the pair of bases as a whole. The share of the adapter that the target has already
-decides how strongly the adapter is applied.
+The similarity of a component's layers tells whether the bases are related. The share of the adapter that the target has already
+decides on the adapter's strength.
 """
-
-from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
@@ -14,16 +12,13 @@ from lorax.methods import copy, lorax
 from lorax.methods.weight_pair import WeightPair
 from lorax.reasons import Reason, Why
 
-# Share of the delta that a projection must keep to be chosen. An adapter trained inside the subspace keeps nearly all of itself;
-# an ordinary LoRA keeps a third to two thirds, and what a projection would drop of it is worth more than the projection.
+# Share of the delta from which a projection is chosen. Adapters that were trained in the subspace keep nearly all of themselves;
+# ordinary LoRAs keep a third to two thirds, and lose more by a projection than they gain.
 INSIDE = 0.95
-# Median similarity of a pair of bases from which they count as relatives. Chance is 0; fine-tunes measure near 0.9.
-RELATED = 0.5
-# Share of the delta that the target has already, from which it is left out. Chosen on the pairs of docs/findings.md ("What the
-# target already has"): below it, a copy was as good or better.
+RELATED = 0.5  # median similarity from which bases count as related; chance is 0, and fine-tunes are near 0.9
+# Share of the adapter in the target from which its strength is reduced; below, a copy was as good or better (docs/findings.md).
 OVERLAP = 0.15
-# Share from which nothing worth writing is left, as if the adapter was merged into the target.
-WHOLE = 0.95
+WHOLE = 0.95  # share of the adapter in the target from which nothing is moved, as if the adapter was merged into the target
 
 
 def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
@@ -44,29 +39,26 @@ def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
 
 
 def move_unsampled(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
-    """Copy a layer that is not measured, since no measured layer was projected: an adapter is of one kind throughout."""
+    """Copy a layer that was not measured. No measured layer was projected, and an adapter's layers are all of one kind."""
     if not pair.same_shape:
         return None, pair.shapes_differ(Why.NOT_BY_AUTO)
     return dW, Reason(Why.COPIED_AS_MEASURED)
 
 
 def median(similarities: Sequence[float | None]) -> float | None:
-    """Return the median similarity of two bases' layers; None if no layers are comparable.
-
-    A pair of unequal shapes (None) counts as alike by chance: relatives differ in blocks, not in widths.
-    """
+    """Return the median similarity of two bases' layers; None if all are. Otherwise None, for unequal shapes, counts as 0."""
     if all(similarity is None for similarity in similarities):
         return None
     return statistics.median(similarity or 0.0 for similarity in similarities)
 
 
 def are_related(similarity: float | None) -> bool:
-    """Tell whether bases with this median similarity are relatives."""
+    """Tell whether bases with this median similarity are related."""
     return similarity is not None and similarity >= RELATED
 
 
 def strength(overlap: float) -> float:
-    """Return the strength at which an adapter is applied to a target that has the share ``overlap`` of it; 0: not at all."""
+    """Return the strength of an adapter for a target that already has the share ``overlap`` of it; 0 if it is not moved."""
     if overlap >= WHOLE:
         return 0.0
     return 1 - overlap if overlap >= OVERLAP else 1.0

@@ -1,13 +1,11 @@
-"""Bridge: fit each target layer in closed form to what the source's layer does with the adapter.
+"""Bridge: fits each target layer, in closed form, to the effect of the adapter on the source's layer.
 
-Layer by layer, in the order in which the target runs them, dW_t x' = R (y_s' - y_s) - (y' - y_t) is solved for dW_t by ridge
-regression. x' and y' are what the layer takes and gives once all layers before it are adapted. y_s' and y_s are what the source's
-layer gives with the adapter and without, on the same pictures and captions. R carries the source layer's output to the target
-layer's, and is fitted on y_s and y_t. The models may differ in width and resolution: layers are compared at the same points.
-Last, the strength of each direction is trained on the pictures.
+dW_t x' = R (y_s' - y_s) - (y' - y_t) is solved for dW_t by ridge regression, layer by layer in the order in which the target runs
+them. x' and y' are the layer's input and output once all layers before it are adapted. y_s' and y_s are the source layer's output
+with the adapter and without it, on the same pictures and captions. R maps the source layer's output to the target layer's, and is
+fitted on y_s and y_t. The models may differ in width and resolution: layers are compared at the same points of the pictures. In
+the end, the strength of each direction is trained on the pictures.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -18,29 +16,15 @@ from torch import nn
 
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job
-from lorax.models import (
-    Hook,
-    Lesson,
-    Model,
-    NoisyBatch,
-    Scales,
-    batch_size,
-    check,
-    effect,
-    hooked,
-    noised,
-    rows_in,
-    rows_out,
-    train,
-)
+from lorax.models import Hook, Lesson, Model, NoisyBatch, Scales, check, effect, hooked, rows_in, rows_out, sampling, train
 from lorax.progress import Meter
 
 ROWS = 4096  # points at which layers are compared
-SOURCE_BYTES = 4 << 30  # kept of the source at most; a very large adapter is compared at fewer points
+SOURCE_BYTES = 4 << 30  # limit for the source's outputs; a very large adapter is compared at fewer points
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # in units of the mean of the Gram matrix's diagonal
 HELD_OUT = 0.2  # share of the rows by which a ridge is chosen
-FEWEST = 8  # pictures, however large they are: twice as many run side by side, for which SDXL takes 11 GB
-SCALING_STEPS, SCALING_RATE = 40, 3e-2  # what served best (docs/behaviour.md)
+FEWEST = 8  # pictures, however large they are; they run in one batch of two copies, for which SDXL takes 11 GB
+SCALING_STEPS, SCALING_RATE = 40, 3e-2  # the best ones in docs/behaviour.md
 
 
 def fit(job: Job) -> dict[str, LowRank]:
@@ -50,41 +34,38 @@ def fit(job: Job) -> dict[str, LowRank]:
         count = pictures_seen(job.pictures, max(source.size, check(job.target).size))
         meter.expect(len({*job.deltas, *recorded}) + len(job.assignments) + SCALING_STEPS)
         pictures = job.teacher.stored(count) or job.teacher.draw(source, count)
-        batch = noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
+        batch = sampling.noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
         width = sum(source.base.matrix(layer)[0] for layer in recorded)
         points = SamplePoints.drawn(count, points_for(width))
         outputs = record(source, job.deltas, recorded, batch, points, meter)
     with job.models.opened(job.target) as target:
         latents = pictures.latents_in(target, meter)
-        batch = noised(target, latents, pictures.prompts, count, seed=0)
+        batch = sampling.noised(target, latents, pictures.prompts, count, seed=0)
         layers = solve(target, outputs, job.assignments, batch, points, meter)
         lesson = Lesson(latents, pictures.prompts, SCALING_STEPS, SCALING_RATE)
         return train(target, Scales(layers, target.device), lesson, meter)
 
 
 def pictures_seen(asked: int, size: int) -> int:
-    """Return how many pictures the models see if the user asks for so many and the larger latents have ``size`` a side."""
-    return max(FEWEST, batch_size(asked, size))
+    """Return how many pictures the models see if the user asks for ``asked``. ``size`` is the side of the larger latents."""
+    return max(FEWEST, sampling.batch_size(asked, size))
 
 
 @dataclass(frozen=True)
 class SamplePoints:
-    """Points in the pictures, the same in layers of any resolution: ``item`` (rows,) and ``point`` (rows, 2) in [0, 1)."""
+    """Points in pictures, for layers of any resolution: picture numbers ``item`` (rows,) and ``point`` (rows, 2) in [0, 1)."""
 
     item: torch.Tensor
     point: torch.Tensor
 
     @classmethod
-    def drawn(cls, count: int, rows: int) -> SamplePoints:
-        """Draw random points of so many pictures, picture after picture: the last rows are of pictures of their own."""
+    def drawn(cls, count: int, rows: int) -> "SamplePoints":
+        """Draw random points in so many pictures, ordered by picture, so that the last rows have pictures of their own."""
         point = torch.rand(rows, 2, generator=torch.Generator().manual_seed(0))
         return cls(torch.arange(rows) * count // rows, point)
 
     def of(self, values: torch.Tensor, count: int) -> torch.Tensor:
-        """Return rows, float32 on the CPU, of a layer's values (count * positions, C).
-
-        The positions are those of a grid, of a prompt's tokens, or a single one.
-        """
+        """Return the rows, float32 on the CPU, of values (count * positions, C) on a grid, on tokens or at one position."""
         positions, (y, x) = len(values) // count, self.point.unbind(1)
         side = math.isqrt(positions)
         grid = (y * side).long() * side + (x * side).long()
@@ -92,38 +73,33 @@ class SamplePoints:
         return values[(self.item * positions + within).to(values.device)].float().cpu()
 
     def of_input(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Return rows of the module's input x (count, ...), taken picture by picture: a convolution's rows overlap."""
-        each = [self._of_picture(number).of(rows_in(module, x[number : number + 1]), 1) for number in range(len(x))]
-        return torch.cat(each)
-
-    def _of_picture(self, number: int) -> SamplePoints:
-        chosen = self.item == number
-        return SamplePoints(torch.zeros_like(self.item[chosen]), self.point[chosen])
+        """Return the rows of the module's input x (count, ...), picture by picture to save memory."""
+        found = []
+        for number in range(len(x)):
+            point = self.point[self.item == number]
+            points = SamplePoints(torch.zeros(len(point), dtype=torch.long), point)
+            found.append(points.of(rows_in(module, x[number : number + 1]), 1))
+        return torch.cat(found)
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a source layer gives at the points, float16 (rows, m), and what the adapter changes of it."""
+    """A source layer's output at the points, float16 (rows, m), and the adapter's change of it."""
 
     alone: torch.Tensor
     change: torch.Tensor
 
 
 def points_for(width: int) -> int:
-    """Return at how many points layers are compared whose outputs have ``width`` values in all."""
+    """Return the number of points at which layers are compared whose outputs have ``width`` values in all."""
     return min(ROWS, SOURCE_BYTES // max(1, 2 * torch.half.itemsize * width))
 
 
 @torch.no_grad()
 def record(
-    source: Model,
-    adapter: Mapping[str, LowRank],
-    layers: Collection[str],
-    batch: NoisyBatch,
-    points: SamplePoints,
-    meter: Meter,
+    source: Model, adapter: Mapping[str, LowRank], layers: Collection[str], batch: NoisyBatch, points: SamplePoints, meter: Meter
 ) -> dict[str, Output]:
-    """Return what the source's layers give, in one run on two copies of the batch, of which the second is adapted."""
+    """Return the outputs of the source's layers, from one run on two copies of the batch, of which the second is adapted."""
     found: dict[str, Output] = {}
 
     def recording(layer: str) -> Hook:
@@ -153,10 +129,7 @@ def solve(
     points: SamplePoints,
     meter: Meter,
 ) -> dict[str, LowRank]:
-    """Return the deltas by target layer, in one run on two copies of the batch, of which the second is adapted on the way.
-
-    A layer that one of the models does not use is left out.
-    """
+    """Return the deltas by target layer, except for unused layers, from one run as in ``record``, adapted layer by layer."""
     found: dict[str, LowRank] = {}
 
     def solving(layer: str) -> Hook:
@@ -186,8 +159,7 @@ def _run_on_two_copies(model: Model, batch: NoisyBatch, hooks: Mapping[str, Hook
 def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     """Return argmin_W ||Y - X W||^2 + lambda ||W||^2, float32 (n, m), for X (rows, n) and Y (rows, m).
 
-    lambda is the one of RIDGES that predicts the last rows best, which are left out of the fit. The result is 0 if none predicts
-    them better than 0 does.
+    lambda is chosen from RIDGES by cross-validation on the last rows. The result is 0 if none predicts them better than 0 does.
     """
     X, Y = X.double(), Y.double()
     cut = int(len(X) * (1 - HELD_OUT))
@@ -200,10 +172,9 @@ def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
 
 
 def _solver(X: torch.Tensor, Y: torch.Tensor) -> Callable[[float], torch.Tensor]:
-    """Return what solves the regression for a lambda, by a Cholesky decomposition each time.
+    """Return a function that solves the regression for a lambda, by a Cholesky decomposition of the smaller Gram matrix.
 
-    One eigendecomposition for all lambdas would fail on some rank-deficient X. The smaller Gram matrix is decomposed:
-    (X'X + l)^-1 X' = X' (XX' + l)^-1, which matters for the widest layers of full-size models.
+    (X'X + l)^-1 X' = X' (XX' + l)^-1. One eigendecomposition for all lambdas would fail on some rank-deficient X.
     """
     is_wide = X.shape[1] > len(X)
     gram, right = (X @ X.mT, Y) if is_wide else (X.mT @ X, X.mT @ Y)
@@ -220,7 +191,7 @@ def _solver(X: torch.Tensor, Y: torch.Tensor) -> Callable[[float], torch.Tensor]
 def _reduced(X: torch.Tensor, W: torch.Tensor, rank: int) -> LowRank:
     """Return the delta (m, n) of this rank whose effect on X (rows, n) is nearest to X W (reduced-rank regression)."""
     effect = (X @ W).double()
-    if len(effect) < effect.shape[1]:  # the smaller Gram matrix here, too
+    if len(effect) < effect.shape[1]:  # the smaller Gram matrix again
         U = torch.linalg.eigh(effect @ effect.mT).eigenvectors[:, -rank:]
         V = torch.linalg.qr(effect.mT @ U).Q.float()
     else:

@@ -1,6 +1,4 @@
-"""The plain copy to the matched layer: the baseline of every other method, and between relatives the one to beat."""
-
-from __future__ import annotations
+"""Copies each layer to its pair: the baseline for all other methods."""
 
 from lorax.low_rank import LowRank
 from lorax.methods.weight_pair import WeightPair

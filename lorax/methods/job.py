@@ -1,6 +1,4 @@
-"""What a method that runs the models is given to do."""
-
-from __future__ import annotations
+"""The job of a method that runs the models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,40 +12,36 @@ from lorax.progress import Meter
 
 @dataclass(frozen=True)
 class Assignment:
-    """The source layer that a target layer follows, and the rank of the delta that the target layer gets."""
+    """The source layer that a target layer imitates, and the rank of the target layer's delta."""
 
     source: str
     rank: int
 
 
 class Teacher(Protocol):
-    """Draws pictures with the source and the adapter, or has them from an earlier time."""
+    """The source with the adapter, which draws the pictures."""
 
     def stored(self, count: int) -> Pictures | None:
-        """Return ``count`` pictures that were drawn before, or None."""
+        """Return ``count`` pictures that were drawn earlier, or None."""
 
     def draw(self, source: Model, count: int) -> Pictures:
-        """Draw ``count`` pictures, and store them."""
+        """Draw and store ``count`` pictures."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An adapter's deltas by source layer, the layers of the target that are assigned one each, and what the work is done with.
-
-    ``start``: deltas by target layer from which a training starts; ``related``: whether the bases are. ``watch`` sees every
-    validation of a training, which then does not resume from ``saved``.
-    """
+    """A job, with the means to do it."""
 
     source: Checkpoint
     target: Checkpoint
-    deltas: Mapping[str, LowRank]
-    assignments: Mapping[str, Assignment]
+    deltas: Mapping[str, LowRank]  # by source layer
+    assignments: Mapping[str, Assignment]  # by target layer
     models: Models
     teacher: Teacher
     meter: Meter
     pictures: int
     steps: int | None = None
-    start: Mapping[str, LowRank] = field(default_factory=dict)
-    related: bool = False
+    start: Mapping[str, LowRank] = field(default_factory=dict)  # by target layer, from which a training starts
+    related: bool = False  # whether the bases are related
     saved: SavedTraining | None = None
-    watch: Watch | None = None
+    watch: Watch | None = None  # called at every validation of a training, which then does not resume from ``saved``

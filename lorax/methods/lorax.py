@@ -1,7 +1,5 @@
 """LoRA-X (arXiv 2501.16559, section 4): keep what lies in the target weight's leading singular subspace."""
 
-from __future__ import annotations
-
 import torch
 
 from lorax.low_rank import LowRank
@@ -11,10 +9,10 @@ from lorax.subspace import aligned
 
 
 def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
-    """Return dW_t = U~_t U~_t^T dW_s V~_t V~_t^T. A side of unequal sizes is first carried by the least-squares map.
+    """Return dW_t = U~_t U~_t^T dW_s V~_t V~_t^T. If the sizes of a side differ, the least-squares map is applied to it instead.
 
-    That map is P = argmin ||U~_s - P U~_t||_F = U~_s U~_t^T (of least norm), so P^T dW_s = U~_t U~_s^T dW_s, which is already in
-    the target's subspace; likewise for V.
+    That map is P = argmin ||U~_s - P U~_t||_F = U~_s U~_t^T (of least norm), so P^T dW_s = U~_t U~_s^T dW_s is in the target's
+    subspace; likewise for V.
     """
     if pair.keeps_all:
         return dW, Reason(Why.COPIED_WHOLE)
@@ -24,7 +22,7 @@ def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
 
 
 def _carried(X: torch.Tensor, pair: WeightPair, side: int) -> torch.Tensor:
-    """Carry the factor X of the delta's outputs (side 0) or inputs (side 1)."""
+    """Return the factor X of the delta's outputs (side 0) or inputs (side 1), carried to the target."""
     if pair.source.shape[side] == pair.target.shape[side]:
         return pair.target.project(X, pair.r, side)
     Q_s, Q_t = (aligned(*weight.leading(pair.r))[side] for weight in (pair.source, pair.target))

@@ -1,10 +1,4 @@
-"""Keeps what was found of a pair of weights for the next adapter: its rank, its similarity and the bases of the projection.
-
-Finding them takes some hundred times as long as reading the weights. An entry is found by the content of both weights, so neither
-a file's name nor its age matters, and a weight that changed is another one.
-"""
-
-from __future__ import annotations
+"""Caches the results about a pair of weights, which take a hundred times as long to compute as the weights to read."""
 
 import hashlib
 import json
@@ -18,14 +12,16 @@ from lorax.subspace import Basis, Decomposition
 
 
 def key(pair: WeightPair) -> str:
-    """Hash the weights as stored, and the rule. The bytes of weights on a graphics card are fetched for it."""
-    weights = pair.source.stored, pair.target.stored
-    content = [[str(W.dtype), *W.shape, hashlib.sha256(_bytes(W)).hexdigest()] for W in weights]
+    """Hash the weights as stored, and the rule."""
+    content = []
+    for W in (pair.source.stored, pair.target.stored):
+        data = W.contiguous().cpu().view(torch.uint8).numpy().data
+        content.append([str(W.dtype), *W.shape, hashlib.sha256(data).hexdigest()])
     return hashlib.sha256(json.dumps([__version__, pair.rule.text, content]).encode()).hexdigest()
 
 
 def to_entry(pair: WeightPair) -> Entry | None:
-    """Return what was computed of the pair; None if that was nothing, or is not worth keeping."""
+    """Return the results for the pair; None if nothing was computed."""
     found = pair.found()
     if not (pair.source.has_worked or pair.target.has_worked):
         return None
@@ -38,7 +34,7 @@ def to_entry(pair: WeightPair) -> Entry | None:
 
 
 def from_entry(entry: Entry, pair: WeightPair) -> WeightPair:
-    """Return the pair with what was kept of it. Raises ValueError, KeyError or TypeError if the entry is not one of this pair."""
+    """Return the pair with its cached results. Raises ValueError, KeyError or TypeError if the entry is damaged."""
     r, similarity = json.loads(entry.notes["known"])
     found = Found(None if r is None else int(r), None if similarity is None else float(similarity))
     if found.r is None:
@@ -55,7 +51,3 @@ def from_entry(entry: Entry, pair: WeightPair) -> WeightPair:
             raise ValueError(near.shape)
         sides.append(Decomposition(weight.stored, Basis.of(weight.stored, near, S, far)))
     return WeightPair(sides[0], sides[1], pair.rule, found)
-
-
-def _bytes(W: torch.Tensor) -> memoryview:
-    return W.contiguous().cpu().view(torch.uint8).numpy().data

@@ -1,6 +1,4 @@
-"""ProLoRA (arXiv 2506.04244, equations 3 to 5): carry the subspace part and the null-space part, each to the target's own."""
-
-from __future__ import annotations
+"""ProLoRA (arXiv 2506.04244, equations 3 to 5): carry the parts in the subspace and in the null space to the target's own."""
 
 import torch
 
@@ -22,7 +20,7 @@ def move(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
 
 
 def move_with_cross_terms(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None, Reason]:
-    """Carry also what leads from the subspace to the null space and back, which ``move`` drops. The rank stays the adapter's."""
+    """Return dW_t as ``move`` does, with the cross terms between subspace and null space. The rank is the adapter's."""
     if pair.keeps_all or not pair.same_shape:
         return lorax.move(dW, pair)
     (B_p, B_0), (A_p, A_0) = _split(dW, pair)
@@ -30,7 +28,7 @@ def move_with_cross_terms(dW: LowRank, pair: WeightPair) -> tuple[LowRank | None
 
 
 def _split(dW: LowRank, pair: WeightPair) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Carry B and A within the subspaces, and within the null spaces."""
+    """Return B and A, each carried in the subspace and in the null space."""
     B_p, B_0 = _carried(dW.up, pair, 0)
     A_p, A_0 = _carried(dW.down.mT, pair, 1)
     return (B_p, B_0), (A_p.mT, A_0.mT)

@@ -1,6 +1,4 @@
-"""Refine: train the target on pictures that the source draws with the adapter."""
-
-from __future__ import annotations
+"""Refine: trains the target on pictures that the source draws with the adapter."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from lorax.low_rank import LowRank
 from lorax.methods.job import Job
 from lorax.models import Factors, Lesson, Model, train
 
-# What served unrelated and related bases best (docs/behaviour.md).
+# The best ones for unrelated and related bases in docs/behaviour.md.
 RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
 STEPS_UNRELATED, STEPS_RELATED = 150, 10
 
@@ -31,12 +29,12 @@ def fit(job: Job) -> dict[str, LowRank]:
 
 
 def steps_of(asked: int | None, related: bool) -> int:
-    """Return how many steps are trained at most: as many as asked for, or what served best."""
+    """Return the largest number of steps: the user's, or the default."""
     return asked or (STEPS_RELATED if related else STEPS_UNRELATED)
 
 
 def started(target: Model, start: Mapping[str, LowRank], ranks: Mapping[str, int]) -> dict[str, LowRank]:
-    """Return deltas of these ranks by layer that do what ``start`` does, or the most of it; 0 for a layer that it lacks."""
+    """Return deltas of these ranks by layer that are equal or nearest to those in ``start``; 0 for layers that it lacks."""
     layers = {layer: dW.compressed(ranks[layer])[0] for layer, dW in start.items()}
     missing = {layer: rank - (layers[layer].rank if layer in layers else 0) for layer, rank in ranks.items()}
     for layer, more in blank(target, {layer: rank for layer, rank in missing.items() if rank > 0}).items():
@@ -47,7 +45,7 @@ def started(target: Model, start: Mapping[str, LowRank], ranks: Mapping[str, int
 
 
 def blank(target: Model, ranks: Mapping[str, int]) -> dict[str, LowRank]:
-    """Return deltas of 0 from which training can start: up is 0, down is drawn at random."""
+    """Return deltas of 0 from which training can start: up is 0, down is random."""
     generator, layers = torch.Generator().manual_seed(0), {}
     for layer, rank in ranks.items():
         m, n = target.base.matrix(layer)

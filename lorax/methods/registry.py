@@ -1,6 +1,4 @@
-"""The registry of methods. Each has a file of its own."""
-
-from __future__ import annotations
+"""The registry of methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ Move = Callable[[LowRank, WeightPair], tuple[LowRank | None, Reason]]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to move an adapter. ``options``: those that it has besides what every method has; ``paper``: where it is from."""
+    """A way to move an adapter. ``options``: names of the options that not all methods have; ``paper``: its source."""
 
     name: str
     title: str
@@ -33,12 +31,12 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightMethod(Method):
-    """A method that goes by the weights, layer by layer.
+    """A method by weights, layer by layer.
 
-    ``move(dW_s, pair)`` returns dW_t, or None if it cannot be had, and the reason; a copy returns dW_s itself. ``gated``: whether
-    --threshold skips layers that are less alike. ``declines``: whether nothing is moved between unrelated bases.
-    ``strength(overlap)`` multiplies the moved adapter if the target has that share of it already. ``move_unsampled`` moves a
-    large layer that was not measured, once the measured ones leave nothing to decide; without it every layer is measured.
+    ``move(dW_s, pair)`` returns dW_t and the reason, or None if there is no dW_t; a copy returns dW_s itself. ``gated``: whether
+    --threshold skips less similar layers. ``declines``: whether nothing is moved between unrelated bases. ``strength(overlap)``
+    is a factor of the moved adapter if the target has that share of it already. ``move_unsampled`` moves a large layer that was
+    not measured, once the measured ones leave nothing to decide; without it every layer is measured.
     """
 
     move: Move
@@ -50,7 +48,7 @@ class WeightMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMethod(Method):
-    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` say how a layer ends."""
+    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` are layers' reasons."""
 
     fit: Callable[[Job], dict[str, LowRank]]
     planned: Why
@@ -120,12 +118,12 @@ def runs_models(method: str) -> bool:
 
 
 def weight_method(name: str) -> WeightMethod:
-    """Return a method that goes by the weights."""
+    """Return the method by weights of this name."""
     method = METHODS[name]
     assert isinstance(method, WeightMethod)
     return method
 
 
 def described() -> dict[str, str]:
-    """Return what every method does, by name."""
+    """Return the description of every method by name."""
     return {name: method.described for name, method in METHODS.items()}

@@ -1,6 +1,4 @@
-"""The two weights of a pair of layers, decomposed, and the rank that a projection keeps."""
-
-from __future__ import annotations
+"""The two weights of a pair of layers, and the rank of a projection between them."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,13 +9,13 @@ from lorax.low_rank import LowRank
 from lorax.reasons import Reason, Why
 from lorax.subspace import Decomposition, RankRule, once, similarity
 
-CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time: on a CPU they stay in its cache
-LITTLE = 0.05  # share of a delta that the target has already: a third of what ``auto`` would leave out
-ROUNDING = 2**-8  # of bfloat16, relative
+CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time, few enough for a CPU's cache
+LITTLE = 0.05  # share of a delta in the target that needs no exact measurement, a third of ``auto.OVERLAP``
+ROUNDING = 2**-8  # relative error of bfloat16
 
 
 class Found(NamedTuple):
-    """What was found of a pair of weights before: the kept rank and the similarity."""
+    """Earlier results for a pair of weights: the kept rank and the similarity."""
 
     r: int | None = None
     similarity: float | None = None
@@ -37,28 +35,27 @@ class WeightPair:
 
     @once
     def r(self) -> int:
-        """The kept rank: the larger of what the rule gives for either weight, and no more than both have."""
+        """The kept rank: the larger of the rule's ranks for both weights, within the smaller number of singular values."""
         if self.before.r is not None:
             return self.before.r
         return min(max(weight.rank(self.rule) for weight in (self.source, self.target)), self.source.p, self.target.p)
 
     @property
     def same_shape(self) -> bool:
-        """Whether both weights have one shape."""
         return self.source.shape == self.target.shape
 
     def shapes_differ(self, kind: Why) -> Reason:
-        """Give the reason of a layer that is skipped because the shapes differ."""
+        """Return the reason for a layer that is skipped because the shapes differ."""
         return Reason(kind, {"source": tuple(self.source.shape), "target": tuple(self.target.shape)})
 
     @property
     def keeps_all(self) -> bool:
-        """Whether nothing is cut off, r = min(m, n). By choice a transfer is then a copy, longer sides included."""
+        """Whether r = min(m, n). A transfer is then a copy, though a projection would cut the longer side."""
         return self.same_shape and self.r == self.source.p
 
     @once
     def agree(self) -> bool:
-        """Whether the weights are the same but for rounding to half precision, as if two bases share a text encoder."""
+        """Whether the weights are equal up to rounding to half precision, as in a text encoder that two bases share."""
         if not self.same_shape:
             return False
         W_s, W_t = self.source.stored, self.target.stored
@@ -66,18 +63,17 @@ class WeightPair:
 
     @once
     def similarity(self) -> float | None:
-        """The similarity of the weights' leading subspaces, 0 by chance and 1 if they are one; None for unequal shapes."""
+        """The similarity of the weights' leading subspaces, 0 by chance and 1 if they are equal; None for unequal shapes."""
         return similarity(self.source, self.target) if self.before.similarity is None else self.before.similarity
 
     def found(self) -> Found:
-        """Return what is known of the pair by now."""
+        """Return the results so far."""
         return Found(*(vars(self).get(name, getattr(self.before, name)) for name in Found._fields))
 
     def overlap(self, dW: LowRank, norm: float, step: int = 1) -> float | None:
         """Return <W_t - W_s, dW> / ||dW||_F^2, the share of the delta that the target has already; None for unequal shapes.
 
-        ``norm`` is ||dW||_F. Every ``step``-th row is measured, and all rows if these show more than ``LITTLE``. The share is not
-        finite if one of the values that were read is not.
+        ``norm`` is ||dW||_F. Every ``step``-th row is measured, and all rows if the share is more than ``LITTLE``.
         """
         if not self.same_shape or not norm:
             return None
@@ -96,5 +92,5 @@ class WeightPair:
 
 
 def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:
-    """Make a float32 delta of factors in whatever precision, with the scale of ``like``."""
+    """Return a float32 delta with these factors and the scale of ``like``."""
     return LowRank(up.float(), down.float(), like.scale)

@@ -1,16 +1,17 @@
-"""Models that run: what a method needs of them, sampling, hooks into their layers, and training."""
+"""Models that run: their interface, sampling, hooks into their layers, and training."""
 
 from lorax.models.captions import captions, with_triggers
 from lorax.models.flops import Operations, operations
 from lorax.models.hooks import Hook, adapted, effect, hooked, recomputed, rows_in, rows_out, text_module
 from lorax.models.optimizer import Factors, Scales
 from lorax.models.pictures import Pictures
-from lorax.models.protocol import Model, Models
+from lorax.models.protocol import Conditioning, Model, Models
 from lorax.models.runnable import can_run, check, check_all
 from lorax.models.sampling import NoisyBatch, batch_size, batches, draw, noised, trajectory
 from lorax.models.training import Lesson, SavedTraining, State, Watch, train
 
 __all__ = [
+    "Conditioning",
     "Factors",
     "Hook",
     "Lesson",

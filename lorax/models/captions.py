@@ -1,6 +1,4 @@
-"""Captions for the pictures that a source draws: plain ones of our own, or the user's."""
-
-from __future__ import annotations
+"""Makes captions for the pictures that a source draws: plain ones of our own, or the user's."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ far away, in black and white
 
 
 def plain() -> list[str]:
-    """Combine every subject with every setting: 3808 captions, in an order in which each stretch has many of both."""
+    """Return all 3808 combinations of subjects and settings, in an order in which every stretch has many of both."""
     subjects, settings = (text.replace("\n", " ").strip().split(", ") for text in (SUBJECTS, SETTINGS.replace(",", "", 1)))
     rows = itertools.product(range(len(settings)), range(len(subjects)))
     return [f"{subjects[s]} {settings[(p + s) % len(settings)]}".strip() for p, s in rows]
@@ -36,12 +34,12 @@ def plain() -> list[str]:
 
 def captions(count: int, given: Sequence[str] = ()) -> list[str]:
     """Return ``count`` captions, evenly spread over the given ones, or over the plain ones if none is given."""
-    known = given or plain()
-    return [known[i * len(known) // count] for i in range(count)]
+    every = given or plain()
+    return [every[i * len(every) // count] for i in range(count)]
 
 
 def with_triggers(captions: Sequence[str], words: str | None) -> list[str]:
-    """Put the trigger words, if any, in front of every second caption: what hides behind them is drawn only with them."""
+    """Put the trigger words, if any, in front of every second caption, since many adapters act only with them."""
     if not words:
         return list(captions)
     return [f"{words}, {caption}" if i % 2 else caption for i, caption in enumerate(captions)]

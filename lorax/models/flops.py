@@ -1,27 +1,25 @@
-"""What it takes to run a base once, told by its header alone: floating-point operations, parameters, values that are held."""
-
-from __future__ import annotations
+"""Counts the floating-point operations, parameters and values of running a base, from its header alone."""
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lorax.checkpoint import DEFAULT_CONFIGS, SD1, SDXL, Checkpoint, ModelConfig, UNetNames, config_of
+from lorax.checkpoint import DEFAULT_CONFIGS, PROJECTION, SD1, SDXL, Checkpoint, UNetNames, config_of
 from lorax.errors import LoraxError
 
 TOKENS = 77  # of a prompt
-PIXELS = 8  # of a picture for one value of the latents, a side
+PIXELS = 8  # side of one latent
 AUTOENCODER = "first_stage_model."
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A product with a weight (out, channels * taps), at so many positions of one sample."""
+    """A product with a weight (out, channels * taps), at ``positions`` positions of one sample."""
 
     out: int
     channels: int
-    taps: int  # of a convolution's kernel
+    taps: int  # size of a convolution's kernel
     positions: int
 
     @property
@@ -34,24 +32,24 @@ class Layer:
 
     @property
     def values(self) -> int:
-        """That it takes and gives for one sample."""
+        """Number of inputs and outputs for one sample."""
         return (self.out + self.channels) * self.positions
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Of one sample, at the size at home in the base. ``decode`` and ``read`` are the autoencoder's, 0 where it is elsewhere."""
+    """Operations for one sample at the base's usual size. The autoencoder's are 0 if the file has none."""
 
-    size: int  # of the latents, a side
-    predict: float
-    encode: float  # a prompt
-    decode: float
-    read: float
+    size: int  # side of the latents
+    predict: float  # by the UNet
+    encode: float  # by the text encoders
+    decode: float  # by the autoencoder
+    read: float  # by the autoencoder, to encode a picture
     layers: dict[str, Layer]  # of the UNet and the text encoders
 
     @property
     def width(self) -> float:
-        """The narrower side of the UNet's weights, by where its operations are: narrow products keep a device less busy."""
+        """Mean of the shorter side of the UNet's weights, weighted by operations. A device is slower on narrow products."""
         unet = [layer for name, layer in self.layers.items() if name.startswith("unet.")]
         return sum(layer.operations * min(layer.out, layer.channels) for layer in unet) / sum(layer.operations for layer in unet)
 
@@ -61,41 +59,31 @@ class Operations:
 
 
 def operations(base: Checkpoint) -> Operations:
-    settings = _settings(base)
-    layers, size = dict(_layers(base, settings.size)), settings.size
-    unet = {name: layer for name, layer in layers.items() if name.startswith("unet.")}
-    texts = [layer for name, layer in layers.items() if name not in unet]
-    decode, read = (sum(layer.operations for layer in _autoencoder(base, size, side)) for side in ("decoder", "encoder"))
-    return Operations(
-        size,
-        sum(layer.operations for layer in unet.values()) + sum(_attention(name, layer, unet) for name, layer in unet.items()),
-        sum(layer.operations for layer in texts),
-        decode,
-        read,
-        layers,
-    )
-
-
-def _settings(base: Checkpoint) -> ModelConfig:
-    """Of a base that cannot be run here, what is usual in its family: its refiner is as SDXL, SD 2.x as 1.x."""
+    """Count the operations of a base. One that cannot be run here counts as if it had the usual size of SDXL or SD 1.x."""
     try:
-        return config_of(base.unet_file, base.family.name)
+        size = config_of(base.unet_file, base.family.name).size
     except LoraxError:
-        return DEFAULT_CONFIGS[SDXL.name if base.family.signs.deep else SD1.name]
+        size = DEFAULT_CONFIGS[SDXL.name if base.family.signs.deep else SD1.name].size
+    layers = dict(_layers(base, size))
+    unet = {name: layer for name, layer in layers.items() if name.startswith("unet.")}
+    predict = sum(layer.operations + _attention(name, layer, unet) for name, layer in unet.items())
+    encode = sum(layer.operations for name, layer in layers.items() if name not in unet)
+    decode, read = (sum(layer.operations for layer in _autoencoder(base, size, side)) for side in ("decoder", "encoder"))
+    return Operations(size, predict, encode, decode, read, layers)
 
 
 def _layers(base: Checkpoint, size: int) -> Iterator[tuple[str, Layer]]:
-    names = {
-        layer: base.unet_names.to_diffusers(layer.removeprefix("unet.")) for layer in base.layers if layer.startswith("unet.")
-    }
     for name, (out, channels, *kernel) in base.layers.items():
-        text = 1 if name.endswith("text_projection") else TOKENS
-        positions = _positions(base.unet_names, names[name], size) if name in names else text
+        component, _, path = name.partition(".")
+        if component == "unet":
+            positions = _positions(base.unet_names, base.unet_names.to_diffusers(path), size)
+        else:
+            positions = 1 if path == PROJECTION else TOKENS
         yield name, Layer(out, channels, math.prod(kernel), positions)
 
 
 def _positions(names: UNetNames, name: str, size: int) -> int:
-    """Where a layer of the UNet computes, by diffusers' name of it."""
+    """Return the number of positions at which a layer of the UNet computes. ``name`` is diffusers'."""
     if name.startswith(("time_embedding.", "add_embedding.")) or name.endswith("time_emb_proj"):
         return 1
     if re.search(r"attn2\.to_[kv]$", name):
@@ -105,7 +93,7 @@ def _positions(names: UNetNames, name: str, size: int) -> int:
 
 
 def _attention(name: str, q: Layer, unet: dict[str, Layer]) -> float:
-    """Of the products between queries and keys, and between weights and values; 0 for a layer that makes no queries."""
+    """Count the products of queries with keys, and of weights with values; 0 if the layer does not make queries."""
     if not name.endswith(".to_q"):
         return 0.0
     k = unet.get(name.removesuffix("q") + "k", q)  # a damaged base may lack it
@@ -113,7 +101,7 @@ def _attention(name: str, q: Layer, unet: dict[str, Layer]) -> float:
 
 
 def _autoencoder(base: Checkpoint, size: int, side: str) -> Iterator[Layer]:
-    """Of one side, by LDM's names: level 0 is that of the pixels on both."""
+    """Yield the layers of one side, encoder or decoder. LDM numbers the levels of both from the pixels on."""
     prefix = f"{AUTOENCODER}{side}."
     levels = 1 + int(math.log2(PIXELS))
     for key, shape in base.unet_file.shapes.items():
@@ -126,4 +114,4 @@ def _autoencoder(base: Checkpoint, size: int, side: str) -> Iterator[Layer]:
         positions = (PIXELS * size >> level) ** 2
         yield Layer(shape[0], shape[1], math.prod(shape[2:]), positions)
         if path == "mid.attn_1.q.weight":
-            yield Layer(2 * shape[0], positions, 1, positions)  # its two products
+            yield Layer(2 * shape[0], positions, 1, positions)  # the attention's two products

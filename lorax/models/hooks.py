@@ -1,6 +1,4 @@
-"""Hooks into the layers of a running model: they read what flows through, and add low-rank deltas without touching a weight."""
-
-from __future__ import annotations
+"""Hooks into the layers of a running model, which record values and add low-rank deltas without changing a weight."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,7 +18,7 @@ Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  #
 
 @contextmanager
 def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> Iterator[None]:
-    """Within the block, have ``hook_of(layer)`` see, and possibly replace, the output of every module."""
+    """Hook every module within the block: ``hook_of(layer)`` sees its output, and may replace it."""
     with ExitStack() as stack:
         for layer, module in modules.items():
             hook = hook_of(layer)
@@ -30,7 +28,7 @@ def hooked(modules: Mapping[str, nn.Module], hook_of: Callable[[str], Hook]) -> 
 
 
 def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManager[None]:
-    """Within the block, have every layer compute with its delta added to its weight."""
+    """Add the deltas to the layers' weights, in effect, within the block."""
     deltas = {layer: dW.to(model.device) for layer, dW in layers.items()}
     modules = {layer: model.module(layer) for layer in layers}
     return hooked(modules, lambda layer: lambda module, x, y: y + effect(module, x, deltas[layer]))
@@ -38,30 +36,25 @@ def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManag
 
 @contextmanager
 def recomputed(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block, keep nothing inside these modules for a backward pass, which must be in the block too.
+    """Store no values inside these modules for a backward pass, which must be within the block too (arXiv 1604.06174).
 
-    Each module runs once more when its gradient is needed, with its hooks as they are at that time (arXiv 1604.06174). No module
-    may be inside another.
+    Each module runs again when its gradient is needed, with the hooks that it has then. No module may be inside another.
     """
+
+    def restore(block: nn.Module, forward: Callable[..., object] | None) -> None:
+        del block.forward
+        if forward is not None:  # a host's own
+            block.forward = forward
+
     with ExitStack() as stack:
         for block in blocks:
-            before = vars(block).get("forward")  # a host may have put its own there
-            stack.callback(_restore, block, before)
+            stack.callback(restore, block, vars(block).get("forward"))
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
         yield
 
 
-def _restore(block: nn.Module, forward: Callable[..., object] | None) -> None:
-    del block.forward
-    if forward is not None:
-        block.forward = forward
-
-
 def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
-    """Return dW x as the module would compute it, in the dtype of x.
-
-    x is (N, T, n) for a linear layer and (N, C, H, W) for a convolution.
-    """
+    """Return dW x as the module computes it, for x (N, T, n) of a linear layer or (N, C, H, W) of a convolution, in x's dtype."""
     up, down = dW.up.to(x), dW.down.to(x)
     if isinstance(module, nn.Conv2d):
         inner = F.conv2d(x, down.reshape(-1, module.in_channels, *module.kernel_size), None, module.stride, module.padding)
@@ -70,9 +63,9 @@ def effect(module: nn.Module, x: torch.Tensor, dW: LowRank) -> torch.Tensor:
 
 
 def rows_in(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return the module's input at every position, (positions, n). A convolution's n is in * kh * kw: many times what x holds."""
+    """Return the module's input at every position, (positions, n). For a convolution, n is in * kh * kw."""
     if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)  # no model of ours has 'same' or 'valid'
+        assert not isinstance(module.padding, str)  # no supported model has 'same' or 'valid'
         x = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride).mT
     return x.flatten(0, -2)
 
@@ -85,7 +78,7 @@ def rows_out(module: nn.Module, y: torch.Tensor) -> torch.Tensor:
 
 
 def text_module(encoder: nn.Module, path: str) -> nn.Module:
-    """Return the module of a transformers text encoder at ``path``. transformers 5 has no ``text_model`` in between."""
+    """Return the module of a transformers text encoder at ``path``. transformers 5 has no ``text_model`` in its paths."""
     try:
         return encoder.get_submodule(path)
     except AttributeError:

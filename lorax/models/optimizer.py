@@ -1,6 +1,4 @@
-"""AdamW over parts of an adapter, with loss scaling, averaging and a state from which training resumes."""
-
-from __future__ import annotations
+"""Optimizes parts of an adapter by AdamW, with loss scaling, averaging and a state from which training resumes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +9,15 @@ from torch import nn
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 
-AVERAGE_DECAY = 0.97  # of the averaged parameters, in a step
+AVERAGE_DECAY = 0.97  # of the averaged parameters, per step
 WARMUP = 10  # steps
-LARGEST_SCALE = 2.0**16  # of the loss: a power of two, so that float32 and bfloat16 round nothing
-LONGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
+LARGEST_SCALE = 2.0**16  # of the loss; a power of two, so that float32 and bfloat16 round nothing
+LONGEST_GRADIENT = 1.0  # norm to which a gradient is clipped
 COUNTERS = ("step", "since", "best", "scale")  # as saved states name them
 
 
 class Factors:
-    """Parameters: every layer's up and down, with its scale inside. Both are of like size, so that one rate suits both."""
+    """Trainable factors of every layer, with the scale inside. Both factors are of similar size, so that one rate suits both."""
 
     def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
         self._names = list(layers)
@@ -31,7 +29,7 @@ class Factors:
 
 
 class Scales:
-    """Parameters: the strength of each direction of every layer, 1 at the start. The directions stay as they are."""
+    """Trainable strengths of the directions of every layer, 1 at the start. The directions are fixed."""
 
     def __init__(self, layers: Mapping[str, LowRank], device: torch.device) -> None:
         self._start = {name: dW.to(device) for name, dW in layers.items()}
@@ -44,7 +42,7 @@ class Scales:
 
 
 class Optimizer:
-    """AdamW over float32 ``parameters``. ``average`` is their mean over the last steps, ``best`` that of the best validation."""
+    """AdamW over float32 ``parameters``. ``average`` is their mean over the last steps, ``best`` the best validated average."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
         self.parameters, self._rate = list(parameters), rate
@@ -57,8 +55,8 @@ class Optimizer:
     def advance(self, add_gradient: Callable[[float], None]) -> None:
         """Take a step. ``add_gradient(scale)`` adds the gradient of the loss times ``scale`` to the parameters.
 
-        It is called again at half the scale until nothing overflows: float16's smallest number is 6e-8, and there are few steps
-        to lose (arXiv 1710.03740, section 3.2). Raises LoraxError if it overflows at every scale.
+        It is called again with half the scale until no gradient overflows float16, so that no step is lost (arXiv 1710.03740,
+        section 3.2). Raises LoraxError if gradients overflow at every scale.
         """
         self.step += 1
         for group in self._adamw.param_groups:
@@ -69,7 +67,7 @@ class Optimizer:
             add_gradient(self._loss_scale)
             taken = self._take()
         for mean, parameter in zip(self.average, self.parameters, strict=True):
-            mean.lerp_(parameter.detach(), max(1 - AVERAGE_DECAY, 1 / (self.step + 1)))  # of all steps while they are few
+            mean.lerp_(parameter.detach(), max(1 - AVERAGE_DECAY, 1 / (self.step + 1)))  # first the mean of all steps
 
     def _take(self) -> bool:
         """Take the step if the scaled gradients are finite; else halve the scale and return False."""
@@ -88,14 +86,14 @@ class Optimizer:
         return False
 
     def validated(self, loss: float) -> None:
-        """Note the held-out loss of the averages, and keep them if it is the lowest so far."""
+        """Record the held-out loss of the averages, which are stored as ``best`` if it is the lowest so far."""
         if loss < self.best_loss:
             self.best_loss, self.stale, self.best = loss, 0, _in_memory(self.average)
         else:
             self.stale += 1
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Return the tensors and notes from which training resumes. Their names are those of earlier versions' caches."""
+        """Return the tensors and notes from which training resumes. Existing caches have these names."""
         tensors = {
             f"{kind}.{i}": value
             for kind, values in (("now", self.parameters), ("average", self.average), ("chosen", self.best))
@@ -107,7 +105,7 @@ class Optimizer:
         return tensors, {name: str(value) for name, value in zip(COUNTERS, counters, strict=True)}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-        """Resume from a ``state`` of the same parameters. Raises KeyError or ValueError if it is none."""
+        """Resume from a ``state`` of the same parameters. Raises KeyError or ValueError if it has another form."""
         step, stale, best_loss, loss_scale = (float(notes[name]) for name in COUNTERS)
         kinds: dict[str, Sequence[torch.Tensor]]
         kinds = {"now": self.parameters, "average": self.average, "chosen": self.best}
@@ -128,12 +126,11 @@ class Optimizer:
 
 
 def _in_memory(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Copy the values to main memory."""
     return [value.to("cpu", copy=True) for value in values]
 
 
 def _even(dW: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return up and down with each column of up as long as its row of down."""
+    """Return the factors, with each column of up as long as its row of down."""
     up = dW.scale * dW.up
     ratio = (dW.down.norm(dim=1) / up.norm(dim=0)).sqrt()
     ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)

@@ -1,6 +1,4 @@
-"""The pictures that a source draws with an adapter, from which a target learns it."""
-
-from __future__ import annotations
+"""Decodes and encodes the pictures from which a target learns an adapter."""
 
 from dataclasses import dataclass
 
@@ -15,13 +13,13 @@ PIXELS = 8  # side of one latent
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures, uint8 (P, 3, H, W) on the CPU, with a prompt each."""
+    """Pictures, uint8 (P, 3, H, W) on the CPU, each with a prompt. A target learns more from them than from latents as drawn."""
 
     prompts: list[str]
     pixels: torch.Tensor
 
     @classmethod
-    def decoded(cls, model: Model, latents: torch.Tensor, prompts: list[str], meter: Meter) -> Pictures:
+    def decoded(cls, model: Model, latents: torch.Tensor, prompts: list[str], meter: Meter) -> "Pictures":
         """Decode scaled latents (P, 4, h, w) with the model's autoencoder."""
         parts = []
         for rows in batches(len(latents), model.size):
@@ -30,11 +28,7 @@ class Pictures:
         return cls(prompts, torch.cat(parts))
 
     def latents_in(self, model: Model, meter: Meter) -> torch.Tensor:
-        """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU.
-
-        The source encodes its own pictures anew, too. Its latents as drawn are unlike those of any picture that people train on,
-        and a target learns less from them.
-        """
+        """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU."""
         side, parts = PIXELS * model.size, []
         for rows in batches(len(self.pixels), model.size):
             meter.note("encoding pictures")

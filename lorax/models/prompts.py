@@ -1,6 +1,4 @@
-"""Encodes prompts for a model, each only once if that is possible."""
-
-from __future__ import annotations
+"""Encodes prompts for a model, each only once if possible."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,10 +13,10 @@ UNET = "unet."
 
 
 class Prompts:
-    """Encodes prompts for a model whose layers ``adapted`` carry deltas.
+    """An encoder of prompts for a model whose layers ``adapted`` have deltas.
 
-    A large model, which runs one picture at a time, has all prompts encoded beforehand if no adapted layer is in a text encoder;
-    its text encoders are then not needed any more. A small one has each batch encoded when it runs.
+    For a large model, which runs one picture at a time, all prompts are encoded in advance if no adapted layer is in a text
+    encoder. The text encoders are then free to leave the device.
     """
 
     def __init__(self, model: Model, prompts: Sequence[str], adapted: Iterable[str], meter: Meter) -> None:
@@ -31,7 +29,7 @@ class Prompts:
                     self._encoded[prompt] = model.encode([prompt])
 
     def __call__(self, prompts: list[str]) -> Any:
-        """Return what ``Model.predict`` takes of these prompts."""
+        """Return the conditioning of these prompts."""
         if len(prompts) == 1 and prompts[0] in self._encoded:
             return self._encoded[prompts[0]]
         return self._model.encode(prompts)

@@ -1,15 +1,22 @@
-"""What a method needs of a model that runs, be it diffusers' (``lorax.runner``) or the one that a WebUI has loaded."""
-
-from __future__ import annotations
+"""The interface of models that run: those of diffusers (``lorax.runner``) and the one that a WebUI has loaded."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from lorax.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, in the model's dtype and on its device."""
+
+    context: torch.Tensor  # (N, 77, width); for SDXL the outputs of both text encoders, concatenated
+    pooled: torch.Tensor | None = None  # (N, width) for SDXL
 
 
 class Model(Protocol):
@@ -20,14 +27,14 @@ class Model(Protocol):
 
     base: Checkpoint
     device: torch.device
-    size: int  # side of the latents that it was trained on; a latent is 8 pixels wide
+    size: int  # side of the latents that it was trained on; one latent is 8 by 8 pixels
 
     @property
     def alphas(self) -> torch.Tensor:
         """Return the share of a picture's variance that is left at each timestep: float32 (1000,) on the CPU."""
 
     def encode(self, prompts: list[str]) -> Any:
-        """Return what ``predict`` takes of N prompts. Gradients reach the layers of the text encoders through it."""
+        """Return the conditioning of N prompts for ``predict``. Gradients flow through it to the layers of the text encoders."""
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Any) -> torch.Tensor:
         """Return the noise, float32 (N, 4, h, w), in scaled latents (N, 4, h, w) at integer timesteps (N,)."""

@@ -1,6 +1,4 @@
-"""Tells from a base's header whether it can be run, before any time is spent on it."""
-
-from __future__ import annotations
+"""Checks from a base's header whether it can be run."""
 
 from lorax.checkpoint import Checkpoint, ModelConfig, config_of
 from lorax.errors import LoraxError
@@ -10,7 +8,7 @@ CHANNELS = 4  # of latents
 
 
 def check(base: Checkpoint) -> ModelConfig:
-    """Return the base's configuration. Raises LoraxError if nothing can run it."""
+    """Return the base's configuration. Raises LoraxError if it cannot be run."""
     if base.path.is_dir():
         raise LoraxError(
             f"{base.path}: a folder; only checkpoints in one file can be run. Use the model as one file, or draw in the WebUI."

@@ -1,7 +1,5 @@
 """Samples pictures from a model, and adds noise to pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from lorax.models.hooks import adapted
 from lorax.models.protocol import Model
 from lorax.progress import Meter
 
-STEPS = 12  # of DDIM, for a picture that a target learns from
+STEPS = 12  # DDIM steps for a picture that a target learns from
 GUIDANCE = 3.0
 TIMESTEPS = 1000
 
@@ -29,14 +27,14 @@ class NoisyBatch:
     def __len__(self) -> int:
         return len(self.times)
 
-    def rows(self, chosen: torch.Tensor) -> NoisyBatch:
+    def rows(self, chosen: torch.Tensor) -> "NoisyBatch":
         """Return the rows with these numbers."""
         prompts = [self.prompts[i] for i in chosen.tolist()]
         return NoisyBatch(self.latents[chosen], self.noise[chosen], self.times[chosen], prompts)
 
 
 def batch_size(small: int, size: int) -> int:
-    """Return how many latents of ``size`` a side have as many positions as ``small`` latents of 8 a side; at least 1."""
+    """Return how many latents with this side have as many positions as ``small`` latents with a side of 8; at least 1."""
     return max(1, small * 64 // size**2)
 
 
@@ -63,8 +61,8 @@ def trajectory(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and the result.
 
-    DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv 2207.12598). A seed gives the same
-    noise everywhere. The result comes with timestep 0.
+    The result comes with timestep 0. DDIM (arXiv 2010.02502, equation 12 without noise) with classifier-free guidance (arXiv
+    2207.12598). A seed gives the same noise on every device.
     """
     shape, stride = (4, model.size, model.size), TIMESTEPS // steps
     latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(model.device)
@@ -81,11 +79,11 @@ def trajectory(
 
 
 def noised(model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> NoisyBatch:
-    """Make ``count`` noisy copies of pictures (P, 4, h, w) in turn, each with noise of its own, at evenly spread timesteps."""
+    """Make ``count`` noisy copies of latents (P, 4, h, w) in turn, each with its own noise, at evenly spread timesteps."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.arange(count) % len(latents)
     times = (20 + (TIMESTEPS - 40) * (torch.randperm(count, generator=generator) + 0.5) / count).long()
     noise = torch.randn((count, *latents.shape[1:]), generator=generator)
-    left = model.alphas[times].view(-1, 1, 1, 1)
-    noisy = left.sqrt() * latents[chosen] + (1 - left).sqrt() * noise
+    share = model.alphas[times].view(-1, 1, 1, 1)
+    noisy = share.sqrt() * latents[chosen] + (1 - share).sqrt() * noise
     return NoisyBatch(noisy, noise, times, [prompts[i] for i in chosen.tolist()])

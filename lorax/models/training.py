@@ -1,6 +1,4 @@
-"""Trains factors or scales of an adapter on pictures, with AdamW, until held-out pictures show no gain."""
-
-from __future__ import annotations
+"""Trains factors or scales of an adapter on pictures, until held-out pictures show no gain."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,29 +16,29 @@ from lorax.models.protocol import Model
 from lorax.models.sampling import NoisyBatch, batches, noised
 from lorax.progress import Meter
 
-BATCH = 16  # pictures in a step
-HELD_OUT = 8  # one picture in so many tells when to stop
-REPEATS = 2  # noises under which each held-out picture is judged
+BATCH = 16  # pictures per step
+HELD_OUT = 8  # one picture in so many is held out for validation
+REPEATS = 2  # noisy copies of each held-out picture
 VALIDATE_EVERY = 10  # steps
 PATIENCE = 5  # validations without a gain, after which training stops
-LARGE = 32  # side of latents above which a graphics card does not hold what a backward pass needs, so blocks are recomputed
-Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, held-out loss, averaged layers, which go on changing
+LARGE = 32  # side of latents above which blocks are recomputed, since a graphics card cannot hold their values
+Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, held-out loss, averaged layers, which change afterwards
 State = tuple[dict[str, torch.Tensor], dict[str, str]]
 
 
 class SavedTraining(Protocol):
-    """Keeps the state of a training that was stopped, so that it can be resumed."""
+    """A place for the state of a training, from which an interrupted one can resume."""
 
     def load(self) -> State | None:
-        """Return what was saved last, or None."""
+        """Return the saved state, or None."""
 
     def save(self, state: State) -> None:
-        """Save the state in place of an earlier one."""
+        """Replace the saved state."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is trained on, and for how long: scaled latents (P, 4, h, w) on the CPU, a prompt each, steps at most, and a rate."""
+    """The data and settings of a training: scaled latents (P, 4, h, w) on the CPU with a prompt each, largest steps, and rate."""
 
     latents: torch.Tensor
     prompts: Sequence[str]
@@ -56,9 +54,9 @@ def train(
     saved: SavedTraining | None = None,
     watch: Watch | None = None,
 ) -> dict[str, LowRank]:
-    """Minimise the denoising loss over ``trained``; return the averaged layers at the best validation, on the CPU.
+    """Minimise the denoising loss over ``trained``; return the averaged layers of the best validation, on the CPU.
 
-    Training starts from ``saved``, if that holds a state of it, and stops after the lesson's steps or after PATIENCE validations
+    Training resumes from the state in ``saved``, if there is one. It stops after the lesson's steps, or PATIENCE validations
     without a gain. Raises LoraxError if the target's predictions or gradients are not finite.
     """
     run = _Run(target, trained, lesson, meter, watch)
@@ -82,7 +80,7 @@ def train(
 
 
 class _Run:
-    """One training with its pictures, some of them held out."""
+    """One training. Some pictures are held out."""
 
     def __init__(self, target: Model, trained: Factors | Scales, lesson: Lesson, meter: Meter, watch: Watch | None) -> None:
         self.optimizer = Optimizer(trained.parameters, lesson.rate)
@@ -109,7 +107,7 @@ class _Run:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Judge the averaged layers on the pictures that are held out. Raises LoraxError if the first judgement is not finite."""
+        """Validate the averaged layers on the held-out pictures. Raises LoraxError if the first loss is not finite."""
         layers, total = self._trained.layers(self.optimizer.average), 0.0
         with adapted(self._target, layers):
             for rows in batches(len(self._held_out), self._target.size):
@@ -136,13 +134,12 @@ class _Run:
 
 
 def _resumed(optimizer: Optimizer, saved: SavedTraining | None) -> bool:
-    """Restore the optimizer, and tell whether there was something to restore it from."""
-    state = saved.load() if saved else None
-    if state is None:
-        return False
+    """Restore the optimizer from a saved state, and tell whether that was possible."""
     try:
+        if (state := saved.load() if saved else None) is None:
+            return False
         optimizer.restore(*state)
-    except (KeyError, ValueError):  # another version's
+    except (KeyError, ValueError):  # the state of another version
         return False
     return True
 

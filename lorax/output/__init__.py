@@ -1,4 +1,4 @@
-"""What is written: a plain LoRA or a LoRA-X file, with its header, and the files beside it."""
+"""Writes adapters: plain LoRAs and LoRA-X files with their headers, and the files beside them."""
 
 from lorax.output.plain_lora import DTYPES
 from lorax.output.writing import holds_moved, note, path_of, stage

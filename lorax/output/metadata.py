@@ -1,6 +1,4 @@
-"""The header of a written adapter."""
-
-from __future__ import annotations
+"""Makes the headers of written adapters."""
 
 import datetime
 import json
@@ -11,11 +9,12 @@ from pathlib import Path
 from lorax import __version__
 from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
 from lorax.files import hashes
+from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.transfer import Moved, Plan
 
-# Of the source file and no longer true of the written one.
+# Prefixes of keys that are true of the source file only.
 STALE = (
     "sshs_",
     "ss_network_args",
@@ -29,7 +28,7 @@ MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
 def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
-    """The source's metadata, with what changed set anew: base, rank and alpha, title, and where the adapter comes from."""
+    """Return the header of a plain LoRA: the source file's metadata with a new base, rank, alpha, title and origin."""
     return common(plan, plan.target, moved.layers, name, "networks.lora") | {
         "lorax_target_model": plan.target.path.name,
         "lorax_target_model_hash": plan.target.identity.sha256,
@@ -40,11 +39,11 @@ def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
 
 
 def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str) -> dict[str, str]:
-    """What every written adapter says: the source's metadata, and that it holds ``layers`` for ``base``."""
-    kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
+    """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``."""
+    inherited = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     predicts = plan.prediction(base)
     name = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, but a header's text must
-    return kept | {
+    return inherited | {
         **of_base(base, predicts),
         "ss_network_module": module,
         **_network(base, layers),
@@ -65,13 +64,13 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
 
 
 def _names(base: Checkpoint, predicts: str | None) -> tuple[str, str]:
-    """kohya's version of the base, and modelspec's architecture."""
+    """Return kohya's version of the base, and modelspec's architecture."""
     family = base.family
     return family.velocity if family.velocity and predicts == VELOCITY else (family.base_version, family.architecture)
 
 
 def of_base(base: Checkpoint, predicts: str | None) -> dict[str, str]:
-    """What kohya says of the base that an adapter is for, which predicts noise, velocity or what nobody tells."""
+    """Return kohya's metadata about an adapter's base, which predicts noise, velocity or an unknown quantity (None)."""
     return {
         "ss_base_model_version": _names(base, predicts)[0],
         "ss_v2": str(base.family.v2),
@@ -81,19 +80,29 @@ def of_base(base: Checkpoint, predicts: str | None) -> dict[str, str]:
     }
 
 
+def lorax_header(
+    base: Checkpoint, layers: Collection[str], method: str, options: Options, dtype: str, core: str = ""
+) -> dict[str, str]:
+    """Return the metadata of a LoRA-X file with ``layers`` of ``base``, to be fitted to other bases by ``method``."""
+    header = Header(
+        family=base.family,
+        source=base.path.name,
+        source_sha256=base.identity.sha256,
+        fingerprint=base.identity.fingerprint(layers),
+        method=method,
+        settings=settings(options, dtype),
+        core=core,
+    )
+    return header.as_metadata()
+
+
 def settings(options: Options, dtype: str) -> dict[str, str | float | int | None]:
-    """What decides the written tensors, beside the files: the method's options and the precision."""
-    return {
-        "rank": options.rank,
-        "threshold": options.threshold,
-        "pairing": options.pairing,
-        "max_rank": options.max_rank,
-        "dtype": dtype,
-    }
+    """Return the options that, besides the files, determine the written tensors."""
+    return {name: getattr(options, name) for name in ("rank", "threshold", "pairing", "max_rank")} | {"dtype": dtype}
 
 
 def _network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str]:
-    """Rank and alpha of these layers in kohya's words; it sets convolutions with a real kernel apart."""
+    """Return rank and alpha of these layers under kohya's names, which treat convolutions larger than 1x1 separately."""
     kernels = {layer: delta for layer, delta in layers.items() if math.prod(target.layers[layer][2:]) > 1}
     plain = {layer: delta for layer, delta in layers.items() if layer not in kernels} or kernels
     dim, alpha = _common(plain.values())
@@ -105,26 +114,22 @@ def _network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str
 
 
 def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
-    """Rank and alpha, rounded to six digits; "Dynamic" where they are not the same for all."""
+    """Return rank and alpha, rounded to six digits; "Dynamic" for values that differ between the deltas."""
     ranks, alphas = {str(delta.rank) for delta in deltas}, {f"{delta.scale * delta.rank:g}" for delta in deltas}
     dim, alpha = (values.pop() if len(values) == 1 else "Dynamic" for values in (ranks, alphas))
     return dim, alpha
 
 
 def kohya_hashes(path: Path) -> dict[str, str]:
-    """kohya's ``sshs_*`` of a file whose header holds only ``ss_*`` keys (sd-scripts, ``precalculate_safetensors_hashes``)."""
+    """Return kohya's ``sshs_*`` of a file whose header has only ``ss_*`` (sd-scripts, ``precalculate_safetensors_hashes``)."""
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     found = hashes(path, skip=8 + header)
     return {"sshs_model_hash": found.sha256, "sshs_legacy_hash": found.legacy}
 
 
-def hashed_part(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if key.startswith("ss_")}
-
-
 def moved_from(plan: Plan) -> dict[str, str]:
-    """Of a LoRA-X file, whose source is the base that it was moved to."""
+    """Return the origin of a LoRA-X file that holds moved layers. Its own source is the base that they were moved to."""
     return {
         "lorax_moved_from_model": plan.source.path.name,
         "lorax_moved_from_model_hash": plan.source.identity.sha256,
@@ -133,4 +138,5 @@ def moved_from(plan: Plan) -> dict[str, str]:
 
 
 def moved_note(plan: Plan) -> str:
+    """Return a sentence about the transfer, for the adapter's description."""
     return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."

@@ -1,6 +1,4 @@
-"""Writes a plain LoRA that every UI loads: whole or not at all."""
-
-from __future__ import annotations
+"""Writes plain LoRAs, which every UI loads."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -13,43 +11,43 @@ from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Staging, is_finite
 from lorax.low_rank import LowRank
+from lorax.options import Saving
 from lorax.output import metadata, sidecars
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, *, dtype: str) -> list[Path]:
-    """Stage the adapter, its preview and its card at ``path``, which was found free; return the files, the adapter first."""
+def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
+    """Stage the adapter, its preview and its card at ``path``, which must be free; return the files, the adapter first."""
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
     tensors: dict[str, torch.Tensor] = {}
     factored: dict[str, LowRank] = {}
     for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
-        balanced = delta.balanced()  # a copy, of one layer at a time
-        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[dtype])
+        balanced = delta.balanced()  # a copy of one layer at a time
+        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[saving.dtype])
         if layer not in whole:
             factored[layer] = replace(delta, scale=balanced.scale)
-    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[dtype])
+    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[saving.dtype])
     if plan.within_family:
         tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, dtype)
-    note = metadata.moved_note(plan)
-    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, note)
-    save(tensors, staging.add(path), described)
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving.dtype)
+    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan))
+    staging.write(path, lambda temporary: save(tensors, temporary, described), saving.overwrite)
     return [path, *beside]
 
 
 def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
-    """Raise LoraxError when what is about to be written holds NaN or infinite values."""
+    """Raise LoraxError if the tensors hold NaN or infinite values."""
     if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
         raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
 
 
 def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[str, LowRank]:
-    """The layers, and deltas of zero for what else is in the same attention of an OpenCLIP encoder.
+    """Return the layers, with deltas of zero for the other layers of the same attention in an OpenCLIP encoder.
 
-    AUTOMATIC1111 changes such an attention only if it is given q, k, v and out, and drops a part of them silently.
+    AUTOMATIC1111 changes such an attention only if the file has q, k, v and out, and silently drops incomplete ones.
     """
     whole = dict(layers)
     encoders = tuple(f"{component.name}." for component in base.family.components if component.open_clip)
@@ -63,18 +61,18 @@ def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[
 
 def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
     """Write the file with kohya's hashes in its header."""
-    save_file(tensors, path, metadata.hashed_part(described))
+    save_file(tensors, path, {key: value for key, value in described.items() if key.startswith("ss_")})
     save_file(tensors, path, described | metadata.kohya_hashes(path))
     path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
 
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """A layer's tensors under kohya's keys."""
+    """Return a layer's tensors under kohya's keys."""
     return {f"{target.names.kohya(layer)}.{part}": tensor for part, tensor in factors(target, layer, delta, dtype).items()}
 
 
 def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """kohya's three parts of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
+    """Return kohya's three parts of a layer. A convolution's factors are (k, in, kh, kw) and (out, k, 1, 1)."""
     shape = base.layers[layer]
     up, down = delta.up, delta.down
     if len(shape) == 4:
@@ -87,7 +85,7 @@ def factors(base: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) ->
 
 
 def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The layer's difference itself, beside which a bias is read."""
+    """Return the layer's whole difference, the only form in which A1111 also reads a bias."""
     dW = (delta.scale * delta.up @ delta.down).reshape(target.layers[layer])
     return {f"{target.names.kohya(layer)}.diff": dW.to(dtype).contiguous()}
 
@@ -95,7 +93,7 @@ def encode_whole(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dt
 def encode_vectors(
     target: Checkpoint, whole: Collection[str], vectors: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Biases of the ``whole`` layers, and norms, of which A1111 wants weight and bias."""
+    """Return tensors for the biases of the ``whole`` layers, and for norms, of which A1111 expects both weight and bias."""
     tensors = {}
     for parameter, vector in vectors.items():
         layer, _, kind = parameter.rpartition(".")

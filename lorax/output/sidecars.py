@@ -1,9 +1,8 @@
-"""Carries the files beside an adapter over to what is written: previews, the WebUI's card, Civitai Helper's information."""
-
-from __future__ import annotations
+"""Copies the files beside an adapter to the new one: previews, the WebUI's card, Civitai Helper's information."""
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,32 @@ from lorax.errors import LoraxError, reading
 from lorax.files import Staging, is_file
 from lorax.formats import sidecars
 
-PREVIEWS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 LARGEST_PREVIEW = 64 << 20  # bytes
-PREVIEW_STEMS = ("", ".preview")
 # What Civitai's information says of the adapter on any base. The rest is about one file: hashes, downloads, examples, base.
-CIVITAI_KEPT = ("modelId", "model", "name", "trainedWords", "description")
+CIVITAI_KEYS = ("modelId", "model", "name", "trainedWords", "description")
 log = logging.getLogger(__name__)
 
 
 def carry(source: Path, output: Path, staging: Staging, family: Family, note: str) -> list[Path]:
     """Stage the previews, the card and Civitai's information of ``source`` beside ``output``; return the files to be written.
 
-    Files that exist are left alone. ``note`` is added to the descriptions, and ``family`` becomes the card's version.
+    Existing files are not replaced. ``note`` is added to the descriptions, and ``family`` becomes the card's version.
     """
     written = []
-    for stem in PREVIEW_STEMS:
-        for suffix in PREVIEWS:
-            image, copy = source.with_suffix(stem + suffix), output.with_suffix(stem + suffix)
-            if is_file(image) and staging.is_free(copy) and (content := _picture(image)) is not None:
-                staging.add(copy).write_bytes(content)
-                written.append(copy)
+    for suffix in sidecars.PREVIEWS:
+        image, copy = source.with_suffix(suffix), output.with_suffix(suffix)
+        if is_file(image) and staging.is_free(copy) and (content := _picture(image)) is not None:
+            staging.write(copy, partial(Path.write_bytes, data=content))
+            written.append(copy)
     for suffix in (sidecars.CARD, sidecars.CIVITAI):
         copy = output.with_suffix(suffix)
         if staging.is_free(copy) and (found := sidecars.content(source.with_suffix(suffix))) is not None:
             if suffix == sidecars.CARD:
                 found["sd version"] = family.card_version
             else:
-                found = {key: found[key] for key in CIVITAI_KEPT if key in found}
+                found = {key: found[key] for key in CIVITAI_KEYS if key in found}
             if (encoded := _described(found, note, source.with_suffix(suffix))) is not None:
-                staging.add(copy).write_bytes(encoded)
+                staging.write(copy, partial(Path.write_bytes, data=encoded))
                 written.append(copy)
     return written
 
@@ -71,7 +67,7 @@ def _described(card: dict[str, Any], note: str, path: Path) -> bytes | None:
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
-    """JSON that is readable in every language, unless a text holds half a surrogate pair, which UTF-8 cannot encode."""
+    """Return JSON without escapes, unless a text holds half a surrogate pair, which UTF-8 cannot encode."""
     try:
         return json.dumps(content, indent=4, ensure_ascii=False).encode()
     except UnicodeEncodeError:

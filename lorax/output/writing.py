@@ -1,6 +1,4 @@
-"""The file that a transfer writes: its kind and its place."""
-
-from __future__ import annotations
+"""Decides which kind of file a transfer writes, and where."""
 
 from pathlib import Path
 
@@ -12,17 +10,14 @@ from lorax.transfer import Moved, Plan, wording
 
 
 def holds_moved(plan: Plan, saving: Saving) -> bool:
-    """Whether the file holds what was moved, and not the adapter as it is.
-
-    A LoRA-X file fits itself by weights alone, so what was found by running the models is written as the target's.
-    """
+    """Tell whether the file holds moved layers: a plain LoRA, or the result of running models, which a LoRA-X file cannot fit."""
     return saving.save_as != LORAX or runs_models(plan.options.method)
 
 
 def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
-    """Where the adapter goes, unless told: beside the source's file or PEFT folder.
+    """Return the path of the written file: by default beside the adapter's file or PEFT folder.
 
-    Its name is the adapter's, with the target's where it holds what was moved, and with ``lorax`` where it is a LoRA-X file.
+    Its name is the adapter's, with the target's name if it holds moved layers, and with ``lorax`` if it is a LoRA-X file.
     """
     target = plan.target.title if holds_moved(plan, saving) else ""
     kind = "lorax" if saving.save_as == LORAX else ""
@@ -35,22 +30,18 @@ def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
 
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
-    """Stage the adapter with its preview and card at ``path``, which was found free; return the files, the adapter first.
-
-    No files where no layer could be moved and what is moved is asked for. A missing folder is made.
-    """
+    """Stage the adapter, unless it has no layers, with its preview and card at ``path``; return the files, the adapter first."""
     if holds_moved(plan, saving) and not moved.layers:
         return []
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not holds_moved(plan, saving):
-        return lorax_file.stage_lorax(plan, path, staging, dtype=saving.dtype)
+        return lorax_file.stage_lorax(plan, path, staging, saving)
     if saving.save_as == LORAX:
-        return lorax_file.stage_moved(plan, moved, path, staging, dtype=saving.dtype)
-    return plain_lora.stage(plan, moved, path, staging, dtype=saving.dtype)
+        return lorax_file.stage_moved(plan, moved, path, staging, saving)
+    return plain_lora.stage(plan, moved, path, staging, saving)
 
 
 def note(plan: Plan, moved: Moved, saving: Saving) -> str:
-    """What is to be known of a LoRA-X file: as it is for its source, it is written whatever it does on the target. Else empty."""
+    """Return a note about a LoRA-X file, which is written whatever it does on the target; empty for a plain LoRA."""
     if saving.save_as != LORAX:
         return ""
     left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""

@@ -1,20 +1,15 @@
 """Pairs blocks at the same place in the UNets of two families."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 
 from lorax.checkpoint import Checkpoint, by_block
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
 
 def by_place(source: Checkpoint, target: Checkpoint, s: Iterable[str], t: Iterable[str]) -> dict[str, Pair]:
-    """Source layer -> its pair: the target's layer in the same role, at the same resolution and relative depth.
-
-    No source block serves twice. If the target has more blocks at a place, those in between are fed by none.
-    """
+    """Return the pairs by source layer: target layers in the same role, at the same resolution and relative depth."""
     s_places, t_places = _places(source, s), _places(target, t)
     pairs: dict[str, Pair] = {}
     for place, s_blocks in s_places.items():
@@ -33,14 +28,14 @@ def by_place(source: Checkpoint, target: Checkpoint, s: Iterable[str], t: Iterab
 
 
 def _spread(sources: int, targets: int) -> dict[int, int]:
-    """Number of a source's block -> number of the target's at the same relative depth, for as many as the fewer ones are."""
+    """Return the numbers of target blocks by the numbers of source blocks at the same relative depth."""
     few, many = sorted((sources, targets))
     spread = [(number, (2 * number + 1) * many // (2 * few)) for number in range(few)]
     return dict(spread if sources <= targets else [(b, a) for a, b in spread])
 
 
 def _places(base: Checkpoint, layers: Iterable[str]) -> dict[tuple, list[dict[str, str]]]:
-    """(side, level, role) -> the blocks there, in the order in which the picture passes them, each as path inside -> layer."""
+    """Return the blocks at each place (side, level, role) in the network's order, each as path inside -> layer."""
     blocks = by_block(layers)
     places: dict[tuple, list[dict[str, str]]] = defaultdict(list)
     for block in sorted(blocks, key=_natural):
@@ -51,12 +46,12 @@ def _places(base: Checkpoint, layers: Iterable[str]) -> dict[tuple, list[dict[st
         if side not in ("down_blocks", "up_blocks", "mid_block"):
             places[path, 0, ""].append(inside)
             continue
-        level = 0 if side == "mid_block" else base.unet_names.level_of(name)  # the middle is one place, however many levels
+        level = 0 if side == "mid_block" else base.unet_names.level_of(name)  # middles are paired at any level
         role = "transformer_blocks" if ".transformer_blocks." in block else name.split(".")[1 if side == "mid_block" else 2]
         places[side, level, role].append(inside)
     return places
 
 
 def _natural(block: str) -> list[tuple[int, str]]:
-    """A sort key by which ``input_blocks.2`` comes before ``input_blocks.10``."""
+    """Return a sort key by which ``input_blocks.2`` comes before ``input_blocks.10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in block.split(".")]

@@ -1,6 +1,4 @@
-"""Pairs blocks whose weights are most alike."""
-
-from __future__ import annotations
+"""Pairs blocks whose weights are most similar."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -8,19 +6,19 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 
 from lorax.checkpoint import Checkpoint, by_block
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
-# A block's sketch has some 2048 values per layer: the error of a cosine is below 0.01 with a block's dozen layers. They lie in
-# runs, since single values spread over a weight would have the system read all of it from the disk.
+# A sketch has some 2048 values per layer, so the error of a cosine is below 0.01 for a block of a dozen layers. The values are in
+# runs, since scattered ones would make the system read the whole weight from the disk.
 RUNS, RUN = 16, 128
 
 
 def by_weights(source: Checkpoint, target: Checkpoint, s: Collection[str], t: Iterable[str]) -> dict[str, Pair]:
-    """Source layer -> its pair, for the layers ``s`` of the source and ``t`` of the target.
+    """Return the pairs by source layer, for the layers ``s`` of the source and ``t`` of the target.
 
-    Blocks of the same role and shapes are assigned such that the sum of the cosines of their weights is the largest. No source
-    block serves twice. Raises LoraxError if a weight that is read is not finite.
+    Blocks of the same role and shapes are assigned to each other so that the sum of the cosines of their weights is largest.
+    Raises LoraxError if a weight that is read is not finite.
     """
     from scipy.optimize import linear_sum_assignment  # every host brings scipy; loading it is slow
 
@@ -51,7 +49,7 @@ def by_weights(source: Checkpoint, target: Checkpoint, s: Collection[str], t: It
 
 
 def _groups(base: Checkpoint, blocks: Mapping[str, Mapping[str, str]]) -> dict[tuple, list[str]]:
-    """(side of the network, paths and shapes inside) -> blocks. Only blocks of one group can be paired."""
+    """Return groups of blocks that can be paired, by the side of the network and the paths and shapes inside."""
     groups: dict[tuple, list[str]] = defaultdict(list)
     for block, inside in blocks.items():
         side = block.split(".")[1] if len(inside) > 1 else ".".join(p for p in block.split(".") if not p.isdigit())
@@ -61,7 +59,7 @@ def _groups(base: Checkpoint, blocks: Mapping[str, Mapping[str, str]]) -> dict[t
 
 
 def _sketch(base: Checkpoint, inside: Mapping[str, str]) -> torch.Tensor:
-    """A unit vector of evenly spaced runs of a block's weights, float32. Blocks of the same shapes have comparable ones."""
+    """Return a unit vector, float32, of evenly spaced runs of a block's weights. Sketches of equal shapes are comparable."""
     values = []
     for path in sorted(inside):
         weight = base.stored(inside[path]).flatten()

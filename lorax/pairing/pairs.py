@@ -1,26 +1,23 @@
 """Pairs the layers of two bases by names, shapes and plain cosines, without any decomposition."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from lorax.checkpoint import PROJECTION, Checkpoint
 from lorax.errors import LoraxError
 from lorax.pairing.by_place import by_place
 from lorax.pairing.by_weights import by_weights
-from lorax.pairing.layer_pair import Pair
-from lorax.pairing.shared_inputs import shared_inputs
+from lorax.pairing.shared_inputs import Pair, shared_inputs
 from lorax.reasons import Reason, Why
 
 PAIRINGS = ("auto", "name", "weights")
 
 
 def pair(source: Checkpoint, target: Checkpoint, how: str = "auto") -> dict[str, Pair]:
-    """Source layer -> its pair, for all layers of ``source``. ``how`` is one of ``PAIRINGS``.
+    """Return the pairs of all layers of ``source`` by layer. Raises LoraxError if ``how`` is none of ``PAIRINGS``.
 
-    ``name`` pairs layers of the same name. ``weights`` pairs the blocks whose weights are most alike. ``auto`` chooses for each
+    ``name`` pairs layers of the same name. ``weights`` pairs the blocks whose weights are most similar. ``auto`` chooses for each
     component: by name if the structures agree, by place between UNets of different families, and else by weights. Text encoders
-    are paired with those of the same kind only. Raises LoraxError if ``how`` is none of these.
+    are paired with those of the same kind only.
     """
     if how not in PAIRINGS:
         raise LoraxError(f"pairing {how!r}: expected one of {', '.join(PAIRINGS)}.")
@@ -41,7 +38,11 @@ def pair(source: Checkpoint, target: Checkpoint, how: str = "auto") -> dict[str,
             pairs |= by_place(source, target, s, t)
         else:
             pairs |= by_weights(source, target, s, t)
-    return {layer: _on_shared_inputs(source, target, found) for layer, found in pairs.items()}
+    for layer, found in pairs.items():
+        columns = shared_inputs(source, found.source, target, found.target) if found.target else None
+        if columns:
+            pairs[layer] = replace(found, columns=columns, reason=found.reason.but(columns.note))
+    return pairs
 
 
 def _layers(base: Checkpoint, component: str) -> list[str]:
@@ -49,15 +50,9 @@ def _layers(base: Checkpoint, component: str) -> list[str]:
 
 
 def _by_diffusers_path(base: Checkpoint, layers: list[str]) -> dict[str, str]:
-    """Path in the component as diffusers spells it -> layer. Other tools copy adapters from base to base by these paths."""
+    """Return the layers by their diffusers paths in the component, which other tools use to copy adapters between bases."""
     names = {}
     for layer in layers:
         head, _, path = layer.partition(".")
         names[base.unet_names.to_diffusers(path) if head == "unet" else path] = layer
     return names
-
-
-def _on_shared_inputs(source: Checkpoint, target: Checkpoint, found: Pair) -> Pair:
-    """The pair, limited to the inputs that both layers share if they do not share all."""
-    columns = shared_inputs(source, found.source, target, found.target) if found.target else None
-    return replace(found, columns=columns, reason=found.reason.but(columns.note)) if columns else found

@@ -1,19 +1,17 @@
-"""Pairs norms and biases: what an adapter changes of them is moved as it is, if the target has the same parameter."""
-
-from __future__ import annotations
+"""Pairs norms and biases. An adapter's changes of them are moved as they are if the target has the same parameter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lorax.checkpoint import Checkpoint, block_of
 from lorax.formats import AdapterFile
-from lorax.pairing.layer_pair import Pair
+from lorax.pairing.shared_inputs import Pair
 from lorax.reasons import Reason, Why
 
 
 @dataclass(frozen=True)
 class Vector:
-    """A key of the adapter and the parameter of the target that it is added to, or None with the reason why it is left out."""
+    """A key of the adapter with the target's parameter that it is added to; None, with a reason, if it is left out."""
 
     key: str
     layer: str  # as the adapter spells it
@@ -24,10 +22,9 @@ class Vector:
 def pair_vectors(
     adapter: AdapterFile, source: Checkpoint, target: Checkpoint, pairs: Mapping[str, Pair], cut: bool
 ) -> list[Vector]:
-    """The norms and biases of ``adapter``, with what becomes of each.
+    """Return the adapter's norms and biases with their targets. ``pairs``: those of all layers; ``cut``: if ranks are limited.
 
-    ``pairs`` are those of all layers of ``source``; ``cut`` says whether all ranks are limited. A bias is moved only beside a
-    whole difference, which is then written whole: A1111 reads it from no other format.
+    A bias is moved only with a whole difference, which is then written whole: A1111 reads biases from no other format.
     """
     blocks = {block_of(pair.source): block_of(pair.target) for pair in pairs.values() if pair.target}
     found = []
@@ -53,7 +50,7 @@ def pair_vectors(
 
 
 def _counterpart(layer: str, pairs: Mapping[str, Pair], blocks: Mapping[str, str]) -> str | None:
-    """The target's layer for a source's. A norm, which is not paired itself, follows its block."""
+    """Return the target's layer for a source's. A norm, which has no pair itself, follows its block."""
     if layer in pairs:
         return pairs[layer].target
     block = block_of(layer)

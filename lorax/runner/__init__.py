@@ -1,4 +1,4 @@
-"""Models that run, as diffusers runs them."""
+"""Runs models by diffusers and transformers."""
 
 from lorax.runner.runner import Runner, Runners
 

@@ -1,7 +1,5 @@
 """Fills a module with a checkpoint's tensors, one at a time, so that nothing is held twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,13 +13,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def load(make: Callable[[], M], part_of: Callable[[str], Part], device: torch.device | str, dtype: torch.dtype) -> M:
-    """The module that ``make`` builds, with each parameter read from its part of a file and stored as ``dtype`` on ``device``.
-
-    Raises LoraxError if a tensor is missing, of another shape or no float.
-    """
-    with torch.device("meta"):  # neither memory nor time for weights that are about to be replaced
+    """Build a module, and read its parameters from a file. Raises LoraxError if one is missing, misshapen or no float."""
+    with torch.device("meta"):  # no memory or time is spent on weights that are about to be replaced
         module = make()
-    # diffusers' own ``to`` warns of what is no matter here
+    # diffusers' own ``to`` logs warnings that do not matter here
     module = nn.Module.to(module, dtype).to_empty(device=device).eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -42,5 +37,5 @@ def _read(part: Part, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the (1, 1) of a pointwise convolution, as which some layouts keep linear layers."""
+    """Return the shape without a kernel of (1, 1). Some layouts store linear layers as pointwise convolutions."""
     return shape[:2] if shape[2:] == (1, 1) else shape

@@ -1,8 +1,6 @@
-"""Runs a model with and without an adapter: pictures and denoising losses. Needs diffusers and transformers (the demo extra)."""
+"""Runs a checkpoint, with and without an adapter. Needs diffusers and transformers (the demo extra)."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,46 +10,37 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
 from transformers import CLIPTokenizer
 
 from lorax.checkpoint import Checkpoint, open_checkpoint, openclip
 from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
-from lorax.models import check, text_module, trajectory
-from lorax.runner.memory import DECODING, EVALUATING, freed, has_room, place
+from lorax.models import Conditioning, check, text_module, trajectory
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import load_unet, time_ids
 from lorax.runner.vae import encode, load_vae
 
 CONFIGS = ("config.json", "config_2.json")  # of the text encoders, in the tokenizer folder
-PIXELS = 8  # a latent value's, a side
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Encoded prompts, in the model's dtype and on its device."""
-
-    context: torch.Tensor  # (N, 77, width); of SDXL both encoders' side by side
-    pooled: torch.Tensor | None = None  # (N, width) of SDXL
+PIXELS = 8  # side of one latent
+# Bytes per pixel, as python -m bench.behaviour measures them, with a margin.
+DECODING = 8000  # by the autoencoder, in float32
+EVALUATING = 640  # by the UNet, in half precision
+LITTLE = 2 << 30  # bytes that are always free on a usable card, so that asking is not worth its time
 
 
 class Runner:
-    """An SD 1.x or SDXL checkpoint in one file, with the ``.yaml`` beside it if there is one.
+    """An SD 1.x or SDXL checkpoint in one file, with the ``.yaml`` beside it if there is one; implements ``lorax.models.Model``.
 
     ``tokenizer`` is a folder with CLIP's ``vocab.json`` and ``merges.txt``; by default, ``tokenizer`` beside the checkpoint. It
-    also has ``config.json`` (and ``config_2.json``, of SDXL's second) if the text encoders' heads are not 64 channels wide.
-    Text encoders and UNet compute in ``dtype`` on ``device``, where they make room for the autoencoder if it needs theirs, and
-    the text encoders for a training that is not theirs. Raises LoraxError if something is missing or does not fit.
+    also has ``config.json`` (and ``config_2.json`` for SDXL's second) if the text encoders' heads are not 64 channels wide. Text
+    encoders and UNet compute in ``dtype`` on ``device``. They leave the device if the autoencoder needs the memory, and the text
+    encoders also if only the UNet is trained. Raises LoraxError if something is missing or does not fit together.
     """
 
     def __init__(
-        self,
-        path: Path,
-        tokenizer: Path | None = None,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        self, path: Path, tokenizer: Path | None = None, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         self.base = open_checkpoint(path)
         self._settings = check(self.base)
@@ -60,10 +49,9 @@ class Runner:
         self.tokenizer = _tokenizer(path, folder)
         self._file = self.base.unet_file
         self.size, self.latent_scale = self._settings.size, self._settings.latent_scale
-        encoders = [component for component in self.base.family.components if component.name != "unet"]
         self.text_encoders = {
             component.name: load_text_encoder(self._file, component.checkpoint, folder / config, self.device, dtype)
-            for component, config in zip(encoders, CONFIGS, strict=False)
+            for component, config in zip(self.base.family.text_encoders, CONFIGS, strict=False)
         }
         self.text_encoder, self.text_encoder_2 = (*self.text_encoders.values(), None)[:2]
         for encoder in self.text_encoders.values():
@@ -80,19 +68,19 @@ class Runner:
 
     @property
     def alphas(self) -> torch.Tensor:
-        """The share of a picture's variance that is left at each time, float32 (1000,)."""
+        """The share of a picture's variance that is left at each timestep, float32 (1000,)."""
         return self.scheduler.alphas_cumprod
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """In float32. Read when a picture first needs it."""
+        """The autoencoder in float32, read when a picture first needs it."""
         return load_vae(self._file, self._settings.latent_scale, self.device)
 
     @contextmanager
     def adapted(self, adapter: Path | None, strength: float = 1.0) -> Iterator[None]:
-        """Within the block the weights are W + strength * dW; None changes nothing. The adapter is resolved by its key names.
+        """Change the weights to W + strength * dW within the block; None changes nothing.
 
-        After it they are read from the checkpoint again, so that nothing is held twice; blocks thus cannot be nested.
+        At the end the weights are read from the checkpoint again, so that nothing is held twice. Blocks cannot be nested.
         """
         changed: list[str] = []
         try:
@@ -107,12 +95,12 @@ class Runner:
             yield
         finally:
             for layer in changed:
-                weight = self.weight(layer)  # which may have moved in the meantime
+                weight = self.weight(layer)  # it may be on another device by now
                 weight.copy_(self.base.stored(layer).reshape(weight.shape))
 
     def encode(self, prompts: list[str]) -> Conditioning:
-        """Of N prompts."""
-        place(self.text_encoders.values(), self.device)
+        """Return the conditioning of N prompts."""
+        _move(self.text_encoders.values(), self.device)
         tokens = self.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.to(self.device)
         if self.text_encoder_2 is None:
@@ -122,52 +110,47 @@ class Runner:
         return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The noise (N, 4, h, w) that the UNet sees in scaled latents (N, 4, h, w) at integer times (N,) or (), in float32."""
+        """Return the noise, float32 (N, 4, h, w), in scaled latents (N, 4, h, w) at integer timesteps (N,) or ()."""
         self._place_unet(EVALUATING * latents.shape[0] * latents[0, 0].numel() * PIXELS**2, conditioning)
         added = None
         if conditioning.pooled is not None:
             height, width = (PIXELS * side for side in latents.shape[-2:])
             sizes = time_ids(len(latents), height, width).to(self.device)
             added = {"text_embeds": conditioning.pooled, "time_ids": sizes}
-        predicted: torch.Tensor = self.unet(
-            latents.to(self.device, self.dtype),
-            times.to(self.device),
-            conditioning.context,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
+        inputs = latents.to(self.device, self.dtype), times.to(self.device), conditioning.context
+        predicted: torch.Tensor = self.unet(*inputs, added_cond_kwargs=added, return_dict=False)[0]
         return predicted.float()
 
     def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]."""
+        """Return scaled latents (N, 4, H / 8, W / 8) of pictures (N, 3, H, W) in [0, 1]."""
         with self._autoencoder(pictures.shape[-2] * pictures.shape[-1]) as vae:
-            return encode(vae, 2 * pictures - 1, batch=_at_once(16, pictures.shape[-1]))
+            return encode(vae, 2 * pictures - 1, batch=_batch_size(16, pictures.shape[-1]))
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, H, W) in [0, 1] of scaled latents (N, 4, h, w)."""
+        """Return pictures (N, 3, H, W) in [0, 1] of scaled latents (N, 4, h, w)."""
         height, width = (PIXELS * side for side in latents.shape[-2:])
         with self._autoencoder(height * width) as vae:
-            parts = torch.split(latents.to(self.device) / self.latent_scale, _at_once(64, width))
+            parts = torch.split(latents.to(self.device) / self.latent_scale, _batch_size(64, width))
             pictures = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
         return (pictures.clamp(-1, 1) + 1) / 2
 
     def _place_unet(self, size: int, conditioning: Conditioning) -> None:
-        """For an evaluation that takes so many bytes. The text encoders make room for a training that is not theirs."""
+        """Move the UNet to the device for an evaluation of ``size`` bytes. Text encoders that are not trained make room."""
         is_training = self.device.type == "cuda" and torch.is_grad_enabled()
-        if not conditioning.context.requires_grad and (is_training or not has_room(self.device, size)):
-            place(self.text_encoders.values(), "cpu")
-        place([self.unet], self.device)
+        if not conditioning.context.requires_grad and (is_training or not _has_room(self.device, size)):
+            _move(self.text_encoders.values(), "cpu")
+        _move([self.unet], self.device)
 
     @contextmanager
     def _autoencoder(self, pixels: int) -> Iterator[AutoencoderKL]:
-        """For pictures of so many pixels. What makes room for it comes back when it is next needed."""
-        if not has_room(self.device, DECODING * pixels):
-            place([self.unet, *self.text_encoders.values()], "cpu")
-        place([self.vae], self.device)
+        """Yield the autoencoder on the device, with room for a picture of so many pixels."""
+        if not _has_room(self.device, DECODING * pixels):
+            _move([self.unet, *self.text_encoders.values()], "cpu")
+        _move([self.vae], self.device)
         yield self.vae
         if self.device.type == "cuda":
-            place([self.vae], "cpu")
+            _move([self.vae], "cpu")
             torch.cuda.empty_cache()
 
     @torch.no_grad()
@@ -178,26 +161,27 @@ class Runner:
 
     @torch.no_grad()
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Denoising loss (N,) of scaled latents (N, 4, h, w) at integer times (N,) under the given noise."""
+        """Return the denoising losses (N,) of scaled latents (N, 4, h, w) at integer timesteps (N,) with this noise."""
         noisy = self.scheduler.add_noise(latents, noise, times)
         return (self.predict(noisy, times, conditioning) - noise.to(self.device)).square().mean((1, 2, 3))
 
     def close(self) -> None:
-        """Give back what the weights take. The model cannot run any more."""
-        freed([self.unet, *self.text_encoders.values(), *([self.vae] if "vae" in vars(self) else [])])
+        """Free the memory of the weights, even if the runner is still referenced. The model cannot run any more."""
+        for part in (self.unet, *self.text_encoders.values(), *([self.vae] if "vae" in vars(self) else [])):
+            part.to_empty(device="meta")
 
-    def blocks(self) -> Sequence[torch.nn.Module]:
-        """The UNet's residual and transformer blocks."""
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the UNet's residual and transformer blocks."""
         return [module for module in self.unet.modules() if isinstance(module, (ResnetBlock2D, BasicTransformerBlock))]
 
     def weight(self, layer: str) -> torch.Tensor:
-        """Of a layer of the base: the running model's own, not a copy."""
+        """Return the running model's weight of a layer of the base, not a copy."""
         weight = self.module(layer).weight
         assert isinstance(weight, torch.Tensor)
         return weight.data
 
-    def module(self, layer: str) -> torch.nn.Module:
-        """What computes a layer of the base."""
+    def module(self, layer: str) -> nn.Module:
+        """Return the module that computes a layer of the base."""
         component, _, path = layer.partition(".")
         if component == "unet":
             return self.unet.get_submodule(self.base.unet_names.to_diffusers(path))
@@ -206,10 +190,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Runners:
-    """Runs bases by ``Runner``, one at a time: ``lorax.models.protocol.Models`` where there is no WebUI.
-
-    ``dtype`` is what their UNet and text encoders compute in; by default as suits the device.
-    """
+    """Bases run by ``Runner``, one at a time; implements ``lorax.models.Models``. The default ``dtype`` depends on the device."""
 
     device: torch.device
     dtype: torch.dtype | None = None
@@ -220,13 +201,28 @@ class Runners:
         try:
             yield runner
         finally:
-            runner.close()  # whoever had it in a variable still has
+            runner.close()  # the caller's variable still refers to it
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
-def _at_once(small: int, side: int) -> int:
-    """Pictures of this side that the autoencoder takes at a time, if it takes ``small`` ones of 64 pixels."""
+def _move(parts: Iterable[nn.Module], device: torch.device | str) -> None:
+    """Move the parts that are not on the device yet."""
+    for part in parts:
+        if next(part.parameters()).device.type != torch.device(device).type:
+            nn.Module.to(part, device)  # diffusers' own ``to`` logs warnings that do not matter here
+
+
+def _has_room(device: torch.device, size: int) -> bool:
+    """Tell whether ``size`` bytes are free on the device. A CPU counts as large enough."""
+    if device.type != "cuda" or size < LITTLE:
+        return True
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] > size
+
+
+def _batch_size(small: int, side: int) -> int:
+    """Return how many pictures with this side have as many pixels as ``small`` pictures with a side of 64; at least 1."""
     return max(1, small * 64**2 // side**2)
 
 

@@ -1,6 +1,4 @@
-"""The text encoders of a checkpoint: CLIP in transformers' layout (SD 1.x, SDXL's first) and in OpenCLIP's (SDXL's second)."""
-
-from __future__ import annotations
+"""Loads a checkpoint's text encoders: CLIP in transformers' layout (SD 1.x, SDXL's first) and in OpenCLIP's (SDXL's second)."""
 
 import json
 import re
@@ -16,20 +14,17 @@ from lorax.errors import LoraxError
 from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
-HEAD_CHANNELS = 64  # of every text encoder that SD 1.x and SDXL checkpoints have
+HEAD_CHANNELS = 64  # width of a head in all text encoders of SD 1.x and SDXL
 
 
 def load_text_encoder(
-    file: TensorFile,
-    prefix: str,
-    config: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    file: TensorFile, prefix: str, config: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """The encoder whose keys begin with ``prefix``; with its projection where the layout is OpenCLIP's.
+    """Load the encoder whose keys begin with ``prefix``; with its projection if the layout is OpenCLIP's.
 
-    Shapes tell all but the number of heads: they are as the file ``config`` (transformers' ``config.json``) says, else 64
-    channels each. Raises LoraxError if the checkpoint lacks the encoder, or ``config`` belongs to another one.
+    The structure is read from the shapes, and the number of heads from the file ``config`` (transformers' ``config.json``). If
+    there is no such file, a head has 64 channels. Raises LoraxError if the checkpoint lacks the encoder, or if ``config`` belongs
+    to another one.
     """
     is_open_clip = f"{prefix}positional_embedding" in file.shapes
     shortened = f"{prefix}embeddings.token_embedding.weight" in file.shapes  # some old checkpoints leave ``text_model.`` out
@@ -62,11 +57,11 @@ def load_text_encoder(
         hidden_act="gelu" if is_open_clip else "quick_gelu",
         projection_dim=shape(f"{PROJECTION}.weight")[0] if is_open_clip else width,
         bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,  # the pooled text is read where the first of it is
+        eos_token_id=vocabulary - 1,  # the pooled text is read at the first of these
     )
     kind = CLIPTextModelWithProjection if is_open_clip else CLIPTextModel
     encoder = load(partial(kind, inferred), part_of, device, dtype)
-    for name, buffer in encoder.named_buffers():  # not in the file, and lost on the way
+    for name, buffer in encoder.named_buffers():  # not in the file, and lost on the meta device
         if name.endswith("position_ids"):
             buffer.copy_(torch.arange(buffer.shape[-1]))
     return encoder
@@ -82,7 +77,7 @@ def _heads(config: Path, width: int) -> int:
         return heads
     try:
         content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        content = content.get("text_config", content)  # of CLIP as a whole
+        content = content.get("text_config", content)  # a configuration of CLIP as a whole
         heads, described = int(content["num_attention_heads"]), int(content["hidden_size"])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise LoraxError(

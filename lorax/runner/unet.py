@@ -1,6 +1,4 @@
-"""The UNet of a checkpoint. Its structure is read off the header, so pruned siblings need no configuration of their own."""
-
-from __future__ import annotations
+"""Loads a checkpoint's UNet. Its structure is read from the header, so a pruned model needs no configuration of its own."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from lorax.files import Part, TensorFile
 from lorax.runner.loading import load
 
 UNKNOWN = "Its structure is none that is known here: compare in the WebUI instead."
-TIME_IDS = 6  # SDXL's: original height and width, crop's top and left, target height and width
+TIME_IDS = 6  # SDXL's: original height and width, the crop's top and left, target height and width
 
 
 def load_unet(
@@ -26,10 +24,7 @@ def load_unet(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> UNet2DConditionModel:
-    """``pooled`` is the width of the pooled text that SDXL's UNet is given, None for SD 1.x.
-
-    Raises LoraxError if the structure is none that diffusers' UNet can have.
-    """
+    """Load the UNet. ``pooled``: the width of SDXL's pooled text. Raises LoraxError if diffusers does not have its structure."""
     prefix = families.UNET.checkpoint
     paths = [key.removeprefix(prefix) for key in file.shapes if key.startswith(prefix)]
     names = UNetNames.from_ldm(paths)
@@ -58,7 +53,7 @@ def load_unet(
 
 
 def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelConfig, pooled: int | None) -> dict[str, Any]:
-    """Arguments for ``UNet2DConditionModel``, from parameters' shapes under diffusers' names."""
+    """Return the arguments of ``UNet2DConditionModel`` for parameters of these shapes, by diffusers' names."""
     levels = _count(shapes, r"down_blocks\.(\d+)\.")
     widths = [shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)]
     layers = [_count(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in range(levels)]
@@ -101,19 +96,19 @@ def unet_config(shapes: Mapping[str, tuple[int, ...]], settings: ModelConfig, po
 
 
 def time_ids(count: int, height: int, width: int) -> torch.Tensor:
-    """What SDXL is told of ``count`` pictures of this many pixels, (count, TIME_IDS): not cropped, and of the size asked for."""
+    """Return SDXL's size conditioning (count, TIME_IDS) for uncropped pictures of ``height`` by ``width`` pixels."""
     return torch.tensor([[height, width, 0, 0, height, width]] * count, dtype=torch.float32)
 
 
 def _middle(shapes: Mapping[str, tuple[int, ...]], depths: list[int]) -> str | None:
-    """BK-SDM's tiny models and KOALA 700M have no middle block at all; SSD-1B and Vega keep its first residual block."""
+    """Return the type of the middle block. BK-SDM-Tiny and KOALA 700M have none; SSD-1B and Vega have a residual block alone."""
     if depths:
         return "UNetMidBlock2DCrossAttn"
     return "UNetMidBlock2D" if any(name.startswith("mid_block.") for name in shapes) else None
 
 
 def _depths(shapes: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
-    """Transformer blocks of each of the block's attention modules; empty if it does not attend."""
+    """Return the number of transformer blocks in each attention module of the block."""
     prefix = rf"{re.escape(block)}\.attentions"
     return [
         _count(shapes, rf"{prefix}\.{module}\.transformer_blocks\.(\d+)\.")
@@ -122,5 +117,5 @@ def _depths(shapes: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """How many different numbers the pattern's group finds."""
+    """Count the different values of the pattern's group among the names."""
     return len({found[1] for name in shapes if (found := re.match(pattern, name))})

@@ -1,6 +1,4 @@
-"""The autoencoder of a checkpoint."""
-
-from __future__ import annotations
+"""Loads a checkpoint's autoencoder."""
 
 import re
 from functools import partial
@@ -27,7 +25,7 @@ _PATTERNS = (
 
 
 def ldm_name(name: str, levels: int) -> str:
-    """A parameter's key in LDM layout; ``name`` is diffusers'. LDM counts the levels of the way up from the other end."""
+    """Return the LDM key of the parameter that diffusers calls ``name``. LDM numbers the decoder's levels in reverse."""
     name = re.sub(
         r"^decoder\.up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)",
         lambda m: f"decoder.up.{levels - 1 - int(m[1])}." + (f"block.{m[2]}" if m[2] else "upsample"),
@@ -40,19 +38,15 @@ def ldm_name(name: str, levels: int) -> str:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Scaled latents (N, 4, H / 8, W / 8) of pixels (N, 3, H, W) in [-1, 1]: the mean, without sampling.
-
-    Without oneDNN: in torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with it.
-    """
+    """Return the mean scaled latents (N, 4, H / 8, W / 8) of pixels (N, 3, H, W) in [-1, 1]."""
+    # In torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with oneDNN.
     with torch.backends.mkldnn.flags(enabled=False):
-        found = [
-            vae.encode(part.to(vae.device)).latent_dist.mean * vae.config["scaling_factor"] for part in torch.split(pixels, batch)
-        ]
-    return torch.cat(found)
+        means = [vae.encode(part.to(vae.device)).latent_dist.mean for part in torch.split(pixels, batch)]
+    return torch.cat(means) * vae.config["scaling_factor"]
 
 
 def load_vae(file: TensorFile, scale: float, device: torch.device | str = "cpu") -> AutoencoderKL:
-    """In float32, since SDXL's overflows in half precision. Raises LoraxError if the checkpoint lacks its autoencoder."""
+    """Load it in float32, since SDXL's overflows in half precision. Raises LoraxError if the checkpoint has no autoencoder."""
     shapes = {key.removeprefix(PREFIX): shape for key, shape in file.shapes.items() if key.startswith(PREFIX)}
     found = [re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight", key) for key in shapes]
     blocks = sorted((int(m[1]), int(m[2])) for m in found if m)
@@ -82,7 +76,7 @@ def load_vae(file: TensorFile, scale: float, device: torch.device | str = "cpu")
     }
     try:
         return load(partial(AutoencoderKL, **config), lambda name: Part(file, ldm_name(name, levels)), device, torch.float32)
-    except (ValueError, ZeroDivisionError) as error:  # diffusers, of widths without 32 groups
+    except (ValueError, ZeroDivisionError) as error:  # diffusers rejects widths that are no multiples of 32
         raise LoraxError(
             f"{file.path}: {PREFIX}encoder.down.* is {widths} wide; diffusers can build no such autoencoder ({error}). "
             "Expected multiples of 32: use a checkpoint with Stable Diffusion's own baked in."

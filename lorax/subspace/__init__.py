@@ -1,8 +1,7 @@
-"""Computes the leading singular subspaces of weights, and how similar they are between two weights."""
+"""Computes the leading singular subspaces of weights, and their similarity."""
 
 from lorax.subspace.lazy import once
 from lorax.subspace.rank import QUARTER, RankRule
-from lorax.subspace.signs import aligned, basis
-from lorax.subspace.spectral import SMALL, Basis, Decomposition, similarity
+from lorax.subspace.spectral import SMALL, Basis, Decomposition, aligned, basis, similarity
 
 __all__ = ["QUARTER", "SMALL", "Basis", "Decomposition", "RankRule", "aligned", "basis", "once", "similarity"]

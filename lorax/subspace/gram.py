@@ -1,14 +1,12 @@
-"""Singular vectors of a weight from its smaller Gram matrix, several times faster than by an SVD."""
-
-from __future__ import annotations
+"""Computes singular vectors from the smaller Gram matrix of a weight, several times faster than an SVD."""
 
 import torch
 
 from lorax.subspace.lazy import once
 
-BLOCKS = 4  # into which the Gram matrix is divided, so that most of its upper half is not computed
+BLOCKS = 4  # columns of blocks in the Gram matrix; most of the upper half is not computed
 WINDOW = 32  # singular vectors on either side of the cut that are corrected in float64
-ROWS = 256  # of a weight that are in float64 at a time, so that they stay in a core's cache
+ROWS = 256  # rows of a weight in float64 at a time, few enough for a core's cache
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -34,12 +32,12 @@ class Gram:
         return self._eigen[1]
 
     def refined(self, r: int) -> tuple[torch.Tensor, float]:
-        """The r < p leading vectors (p, r) of the smaller side, corrected at the cut, and the error that is left.
+        """Return the r < p leading vectors (p, r) of the smaller side, corrected at the cut, and the remaining error.
 
-        Rounding mixes vectors, the more the closer their singular values are. That harms only across the cut between the r-th and
-        the next vector. So a window around the cut is corrected by a Rayleigh-Ritz step in float64. The mixing that is left
-        across the cut is measured between the window and the other vectors, and estimated from that between two other vectors.
-        The error is that of a projection of random columns, to first order and relative to the result.
+        Rounding mixes vectors of close singular values, which matters only across the cut between the r-th and the next vector.
+        So a Rayleigh-Ritz step in float64 corrects a window around the cut. The remaining mixing across the cut is measured
+        between the window and the other vectors, and estimated from that for two other vectors. The error is that of a projection
+        of random columns, to first order and relative to the result.
         """
         values, vectors = (part.double() for part in self._eigen)
         first, last = max(0, r - WINDOW), min(len(values), r + WINDOW)
@@ -60,17 +58,17 @@ class Gram:
         return near, across.item() + EPSILON * (self.S[0] / self.S[r - 1]).item()
 
     def _image(self, Z: torch.Tensor) -> torch.Tensor:
-        """A Z in float64 for the tall A, of which few rows are in float64 at a time."""
+        """Return A Z in float64 for the tall A, with few rows of A in float64 at a time."""
         return torch.cat([rows.double() @ Z for rows in torch.split(self.tall, ROWS)])
 
     def _preimage(self, Y: torch.Tensor) -> torch.Tensor:
-        """A^T Y in float64 for the tall A, of which few rows are in float64 at a time."""
+        """Return A^T Y in float64 for the tall A, with few rows of A in float64 at a time."""
         parts = (rows.double().mT @ part for rows, part in zip(torch.split(self.tall, ROWS), torch.split(Y, ROWS), strict=True))
         return sum(parts, torch.zeros((), dtype=Y.dtype, device=Y.device))
 
 
 def lower_gram(tall: torch.Tensor) -> torch.Tensor:
-    """A^T A (near, near) for A (far, near), correct on and below the diagonal only."""
+    """Return A^T A (near, near) for A (far, near), correct only on and below the diagonal."""
     p = tall.shape[1]
     gram = tall.new_zeros(p, p)
     step = -(-p // BLOCKS)
@@ -80,5 +78,5 @@ def lower_gram(tall: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(gaps: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """The gaps between eigenvalues, none of them below the rounding error of the largest eigenvalue."""
+    """Return the gaps between eigenvalues, at least the rounding error of the largest eigenvalue."""
     return gaps.abs().clamp_min(1e-16 * largest.item())

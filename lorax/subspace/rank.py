@@ -1,6 +1,4 @@
-"""Rules for how many leading singular directions of a weight are kept."""
-
-from __future__ import annotations
+"""Rules for the number of leading singular directions that are kept."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +10,7 @@ from lorax.errors import LoraxError
 
 @dataclass(frozen=True)
 class RankRule:
-    """A rank as a number (``64``), a share of min(m, n) (``25%``) or a share of the squared singular values (``energy:0.95``).
-
-    Raises LoraxError if ``text`` is none of these.
-    """
+    """A rank: a number (``64``), a share of min(m, n) (``25%``) or of the squared singular values (``energy:0.95``)."""
 
     text: str
 
@@ -23,7 +18,7 @@ class RankRule:
         self.of(torch.ones(4))
 
     def of_size(self, p: int) -> int | None:
-        """The rank among p singular values, between 1 and p; None if it depends on their values."""
+        """Return the rank for p singular values, between 1 and p; None if it depends on their values."""
         if found := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,99})?)%", self.text):
             share = float(found[1]) / 100
             if 0 < share <= 1:
@@ -33,7 +28,7 @@ class RankRule:
         return None
 
     def of(self, S: torch.Tensor) -> int:
-        """The rank, between 1 and p, for singular values S (p,) in descending order."""
+        """Return the rank, between 1 and p, for singular values S (p,) in descending order."""
         p = len(S)
         if (rank := self.of_size(p)) is not None:
             return rank

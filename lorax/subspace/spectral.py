@@ -1,6 +1,4 @@
-"""The leading singular subspaces of a weight, and their similarity between two weights."""
-
-from __future__ import annotations
+"""Computes the leading singular subspaces of a weight, and their similarity between two weights."""
 
 from dataclasses import dataclass
 
@@ -12,16 +10,16 @@ from lorax.subspace.rank import QUARTER, RankRule
 
 SMALL = 256  # singular values up to which float64 costs next to nothing
 TOLERANCE = 5e-4  # error of a projection in float32 above which float64 is used
-# Share of the largest singular value below which the Gram matrix, whose condition is squared, gives no reliable directions.
+# Share of the largest singular value below which directions from the Gram matrix, whose condition is squared, are unreliable.
 FLOORS = {torch.float32: 1e-3, torch.float64: 1e-4}
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The leading singular vectors of a weight: ``near`` (p, r) of its smaller side, and those of its larger side, the far one.
+    """The leading singular vectors of a weight: ``near`` (p, r) of its smaller side, and the far ones of its larger side.
 
-    The far vectors are A near / S, with A (far, p) in ``tall`` and the singular values S (r,). If this formula would lose them,
-    they are in ``far`` (far, r).
+    The far vectors are A near / S, with A (far, p) in ``tall`` and the singular values S (r,), or ``far`` (far, r) if that
+    formula is not exact enough.
     """
 
     near: torch.Tensor
@@ -30,18 +28,18 @@ class Basis:
     far: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> Basis:
-        """The basis of W (m, n), as stored, from vectors that were found before."""
+    def of(cls, W: torch.Tensor, near: torch.Tensor, S: torch.Tensor, far: torch.Tensor | None) -> "Basis":
+        """Return the basis of W (m, n), as stored, from vectors that were computed earlier."""
         tall = (W.mT if W.shape[0] <= W.shape[1] else W).to(near.dtype)
         return cls(near.to(W.device), S.to(W.device), tall, None if far is None else far.to(W.device))
 
     def project_near(self, X: torch.Tensor) -> torch.Tensor:
-        """The columns of X (p, k) projected on the near vectors."""
+        """Return the columns of X (p, k) projected on the near vectors."""
         X = X.to(self.near)
         return self.near @ (self.near.mT @ X)
 
     def project_far(self, X: torch.Tensor) -> torch.Tensor:
-        """The columns of X (far, k) projected on the far vectors, which are not formed: on wide layers they would be large."""
+        """Return the columns of X (far, k) projected on the far vectors, which are not formed, since they may be large."""
         X = X.to(self.near)
         if self.far is not None:
             return self.far @ (self.far.mT @ X)
@@ -49,16 +47,15 @@ class Basis:
         return self.tall @ (self.near @ inside)
 
     def far_vectors(self) -> torch.Tensor:
-        """The far vectors (far, r)."""
+        """Return the far vectors (far, r)."""
         return self.far if self.far is not None else (self.tall @ self.near).div_(self.S)
 
 
 class Decomposition:
-    """W = U diag(S) V^T for W (m, n), with p = min(m, n) singular values. Each result is computed when it is first asked for.
+    """The decomposition W = U diag(S) V^T for W (m, n), with p = min(m, n) singular values, computed when needed.
 
-    There are three ways, and the first that is exact enough is taken: eigenvectors of the Gram matrix in float32 (for larger
-    weights), its eigenvectors in float64, and ``torch.linalg.svd`` in float64 for directions near the floor. ``basis``: a basis
-    that was found before.
+    The first method that is exact enough is used: eigenvectors of the Gram matrix in float32 (for larger weights), in float64, or
+    ``torch.linalg.svd`` in float64 for directions near the floor. ``basis``: one that was computed earlier.
     """
 
     def __init__(self, W: torch.Tensor, basis: Basis | None = None) -> None:
@@ -90,26 +87,26 @@ class Decomposition:
         return self._first.S
 
     def rank(self, rule: RankRule) -> int:
-        """The number of singular directions that the rule keeps. Singular values are computed only if the rule needs them."""
+        """Return the rule's rank. Singular values are computed only if the rule needs them."""
         fixed = rule.of_size(self.p)
         return rule.of(self.S) if fixed is None else fixed
 
     def project(self, X: torch.Tensor, r: int, side: int) -> torch.Tensor:
-        """U~ U~^T X for X (m, k) if ``side`` is 0, V~ V~^T X for X (n, k) if it is 1; r is the rank that is kept."""
+        """Return U~ U~^T X for X (m, k) if ``side`` is 0, or V~ V~^T X for X (n, k) if it is 1, for the rank r."""
         if (basis := self.basis_of(r)) is None:
             basis = self._last = self._find(r)
         return basis.project_near(X) if (side == 0) == self._wide else basis.project_far(X)
 
     def basis_of(self, r: int) -> Basis | None:
-        """The basis that was last projected on if it has this rank, else None. One transfer needs one."""
+        """Return the basis of the last projection if it has this rank, else None."""
         return self._last if self._last is not None and len(self._last.S) == r else None
 
     def leading(self, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """U~ (m, r) and V~ (n, r), float64: the r leading singular vectors, each exact by itself."""
+        """Return the r leading singular vectors U~ (m, r) and V~ (n, r), float64, each exact by itself."""
         return self._sides(self._in_double(r))
 
     def spanning(self, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """U~ (m, r) and V~ (n, r) of which the span is the leading subspace, up to rounding in ``dtype``."""
+        """Return U~ (m, r) and V~ (n, r) that span the leading subspaces, up to rounding in ``dtype``."""
         if self._above_floor(self._first, r):
             return self._sides(Basis(self._first.near[:, :r], self.S[:r], self._first.tall))
         return self.leading(r)
@@ -140,11 +137,23 @@ class Decomposition:
         return bool(gram.S[r - 1] > FLOORS[gram.tall.dtype] * gram.S[0])
 
 
-def similarity(source: Decomposition, target: Decomposition) -> float | None:
-    """The similarity of the leading subspaces of two weights: 1 if they are equal, 0 as by chance; None for unequal shapes.
+def aligned(U: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return U (m, r) and V (n, r) with pairs (u_i, v_i) flipped so that the largest entry of u_i by magnitude is positive."""
+    rows = U.abs().argmax(0, keepdim=True)
+    sign = torch.where(U.gather(0, rows) < 0, -1.0, 1.0).to(U)
+    return U * sign, V * sign
 
-    For each side it is (Phi - r/n) / (1 - r/n), with Phi = ||U~_s^T U~_t||_F^2 / r (LoRA-X, arXiv 2501.16559), r a quarter of
-    min(m, n) and n the size of the side. The smaller value of both sides is returned.
+
+def basis(of: Decomposition, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return U~ (m, r) and V~ (n, r), float64, the reproducible basis in which a LoRA-X adapter is trained."""
+    return aligned(*of.leading(r))
+
+
+def similarity(source: Decomposition, target: Decomposition) -> float | None:
+    """Return the similarity of two weights' leading subspaces: 1 if they are equal, 0 by chance; None for unequal shapes.
+
+    It is the smaller of both sides' (Phi - r/n) / (1 - r/n), with Phi = ||U~_s^T U~_t||_F^2 / r (LoRA-X, arXiv 2501.16559), r a
+    quarter of min(m, n), and n the size of the side.
     """
     if source.shape != target.shape:
         return None

@@ -1,6 +1,4 @@
-"""Writes a trained LoRA-X adapter in one of its three forms."""
-
-from __future__ import annotations
+"""Writes a trained LoRA-X adapter in one of three forms."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,7 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.files import Staging, check_folder, check_free
-from lorax.formats import Header, small
+from lorax.formats import small
 from lorax.options import Options
 from lorax.output import metadata, plain_lora
 from lorax.training.layer import DIAGONAL
@@ -24,7 +22,7 @@ FORMS = {
 
 
 def check_form(form: str, of_core: str) -> None:
-    """Raise LoraxError when an adapter with this kind of core has no such form."""
+    """Raise LoraxError if an adapter with this kind of core has no such form."""
     if form not in FORMS:
         raise LoraxError(f"form {form!r}: expected one of {', '.join(FORMS)}.")
     if form == SMALL and of_core != DIAGONAL:
@@ -40,20 +38,20 @@ def save(
     described: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the adapter, whole or not at all. ``described`` goes into its header, beside what is known here.
-
-    Raises LoraxError when ``path`` cannot be written, or training diverged.
-    """
+    """Write the adapter with ``described`` in its header. Raises LoraxError if it cannot be written or a value is not finite."""
     check_form(form, network.core)
     check_folder(path)
-    check_free(path, (network.base.path,), overwrite)
+    check_free(path, network.base.inputs, overwrite)
     tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")
-    header = {} if form == PLAIN else _header(network, dtype).as_metadata()
+    header = {}
+    if form != PLAIN:
+        header = metadata.lorax_header(network.base, network.constrained(), Options().method, Options(), dtype, network.core)
     with Staging() as staging:
         of_base = metadata.of_base(network.base, network.base.prediction)
-        plain_lora.save(tensors, staging.add(path), dict(described or {}) | of_base | _rank(network) | header)
+        full = dict(described or {}) | of_base | _rank(network) | header
+        staging.write(path, lambda temporary: plain_lora.save(tensors, temporary, full), overwrite)
 
 
 def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, torch.Tensor]:
@@ -66,20 +64,7 @@ def _layer(network: Network, layer: str, form: str, dtype: str) -> dict[str, tor
 
 
 def _rank(network: Network) -> dict[str, str]:
-    """In kohya's words; the scale is 1."""
+    """Return the rank and an alpha that gives the scale 1, under kohya's names."""
     ranks = {str(len(constrained.core)) for constrained in network.constrained().values()}
     rank = ranks.pop() if len(ranks) == 1 else "Dynamic"
     return {"ss_network_dim": rank, "ss_network_alpha": rank}
-
-
-def _header(network: Network, dtype: str) -> Header:
-    base = network.base
-    return Header(
-        family=base.family,
-        source=base.path.name,
-        source_sha256=base.identity.sha256,
-        fingerprint=base.identity.fingerprint(network.constrained()),
-        method=Options().method,
-        settings=metadata.settings(Options(), dtype),
-        core=network.core,
-    )

@@ -1,9 +1,4 @@
-"""Network module for kohya's sd-scripts: ``--network_module=lorax.training.kohya``; see ``docs/training.md``.
-
-The functions and methods are those that its trainers call, with the arguments that these give.
-"""
-
-from __future__ import annotations
+"""Network module for the trainers of kohya's sd-scripts: ``--network_module=lorax.training.kohya``; see ``docs/training.md``."""
 
 import argparse
 import re
@@ -27,7 +22,7 @@ from lorax.training.layer import DIAGONAL
 from lorax.training.network import ATTENTION, CONVOLUTION, TEXT, Network, Settings, inject
 
 ARGUMENTS = ("core", "rank_share", "ranks", "conv", "form", "dropout")
-Models = nn.Module | Sequence[nn.Module]
+TextEncoders = nn.Module | Sequence[nn.Module]
 
 
 def create_network(
@@ -35,47 +30,43 @@ def create_network(
     network_dim: int | None,
     network_alpha: float | None,
     vae: nn.Module,
-    text_encoder: Models,
+    text_encoder: TextEncoders,
     unet: nn.Module,
     neuron_dropout: float | None = None,
     **arguments: str | None,
-) -> KohyaNetwork:
-    """A network to train. ``network_dim`` is the rank unless ``rank_share`` is given; a LoRA-X adapter has no alpha.
-
-    Raises LoraxError when ``arguments``, the ``--network_args``, are not understood.
-    """
-    return KohyaNetwork(multiplier, Options.read(network_dim, neuron_dropout, arguments))
+) -> "KohyaNetwork":
+    """Create a network of rank ``network_dim``, unless ``rank_share`` is given. Raises LoraxError if ``arguments`` are wrong."""
+    return KohyaNetwork(multiplier, NetworkArguments.read(network_dim, neuron_dropout, arguments))
 
 
 def create_network_from_weights(
     multiplier: float,
     file: str,
     vae: nn.Module,
-    text_encoder: Models,
+    text_encoder: TextEncoders,
     unet: nn.Module,
     weights_sd: dict[str, torch.Tensor] | None = None,
     for_inference: bool = False,
     **arguments: str | None,
-) -> tuple[KohyaNetwork, dict[str, torch.Tensor]]:
-    """A network with the layers, ranks and values of a file in any form, which is read when the network is applied or merged.
-
-    The second value is what sd-scripts hands back to ``merge_to``; nothing is needed there.
-    """
+) -> "tuple[KohyaNetwork, dict[str, torch.Tensor]]":
+    """Create a network with the layers, ranks and values of a file in any form, and the weights for ``merge_to``, here none."""
     adapter = open_adapter(Path(file))
     if adapter.header is not None and adapter.header.core:
         arguments.setdefault("core", adapter.header.core)
-    return KohyaNetwork(multiplier, Options.read(None, None, arguments), adapter), {}
+    return KohyaNetwork(multiplier, NetworkArguments.read(None, None, arguments), adapter), {}
 
 
 @dataclass(frozen=True)
-class Options:
+class NetworkArguments:
+    """The options of ``--network_args``; see ``docs/training.md``."""
+
     settings: Settings
     form: str
     convolutions: bool
 
     @classmethod
-    def read(cls, dim: int | None, dropout: float | None, arguments: dict[str, str | None]) -> Options:
-        """From ``--network_dim``, ``--network_dropout`` and ``--network_args``."""
+    def read(cls, dim: int | None, dropout: float | None, arguments: dict[str, str | None]) -> "NetworkArguments":
+        """Read ``--network_dim``, ``--network_dropout`` and ``--network_args``. Raises LoraxError if they are not understood."""
         if unknown := sorted(arguments.keys() - set(ARGUMENTS)):
             raise LoraxError(f"network_args: {', '.join(unknown)} not known; expected some of {', '.join(ARGUMENTS)}.")
         given = {key: value for key, value in arguments.items() if value is not None}
@@ -97,20 +88,17 @@ def _share(text: str) -> RankRule:
 
 
 class KohyaNetwork(nn.Module):
-    """A ``Network`` with the methods that sd-scripts' trainers call. Its layers are made by ``apply_to``."""
+    """A ``Network`` with the methods that sd-scripts' trainers call. ``apply_to`` makes its layers."""
 
     network: Network
 
-    def __init__(self, multiplier: float, options: Options, adapter: AdapterFile | None = None) -> None:
+    def __init__(self, multiplier: float, arguments: NetworkArguments, adapter: AdapterFile | None = None) -> None:
         super().__init__()
-        self.multiplier, self.options, self.adapter = multiplier, options, adapter
+        self.multiplier, self._arguments, self.adapter = multiplier, arguments, adapter
         self.base: Checkpoint | None = None
 
     def prepare_network(self, args: argparse.Namespace) -> None:
-        """Open the checkpoint that is trained on: the models in memory may be rounded to another precision.
-
-        Raises LoraxError when it is not on the disk, or files of another kind than ``.safetensors`` are to be saved.
-        """
+        """Open the checkpoint, which has the full precision. Raises LoraxError if it is missing, or the output no safetensors."""
         path = Path(args.pretrained_model_name_or_path)
         if not path.exists():
             raise LoraxError(f"{path}: not on the disk. LoRA-X needs the checkpoint's file or diffusers folder; download it.")
@@ -118,31 +106,25 @@ class KohyaNetwork(nn.Module):
             raise LoraxError(f"save_model_as {args.save_model_as}: a LoRA-X adapter is saved as safetensors.")
         self.base = open_checkpoint(path)
 
-    def apply_to(self, text_encoder: Models, unet: nn.Module, apply_text_encoder: bool = True, apply_unet: bool = True) -> None:
+    def apply_to(
+        self, text_encoder: TextEncoders, unet: nn.Module, apply_text_encoder: bool = True, apply_unet: bool = True
+    ) -> None:
+        """Constrain the layers of the loaded models. Raises LoraxError if they are not of the base or the adapter."""
         base = self.base or self._loaded(text_encoder, unet)
-        settings = self.options.settings
-        if self.adapter is None:
-            layers = "|".join([ATTENTION, TEXT, *([CONVOLUTION] if self.options.convolutions else [])])
+        settings, adapter = self._arguments.settings, self.adapter
+        if adapter is None:
+            layers = "|".join([ATTENTION, TEXT, *([CONVOLUTION] if self._arguments.convolutions else [])])
         else:
-            ranks = {
-                re.escape(layer): self.adapter.layers[name].rank for name, layer in self.adapter.layers_of(base).items() if layer
-            }
+            ranks = {re.escape(layer): adapter.layers[name].rank for name, layer in adapter.layers_of(base).items() if layer}
             layers = "|".join(ranks)
             settings = replace(settings, ranks={layer: RankRule(str(rank)) for layer, rank in ranks.items() if rank})
         encoders = _listed(text_encoder) if apply_text_encoder else []
         self.network = inject(base, unet if apply_unet else None, encoders, layers=layers, settings=settings, progress=_bar)
         self.set_multiplier(self.multiplier)
-        if self.adapter is not None:
-            self.network.load(self.adapter)
+        if adapter is not None:
+            self.network.load(adapter)
 
-    def merge_to(
-        self,
-        text_encoder: Models,
-        unet: nn.Module,
-        weights_sd: dict[str, torch.Tensor],
-        dtype: torch.dtype | None,
-        device: torch.device | str,
-    ) -> None:
+    def merge_to(self, text_encoder: TextEncoders, unet: nn.Module, weights_sd: object, dtype: object, device: object) -> None:
         """Add the file's update to the loaded weights."""
         assert self.adapter is not None
         base = self._loaded(text_encoder, unet)
@@ -151,7 +133,7 @@ class KohyaNetwork(nn.Module):
             changed = weight.float().cpu() + self.multiplier * dW.scale * (dW.up @ dW.down).reshape(weight.shape)
             weight.copy_(changed)
 
-    def _loaded(self, text_encoder: Models, unet: nn.Module) -> Checkpoint:
+    def _loaded(self, text_encoder: TextEncoders, unet: nn.Module) -> Checkpoint:
         return modules.loaded(unet, _listed(text_encoder), self.adapter.family if self.adapter else None)
 
     def is_mergeable(self) -> bool:
@@ -163,7 +145,7 @@ class KohyaNetwork(nn.Module):
             layer.multiplier = multiplier
 
     def load_weights(self, file: str) -> str:
-        """Go on from a file of any form. Raises LoraxError when it was not trained in this network's basis."""
+        """Resume from a file in any form. Raises LoraxError if it was not trained in this network's basis."""
         adapter = open_adapter(Path(file))
         self.network.load(adapter)
         return f"{len(adapter.layers)} layers"
@@ -176,14 +158,11 @@ class KohyaNetwork(nn.Module):
     def prepare_optimizer_params_with_multiple_te_lrs(
         self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None, default_lr: float | None
     ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Parameter groups and what they are called in the log: one for each component that has layers and a learning rate.
-
-        A single rate is for every text encoder; one that is not given is the default.
-        """
+        """Return a parameter group for each component that has layers and a learning rate, and the groups' names for the log."""
         self.requires_grad_(True)
         given = [text_encoder_lr] if isinstance(text_encoder_lr, int | float) else list(text_encoder_lr or [])
         groups, names = [], []
-        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
+        encoders = [component.name for component in self.network.base.family.text_encoders]
         for number, component in enumerate([*encoders, "unet"]):
             rate = unet_lr if component == "unet" else given[min(number, len(given) - 1)] if given else None
             rate = default_lr if rate is None else rate
@@ -194,30 +173,30 @@ class KohyaNetwork(nn.Module):
         return groups, names
 
     def enable_gradient_checkpointing(self) -> None:
-        """The models' own suffices: the layers work within it."""
+        """Do nothing: the layers work within the models' own checkpointing."""
 
-    def prepare_grad_etc(self, text_encoder: Models, unet: nn.Module) -> None:
-        """Keep the bases in the precisions that the trainer has cast the models to by now."""
+    def prepare_grad_etc(self, text_encoder: TextEncoders, unet: nn.Module) -> None:
+        """Cast each basis to the precision to which the trainer has cast its model."""
         self.requires_grad_(True)
-        encoders = [component.name for component in self.network.base.family.components if component.name != "unet"]
-        models = dict(zip(encoders, _listed(text_encoder), strict=False)) | {"unet": unet}
+        encoders = zip(self.network.base.family.text_encoders, _listed(text_encoder), strict=False)
+        models = {component.name: encoder for component, encoder in encoders} | {"unet": unet}
         dtypes = {name: next(model.parameters()).dtype for name, model in models.items()}
         for name, layer in self.network.constrained().items():
             layer.cast(dtypes[name.partition(".")[0]])
 
-    def on_epoch_start(self, text_encoder: Models, unet: nn.Module) -> None:
+    def on_epoch_start(self, text_encoder: TextEncoders, unet: nn.Module) -> None:
         self.train()
 
     def get_trainable_params(self) -> Iterator[nn.Parameter]:
         return self.parameters()
 
     def save_weights(self, file: str, dtype: torch.dtype | None, metadata: dict[str, str] | None) -> None:
-        """Write the adapter in the form that was asked for, with the trainer's metadata; an earlier one is replaced."""
+        """Write the adapter in the requested form, with the trainer's metadata. An existing file is replaced."""
         precision = next((name for name, kind in DTYPES.items() if kind == dtype), "fp32")
-        save(self.network, Path(file), self.options.form, dtype=precision, described=metadata, overwrite=True)
+        save(self.network, Path(file), self._arguments.form, dtype=precision, described=metadata, overwrite=True)
 
 
-def _listed(models: Models) -> list[nn.Module]:
+def _listed(models: TextEncoders) -> list[nn.Module]:
     return list(models) if isinstance(models, Sequence) else [models]
 
 

@@ -1,7 +1,5 @@
 """The constrained layer of LoRA-X (arXiv 2501.16559, equation 3): y = W x + U~ dS V~^T x, in which dS alone is trained."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -17,12 +15,12 @@ CORES = (DIAGONAL, FULL)
 
 
 class Constrained(nn.Module):
-    """The update of one linear layer or convolution, added to what the layer gives by a forward hook.
+    """The update of one linear layer or convolution, which a forward hook adds to the layer's output.
 
-    ``U`` (m, r) and ``Vh`` (r, n) are the leading singular vectors of the layer's weight (m, n), a convolution's n being
-    in * kh * kw. They are frozen, in the weight's dtype and on its device, and in no state dict. ``core`` is dS: float32 (r,) or
-    (r, r), zero at first, so that the first step's output is the base's. ``dropout`` drops entries of V~^T x while training.
-    ``probes`` are those of the basis as it was given (``lorax/formats/small.py``).
+    ``U`` (m, r) and ``Vh`` (r, n) are the leading singular vectors of the layer's weight (m, n); n is in * kh * kw for a
+    convolution. They are frozen, in the weight's dtype and on its device, and in no state dict. ``core`` is dS: float32 (r,) or
+    (r, r), zero at first, so that training starts from the base's output. ``dropout`` drops entries of V~^T x during training.
+    ``probes`` are those of the given basis, in float64 (``lorax/formats/small.py``).
     """
 
     U: torch.Tensor
@@ -38,22 +36,22 @@ class Constrained(nn.Module):
         self.probes = small.probes_of(U, V)
         self.register_buffer("U", U.to(weight), persistent=False)
         self.register_buffer("Vh", V.mT.to(weight).contiguous(), persistent=False)
-        self._kernel: tuple[int, ...] = ()  # of a convolution
-        self._how: dict[str, Any] = {}
+        self._kernel: tuple[int, ...] = ()  # (in, kh, kw) of a convolution
+        self._geometry: dict[str, Any] = {}
         if isinstance(module, nn.Conv2d):
             if module.groups != 1 or module.padding_mode != "zeros":
                 raise LoraxError(f"{module}: expected a convolution without groups that pads with zeros.")
             self._kernel = (module.in_channels, *module.kernel_size)
-            self._how = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+            self._geometry = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
         self._hook = module.register_forward_hook(self._add)
 
     def _add(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return output + self(inputs[0]).to(output.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """U~ dS V~^T x, times the multiplier, for x (..., n) of a linear layer or (N, in, h, w) of a convolution."""
+        """Return U~ dS V~^T x times the multiplier, for x (..., n) of a linear layer or (N, in, h, w) of a convolution."""
         U, Vh = self.U.to(x.dtype), self.Vh.to(x.dtype)
-        h = F.conv2d(x, Vh.view(-1, *self._kernel), **self._how) if self._kernel else F.linear(x, Vh)
+        h = F.conv2d(x, Vh.view(-1, *self._kernel), **self._geometry) if self._kernel else F.linear(x, Vh)
         h = F.dropout(h, self.dropout, self.training)
         dS = (self.multiplier * self.core).to(h.dtype)
         if self._kernel:
@@ -62,27 +60,27 @@ class Constrained(nn.Module):
         return F.linear(h * dS if dS.dim() == 1 else F.linear(h, dS), U)
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Keep the basis as the layer's weight is kept, where that is a precision to compute in."""
+        """Cast the basis to the dtype of the layer's weight, unless that is for storage only (float8)."""
         if dtype.itemsize > 1:
             self.U, self.Vh = self.U.to(dtype), self.Vh.to(dtype)
 
     def remove(self) -> None:
-        """Leave the layer as it was."""
+        """Remove the hook, so that the layer is as it was."""
         self._hook.remove()
 
     def delta(self) -> LowRank:
-        """dW, with dS in the first factor."""
+        """Return dW on the CPU, with dS in the first factor."""
         U, Vh, dS = (tensor.detach().float().cpu() for tensor in (self.U, self.Vh, self.core))
         return LowRank(U * dS if dS.dim() == 1 else U @ dS, Vh)
 
     def core_of(self, dW: LowRank) -> tuple[torch.Tensor, float]:
-        """The core that comes nearest to ``dW``, and the share of ||dW||_F that it leaves out.
+        """Return the core nearest to ``dW``, float64 (r,) or (r, r), and the share of ||dW||_F that it leaves out.
 
-        What is left out is measured as a difference, since a basis in half precision is not quite orthonormal.
+        That share is measured as a difference, since a basis in half precision is not quite orthonormal.
         """
         U, Vh = self.U.double().cpu(), self.Vh.double().cpu()
         up, down = dW.scale * dW.up.double(), dW.down.double()
         dS = (U.mT @ up) @ (down @ Vh.mT)
-        kept = dS.diag() if self.core.dim() == 1 else dS
-        rest = LowRank(torch.cat([up, -U * kept if kept.dim() == 1 else -U @ kept], 1), torch.cat([down, Vh]))
-        return kept, rest.norm() / norm if (norm := dW.norm()) else 0.0
+        core = dS.diag() if self.core.dim() == 1 else dS
+        rest = LowRank(torch.cat([up, -U * core if core.dim() == 1 else -U @ core], 1), torch.cat([down, Vh]))
+        return core, rest.norm() / norm if (norm := dW.norm()) else 0.0

@@ -1,6 +1,4 @@
-"""A LoRA-X adapter in training: constrained layers in a model that a trainer has loaded."""
-
-from __future__ import annotations
+"""Constrains layers of loaded models, to train a LoRA-X adapter."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,20 +14,20 @@ from lorax.subspace import QUARTER, Decomposition, RankRule, basis
 from lorax.training import modules
 from lorax.training.layer import CORES, DIAGONAL, Constrained
 
-# The layers that kohya's and PEFT's LoRAs change by default, and those that kohya's conv_dim adds.
+# Patterns of the layers that kohya's and PEFT's LoRAs change by default, and of those that kohya's conv_dim adds.
 ATTENTION = r"unet\..*\.(transformer_blocks\..+|proj_in|proj_out)"
 CONVOLUTION = r"unet\..*\.(in_layers\.2|emb_layers\.1|out_layers\.3|skip_connection|op|conv)"
 TEXT = r"te\d?\..*\.(self_attn|mlp)\..+"
-# ||dW - U~ dS V~^T|| / ||dW|| up to which a file is taken as trained in this basis: half precision, and a few roundings more.
+# ||dW - U~ dS V~^T|| / ||dW|| up to which a file counts as trained in this basis: some roundings to half precision.
 INSIDE = 1e-2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How layers are constrained.
+    """Settings of a training. Raises LoraxError if a value is not valid.
 
-    ``core``: dS is "diagonal" (r numbers, as in the paper) or "full" (r * r). ``rank``: of the basis; ``ranks`` maps regular
-    expressions, of which the first that matches a whole layer name counts, to other ranks.
+    ``core``: dS is "diagonal" (r numbers, as in the paper) or "full" (r * r). ``rank`` is the rank of the basis. ``ranks`` maps
+    regular expressions to other ranks; the first that matches a whole layer name counts.
     """
 
     core: str = DIAGONAL
@@ -43,12 +41,12 @@ class Settings:
         if not 0 <= self.dropout < 1:
             raise LoraxError(f"dropout {self.dropout}: expected a share of at least 0 and below 1.")
 
-    def of(self, layer: str) -> RankRule:
+    def rank_of(self, layer: str) -> RankRule:
         return next((rank for pattern, rank in self.ranks.items() if re.fullmatch(pattern, layer)), self.rank)
 
 
 class Network(nn.Module):
-    """The constrained layers. Its parameters are the cores; the base's own are left as they are."""
+    """The constrained layers as a module, whose parameters are their cores."""
 
     def __init__(self, base: Checkpoint, core: str) -> None:
         super().__init__()
@@ -56,20 +54,17 @@ class Network(nn.Module):
         self.by_name = nn.ModuleDict()
 
     def add(self, layer: str, module: nn.Linear | nn.Conv2d, settings: Settings) -> None:
-        """Constrain one layer, of rank as ``settings`` say, in the basis of the base's own weight."""
-        of = Decomposition(self.base.weight(layer))
-        U, V = basis(of, of.rank(settings.of(layer)))
+        """Constrain one layer to the leading subspaces of the base's weight."""
+        decomposition = Decomposition(self.base.weight(layer))
+        U, V = basis(decomposition, decomposition.rank(settings.rank_of(layer)))
         self.by_name[self.base.names.kohya(layer)] = Constrained(module, U, V, settings.core, settings.dropout)
 
     def constrained(self) -> dict[str, Constrained]:
-        """Layer -> what is trained of it."""
+        """Return the constrained layers by layer name."""
         return {self.base.names[name]: layer for name, layer in self.by_name.items() if isinstance(layer, Constrained)}
 
     def load(self, adapter: AdapterFile) -> None:
-        """Take the cores from an adapter of the same base, in any form; layers that it lacks are left as they are.
-
-        Raises LoraxError when it holds other layers, or was not trained in this network's basis.
-        """
+        """Load the cores from an adapter in any form. Raises LoraxError if it has other layers, or another basis."""
         constrained = self.constrained()
         for name, layer in adapter.layers_of(self.base).items():
             if layer not in constrained:
@@ -87,7 +82,7 @@ class Network(nn.Module):
             own.core.data.copy_(dS)
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks, so that the model is as it was."""
         for layer in self.constrained().values():
             layer.remove()
 
@@ -101,19 +96,17 @@ def inject(
     settings: Settings | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = lambda layers: layers,
 ) -> Network:
-    """Constrain the layers of loaded models whose names the regular expression ``layers`` matches as a whole.
+    """Constrain the layers of loaded models whose whole name the regular expression ``layers`` matches; return the network.
 
-    ``base`` is the checkpoint that the models were loaded from: the basis comes from its weights, in float64, whatever precision
-    the models have. ``text_encoders`` are those of the family, in order. ``progress`` wraps the list of layers. What is to be
-    trained are the parameters of the network that is returned; freezing the model's own is left to the caller.
-
-    Raises LoraxError when no layer matches, or the models are not of this base.
+    ``base`` is the checkpoint that the models were loaded from: each basis is computed from its weights, in float64.
+    ``text_encoders`` are in the family's order. ``progress`` wraps the list of layers. Train the network's parameters, and freeze
+    those of the models. Raises LoraxError if no layer matches, or if the models are not of this base.
     """
     settings = settings or Settings()
     network = Network(base, settings.core)
-    there = {"unet"} if unet is not None else set()
-    there |= {c.name for c, _ in zip((c for c in base.family.components if c.name != "unet"), text_encoders, strict=False)}
-    names = [layer for layer in base.layers if component_of(layer) in there and re.fullmatch(layers, layer)]
+    present = {"unet"} if unet is not None else set()
+    present |= {component.name for component, _ in zip(base.family.text_encoders, text_encoders, strict=False)}
+    names = [layer for layer in base.layers if component_of(layer) in present and re.fullmatch(layers, layer)]
     if not names:
         raise LoraxError(
             f"{base.path}: none of its layers is called like {layers!r}. Layers are called like {next(iter(base.layers))}."
@@ -124,5 +117,5 @@ def inject(
 
 
 def extract(network: Network) -> dict[str, LowRank]:
-    """Layer -> delta."""
+    """Return the deltas by layer."""
     return {layer: constrained.delta() for layer, constrained in network.constrained().items()}

@@ -1,10 +1,10 @@
-"""The transfer: plans which layer goes where, moves the layers by a method, and reports what became of each."""
+"""Transfers adapters: plans which layer goes where, moves the layers by a method, and reports the result for each."""
 
 from lorax.transfer.as_json import as_json
 from lorax.transfer.cost import estimate, total
-from lorax.transfer.expected import Cost, Forecast, Measured, Proposal
+from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
-from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status, Unrelated
+from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
 from lorax.transfer.running import run, run_all
 
 __all__ = [
@@ -16,10 +16,8 @@ __all__ = [
     "Measured",
     "Moved",
     "Plan",
-    "Proposal",
     "Report",
     "Status",
-    "Unrelated",
     "as_json",
     "estimate",
     "plan",

@@ -1,6 +1,4 @@
-"""A report for other programs."""
-
-from __future__ import annotations
+"""Converts a report to JSON, for other programs."""
 
 import dataclasses
 from collections import Counter
@@ -8,7 +6,7 @@ from typing import Any
 
 from lorax.pairing import Vector
 from lorax.transfer import wording
-from lorax.transfer.expected import Cost, Forecast, Measured, Proposal
+from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.report import LayerRecord, Report
 
 
@@ -27,27 +25,21 @@ def as_json(report: Report) -> dict[str, Any]:
         "vectors": [_vector(vector) for vector in report.vectors],
         "forecast": _expected(report.expected) if report.expected else None,
         "cost": _cost(report.cost) if report.cost else None,
-        "proposals": [_proposal(proposal) for proposal in report.proposals],
+        "proposals": [
+            {"method": one.method, "forecast": _expected(one.worth), "cost": _cost(one.cost)} for one in report.proposals
+        ],
         "counts": Counter(record.status.value for record in report.records),
         "layers": [_layer(record) for record in report.records],
     }
 
 
 def _layer(record: LayerRecord) -> dict[str, Any]:
-    words = {
-        "status": record.status.value,
-        "reason": record.reason.text,
-        "pairing": record.pairing.text if record.pairing else "",
-    }
-    return vars(record) | words
+    pairing = record.pairing.text if record.pairing else ""
+    return vars(record) | {"status": record.status.value, "reason": record.reason.text, "pairing": pairing}
 
 
 def _vector(vector: Vector) -> dict[str, Any]:
     return vars(vector) | {"reason": vector.reason.text if vector.reason else ""}
-
-
-def _proposal(proposal: Proposal) -> dict[str, Any]:
-    return {"method": proposal.method, "forecast": _expected(proposal.worth), "cost": _cost(proposal.cost)}
 
 
 def _expected(expected: Forecast | Measured) -> dict[str, Any]:

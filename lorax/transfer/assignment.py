@@ -1,7 +1,5 @@
 """Assigns a source layer to every target layer that a method which runs the models gives a delta."""
 
-from __future__ import annotations
-
 import statistics
 
 from lorax.checkpoint import component_of
@@ -11,14 +9,14 @@ from lorax.transfer.planning import Plan
 
 
 def assignments(plan: Plan) -> dict[str, Assignment]:
-    """Return assignments by target layer, told by headers alone.
+    """Return the assignments by target layer, from headers alone.
 
-    These are the layers that have a pair in the adapter. If a part of the adapter has no counterpart, every layer that both
-    models have in that component joins them: what the part does reaches these layers in the source, and can be had from them in
-    the target. Their rank is the commonest one.
+    They are the pairs of the adapter's layers. If a part of the adapter has no counterpart, all other layers that both models
+    have in that component are assigned too, with the commonest rank: they can reproduce the effect that the part has on them.
     """
+    ranks = {name: layer.rank if layer.is_low_rank else None for name, layer in plan.adapter.layers.items()}
     own = {
-        pair.target: Assignment(pair.source, _rank(plan, pair.target, _rank_in_file(plan, name)))
+        pair.target: Assignment(pair.source, _rank(plan, pair.target, ranks[name]))
         for name, pair in plan.pairs.items()
         if pair and pair.target
     }
@@ -34,13 +32,7 @@ def assignments(plan: Plan) -> dict[str, Assignment]:
     }
 
 
-def _rank_in_file(plan: Plan, name: str) -> int:
-    stored = plan.adapter.layers[name]
-    rank = stored.rank if stored.is_low_rank else None
-    return DENSE_RANK if rank is None else rank
-
-
-def _rank(plan: Plan, target: str, rank: int) -> int:
-    """Return the rank that is asked for, else ``rank``, within the largest one and what the layer can have."""
-    asked = plan.running.lora_rank or rank
+def _rank(plan: Plan, target: str, rank: int | None) -> int:
+    """Return the requested rank, else ``rank``, limited by the largest rank and by the layer's size."""
+    asked = plan.running.lora_rank or rank or DENSE_RANK
     return min(asked, plan.options.max_rank or asked, *plan.target.matrix(target))

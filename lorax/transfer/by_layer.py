@@ -1,6 +1,4 @@
-"""Transfers by weights: one pass over two bases, in which every pair of layers is read once and moved through the method."""
-
-from __future__ import annotations
+"""Transfers by weights, in one pass over two bases. Every pair of layers is read once, for all adapters."""
 
 import dataclasses
 import itertools
@@ -22,19 +20,15 @@ from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status, Unr
 from lorax.transfer.streaming import Stream
 
 Use = tuple[int, str]  # number of the plan among those of the pass, name of the layer in its adapter
-Task = tuple[Use, ...]  # all uses of one pair of the bases' layers
+Task = tuple[Use, ...]  # all uses of one pair of layers
 Weights = tuple[torch.Tensor, torch.Tensor] | None  # of source and target; None if there is no pair
 End = tuple[LayerRecord, LowRank | None]
-STEP = 7  # of a layer that is copied, every seventh row shows how much of the delta the target has; heads are of 2^n rows
-SAMPLE = 5  # large layers that are measured if a sample is enough
+STEP = 7  # every seventh row of a copied layer is compared with the delta; heads have 2^n rows, so all rows of a head come up
+SAMPLE = 5  # large layers in a sample
 
 
 def run(plans: Sequence[Plan], context: Context, *, survey: bool = False) -> list[Moved]:
-    """Move adapters by weights, in one pass. Each gives what it gives alone.
-
-    A ``survey`` measures the similarity of every layer, for show, and moves the same. Reports decline what is to be declined, and
-    expect nothing.
-    """
+    """Move adapters by weights, in one pass, each as if alone. A ``survey`` also measures the similarity of every layer."""
     total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
     layers = LayerPass(plans, context, survey)
     stream = Stream(pick_device(plans[0].options.device), layers.size, layers.load, layers.work)
@@ -52,25 +46,25 @@ def run(plans: Sequence[Plan], context: Context, *, survey: bool = False) -> lis
 class LayerPass:
     """The layers of several plans between the same bases.
 
-    ``samples`` holds for each plan the layers that are measured in any case. They go first, and tell what the others need.
+    ``samples`` holds for each plan the layers that are measured in any case. They are moved first: the others depend on them.
     """
 
     def __init__(self, plans: Sequence[Plan], context: Context, survey: bool = False) -> None:
         self.plans, self.samples, self._survey = plans, [sample(plan) for plan in plans], survey
         self._method = weight_method(plans[0].options.method)
-        much = survey or self._method.gated  # else too little is measured to look it up
+        all_measured = survey or self._method.gated  # otherwise the cache costs more than it saves
         cache = context.cache
-        self._cache = cache if much and cache is not None and cache.is_on_disk else None
-        self._written = 0  # bytes, into the cache
+        self._cache = cache if all_measured and cache is not None and cache.is_on_disk else None
+        self._written = 0  # bytes written into the cache
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def deciding(self, number: int) -> Collection[str]:
-        """Return the layers of the plan whose similarity decides, on each or on all of them. A survey does not change them."""
+        """Return the layers of the plan whose similarity has a say in the result. They do not depend on ``survey``."""
         plan = self.plans[number]
         return plan.pairs if self._is_gated(plan) else self.samples[number]
 
     def tasks(self, sampled: bool) -> list[Task]:
-        """Return the tasks of the layers in the samples, or of the others."""
+        """Return the tasks of the layers in the samples, or of all other layers."""
         groups: dict[tuple, list[Use]] = {}
         for number, plan in enumerate(self.plans):
             for name, found in plan.pairs.items():
@@ -80,7 +74,7 @@ class LayerPass:
         return [tuple(group) for group in groups.values()]
 
     def size(self, task: Task) -> int:
-        """Estimate the bytes of a task: weights as stored, in float32, at worst one in float64, and finding eigenvectors."""
+        """Estimate the bytes of a task: the weights as stored, in float32, at worst one in float64, and eigenvectors."""
         if (found := self._pair(task)) is None:
             return 0
         plan, (source, target, _) = self.plans[task[0][0]], found
@@ -121,7 +115,7 @@ class LayerPass:
 
     @contextmanager
     def _cached(self, pair: WeightPair) -> Iterator[WeightPair]:
-        """Yield the pair with what the cache has of it; put what is found of it into the cache."""
+        """Yield the pair with its cached results, if any; put new results into the cache."""
         if self._cache is None or pair.target.p <= SMALL:
             yield pair
             return
@@ -129,16 +123,16 @@ class LayerPass:
         try:
             if (entry := self._cache.get(key, remember=False)) is not None:
                 pair = pair_cache.from_entry(entry, pair)
-        except (ValueError, KeyError, TypeError):  # damaged, or something else's: it is found anew
+        except (ValueError, KeyError, TypeError):  # a damaged entry is computed again
             pass
         yield pair
         found = pair_cache.to_entry(pair)
-        if found is not None and self._written + found.size <= self._cache.disk_limit:  # else the last would push out the first
+        if found is not None and self._written + found.size <= self._cache.disk_limit:  # else this pass's own entries are removed
             self._written += found.size
-            self._cache.put(key, found, remember=False)  # a pass asks for each once, and for more than memory holds
+            self._cache.put(key, found, remember=False)  # a pass reads each entry once, and they do not all fit into memory
 
     def _check_finite(self, task: Task, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Raise LoraxError if a weight is not finite. This takes longer than a copy, which reads no more than a part of them."""
+        """Raise LoraxError if a weight is not finite. This takes longer than a copy, which reads only a part of the weights."""
         plan, found = self.plans[task[0][0]], self._pair(task)
         assert found is not None
         plan.source.check_finite(found[0], weights[0])
@@ -199,15 +193,15 @@ class LayerPass:
         return moved_record, moved.to("cpu")
 
     def _is_left_unsampled(self, use: Use) -> bool:
-        """Tell whether the measured layers leave nothing to decide on this one, since none of them was projected."""
+        """Tell whether the layer is copied without being measured, since no layer of the sample was projected."""
         number, name = use
         if self._method.move_unsampled is None or name in self.samples[number]:
             return False
-        known = [self.ended[number].get(name) for name in self.samples[number]]
-        return bool(known) and all(end is not None and end[0].subspace_rank is None for end in known)
+        sampled = [self.ended[number].get(name) for name in self.samples[number]]
+        return bool(sampled) and all(end is not None and end[0].subspace_rank is None for end in sampled)
 
     def _is_gated(self, plan: Plan) -> bool:
-        """Tell whether each layer needs a similarity of its own to be moved. Less than by chance it is a little below 0."""
+        """Tell whether a layer's own similarity decides if it is moved. At threshold 0 all are moved, also those below chance."""
         return self._method.gated and plan.options.threshold > 0
 
 
@@ -215,16 +209,13 @@ def unmatched(plan: Plan, name: str) -> LayerRecord:
     """Return the record of a layer of the adapter that has no pair."""
     found = plan.pairs[name]
     reason = found.reason if found else Reason(Why.NO_LAYER_IN_SOURCE)
-    known = found is not None or not plan.adapter.layers[name].is_on_base
-    norm = plan.adapter.delta(name, plan.source).norm() if known else 0.0
+    has_delta = found is not None or not plan.adapter.layers[name].is_on_base
+    norm = plan.adapter.delta(name, plan.source).norm() if has_delta else 0.0
     return LayerRecord(name, Status.UNMATCHED, reason, norm, source=found.source if found else None)
 
 
 def sample(plan: Plan) -> frozenset[str]:
-    """Return the layers that are measured whether or not the method needs their similarity, or ``auto`` their kept share.
-
-    These are all small layers, and some of the large ones that cost least, of the component by which bases are judged.
-    """
+    """Return the layers that are measured in any case: all small ones, and some of the next larger ones in ``plan.component``."""
     shapes = {name: plan.target.matrix(found.target) for name, found in plan.pairs.items() if found and found.target}
     small = {name for name, shape in shapes.items() if min(shape) <= SMALL}
     sizes = {name: math.prod(shapes[name]) for name in shapes if name not in small and plan.is_judged(name)}
@@ -234,7 +225,7 @@ def sample(plan: Plan) -> frozenset[str]:
 
 
 def _rule(plan: Plan, dW: LowRank) -> RankRule:
-    """Return the rule for the kept rank. An adapter that was trained in the source's leading subspace keeps its own rank."""
+    """Return the rule for the rank of the projection. An adapter that was trained in a subspace keeps its own rank by default."""
     own = plan.options.rank == "auto" and plan.adapter.in_subspace
     return RankRule(str(dW.rank)) if own else plan.options.rule
 
@@ -244,7 +235,7 @@ def _on(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Moved:
-    """Conclude on an adapter as a whole, once the end of each of its layers is known."""
+    """Return the moved adapter with its report, from the ends of all its layers."""
     records, layers = [], {}
     for record, moved in ends:
         records.append(record)
@@ -259,21 +250,21 @@ def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mo
         there = AlreadyThere(plan.target.path, plan.adapter.path, report.overlap)
         return _declined(report, there, Why.TARGET_HAS_IT)
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
-    vectors = [_left_behind(vector, layers) for vector in plan.vectors]
+    vectors = [_without_lost_bias(vector, layers) for vector in plan.vectors]
     report = dataclasses.replace(report, strength=strength, embeddings=plan.embeddings, vectors=tuple(vectors))
     added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
     return Moved(layers, report, added)
 
 
 def _declined(report: Report, why: Unrelated | AlreadyThere, of_layer: Why) -> Moved:
-    """Decline the transfer as a whole: layers that were moved are skipped."""
+    """Decline the transfer as a whole: all moved layers become skipped ones."""
     gone = {"kept": None, "subspace_rank": None, "rank": None, "compression_error": None}
     records = [r.ended(Status.SKIPPED, Reason(of_layer), **gone) if r.is_transferred else r for r in report.records]
     return Moved({}, dataclasses.replace(report, records=records, declined=why))
 
 
-def _left_behind(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
-    """Leave a bias behind whose layer was not moved. Every other norm and bias stays as it was planned."""
+def _without_lost_bias(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
+    """Return the vector, without its target if it is the bias of a layer that was not moved."""
     layer, _, parameter = (vector.target or "").rpartition(".")
     if parameter == "bias" and vector.key.endswith(".diff_b") and layer not in layers:
         return dataclasses.replace(vector, target=None, reason=Reason(Why.LAYER_LEFT_OUT))
@@ -281,7 +272,7 @@ def _left_behind(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
 
 
 def _unrelated(plan: Plan, records: list[LayerRecord], deciding: Collection[str]) -> Unrelated | None:
-    """Tell why source and target are no relatives; None if they are, or if no layer has a pair to judge by."""
+    """Return why source and target are unrelated; None if they are related, or if no layer has a pair."""
     if not any(record.target for record in records):
         return None
     judged = [record for record in records if record.target and plan.is_judged(record.name)]

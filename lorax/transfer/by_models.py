@@ -1,9 +1,4 @@
-"""Transfers by running both models: what they draw and compute tells what weights cannot tell of unrelated bases.
-
-One model is in memory at a time; what the other needs of it is kept.
-"""
-
-from __future__ import annotations
+"""Transfers by running both models, which also works between unrelated bases. One model is in memory at a time."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -27,21 +22,21 @@ from lorax.transfer.teaching import prompts_of
 
 
 def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch | None = None) -> Moved:
-    """Move one adapter. A training starts from what ``auto`` moves, or from what ``bridge`` gives if that is the ``start``.
+    """Move one adapter. A training starts from the result of ``auto``, or of ``bridge`` if that is the ``start``.
 
-    What the source draws is kept in the cache, for other targets too. A training that was stopped resumes when it is asked for
-    again; if somebody watches it, it begins anew. Raises LoraxError if a model cannot be run.
+    The source's pictures are cached, for other targets too. An interrupted training resumes from the cache, unless it has a
+    ``watch``. Raises LoraxError if a model cannot be run.
     """
     if context.models is None:
         raise LoraxError(f"method {plan.options.method} runs the models, and nothing is given that runs them.")
     check_all(plan.source, plan.target)
-    if context.cache is not None and context.cache.is_on_disk:  # what is kept is found by their hashes
+    if context.cache is not None and context.cache.is_on_disk:  # the keys contain the bases' hashes
         for base in (plan.source, plan.target):
             base.identity.find(context.progress)
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    store, meter, method = Store.of(plan, context.cache, start), Meter(context.progress), _method(plan)
+    store, meter, method = Store.of(plan, context.cache, start), Meter(context.progress), _method(plan.options.method)
     deltas = plan.adapter.deltas_of(plan.source)
     assigned = assignments(plan)
     if not assigned:
@@ -62,20 +57,17 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
         watch,
     )
     if start == BRIDGE:
-        job = dataclasses.replace(job, start=_method_of(BRIDGE).fit(job))
+        job = dataclasses.replace(job, start=_method(BRIDGE).fit(job))
     return concluded(plan, auto, method.fit(job), deltas)
 
 
 def foretold(plan: Plan, context: Context) -> Moved:
-    """Tell what the method would do, and what that takes, without running a model or moving anything.
-
-    Raises LoraxError if one of the bases cannot be run.
-    """
+    """Return a report of what the method would do, and its cost, without running a model. Raises LoraxError as ``run`` does."""
     check_all(plan.source, plan.target)
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    assigned, how = assignments(plan), Reason(_method(plan).planned)
+    assigned, how = assignments(plan), Reason(_method(plan.options.method).planned)
     records = {}
     for name, (pair, target) in _paired(plan).items():
         record = _record(name, pair, plan.adapter.delta(name, plan.source).norm())
@@ -86,14 +78,14 @@ def foretold(plan: Plan, context: Context) -> Moved:
 
 
 def kind_of(plan: Plan, unrelated: Unrelated | None) -> str:
-    """Return the kind of the pair of bases. ``unrelated``: why they are no relatives, if so."""
+    """Return the kind of the pair of bases: RELATIVES, STRANGERS or CROSSED."""
     if not plan.within_family:
         return CROSSED
     return STRANGERS if unrelated else RELATIVES
 
 
 class _Teacher:
-    """The source with the adapter, drawing for a target to learn from."""
+    """The source with the adapter, whose pictures a target learns from; implements ``lorax.methods.job.Teacher``."""
 
     def __init__(self, plan: Plan, deltas: Mapping[str, LowRank], store: Store, meter: Meter) -> None:
         self._plan, self._deltas, self._store, self._meter = plan, deltas, store, meter
@@ -111,7 +103,7 @@ class _Teacher:
 
 
 def _by_weights(plan: Plan, context: Context) -> Moved:
-    """Return what ``auto`` moves, and says of the bases by a few of their layers."""
+    """Return the result of ``auto``, which also tells whether the bases are related."""
 
     def comparing(done: int, total: int, name: str) -> None:
         context.progress(done, total, "comparing the checkpoints")
@@ -121,22 +113,19 @@ def _by_weights(plan: Plan, context: Context) -> Moved:
 
 
 def _has_already(plan: Plan, auto: Moved) -> bool:
-    """Tell whether there is nothing to train, since the target has the adapter already."""
+    """Tell whether the target has the adapter already, so that there is nothing to train."""
     return plan.options.method == REFINE and auto.report.declined is not None and not auto.report.unrelated
 
 
-def _method(plan: Plan) -> ModelMethod:
-    return _method_of(plan.options.method)
-
-
-def _method_of(name: str) -> ModelMethod:
+def _method(name: str) -> ModelMethod:
     method = METHODS[name]
     assert isinstance(method, ModelMethod)
     return method
 
 
 def concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Mapping[str, LowRank]) -> Moved:
-    """Conclude with the deltas that the method made, by target layer. ``deltas``: those of the adapter, by source layer."""
+    """Return the method's ``layers``, by target layer, with their report. ``deltas`` are the adapter's, by source layer."""
+    done = Reason(_method(plan.options.method).done)
     records, own = {}, set()
     for name, (pair, target) in (_paired(plan) if deltas else {}).items():
         norm, dW = deltas[pair.source].norm(), layers.get(target)
@@ -146,23 +135,23 @@ def concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Ma
             records[name] = record(status=Status.SKIPPED, reason=Reason(Why.NOT_USED))
         else:
             kept = dW.norm() / norm if norm > 0 else 1.0
-            records[name] = record(status=Status.TRANSFERRED, reason=Reason(_method(plan).done), kept=kept, rank=dW.rank)
+            records[name] = record(status=Status.TRANSFERRED, reason=done, kept=kept, rank=dW.rank)
     useful = {layer: dW for layer, dW in layers.items() if layer in own or (dW.up.any() and dW.down.any())}
     return Moved(useful, dataclasses.replace(_report(plan, auto, records), extra_layers=len(useful.keys() - own)))
 
 
 def _paired(plan: Plan) -> dict[str, tuple[Pair, str]]:
-    """Return the pairs of the adapter's layers that have a target layer, and that layer, by name."""
+    """Return the pair and the target layer of each layer in the adapter that has one, by name."""
     return {name: (pair, pair.target) for name, pair in plan.pairs.items() if pair and pair.target}
 
 
 def _record(name: str, pair: Pair, norm: float) -> Callable[..., LayerRecord]:
-    """Return what makes the record of a layer that has a pair, once it is known how the layer ended."""
+    """Return a function that makes the record of a layer that has a pair, from how the layer ended."""
     return partial(LayerRecord, name=name, norm=norm, source=pair.source, target=pair.target, pairing=pair.reason)
 
 
 def _report(plan: Plan, auto: Moved, records: Mapping[str, LayerRecord]) -> Report:
-    """Report on ``records``, by name in the adapter, and on the layers without a pair. ``auto`` tells how alike layers are."""
+    """Return the report on ``records``, by name in the adapter, and on layers without a pair, with similarities from ``auto``."""
     similarity = {record.name: record.similarity for record in auto.report.records}
     return Report(
         [

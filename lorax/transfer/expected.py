@@ -1,6 +1,4 @@
-"""What is expected of a transfer before it is done: what it is worth, and what it takes."""
-
-from __future__ import annotations
+"""Forecasts and costs of a transfer, as data."""
 
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ RELATIVES, STRANGERS, CROSSED = "relatives", "strangers", "families"  # kinds of
 
 @dataclass(frozen=True)
 class Cost:
-    """Time and memory. ``bytes`` is the most at any time, of the device's own memory if that is a graphics card."""
+    """Time and memory. ``bytes`` is the peak, in the graphics card's memory if that is the device."""
 
     seconds: float
     bytes: int
@@ -18,9 +16,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Recovery at strength 1 of transfers by weights; nine of ten that were measured lie within ``low`` and ``high``.
+    """Recovery at strength 1 of transfers by weights; nine of ten measured ones lie within ``low`` and ``high``.
 
-    Recovery is 1 for a LoRA that was trained on the target itself, 0 for none, and below 0 for harm.
+    Recovery is 1 for a LoRA that was trained on the target itself, 0 for no LoRA, and below 0 for harm.
     """
 
     mean: float
@@ -43,7 +41,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Another method for what was declined: what it was worth between such bases, and what it takes."""
+    """Another method for a declined transfer, with its measured recovery between such bases, and its cost."""
 
     method: str
     worth: Measured

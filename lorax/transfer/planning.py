@@ -1,7 +1,5 @@
 """Plans a transfer: which layer of the adapter goes to which layer of the target."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,10 +20,7 @@ from lorax.transfer.report import Report
 
 @dataclass(frozen=True)
 class Plan:
-    """Every layer of an adapter with its pair, or None if the source has no such layer.
-
-    ``pairs``: name in the adapter -> pair; ``of_bases``: source layer -> pair, for all layers of the source.
-    """
+    """A plan: ``pairs`` by name in the adapter (None if the source lacks the layer), and the bases' pairs by source layer."""
 
     adapter: AdapterFile
     source: Checkpoint
@@ -37,54 +32,48 @@ class Plan:
     running: Running = field(default_factory=Running)
 
     def limit(self, name: str) -> int | None:
-        """Return the largest rank that the layer is written with, or None for any.
-
-        A delta that is not low-rank in the file is cut, unless its bias goes along, for which it is written whole.
-        """
+        """Return the largest rank of the written layer; None for any, also for a delta that is written whole with its bias."""
         free = self.adapter.layers[name].is_low_rank or any(vector.layer == name and vector.target for vector in self.vectors)
         return self.options.max_rank or (None if free else DENSE_RANK)
 
     def prediction(self, base: Checkpoint) -> str | None:
-        """Return what the base predicts, as it says itself, or as the adapter says of its source; None if neither does."""
+        """Return what the base predicts according to its files, or for the source to the adapter's header; None if unknown."""
         return base.prediction or (prediction_in(self.adapter.metadata) if base is self.source else None)
 
     @property
     def mismatch(self) -> Mismatch | None:
-        """What source and target predict, if that is not the same."""
+        """The predictions of source and target, if they differ."""
         source, target = (self.prediction(base) for base in (self.source, self.target))
         return mismatch(source, self.source.path.name, target, self.target.path.name)
 
     @property
     def within_family(self) -> bool:
-        """Whether both bases are of one family. Else embeddings, norms and biases mean nothing to the target."""
+        """Whether both bases are of one family. If not, embeddings, norms and biases are left out."""
         return self.source.family == self.target.family
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """Names of the bundled embeddings that go along as they are."""
+        """Names of the bundled embeddings, which are carried over as they are."""
         return tuple(self.adapter.embeddings) if self.within_family else ()
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """The files and folders that are read, and so must not be written: the adapter's, and the bases'."""
-        return self.adapter.path, self.source.path, self.target.path
+        """The files and folders that are read and must not be written. Some of them may not exist."""
+        return *self.adapter.inputs, *self.source.inputs, *self.target.inputs
 
     @cached_property
     def component(self) -> str:
-        """The component by which the bases are judged: the family's first that the adapter has.
-
-        Many unrelated UNets share a text encoder.
-        """
+        """The component by which the bases are judged: the first of the adapter's. Unrelated UNets often share a text encoder."""
         touched = {component_of(found.source) for found in self.pairs.values() if found}
         return next((component.name for component in self.source.family.components if component.name in touched), "")
 
     def is_judged(self, name: str) -> bool:
-        """Tell whether the layer is of that component."""
+        """Tell whether the layer is in ``component``."""
         found = self.pairs[name]
         return found is not None and component_of(found.source) == self.component
 
     def same_shape(self, name: str) -> bool:
-        """Tell whether the layer has a pair whose weights are of one shape, as far as their inputs mean the same."""
+        """Tell whether the layer has a pair whose weights have one shape, at least on the inputs that they share."""
         if (found := self.pairs[name]) is None or found.target is None:
             return False
         (m_s, n_s), (m_t, n_t) = self.source.matrix(found.source), self.target.matrix(found.target)
@@ -93,10 +82,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Moved:
-    """A transferred adapter: target layer -> delta, and what became of every layer.
-
-    ``vectors``: target parameter, such as ``unet.out.0.bias`` -> float32, what is added to norms and biases.
-    """
+    """A moved adapter: deltas by target layer, and float32 ``vectors`` to add to norms and biases, by parameter of the target."""
 
     layers: dict[str, LowRank] = field(repr=False)
     report: Report
@@ -105,7 +91,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Context:
-    """What a transfer works with, whatever it moves: who is told of progress, where findings are kept, and who runs models."""
+    """The environment of a transfer: the progress callback, the cache, and what runs models."""
 
     progress: Progress = silent
     cache: Cache | None = None
@@ -113,17 +99,14 @@ class Context:
 
 
 def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None) -> Plan:
-    """Find the adapter's layers on the source, and their pairs in the target. Reads no weight if names agree.
-
-    Raises LoraxError if adapter, source and target do not fit together.
-    """
+    """Plan one adapter. No weight is read if names agree. Raises LoraxError if adapter, source and target do not go together."""
     return plan_all([adapter], source, target, options, running)[0]
 
 
 def plan_all(
     adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None
 ) -> list[Plan]:
-    """Plan several adapters as ``plan`` does one, and pair the bases' layers only once."""
+    """Plan several adapters as ``plan`` does, pairing the bases' layers only once."""
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
     pairs = pair(source, target, options.pairing)
     return [

@@ -1,6 +1,4 @@
-"""What became of every layer of an adapter, as data: no skip is silent."""
-
-from __future__ import annotations
+"""Reports on every layer of an adapter, as data."""
 
 import dataclasses
 import math
@@ -16,7 +14,7 @@ from lorax.transfer.expected import Cost, Forecast, Measured, Proposal
 
 
 class Status(str, Enum):
-    """How a layer ended."""
+    """The end of a layer."""
 
     TRANSFERRED = "transferred"
     SKIPPED = "skipped"
@@ -25,7 +23,7 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """How one layer of the adapter ended, and why."""
+    """One layer of the adapter: its end, the reason, and measurements."""
 
     name: str  # as the adapter spells it
     status: Status
@@ -36,24 +34,23 @@ class LayerRecord:
     pairing: Reason | None = None  # why this target layer
     similarity: float | None = None
     overlap: float | None = None  # share of dW_s that the target has already, <W_t - W_s, dW_s> / ||dW_s||_F^2
-    kept: float | None = None  # ||dW_t||_F / ||dW_s||_F, before the strength of the whole
+    kept: float | None = None  # ||dW_t||_F / ||dW_s||_F, without the report's ``strength``
     subspace_rank: int | None = None  # r of the projection; None for a copy
     rank: int | None = None  # of the written factors
-    compression_error: float | None = None  # relative, of cutting to the largest rank
+    compression_error: float | None = None  # relative error of cutting to the largest rank
 
     @property
     def is_transferred(self) -> bool:
-        """Whether the layer was transferred."""
         return self.status is Status.TRANSFERRED
 
-    def ended(self, status: Status, reason: Reason, **values: float | int | None) -> LayerRecord:
+    def ended(self, status: Status, reason: Reason, **values: float | int | None) -> "LayerRecord":
         """Return the record with another end."""
         return dataclasses.replace(self, status=status, reason=reason, **values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Unrelated:
-    """Two bases that are no relatives: the median similarity of their layers in a component; None if none are comparable."""
+    """Two unrelated bases, with the median similarity of their layers in a component; None if no layers are comparable."""
 
     source: Path
     target: Path
@@ -63,7 +60,7 @@ class Unrelated:
 
 @dataclass(frozen=True)
 class AlreadyThere:
-    """A target that has a share of the adapter already, so that nothing worth writing is left."""
+    """A target that has nearly all of the adapter already; ``overlap`` is the share."""
 
     target: Path
     adapter: Path
@@ -72,36 +69,28 @@ class AlreadyThere:
 
 @dataclass(frozen=True)
 class Report:
-    """The records of all layers, in the adapter's order, and what there is to say of the whole.
-
-    ``declined``: why nothing is moved, if the method declines. ``unrelated``: why the bases are no relatives, if so, whatever the
-    method did. ``mismatch``: what the bases predict, if that differs. ``strength``: factor of all moved layers. ``embeddings``:
-    bundled ones that go along as they are. ``vectors``: norms and biases, which go along as they are or are left out.
-    ``extra_layers``: how many layers are changed that the adapter leaves alone. ``kind``: kind of the pair of bases, if the
-    method runs them. ``cost``: what a transfer would take, if no model has run yet. ``proposals``: methods for what was declined.
-    ``expected``: what the transfer is worth, as far as that was measured.
-    """
+    """The report on an adapter: the records of all its layers, in its order, and facts about the whole."""
 
     records: list[LayerRecord]
     method: str
-    declined: Unrelated | AlreadyThere | None = None
-    unrelated: Unrelated | None = None
-    mismatch: Mismatch | None = None
-    strength: float = 1.0
-    embeddings: tuple[str, ...] = ()
-    vectors: tuple[Vector, ...] = ()
-    extra_layers: int = 0
-    kind: str | None = None
-    cost: Cost | None = None
-    proposals: tuple[Proposal, ...] = ()
-    expected: Forecast | Measured | None = None
+    declined: Unrelated | AlreadyThere | None = None  # why nothing is moved, if the method declines
+    unrelated: Unrelated | None = None  # why the bases are unrelated, if so, whatever the method did
+    mismatch: Mismatch | None = None  # the bases' predictions, if they differ
+    strength: float = 1.0  # factor of all moved layers
+    embeddings: tuple[str, ...] = ()  # names of the bundled embeddings, which are carried over as they are
+    vectors: tuple[Vector, ...] = ()  # norms and biases, carried over as they are or left out
+    extra_layers: int = 0  # changed layers that the adapter itself does not change
+    kind: str | None = None  # kind of the pair of bases, if the method runs them
+    cost: Cost | None = None  # estimated cost, if no model has run yet
+    proposals: tuple[Proposal, ...] = ()  # other methods, if the transfer was declined
+    expected: Forecast | Measured | None = None  # the forecast, if comparable transfers were measured
 
     @property
     def overlap(self) -> float:
         """Share of the adapter that the target has already, over the transferred layers; 0 if there are none."""
-        known = [(r.norm**2, r.overlap) for r in self.records if r.is_transferred and r.overlap is not None]
-        total = sum(weight for weight, _ in known)
-        return sum(weight * overlap for weight, overlap in known) / total if total > 0 else 0.0
+        measured = [(r.norm**2, r.overlap) for r in self.records if r.is_transferred and r.overlap is not None]
+        total = sum(weight for weight, _ in measured)
+        return sum(weight * overlap for weight, overlap in measured) / total if total > 0 else 0.0
 
     @property
     def coverage(self) -> float:

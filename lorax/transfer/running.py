@@ -1,15 +1,15 @@
-"""Runs a transfer: by the weights, layer by layer, or by running both models."""
-
-from __future__ import annotations
+"""Runs transfers, by weights or by running both models."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from lorax.methods import runs_models
+from lorax.models import can_run
 from lorax.transfer import by_layer, by_models
-from lorax.transfer.forecast import forecast
+from lorax.transfer.cost import estimate
+from lorax.transfer.expected import CROSSED, STRANGERS, Proposal
+from lorax.transfer.forecast import forecast, measured
 from lorax.transfer.planning import Context, Moved, Plan
-from lorax.transfer.proposals import proposals_for
 from lorax.transfer.report import Unrelated
 
 
@@ -19,16 +19,11 @@ def run(plan: Plan, context: Context | None = None) -> Moved:
 
 
 def run_all(plans: Sequence[Plan], context: Context | None = None, *, survey: bool = False) -> list[Moved]:
-    """Move the adapters of one ``plan_all``: each gives what it gives alone.
+    """Move the adapters of one ``plan_all``, with the same result for each as alone.
 
     The context's progress counts the layers of all adapters, or the steps of each adapter if the method runs the models. It may
-    raise to stop the work, and nothing is left behind but what the cache holds: what is found of large layers, and, until it
-    ends, what a training needs to resume. If the method judges that source and target are no relatives, ``report.declined``
-    says so and no layer is moved.
-
-    A ``survey`` measures the similarity of every layer, for show, even if the method decides by a sample of them: it moves the
-    same, and takes longer. A method that runs the models runs none of them in a survey and moves nothing: the report says what
-    would be done, and what that takes. Raises LoraxError if the method runs the models and the context has nothing to run them.
+    raise to stop the work. A ``survey`` measures the similarity of every layer, for show, and takes longer. A method that runs
+    the models then moves nothing, and reports what it would do. Raises LoraxError if models must be run and the context has none.
     """
     context = context or Context()
     if not runs_models(plans[0].options.method):
@@ -41,7 +36,10 @@ def run_all(plans: Sequence[Plan], context: Context | None = None, *, survey: bo
 
 
 def _with_prospects(plan: Plan, moved: Moved) -> Moved:
-    """Add to the report what the transfer is worth, or what else can be done if the bases are unrelated."""
+    """Add the forecast to the report, or proposals of other methods if the transfer was declined."""
     report = moved.report
-    proposals = proposals_for(plan) if isinstance(report.declined, Unrelated) else ()
+    proposals: tuple[Proposal, ...] = ()
+    if isinstance(report.declined, Unrelated) and can_run(plan.source, plan.target):
+        found = measured(STRANGERS if plan.within_family else CROSSED)
+        proposals = tuple(Proposal(method, worth, estimate(plan, method)) for method, worth in found.items())
     return dataclasses.replace(moved, report=dataclasses.replace(report, expected=forecast(report), proposals=proposals))

@@ -1,6 +1,4 @@
-"""Read, compute and hand on at the same time, with no more in memory than one bounded working set."""
-
-from __future__ import annotations
+"""Reads and computes at the same time, within a memory budget."""
 
 import logging
 from collections import deque
@@ -16,17 +14,16 @@ from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory
 Task = TypeVar("Task")
 Loaded = TypeVar("Loaded")
 Done = TypeVar("Done")
-# Bytes that may be worked on at a time, where half of what is free is not less.
-LIMITS = {"cpu": 800 << 20, "cuda": 1500 << 20}
-AHEAD = 2  # tasks that are read before a worker is free for them
+LIMITS = {"cpu": 800 << 20, "cuda": 1500 << 20}  # bytes of all running tasks; no more than half of the free memory
+AHEAD = 2  # tasks that are read before a worker is free
 log = logging.getLogger(__name__)
 
 
 class Stream(Generic[Task, Loaded, Done]):
-    """``load(task, device)`` in one thread, which reads ahead, and ``work(task, loaded)`` in others; results in the tasks' order.
+    """A pipeline: one thread reads ahead by ``load(task, device)``, others run ``work(task, loaded)``. Results are in order.
 
-    On a CPU there are as many workers as torch has threads, each with one of them: many decompositions side by side are faster
-    than each by many threads. On CUDA there is one. ``size(task)``: bytes that a task takes.
+    On a CPU there are as many workers as torch has threads, with one thread each: parallel decompositions are faster than a
+    parallel decomposition. On CUDA there is one worker. ``size(task)`` is the number of bytes that a task takes.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class Stream(Generic[Task, Loaded, Done]):
         self._workers = torch.get_num_threads() if device.type == "cpu" else 1
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Done]:
-        """Raises what load and work raise; LoraxError where a task does not fit into memory by itself."""
+        """Yield the results. Raises what ``load`` and ``work`` raise, and LoraxError if one task alone exceeds the memory."""
         waiting, running = deque(tasks), deque[tuple[Task, Future[Done]]]()
         reader = ThreadPoolExecutor(1, "lorax-reader", _one_thread)
         workers = ThreadPoolExecutor(self._workers, "lorax-worker", _one_thread)
@@ -77,7 +74,7 @@ class Stream(Generic[Task, Loaded, Done]):
         return len(sizes) < self._workers + AHEAD and sum(sizes) + self._size(task) <= self.budget
 
     def _shrink(self, task: Task, cause: Exception) -> None:
-        """Halve the working set, or go on on the CPU where one task is more than it. Raises LoraxError where both is done."""
+        """Halve the budget, or switch to the CPU if one task exceeds it. Raises LoraxError if neither is possible."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.budget > self._size(task):
@@ -97,7 +94,7 @@ def _one_thread() -> None:
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that are free on the device; of a system that does not tell, more than enough."""
+    """Return the free bytes on the device; a large number if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,7 +1,5 @@
 """Chooses the prompts of the pictures from which a target learns an adapter."""
 
-from __future__ import annotations
-
 import json
 
 from lorax.formats import AdapterFile, trigger_words
@@ -10,7 +8,7 @@ from lorax.transfer.planning import Plan
 
 
 def prompts_of(plan: Plan, count: int) -> list[str]:
-    """Return what the source draws: ``count`` captions, with the adapter's trigger words in every second one."""
+    """Return ``count`` captions, with the adapter's trigger words in every second one."""
     return with_triggers(captions(count, plan.running.captions), trigger_of(plan))
 
 
@@ -20,15 +18,12 @@ def trigger_of(plan: Plan) -> str | None:
 
 
 def trigger(adapter: AdapterFile) -> str | None:
-    """Return the words that the card or the metadata names, else the tag that trained most.
-
-    Tags are counted in kohya's ``ss_tag_frequency``: {folder: {tag: count}}.
-    """
+    """Return the words of the card or the metadata, else the commonest tag in kohya's ``ss_tag_frequency``, else None."""
     if words := trigger_words(adapter):
         return words
     try:
         folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()
         counts = {tag.strip(): int(count) for folder in folders for tag, count in folder.items()}
-    except (ValueError, AttributeError, TypeError):  # what others write there is not ours to judge
+    except (ValueError, AttributeError, TypeError):  # another tool's format
         return None
     return max(counts, key=counts.__getitem__, default=None)

@@ -1,6 +1,4 @@
-"""Puts a report into words: sections, which the terminal and a page lay out each in its own way."""
-
-from __future__ import annotations
+"""Puts a report into words: sections, which the terminal and the tab lay out in their own ways."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -19,7 +17,7 @@ EXPECT = "From weights alone, expect little or nothing of the LoRA's effect ther
 
 
 class Topic(Enum):
-    """What a section is about."""
+    """The topic of a section."""
 
     LAYERS = auto()
     SIMILARITY = auto()
@@ -36,7 +34,7 @@ class Topic(Enum):
 
 @dataclass(frozen=True)
 class Item:
-    """A line below a section's text; ``why`` is the kind of the reason that it tells."""
+    """A line below a section's text; ``why`` is the kind of its reason."""
 
     text: str
     why: Why
@@ -52,7 +50,7 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """Return what there is to say: layers by status and reason with their share of the squared norm, then what was measured."""
+    """Return the sections: layers by status and reason with their share of the squared norm, then measurements and forecasts."""
     return [*_of_layers(report), *_of_measurements(report), *_of_the_rest(report), *_of_the_bases(report)]
 
 

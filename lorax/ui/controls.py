@@ -1,6 +1,4 @@
-"""Options as gradio components, and the one difference between gradio 3 and 4 that the tab meets."""
-
-from __future__ import annotations
+"""Makes gradio components for options, and bridges the one difference between gradio 3 and 4 that concerns the tab."""
 
 import inspect
 from typing import Any
@@ -13,12 +11,12 @@ JS = "_js" if "_js" in inspect.signature(gr.Blocks.load).parameters else "js"
 
 
 def js(code: str) -> dict[str, str]:
-    """The keyword argument of an event listener that runs ``code`` in the browser first."""
+    """Return the keyword argument of an event listener that runs ``code`` in the browser first."""
     return {JS: code}
 
 
 def control(option: Option, default: Any) -> Any:
-    """A component that asks for the option."""
+    """Make a component for the option."""
     shown: dict[str, Any] = {"label": option.label, "info": option.described, "elem_id": f"lorax_{option.name}"}
     if option.choices:
         return gr.Dropdown(list(option.choices), value=default, **shown)

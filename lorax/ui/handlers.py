@@ -1,6 +1,4 @@
-"""What happens when something in the tab is chosen or clicked. No layout here."""
-
-from __future__ import annotations
+"""Handles what a user chooses and clicks in the tab. The layout is elsewhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,22 +25,19 @@ KEEP = gr.update()
 
 
 class Handlers:
-    """The handlers of one page, over a host."""
+    """The handlers of one page of a host."""
 
     def __init__(self, host: Host) -> None:
         self.host, self.memory = host, Memory(host.cache(), host.models())
 
-    # What is there to choose
-
     def lists(self, source: str | None, target: str | None, adapters: list[str] | None) -> list[Any]:
-        """Updates of the three lists and of the line that says what is loaded. What is chosen stays so if it is still there."""
+        """Return updates of the three lists and of the line about the loaded base. Selections that still exist do not change."""
         bases, labels, loaded = list(self.host.bases()), self._labels(), self.host.loaded()
         source = source if source in bases else loaded or next(iter(bases), None)
-        kept = [label for label in adapters or [] if label in labels]
         return [
             gr.update(choices=bases, value=source),
             gr.update(choices=bases, value=target if target in bases else None),
-            gr.update(choices=list(labels), value=kept),
+            gr.update(choices=list(labels), value=[label for label in adapters or [] if label in labels]),
             self.loaded_line(),
         ]
 
@@ -59,42 +54,36 @@ class Handlers:
         return gr.update(value=loaded) if loaded else KEEP
 
     def add_card(self, name: str, adapters: list[str] | None) -> list[Any]:
-        """A card of the LoRA page, sent here: it joins the chosen ones."""
-        label = next((label for label, known in self._labels().items() if known == name), None)
+        """Add a LoRA, sent from its card, to the selected ones."""
+        label = next((label for label, listed in self._labels().items() if listed == name), None)
         if label is None:
             return [KEEP, ""]
         return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
 
     def noted(self, question: str, before: list[Any], choice: Choice) -> list[Any]:
-        """Return what there is to say after a choice: what was chosen and is loaded now, the source that follows from it, notes.
+        """Return updates after a choice: the next ``before``, the source, the loaded line, the notes, the methods' options.
 
-        Last, whether the options of methods that run the models are shown.
-
-        The notes carry the browser's question, which is asked anew until it is answered: gradio 3 drops an event whose handler
-        still runs, and the notes would lack what was chosen in quick succession.
+        ``before`` holds the selected LoRAs and the loaded base of the last call. The notes contain the browser's question, which
+        is repeated until it is answered: gradio 3 drops an event whose handler is still running.
         """
         answer, loaded, chosen_before, loaded_before = words.answers(question), self.host.loaded(), *before
         running = gr.update(visible=runs_models(choice.method))
         try:
             models, proposed = self._adapters(choice.adapters), None
-            if not choice.adapters:  # what is loaded is proposed until a LoRA is chosen
+            if not choice.adapters:  # the loaded base is proposed until a LoRA is selected
                 proposed = loaded if choice.source == loaded_before != loaded else None
             elif choice.adapters != chosen_before:
-                proposed = self._proposed(models)
+                bases = self.host.bases()
+                found = (propose(model.path, bases.values()) for model in models)
+                proposed = next((base.name for base in found if base), None)
             html = answer + self._notes(replace(choice, source=proposed or choice.source), models)
         except (LoraxError, OSError) as error:
             return [before, KEEP, KEEP, answer + words.message(str(error), "error"), running]
         source = gr.update(value=proposed) if proposed else KEEP
         return [[choice.adapters, loaded], source, self.loaded_line(), html, running]
 
-    def _proposed(self, models: Sequence[ListedFile]) -> str | None:
-        """The source that one of the LoRAs names, if it is there."""
-        bases = self.host.bases()
-        found = (propose(model.path, bases.values()) for model in models)
-        return next((base.name for base in found if base), None)
-
     def _notes(self, choice: Choice, models: Sequence[ListedFile]) -> str:
-        """Tell what is known of the LoRAs, what does not fit, and what running the checkpoints would take."""
+        """Return HTML with facts about the LoRAs, warnings, and what it takes to run the checkpoints."""
         known = [(model.name, facts(model.path)) for model in models]
         problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
         warnings = [*problems, *self._misfits(choice.source, choice.target, models, known)]
@@ -115,10 +104,10 @@ class Handlers:
         if source == target:
             return ["Source and target are the same checkpoint: nothing would change."]
         found = []
-        for model, fact in zip(models, (fact for _, fact in known), strict=True):
-            says = named(model.path, bases.values())
-            if says and says.name != source:
-                found.append(f"{model.name} says that it was trained on {says.name}, but the source is {source}.")
+        for model, (_, fact) in zip(models, known, strict=True):
+            base = named(model.path, bases.values())
+            if base and base.name != source:
+                found.append(f"{model.name} says that it was trained on {base.name}, but the source is {source}.")
             try:
                 if not fact.problem:
                     plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
@@ -126,16 +115,14 @@ class Handlers:
                 found.append(str(error))
         return list(dict.fromkeys(found))
 
-    # Jobs
-
     def job(
         self, work: Callable[[Progress, Asked], list[Any]], form: Form, ask: Callable[[Values], Asked], outputs: int
     ) -> Callable[..., Sequence[Any]]:
-        """Make the handler of a job: a wrong choice or a stop becomes a message in the last output."""
+        """Make the handler of a job. An error or a stop becomes a message in the last output."""
 
         def guarded(progress: Progress, *values: Any) -> list[Any]:
             try:
-                progress(0, 1, "Reading the files")  # a job that was stopped while it waited ends here
+                progress(0, 1, "Reading the files")  # raises if the job was stopped in the queue
                 return work(progress, ask(form.read(values)))
             except Interrupted:
                 text = words.message("Stopped. Nothing was written.", "warning")
@@ -182,12 +169,12 @@ class Handlers:
         shots = [
             Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
             Shot(f"{words.short(target.name)} alone", target, None),
-            *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file fits itself: it makes no plain copy
+            *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file is fitted, never copied
             Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
         ]
-        pictures, said = self.host.pictures(shots, asked.prompt, asked.seed, asked.steps, asked.size, progress)
+        pictures, comments = self.host.pictures(shots, asked.prompt, asked.seed, asked.steps, asked.size, progress)
         captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
-        status = "".join(words.message(text, "warning") for text in said) or words.message("Done.", "done")
+        status = "".join(words.message(text, "warning") for text in comments) or words.message("Done.", "done")
         return [gr.update(value=captioned, visible=True), status]
 
     def _request(self, choice: Choice) -> Request:
@@ -202,7 +189,7 @@ class Handlers:
         return Request(source, target, self._adapters(choice.adapters), options, running)
 
     def _labels(self) -> dict[str, str]:
-        """What the list of LoRAs shows -> name."""
+        """Return the LoRAs' names by their labels in the list."""
         return {f"{name}  ({facts(model.path)})": name for name, model in self.host.adapters().items() if model.path.is_file()}
 
     def _adapters(self, labels: list[str] | None) -> list[ListedFile]:
@@ -211,7 +198,7 @@ class Handlers:
 
 
 def _listed(models: dict[str, ListedFile], name: str) -> ListedFile:
-    """Raises LoraxError where it is there no more."""
+    """Return the file of this name. Raises LoraxError if it was removed."""
     if name not in models or not models[name].path.exists():
         raise LoraxError(f"{name}: not there any more, though it was at the transfer. Choose another, and transfer again.")
     return models[name]

@@ -1,6 +1,4 @@
-"""A picture of how alike two bases are, by block and by the role of a layer in its block."""
-
-from __future__ import annotations
+"""Draws how similar two bases are, by block and by a layer's role in its block."""
 
 import re
 from collections import defaultdict
@@ -33,23 +31,20 @@ ROLES = {
 GREY = "#888888"  # readable on light and on dark
 
 
-def heatmap(records: Iterable[LayerRecord]) -> Figure | None:
-    """Rows are roles, columns are blocks in the network's order; None where no layer has a similarity.
-
-    Transformer blocks of one attention module share a column, which shows their mean.
-    """
+def heatmap(records: Iterable[LayerRecord]) -> "Figure | None":
+    """Draw mean similarities, with a row per role and a column per numbered block; return None if no layer has one."""
     from matplotlib.figure import Figure  # slow to import
 
     alike: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         if record.source and record.similarity is not None:
-            alike[_place(record.source)].append(record.similarity)
+            alike[_block_and_role(record.source)].append(record.similarity)
     if not alike:
         return None
-    found = {place: fmean(similarities) for place, similarities in alike.items()}
-    blocks = sorted({block for block, _ in found}, key=_order)
-    roles = sorted({role for _, role in found}, key=_role_order)
-    grid = [[found.get((block, role), float("nan")) for block in blocks] for role in roles]
+    means = {cell: fmean(similarities) for cell, similarities in alike.items()}
+    blocks = sorted({block for block, _ in means}, key=_order)
+    roles = sorted({role for _, role in means}, key=lambda role: (role.startswith("text"), role))
+    grid = [[means.get((block, role), float("nan")) for block in blocks] for role in roles]
     column = min(0.42, max(0.18, 12 / len(blocks)))  # inches; SDXL has some seventy blocks
     figure = Figure(figsize=(1.6 + column * len(blocks), 0.9 + 0.26 * len(roles)), dpi=110, layout="constrained")
     figure.patch.set_alpha(0)
@@ -67,8 +62,8 @@ def heatmap(records: Iterable[LayerRecord]) -> Figure | None:
     return figure
 
 
-def _place(layer: str) -> tuple[str, str]:
-    """(block, role) in words: ``unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k`` -> (in 4, prompt attention k)."""
+def _block_and_role(layer: str) -> tuple[str, str]:
+    """Return both in words: (in 4, prompt attention k) for ``unet.input_blocks.4.1.transformer_blocks.0.attn2.to_k``."""
     block = block_of(layer)
     role = layer[len(block) :].lstrip(".")
     found = re.match(r"(?:unet\.)?(input_blocks|middle_block|output_blocks|te\d?)(?:\..*layers)?(?:\.(\d+))?", block)
@@ -85,7 +80,3 @@ def _order(block: str) -> tuple[int, int]:
     side, _, number = block.partition(" ")
     sides = ["text", "text1", "text2", "in", "mid", "out"]
     return sides.index(side) if side in sides else len(sides), int(number or 0)
-
-
-def _role_order(role: str) -> tuple[bool, str]:
-    return role.startswith("text"), role

@@ -1,6 +1,4 @@
-"""What the tab asks of its handlers, read by name from the components' values, which gradio passes by position."""
-
-from __future__ import annotations
+"""The requests of the tab to its handlers. gradio passes the components' values by position; here they are read by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ Values = Mapping[str, Any]
 
 
 class Form:
-    """Components of the page by name. Those of options have the options' names."""
+    """Components of the page by name. Components of options have the options' names."""
 
     def __init__(self, **components: Any) -> None:
         self._names, self.components = list(components), list(components.values())
@@ -25,7 +23,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoints and LoRAs that are chosen, as the lists show them, and the values of all options."""
+    """The selected checkpoints and LoRAs, as the lists show them, and the values of all options."""
 
     source: str | None
     target: str | None
@@ -33,36 +31,34 @@ class Choice:
     values: Values
 
     @classmethod
-    def of(cls, values: Values) -> Choice:
+    def of(cls, values: Values) -> "Choice":
         return cls(values["source"], values["target"], values["adapters"] or [], values)
 
     @property
     def method(self) -> str:
-        """The name of the method."""
-        name: str = self.values["method"]
-        return name
+        return self.values["method"]
 
     def of_options(self, declaration: type[T]) -> T:
-        """Return the options of a declaration. Raises LoraxError if a value is not what an option expects."""
+        """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
         return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A choice, with the name and the folder for what is written."""
+    """A choice, with the name and the folder of the output."""
 
     choice: Choice
     name: str
     subfolder: str
 
     @classmethod
-    def of(cls, values: Values) -> Transfer:
+    def of(cls, values: Values) -> "Transfer":
         return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was moved last, which of it is compared, and how pictures of it are drawn."""
+    """The result of the last transfer, the LoRA of it that is compared, and how pictures are drawn."""
 
     moved: dict[str, Any]
     which: str | None
@@ -72,7 +68,7 @@ class Comparison:
     size: int | None
 
     @classmethod
-    def of(cls, values: Values) -> Comparison:
+    def of(cls, values: Values) -> "Comparison":
         size = values["size"]
         seed, steps = int(values["seed"]), int(values["steps"])
         return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

@@ -1,6 +1,4 @@
-"""The layout of the tab, and what is wired to what."""
-
-from __future__ import annotations
+"""Lays out the tab, and connects its components to the handlers."""
 
 from typing import Any
 
@@ -18,7 +16,7 @@ TITLE = "LoRA-X"
 
 
 def build(host: Host, **page: Any) -> gr.Blocks:
-    """The tab as blocks of their own; ``page`` goes to ``gr.Blocks``."""
+    """Build the tab as blocks of its own; ``page`` is passed to ``gr.Blocks``."""
     handlers, preset = Handlers(host), host.defaults()
     with gr.Blocks(analytics_enabled=False, **page) as blocks, gr.Column(elem_id="lorax"):
         if host.notice:
@@ -73,7 +71,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
 
 
 def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[dict[str, Any], Any, Any]:
-    """Make the lists of source, target and LoRAs, the line of what is loaded, and the notes."""
+    """Make the lists of source, target and LoRAs, the line about the loaded checkpoint, and the notes."""
     loaded = gr.HTML(elem_id="lorax_loaded")
     with gr.Row():
         source = _list("Source checkpoint", "The one that the LoRA was trained on", "lorax_source")
@@ -95,17 +93,17 @@ def _choosers(host: Host, handlers: Handlers, blocks: gr.Blocks) -> tuple[dict[s
 
 
 def _noting(handlers: Handlers, choice: Form, source: Any, shown: list[Any]) -> None:
-    """Have notes made after each choice, at the browser's question."""
+    """Update the notes after each choice, when the browser asks."""
 
     def noted(question: str, before: list[Any], *values: Any) -> list[Any]:
         return handlers.noted(question, before, Choice.of(choice.read(values)))
 
     question = _wire("lorax_question")
-    before = gr.State([[], None])  # the LoRAs that a source was proposed for, and what was loaded
+    before = gr.State([[], None])  # the LoRAs for which a source was proposed, and the loaded base
     question.input(noted, [question, before, *choice.components], [before, source, *shown], show_progress="hidden")
     for component in choice.components:
-        chosen = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
-        chosen(None, None, None, **js("() => lorax.ask()"))
+        changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
+        changed(None, None, None, **js("() => lorax.ask()"))
 
 
 def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple[Any, Any]:
@@ -127,12 +125,12 @@ def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple
 
 
 def _list(label: str, info: str, elem_id: str, **shown: Any) -> Any:
-    """A list that ``Handlers.lists`` or a transfer fills."""
+    """Make a list that ``Handlers.lists`` or a transfer fills."""
     return gr.Dropdown([], label=label, info=info, elem_id=elem_id, **shown)
 
 
 def _wire(elem_id: str) -> Any:
-    """A line that only the browser's part writes into, to have a handler called."""
+    """Make a hidden line that the script in the browser writes into, to call a handler."""
     return gr.Textbox(elem_id=elem_id, elem_classes="lorax-hidden", show_label=False, container=False)
 
 
@@ -141,7 +139,7 @@ def _line(label: str, info: str, elem_id: str) -> Any:
 
 
 def _controls(declaration: type, preset: Any, row: int = 3) -> dict[str, Any]:
-    """Make the options' components, so many in a row, by the options' names."""
+    """Make the components of a declaration's options, ``row`` of them in a row; return them by option name."""
     made: dict[str, Any] = {}
     options = declared(declaration)
     for start in range(0, len(options), row):
@@ -152,9 +150,6 @@ def _controls(declaration: type, preset: Any, row: int = 3) -> dict[str, Any]:
 
 
 def _job(task: Any, form: Form, outputs: list[Any]) -> dict[str, Any]:
-    """Return the arguments of a listener that runs a job.
-
-    In the browser the host's progress begins to show, and the id of the task is sent along.
-    """
+    """Return the arguments of a listener that runs a job. Its script shows the host's progress, and sends the task's id."""
     inputs = [task, *form.components]
     return {"inputs": inputs, "outputs": outputs} | js(f"(...values) => lorax.submit(values.slice(0, {len(inputs)}))")

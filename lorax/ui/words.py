@@ -1,6 +1,4 @@
-"""What the tab says: HTML in which every special word explains itself."""
-
-from __future__ import annotations
+"""Makes the tab's texts: HTML in which every technical term has an explanation."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +19,7 @@ RUNNING = (
 RANK = "The rank is the number of directions"
 PROJECTED = "Only what lies in the directions that matter most in the target's layer was kept"
 PARTS = "What lies in the directions that matter most, and what lies outside of them, each carried over by itself"
-MEANINGS: dict[Topic | Why, str] = {  # what a reader may ask about a line of the report
+MEANINGS: dict[Topic | Why, str] = {  # explanations for lines of the report
     Topic.LAYERS: (
         "Layers are the parts of the network that the LoRA changes, one by one. The squared norm tells how much a LoRA changes "
         "them: the sum of all its changes, squared"
@@ -51,12 +49,12 @@ ENDS = {Status.TRANSFERRED: "moved", Status.SKIPPED: "left out", Status.UNMATCHE
 
 
 def message(text: str, kind: str = "note") -> str:
-    """``kind``: note, warning, error or done."""
+    """Return a message of a ``kind``: note, warning, error or done."""
     return f"<div class='lorax-{kind}'>{escape(text)}</div>"
 
 
 def answers(question: str) -> str:
-    """A mark, not seen, of which of the browser's questions a text answers."""
+    """Return a hidden mark with the number of the browser's question that a text answers."""
     return f"<div data-answers='{escape(question)}' hidden></div>"
 
 
@@ -92,7 +90,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def written(results: Sequence[Result]) -> str:
-    """Where the files are, and which adapters were not written and why."""
+    """Return the paths of the written files, the reasons why other adapters were not written, and the summary."""
     parts = []
     for result in results:
         if result.written:
@@ -106,13 +104,13 @@ def written(results: Sequence[Result]) -> str:
 
 
 def columns() -> str:
-    """What heads the table of layers."""
+    """Return the line above the table of layers."""
     tips = ", ".join(explained(title, tip) for title, tip in COLUMNS.items() if tip)
     return f"<div class='lorax-note'>Click a column's head to sort by it. What the columns say: {tips}</div>"
 
 
 def rows(results: Sequence[Result]) -> list[list[str | float]]:
-    """The table of layers. Numbers stay numbers, so that sorting sorts them."""
+    """Return the rows of the table of layers. Numbers are not formatted, so that they sort as numbers."""
     table: list[list[str | float]] = []
     for result in results:
         for r in result.report.records:
@@ -122,7 +120,7 @@ def rows(results: Sequence[Result]) -> list[list[str | float]]:
 
 
 def short(checkpoint: str) -> str:
-    """Its name without the file's suffix, for captions."""
+    """Return the checkpoint's name without the file's suffix, for captions."""
     return re.sub(r"\.(safetensors|ckpt|pt)$", "", checkpoint)
 
 
@@ -141,5 +139,5 @@ def _section(section: Section) -> str:
 
 
 def _help(about: Topic | Why) -> str:
-    """Return a mark that explains a line, if there is something to explain."""
+    """Return a mark with the explanation of a line, if there is one."""
     return f" {explained('?', MEANINGS[about])}" if about in MEANINGS else ""

@@ -1,4 +1,4 @@
-"""The orchestrator of every job: it plans, analyses, transfers and writes, and fits LoRA-X files to a loaded checkpoint."""
+"""Orchestrates every job: plans, analyses, transfers and writes, and fits LoRA-X files to a loaded checkpoint."""
 
 from lorax.workflow.destination import AtPath, Destination, InFolder, ReportFile
 from lorax.workflow.fitting import Fit, Fitter, Library

@@ -1,9 +1,7 @@
-"""Where moved adapters and reports are written."""
-
-from __future__ import annotations
+"""Chooses and checks the paths of moved adapters and reports."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Protocol
@@ -16,7 +14,7 @@ from lorax.transfer import Plan
 
 
 class Destination(Protocol):
-    """A place for moved adapters, and how they are saved."""
+    """The paths of moved adapters, and how the adapters are saved."""
 
     @property
     def saving(self) -> Saving: ...
@@ -46,13 +44,13 @@ class AtPath:
 
 @dataclass(frozen=True)
 class InFolder:
-    """A place inside ``root``, a host's folder of adapters. Raises LoraxError for names that lead elsewhere."""
+    """A folder inside ``root``, a host's folder of adapters. Raises LoraxError for names that lead outside."""
 
     root: Path
     subfolder: str = ""  # empty: beside the adapter
-    name: str = ""  # empty: as ``output.path_of`` says
+    name: str = ""  # empty: the name of ``output.path_of``
     saving: Saving = field(default_factory=Saving)
-    prompt_names: Callable[[], Mapping[str, Path]] = dict  # as ``Host.prompt_names``
+    prompt_names: Callable[[], Mapping[str, Path]] = dict  # ``Host.prompt_names``
 
     def __post_init__(self) -> None:
         if PurePath(self.name).name != self.name or "\\" in self.name:
@@ -65,7 +63,13 @@ class InFolder:
         paths = [self._path(one) for one in plans]
         if len(set(paths)) < len(paths):
             raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
-        self._check_prompt_names(paths)
+        names = self.prompt_names()
+        for path in paths:
+            if (other := names.get(path.stem, path)) != path:
+                raise LoraxError(
+                    f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
+                    "or move that file away."
+                )
         for path in paths:
             instead = "have it replaced (Replace, or overwrite in the API)"
             check_free(path, _inputs(plans), self.saving.overwrite, "output name", instead)
@@ -76,16 +80,6 @@ class InFolder:
         name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
         beside = path.parent if path.parent.is_relative_to(self.root) else self.root
         return (self.root / self.subfolder if self.subfolder else beside) / name
-
-    def _check_prompt_names(self, paths: Iterable[Path]) -> None:
-        """Raise LoraxError if prompts would load another file by the name that one of these has."""
-        names = self.prompt_names()
-        for path in paths:
-            if (other := names.get(path.stem, path)) != path:
-                raise LoraxError(
-                    f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
-                    "or move that file away."
-                )
 
 
 @dataclass(frozen=True)
@@ -101,8 +95,9 @@ class ReportFile:
         check_free(self.path, _inputs(plans), self.overwrite, "--report")
 
     def stage(self, reports: dict[str, Any] | list[dict[str, Any]], staging: Staging) -> None:
-        """Write the reports as soon as all else is written."""
-        staging.add(self.path).write_text(json.dumps(reports, indent=2), encoding="utf-8")
+        """Stage the reports, to be written together with the adapters."""
+        text = json.dumps(reports, indent=2)
+        staging.write(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"), self.overwrite)
 
 
 def _inputs(plans: Sequence[Plan]) -> list[Path]:

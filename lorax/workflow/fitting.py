@@ -1,6 +1,4 @@
-"""Fits a LoRA-X file to a checkpoint: the layers of the plain LoRA that a transfer with the file's settings would write."""
-
-from __future__ import annotations
+"""Fits LoRA-X files to checkpoints. A fit has the layers that a transfer with the file's settings would write as a plain LoRA."""
 
 import dataclasses
 import hashlib
@@ -26,21 +24,18 @@ from lorax.transfer import Context, plan, run, wording
 
 
 class Library(Protocol):
-    """What a host knows of the checkpoints on its disk."""
+    """A host's checkpoints."""
 
     def sha256(self, path: Path) -> str | None:
-        """Of the file's content, if it is known without reading the file."""
+        """Return the hash of the file's content, or None if that takes reading the file."""
 
     def candidates(self, header: Header) -> Iterable[Path]:
-        """Files that may be the source that the header tells of, the likeliest first."""
+        """Yield the files that may be the source in the header, the likeliest first."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Target layer -> part -> tensor, as in a written LoRA. ``message`` is for the user.
-
-    ``final`` is False where another checkpoint, once it is on disk, would give a better fit.
-    """
+    """A fitted file: tensors by target layer and part, and a message. ``final`` is False if the source is missing now."""
 
     layers: dict[str, dict[str, torch.Tensor]]
     message: str = ""
@@ -48,18 +43,15 @@ class Fit:
 
 
 class Fitter:
-    """Fits files to checkpoints, and keeps what it found in the cache and what it learned about files in memory."""
+    """Fits files to checkpoints. Fits are stored in the cache; hashes and comparisons of files are stored in the object."""
 
     def __init__(self, cache: Cache, library: Library) -> None:
         self.cache, self._library = cache, library
-        self._content: dict[Stamp, str] = {}
-        self._same: dict[tuple[Stamp, Stamp], bool] = {}
+        self._hashes: dict[Stamp, str] = {}
+        self._is_source_of: dict[tuple[Stamp, Stamp], bool] = {}
 
     def fit(self, file: Path, target: Path, device: str, progress: Progress = silent) -> Fit:
-        """The layers with which ``file`` acts on ``target``. ``progress(done, total, name)`` may raise to cancel.
-
-        Raises LoraxError when the two cannot be brought together.
-        """
+        """Fit ``file`` to ``target``; ``progress`` may raise to cancel. Raises LoraxError if the two do not go together."""
         adapter = open_adapter(file)
         if adapter.header is None:
             raise LoraxError(f"{file}: not a LoRA-X file. A plain LoRA needs no fitting.")
@@ -80,21 +72,25 @@ class Fitter:
                 f"{base.path.name}, or use the adapter's form with factors."
             )
         else:
-            return Fit(_encoded(base, adapter.deltas_of(base), dtype), _missing(adapter, base), final=False)
-        self.cache.put(key, _to_entry(fit))
+            message = (
+                f"applied by name, since {adapter.header.named_source}, for which it was made, is not here. "
+                f"Put that checkpoint beside {base.path.name} to have the file fitted."
+            )
+            return Fit(_encoded(base, adapter.deltas_of(base), dtype), message, final=False)
+        tensors = {f"{layer}.{part}": tensor for layer, parts in fit.layers.items() for part, tensor in parts.items()}
+        self.cache.put(key, Entry(tensors, {"message": fit.message}))
         return fit
 
     def _key(self, adapter: AdapterFile, target: Path) -> str:
-        """The file's hash covers its header, and with it the settings."""
-        content = self._remembered(adapter.path, lambda: hashes(adapter.path).sha256)
-        base = self._library.sha256(target) or self._remembered(target, lambda: _open_target(adapter, target).identity.sha256)
+        """Return the cache's key. The file's hash includes its header, and so the settings."""
+        content = self._hash_once(adapter.path, lambda: hashes(adapter.path).sha256)
+        base = self._library.sha256(target) or self._hash_once(target, lambda: _open_target(adapter, target).identity.sha256)
         return hashlib.sha256(json.dumps([__version__, content, base]).encode()).hexdigest()
 
-    def _remembered(self, path: Path, sha256: Callable[[], str]) -> str:
-        found = stamp(path)
-        if found not in self._content:
-            self._content[found] = sha256()
-        return self._content[found]
+    def _hash_once(self, path: Path, sha256: Callable[[], str]) -> str:
+        if (state := stamp(path)) not in self._hashes:
+            self._hashes[state] = sha256()
+        return self._hashes[state]
 
     def _source(self, adapter: AdapterFile) -> Checkpoint | None:
         assert adapter.header is not None
@@ -109,13 +105,13 @@ class Fitter:
 
     def _is_source(self, adapter: AdapterFile, base: Checkpoint) -> bool:
         pair = stamp(adapter.path), stamp(base.path)
-        if pair not in self._same:
-            self._same[pair] = _matches(adapter, base)
-        return self._same[pair]
+        if pair not in self._is_source_of:
+            self._is_source_of[pair] = _matches(adapter, base)
+        return self._is_source_of[pair]
 
 
 def settings(adapter: AdapterFile) -> tuple[Options, torch.dtype]:
-    """The transfer's options and the precision that a LoRA-X file asks for."""
+    """Return the options of a transfer and the precision that a LoRA-X file asks for. Raises LoraxError if they are damaged."""
     assert adapter.header is not None
     given = dict(adapter.header.settings)
     try:
@@ -127,14 +123,14 @@ def settings(adapter: AdapterFile) -> tuple[Options, torch.dtype]:
 
 def _open_target(adapter: AdapterFile, target: Path) -> Checkpoint:
     assert adapter.header is not None
-    made = adapter.header.family
+    wanted = adapter.header.family.title
     try:
         base = open_checkpoint(target)
         title = base.family.title
     except UnsupportedFamily as error:
         title = error.title
-    if title != made.title:
-        raise LoraxError(f"{adapter.path}: made for {made.title}, but {target} is {title}. It is not applied.")
+    if title != wanted:
+        raise LoraxError(f"{adapter.path}: made for {wanted}, but {target} is {title}. It is not applied.")
     return base
 
 
@@ -148,7 +144,7 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
 
 
 def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:
-    """The adapter's deltas on its source, which in the small form take a decomposition each."""
+    """Return the adapter's deltas on its source. In the small form, each takes a decomposition."""
     layers = [(name, layer) for name, layer in adapter.layers_of(base).items() if layer is not None]
     deltas = {}
     for done, (name, layer) in enumerate(layers):
@@ -160,19 +156,6 @@ def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Prog
 def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
     whole = plain_lora.with_whole_attentions(base, layers)
     return {layer: plain_lora.factors(base, layer, delta.balanced(), dtype) for layer, delta in whole.items()}
-
-
-def _missing(adapter: AdapterFile, base: Checkpoint) -> str:
-    assert adapter.header is not None
-    return (
-        f"applied by name, since {adapter.header.named_source}, for which it was made, is not here. "
-        f"Put that checkpoint beside {base.path.name} to have the file fitted."
-    )
-
-
-def _to_entry(fit: Fit) -> Entry:
-    tensors = {f"{layer}.{part}": tensor for layer, parts in fit.layers.items() for part, tensor in parts.items()}
-    return Entry(tensors, {"message": fit.message})
 
 
 def _from_entry(entry: Entry) -> Fit:

@@ -1,6 +1,4 @@
-"""What a host keeps from job to job."""
-
-from __future__ import annotations
+"""Keeps a host's last result for its next job."""
 
 from collections.abc import Hashable
 
@@ -10,10 +8,7 @@ from lorax.transfer import Moved
 
 
 class Memory:
-    """The last result, so that a transfer need not repeat an analysis; nothing is kept if it is large.
-
-    ``cache`` is the host's, for what is found of the bases, and ``models`` runs them in the host, as ``Host.models``.
-    """
+    """The last result, unless it is large, so that a transfer need not repeat an analysis; and the host's cache and models."""
 
     LIMIT = 1 << 30  # bytes
 
@@ -22,11 +17,11 @@ class Memory:
         self._last: tuple[Hashable, bool, list[Moved]] | None = None
 
     def of(self, key: Hashable, survey: bool) -> list[Moved] | None:
-        """Return what was moved for this key, if it was last. A survey serves also if none is asked for, but not the reverse."""
+        """Return the last result, if it is for this key. A survey serves also if none is requested, but not the reverse."""
         last = self._last
         return last[2] if last is not None and last[0] == key and last[1] >= survey else None
 
     def keep(self, key: Hashable, survey: bool, moved: list[Moved]) -> None:
-        """Keep what was moved, in place of what was kept before."""
+        """Replace the last result."""
         size = sum(factor.nbytes for one in moved for delta in one.layers.values() for factor in (delta.up, delta.down))
         self._last = (key, survey, moved) if size <= self.LIMIT else None

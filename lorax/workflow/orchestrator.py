@@ -1,6 +1,4 @@
-"""The one orchestrator: tab, API and command line have it analyse, and transfer and write, adapters between two bases."""
-
-from __future__ import annotations
+"""Analyses, transfers and writes adapters, for the tab, the API and the command line alike."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -24,7 +22,7 @@ from lorax.workflow.request import Request, Result
 
 
 def plans(request: Request) -> list[Plan]:
-    """Plan each adapter before any work. Raises LoraxError if one of them does not fit the bases."""
+    """Plan the transfer of each adapter. Raises LoraxError if one of them does not fit the bases."""
     adapters = [open_adapter(adapter.path) for adapter in request.adapters]
     source = open_checkpoint(request.source.path, request.source.sha256)
     target = source if request.is_within_one_base else open_checkpoint(request.target.path, request.target.sha256)
@@ -33,7 +31,7 @@ def plans(request: Request) -> list[Plan]:
 
 def cost_of(request: Request) -> Cost:
     """Estimate a transfer by a method that runs the models, from headers alone. Raises LoraxError if they cannot be run."""
-    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # of other pairs it takes about as much
+    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # other pairs take about as much
     check_all(planned[0].source, planned[0].target)
     return total(estimate(one) for one in planned)
 
@@ -41,16 +39,13 @@ def cost_of(request: Request) -> Cost:
 def analyse(
     request: Request, progress: Progress = silent, memory: Memory | None = None, report: ReportFile | None = None
 ) -> list[Result]:
-    """Do everything but write the adapters, and measure how alike the bases are in every layer.
-
-    If the method runs the models, nothing is done, but it is told what a transfer would do and take.
-    """
+    """Do all but write, and measure the similarity of every layer. Models are not run: the report tells what would be done."""
     with Staging() as staging:
         state, planned = _state(request), plans(request)
         if report:
             report.check(planned)
         moved = _run(request, planned, progress, state, memory or Memory(), survey=True)
-        results = [_result(request, number, planned[number], one) for number, one in enumerate(moved)]
+        results = _results(request, planned, moved)
         if report:
             report.stage(reports_of(results), staging)
     return results
@@ -64,10 +59,7 @@ def transfer(
     report: ReportFile | None = None,
     announce: Callable[[Cost], None] = lambda cost: None,
 ) -> list[Result]:
-    """Move the adapters and write them: all files appear together at the end, or none does.
-
-    ``announce`` is called before models are run, with what that takes.
-    """
+    """Move and write the adapters; all files appear together, or none does. ``announce`` gets the cost before models are run."""
     with Staging() as staging:
         state, planned = _state(request), plans(request)
         if report:
@@ -78,19 +70,19 @@ def transfer(
         moved = _run(request, planned, progress, state, memory or Memory(), survey=False)
         if not output.holds_moved(planned[0], saving) or any(made.layers for made in moved):
             _find_hashes(planned[0], saving, progress)
-        results = [_result(request, number, planned[number], one) for number, one in enumerate(moved)]
+        results = _results(request, planned, moved)
         if report:
             report.stage(reports_of(results), staging)
         for number, (one, made, path) in enumerate(zip(planned, moved, paths, strict=True)):
             progress(number, len(paths), f"writing {path.name}")
             files = output.stage(one, made, path, staging, saving)
             results[number] = replace(results[number], files=tuple(files), note=output.note(one, made, saving))
-        progress(len(paths), len(paths), "")  # the last moment at which a stop leaves nothing
+        progress(len(paths), len(paths), "")  # the last chance to stop before the files appear
     return results
 
 
 def reports_of(results: Sequence[Result], *, with_files: bool = False) -> dict[str, Any] | list[dict[str, Any]]:
-    """Return the report of one adapter as values of JSON, or a list of those of several, if asked for with what was written."""
+    """Return the report of one adapter as values of JSON, or a list for several; with the written files and the note if asked."""
     reports = [{"adapter": str(result.given)} | as_json(result.report) for result in results]
     if with_files:
         for report, result in zip(reports, results, strict=True):
@@ -99,7 +91,7 @@ def reports_of(results: Sequence[Result], *, with_files: bool = False) -> dict[s
 
 
 def diffusers_models(options: Options) -> Models:
-    """Return what runs models if no host does. Raises LoraxError if diffusers is not installed."""
+    """Return models run by diffusers. Raises LoraxError if diffusers is not installed."""
     try:
         from lorax.runner import Runners  # diffusers is slow to import, and may be missing
     except ModuleNotFoundError as error:
@@ -110,25 +102,24 @@ def diffusers_models(options: Options) -> Models:
     return Runners(pick_device(options.device))
 
 
-def _result(request: Request, number: int, plan: Plan, moved: Moved) -> Result:
-    return Result(request.adapters[number], plan.adapter.given, plan.adapter.path, moved.report)
+def _results(request: Request, planned: list[Plan], moved: list[Moved]) -> list[Result]:
+    adapters = (plan.adapter for plan in planned)
+    ends = zip(request.adapters, adapters, moved, strict=True)
+    return [Result(listed, adapter.given, adapter.path, one.report) for listed, adapter, one in ends]
 
 
 def _find_hashes(plan: Plan, saving: Saving, progress: Progress) -> None:
-    """Find the hashes of the bases that a written header names, which takes as long as reading them."""
+    """Hash the bases that a written header names, which takes as long as reading them."""
 
-    def told(done: int, total: int, name: str) -> None:
+    def show(done: int, total: int, name: str) -> None:
         progress(done, total, f"{name}: {done} of {total} MB")
 
     for base in (plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])):
-        base.identity.find(told)
+        base.identity.find(show)
 
 
 def _state(request: Request) -> Hashable:
-    """Return what differs once a file or an option does.
-
-    It always differs if a folder is asked for, since what is in it may change unseen.
-    """
+    """Return a value that differs if a file or an option does. It always differs if a path is a folder."""
     paths: tuple[Path, ...] = (request.source.path, request.target.path, *(adapter.path for adapter in request.adapters))
     return request.options, request.running, tuple(stamp(path) if path.is_file() else object() for path in paths)
 
@@ -137,8 +128,8 @@ def _run(
     request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory, *, survey: bool
 ) -> list[Moved]:
     running = runs_models(request.options.method) and not survey
-    if (known := memory.of(state, survey)) is not None:
-        return known
+    if (last := memory.of(state, survey)) is not None:
+        return last
 
     def show(done: int, total: int, name: str) -> None:
         step = f"{name}, step" if running else "layer"

@@ -1,6 +1,4 @@
-"""What is asked for: which adapters are moved between which bases, how, and what became of each."""
-
-from __future__ import annotations
+"""Requests for a transfer or an analysis, and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,29 +26,25 @@ class Request:
 
     @property
     def is_within_one_base(self) -> bool:
-        """Whether source and target are one file, by whatever path."""
+        """Whether source and target are one file."""
         return self.source.path.resolve() == self.target.path.resolve()
 
     @property
     def adapters_in_words(self) -> str:
-        """The name of the adapter, or how many there are."""
+        """The name of the adapter, or the number of adapters."""
         return self.adapters[0].name if len(self.adapters) == 1 else f"{len(self.adapters)} LoRAs"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one adapter.
-
-    ``given`` is the file or folder that was named, and ``file`` the one with the tensors. ``files`` were written, the adapter
-    first; ``note`` is what is to be known of it.
-    """
+    """The result for one adapter."""
 
     adapter: ListedFile
-    given: Path
-    file: Path
+    given: Path  # the file or folder that the user named
+    file: Path  # the file with the tensors
     report: Report
-    files: tuple[Path, ...] = ()
-    note: str = ""
+    files: tuple[Path, ...] = ()  # written files, the adapter first
+    note: str = ""  # about the written files
 
     @property
     def written(self) -> Path | None:

@@ -21,7 +21,7 @@ def test_a_full_core_has_as_many_parameters_as_the_lora(runner: Runner) -> None:
     for layer, (m, *rest) in runner.base.layers.items():
         if re.fullmatch(f"{ATTENTION}|{TEXT}", layer):
             n = math.prod(rest)
-            cores += settings.of(layer).of(torch.ones(min(m, n))) ** 2
+            cores += settings.rank_of(layer).of(torch.ones(min(m, n))) ** 2
             loras += 4 * (m + n)
     assert abs(cores / loras - 1) < 0.05
 

@@ -16,12 +16,14 @@ SHOTS = Path(os.environ.get("LORAX_SCREENSHOTS", ".screenshots"))
 
 @contextmanager
 def launched() -> Iterator[Any]:
+    """Chromium, to which ``evil.test`` is a name of this machine, as a name that was bound anew is."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: python dev.py ui")
     with playwright.sync_playwright() as driver:
         chromium = shutil.which("chromium") or shutil.which("google-chrome") or driver.chromium.executable_path
         if not Path(chromium).exists():
             pytest.skip("needs the system's Chromium, or playwright's: playwright install chromium")
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        arguments = ["--no-sandbox", "--host-resolver-rules=MAP evil.test 127.0.0.1"]
+        opened = driver.chromium.launch(executable_path=chromium, args=arguments)
         yield opened
         opened.close()
 

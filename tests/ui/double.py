@@ -117,6 +117,9 @@ class Double:
         def reload_model_weights(sd_model=None, info=None, forced_reload=False):
             self.reloaded += 1
 
+        def apply_unet(option=None):
+            pass
+
         def process_images(p):
             self.drawn.append({**p.given, "scripts": p.scripts, "script_args": p.script_args})
             return SimpleNamespace(images=[Image.new("RGB", (8, 8))], comments=self.comments)
@@ -163,6 +166,7 @@ class Double:
                 "get_closet_checkpoint_match": get_closet_checkpoint_match,
                 "reload_model_weights": reload_model_weights,
             },
+            "sd_unet": {"apply_unet": apply_unet},
             "shared": {
                 "cmd_opts": SimpleNamespace(lora_dir=str(loras)),
                 "opts": Options(sd_model_checkpoint=infos[0].name),
@@ -189,5 +193,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("host", "settings"):  # they bind them when they are imported
+        for name in ("host", "models", "settings"):  # they bind them when they are imported
             monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)

@@ -13,7 +13,7 @@ from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.workflow import Destination, Request, transfer
+from lorax.workflow import InFolder, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -147,7 +147,7 @@ def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) 
 
     def into(subfolder: str) -> None:
         saving = Saving(overwrite=True)
-        transfer(asked, Destination(folder, subfolder, saving=saving, prompt_names=host.prompt_names), lambda *given: None)
+        transfer(asked, InFolder(folder, subfolder, saving=saving, prompt_names=host.prompt_names), lambda *given: None)
 
     with pytest.raises(LoraxError, match=f"could not be told from {known}"):
         into("")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +150,78 @@ def test_it_is_documented(server: str) -> None:
     with urllib.request.urlopen(f"{server}openapi.json") as answer:
         paths = json.load(answer)["paths"]
     assert {"/lorax/v1/bases", "/lorax/v1/transfer", "/lorax/v1/jobs/{id}/cancel"} <= set(paths)
+
+
+def sent(server: str, path: str, body: bytes, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{server}lorax/v1/{path}", body, headers)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"adapter": ["x"]}, "adapter"),
+        ({"options": {"metod": "copy"}}, "metod"),
+        ({"saving": {"overwrit": True}}, "overwrit"),
+        ({"running": {"captions": ["a" * 4097]}}, "4096"),
+        ({"running": {"captions": ["a"] * 10_001}}, "10000"),
+        ({"name": "a" * 4097}, "4096"),
+        ({"adapters": ["x"] * 10_001}, "10000"),
+    ],
+)
+def test_what_is_unknown_or_too_long_is_refused_and_not_ignored(server: str, more: dict, said: str) -> None:
+    code, text = refused(server, "transfer", MOVE | more)
+    assert code == 422
+    assert said in text
+
+
+@pytest.fixture
+def api(models: Path) -> Iterator[str]:
+    """Address of the routes alone, without the standalone server's guard: as a WebUI has them."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    from lorax.api import router
+
+    app = FastAPI()
+    app.include_router(router(Standalone(models)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_job_is_asked_for_as_json_of_bounded_size(api: str) -> None:
+    """By the router itself, without the guard of the standalone server: as in a WebUI."""
+    body = json.dumps(MOVE).encode()
+    assert sent(api, "analyse", body, **{"Content-Type": "text/plain"}) == 415
+    assert sent(api, "analyse", body, **{"Content-Type": "application/x-www-form-urlencoded"}) == 415
+    connection = http.client.HTTPConnection(api.removeprefix("http://").rstrip("/"), timeout=30)
+    connection.putrequest("POST", "/lorax/v1/analyse")
+    for name, value in (("Content-Type", "application/json"), ("Content-Length", str(5 << 20))):
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.getresponse().status == 413, "before any of it is sent"
+    assert sent(api, "analyse", body, **{"Content-Type": "application/json"}) == 202
+
+
+def test_a_line_of_jobs_is_bounded(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them wait for the first."""
+    going = threading.Event()
+    monkeypatch.setattr("lorax.hosts.standalone.Standalone.run", lambda self, work, progress: going.wait(60) and [])
+    jobs = [call(server, "analyse", MOVE)["id"] for _ in range(20)]
+    code, text = refused(server, "analyse", MOVE)
+    assert (code, "20 jobs" in text) == (429, True)
+    going.set()
+    assert {finished(server, call(server, f"jobs/{job}"))["state"] for job in jobs} == {"done"}
+    assert call(server, "analyse", MOVE)["state"]

@@ -12,30 +12,41 @@ from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
 from lorax.options import Options, Running, Saving, declared
+from lorax.ui.requests import Choice, Comparison, Transfer
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
 
-def values(adapters: list[str], **changed: Any) -> list[Any]:
+def values(adapters: list[str], **changed: Any) -> dict[str, Any]:
     """Values of the tab's controls as they are at first, some of them changed."""
-    given, saving = declared(Options) + declared(Running), declared(Saving)
-    found = {option.name: option.default for option in given + saving} | {"method": "copy", "captions": ""} | changed
-    options, saved = ([found[option.name] for option in declarations] for declarations in (given, saving))
-    return ["base", "finetune", adapters, *options, found.get("name", ""), found.get("subfolder", ""), *saved]
+    options = {option.name: option.default for kind in (Options, Running, Saving) for option in declared(kind)}
+    first = {"source": "base", "target": "finetune", "adapters": adapters, "name": "", "subfolder": "", "captions": ""}
+    return options | first | {"method": "copy"} | changed
 
 
-def asked(adapters: list[str], **changed: Any) -> list[Any]:
-    """Values of the controls that an analysis reads."""
-    return values(adapters, **changed)[: 3 + len(declared(Options) + declared(Running))]
+def asked(adapters: list[str], **changed: Any) -> Choice:
+    """The request for an analysis."""
+    return Choice.of(values(adapters, **changed))
+
+
+def wanted(adapters: list[str], **changed: Any) -> Transfer:
+    """The request for a transfer."""
+    return Transfer.of(values(adapters, **changed))
 
 
 def noted(handlers: Any, question: str, before: list, source: str, target: str | None, adapters: list[str], **new: Any) -> Any:
-    return handlers.noted(question, before, source, target, *asked(adapters, **new)[2:])
+    return handlers.noted(question, before, asked(adapters, source=source, target=target, **new))
+
+
+def listed(handlers: Any) -> list[str]:
+    """Labels in the list of LoRAs."""
+    _, _, adapters, _ = handlers.lists(None, None, None)
+    return adapters["choices"]
 
 
 def labels(handlers: Any, *names: str) -> list[str]:
     """Labels of these LoRAs in the list."""
-    return [label for label, name in handlers._labels().items() if name in names]
+    return [label for label in listed(handlers) if label.partition("  (")[0] in names]
 
 
 @pytest.fixture
@@ -47,12 +58,12 @@ def handlers(models: Path) -> Any:
 
 
 def test_save_as_and_precision_reach_the_file(handlers: Any, models: Path) -> None:
-    given = values(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
-    _, written, tag, *_ = handlers.transfer(lambda *given: None, *given)
+    given = wanted(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
+    _, written, tag, *_ = handlers.transfer(lambda *given: None, given)
     assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in written
     assert tag["value"] == "<lora:contrast-base-lorax:1>"
-    assert any(label.startswith("Lora/moved/contrast-base-lorax  (rank 4, LoRA-X,") for label in handlers._labels())
+    assert any(label.startswith("Lora/moved/contrast-base-lorax  (rank 4, LoRA-X,") for label in listed(handlers))
 
 
 def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> None:
@@ -60,8 +71,8 @@ def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> N
         assert ": layer" not in text, "computed again"
 
     chosen = labels(handlers, "Lora/contrast-base")
-    handlers.analyse(lambda *given: None, *asked(chosen))
-    handlers.transfer(never, *values(chosen))
+    handlers.analyse(lambda *given: None, asked(chosen))
+    handlers.transfer(never, wanted(chosen))
     assert (models / "Lora" / "contrast-base-finetune.safetensors").is_file()
 
 
@@ -76,12 +87,12 @@ def compared(handlers: Any, monkeypatch: pytest.MonkeyPatch, state: Any, which: 
         return ["picture"] * len(shots), said
 
     monkeypatch.setattr(handlers.host, "pictures", pictures)
-    gallery, status = handlers.compare(silent, state, which, "cat", 7, 2, None)
+    gallery, status = handlers.compare(silent, Comparison(state, which, "cat", 7, 2, None))
     return [caption for _, caption in gallery["value"]], status
 
 
 def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base")))
+    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
     assert compared(handlers, monkeypatch, state, "contrast-base-finetune", [])[1].count("Done.") == 1
     captions, status = compared(handlers, monkeypatch, state, "contrast-base-finetune", ["not applied", "not found"])
     assert captions == ["base with the LoRA", "finetune alone", "finetune with a plain copy", "finetune with the moved LoRA"]
@@ -89,21 +100,21 @@ def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeyp
 
 
 def test_a_lorax_file_makes_no_plain_copy(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base"), save_as="lora-x"))
-    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base-lorax")))
+    handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base"), save_as="lora-x"))
+    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base-lorax")))
     captions, _ = compared(handlers, monkeypatch, state, "contrast-base-lorax-finetune", [])
     assert captions == ["base with the LoRA", "finetune alone", "finetune with the moved LoRA"]
 
 
 @pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base", "Lora/contrast-base-finetune"])
 def test_compare_says_what_has_vanished_since_the_transfer(handlers: Any, models: Path, gone: str) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/contrast-base")))
+    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
     (models / f"{gone}.safetensors").unlink()
     for refreshed in (False, True):
         if refreshed:
             handlers.refresh(None, None, None)
         with pytest.raises(LoraxError, match=f"{gone.removeprefix('Lora/')}: not there any more"):
-            handlers.compare(silent, state, "contrast-base-finetune", "cat", 7, 2, None)
+            handlers.compare(silent, Comparison(state, "contrast-base-finetune", "cat", 7, 2, None))
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(handlers: Any, models: Path) -> None:
@@ -111,7 +122,7 @@ def test_files_of_one_name_in_two_folders_are_told_apart(handlers: Any, models: 
         (models / "Lora" / folder).mkdir()
         shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / folder / "a.safetensors")
     handlers.host.refresh()
-    _, _, _, state, which, *_ = handlers.transfer(silent, *values(labels(handlers, "Lora/x/a", "Lora/y/a")))
+    _, _, _, state, which, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/x/a", "Lora/y/a")))
     assert which["choices"] == ["x/a-finetune", "y/a-finetune"]
     assert [state["moved"][name][0] for name in which["choices"]] == ["Lora/x/a", "Lora/y/a"]
 
@@ -144,20 +155,21 @@ def test_what_running_takes_is_said_when_the_method_is_chosen(handlers: Any) -> 
     assert "runs both checkpoints" not in noted(handlers, "1", [[], None], "base", "finetune", chosen, method="copy")[3]
 
 
-def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(handlers: Any) -> None:
+def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An analysis needs no package that runs models."""
-    _, summary, _, rows, _ = handlers.analyse(silent, *asked(labels(handlers, "Lora/contrast-base"), method="refine"))
+    kept: list[Any] = []
+    monkeypatch.setattr(handlers.memory, "keep", lambda *given: kept.append(given))
+    _, summary, _, rows, _ = handlers.analyse(silent, asked(labels(handlers, "Lora/contrast-base"), method="refine"))
     assert "No model was run for this. A transfer takes about " in summary
     assert {row[3] for row in rows} == {"to be trained on what the source draws with the adapter"}
-    assert handlers.memory._last is None
+    assert kept == []
 
 
-def test_what_is_to_be_drawn_reaches_the_request(handlers: Any) -> None:
-    chosen = labels(handlers, "Lora/contrast-base")
-    made = handlers._request(asked(chosen, pictures=20.0, captions="cat\n\ncar\n", trigger=" ink "))
-    assert made.running == Running(pictures=20, captions=("cat", "car"), trigger="ink")
+def test_what_is_to_be_drawn_reaches_the_request() -> None:
+    made = asked([], pictures=20.0, captions="cat\n\ncar\n", trigger=" ink ")
+    assert made.of_options(Running) == Running(pictures=20, captions=("cat", "car"), trigger="ink")
     with pytest.raises(LoraxError, match="pictures 3: expected"):
-        handlers._request(asked(chosen, pictures=3))
+        asked([], pictures=3).of_options(Running)
 
 
 def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
@@ -185,7 +197,8 @@ def test_an_error_is_an_answer(handlers: Any, monkeypatch: pytest.MonkeyPatch) -
     def denied() -> Any:
         raise PermissionError("Permission denied: 'base.safetensors'")
 
+    chosen = labels(handlers, "Lora/contrast-base")
     monkeypatch.setattr(handlers.host, "bases", denied)
-    *_, notes, _ = noted(handlers, "5", [[], None], "base", "finetune", labels(handlers, "Lora/contrast-base"))
+    *_, notes, _ = noted(handlers, "5", [[], None], "base", "finetune", chosen)
     assert "data-answers='5'" in notes
     assert "Permission denied" in notes

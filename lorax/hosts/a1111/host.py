@@ -1,6 +1,4 @@
-"""AUTOMATIC1111's WebUI, v1.10."""
-
-from __future__ import annotations
+"""AUTOMATIC1111's WebUI, v1.10, as a host."""
 
 import re
 import sys
@@ -14,7 +12,7 @@ from modules import call_queue, devices, paths_internal, processing, scripts, sd
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.files import Cache
+from lorax.files import Cache, files_below
 from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored
@@ -26,7 +24,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
 class A1111:
-    """ListedFile lists, queue, progress and pictures are the WebUI's own."""
+    """The WebUI as a host: lists of files, queue, progress and pictures are its own."""
 
     picture_size: int | None = 512
     has_prompt = True
@@ -34,11 +32,8 @@ class A1111:
     def __init__(self) -> None:
         self._turns = Turns()
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
-        self.notice = (
-            ""
-            if _networks()
-            else ("The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared.")
-        )
+        disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
+        self.notice = "" if _networks() else disabled
 
     def bases(self) -> dict[str, ListedFile]:
         found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
@@ -47,11 +42,10 @@ class A1111:
     def adapters(self) -> dict[str, ListedFile]:
         if networks := _networks():
             return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
-        paths = (path for path in sorted(self.adapter_folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-        return {path.stem: ListedFile(path.stem, path) for path in paths}
+        return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 
     def prompt_names(self) -> Mapping[str, Path]:
-        self.refresh()  # the host knows a file by its name without folders, and of several by that which it finds last
+        self.refresh()  # names have no folders; of files with one name, the WebUI uses the one that it finds last
         return {name: model.path for name, model in self.adapters().items()}
 
     def loaded(self) -> str | None:
@@ -89,7 +83,7 @@ class A1111:
                 shared.state.end()
 
     def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, turn: Turn, *values: Any) -> Sequence[Any]:  # the task's id is for the wrapper
+        def handle(task: str, turn: Turn, *values: Any) -> Sequence[Any]:  # the wrapper reads the task's id
             def progress(done: int, total: int, text: str) -> None:
                 turn.check()
                 _progress(done, total, text)
@@ -107,25 +101,25 @@ class A1111:
         return queued
 
     def interrupt(self) -> None:
-        if self._turns.stop():  # else what the host is at now is another's
+        if self._turns.stop():  # otherwise the WebUI is busy with somebody else's job
             shared.state.interrupt()  # a picture stops at its next step
 
     def tag(self, adapter: Path) -> str:
-        known = _networks().available_networks.values() if _networks() else ()
-        name = next((found.get_alias() for found in known if Path(found.filename) == adapter), adapter.stem)
+        listed = _networks().available_networks.values() if _networks() else ()
+        name = next((network.get_alias() for network in listed if Path(network.filename) == adapter), adapter.stem)
         return f"<lora:{name}:1>"
 
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
-        """Must be called in the host's queue, as ``handler`` does."""
+        """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``handler`` does."""
         if (networks := _networks()) is None:
             raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
         adapters = {shot.adapter.path for shot in shots if shot.adapter}
         names = [name for name, found in networks.available_network_aliases.items() if Path(found.filename) in adapters]
-        for name in names:  # a prompt that came from txt2img may hold them
+        for name in names:  # a prompt from txt2img may have their tags
             prompt = re.sub(rf"<(?:lora|lyco):{re.escape(name)}(?::[^>]*)?>", "", prompt)
-        drawn, said = [], []
+        drawn, comments = [], []
         try:
             for done, shot in enumerate(shots):
                 progress(done, len(shots), shot.title)
@@ -140,21 +134,21 @@ class A1111:
                     do_not_save_grid=True,
                     override_settings={"sd_model_checkpoint": shot.base.name},
                 )
-                job.scripts, job.script_args = _fitting(), ()
+                job.scripts, job.script_args = _script_runner(), ()
                 try:
                     processed = processing.process_images(job)
                     drawn += processed.images[:1]
-                    said += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
+                    comments += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
                 finally:
                     job.close()
-            progress(len(shots), len(shots), "")  # a stop during the last one
+            progress(len(shots), len(shots), "")  # raises if the user stopped the last picture
         finally:
-            sd_models.reload_model_weights()  # what was loaded before
-        return drawn, said
+            sd_models.reload_model_weights()  # the checkpoint that was loaded before
+        return drawn, comments
 
 
 def guards(app: Any) -> list[Any] | None:
-    """What the host's own API asks of a caller: a list of FastAPI's dependencies. None where there is no API (no --api)."""
+    """Return the FastAPI dependencies by which the WebUI's own API authorizes a caller; None if it runs without --api."""
     routes = {getattr(route, "path", ""): route for route in app.routes}
     if "/sdapi/v1/options" not in routes:
         return None
@@ -166,34 +160,34 @@ def guards(app: Any) -> list[Any] | None:
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
 
 
-def _fitting() -> Any:
-    """The scripts of a picture: ours, without which the host leaves LoRA-X files out, and none of other extensions."""
+def _script_runner() -> Any:
+    """Make a runner with our script alone: it fits LoRA-X files to the checkpoint. Scripts of other extensions do not run."""
     runner = scripts.ScriptRunner()
-    known = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
-    runner.alwayson_scripts = [script for script in known if type(script).__name__ == SCRIPT]
+    always_on = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
+    runner.alwayson_scripts = [script for script in always_on if type(script).__name__ == SCRIPT]
     return runner
 
 
 def _loaded() -> Any:
-    """The CheckpointInfo of what is loaded now, or None."""
-    model = sd_models.model_data.sd_model  # shared.sd_model would load one
+    """Return the CheckpointInfo of the loaded checkpoint, or None."""
+    model = sd_models.model_data.sd_model  # reading shared.sd_model would load one
     return model.sd_checkpoint_info if model else None
 
 
 @contextmanager
 def _loaded_again() -> Iterator[None]:
-    """What is loaded at the start of the block is loaded again at its end, where another has taken its place."""
+    """Reload, at the end of the block, the checkpoint that was loaded at its start, if another one is loaded by then."""
     before = _loaded()
     try:
         yield
     finally:
         if _loaded() is not before:
-            with sd_models.SkipWritingToConfig():  # the user may have chosen another one meanwhile
+            with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
                 sd_models.reload_model_weights(info=before)
 
 
 def _networks() -> Any:
-    """The built-in extension Lora's module, or None where that is disabled."""
+    """Return the module ``networks`` of the built-in extension Lora, or None if that is disabled."""
     module = sys.modules.get("networks")
     return module if hasattr(module, "available_networks") else None
 

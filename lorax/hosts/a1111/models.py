@@ -1,10 +1,8 @@
-"""Models that run, as AUTOMATIC1111's WebUI has loaded them: it switches to a checkpoint, and nothing is loaded twice."""
-
-from __future__ import annotations
+"""Runs the models that AUTOMATIC1111's WebUI has loaded. It switches checkpoints by itself, so nothing is loaded twice."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +12,39 @@ from torch import nn
 
 from lorax.checkpoint import VELOCITY, Checkpoint, config_of
 from lorax.errors import LoraxError
-from lorax.hosts.a1111.text import Conditioning, OneEncoder, TwoEncoders, called
-from lorax.models import batch_size, check
+from lorax.hosts.a1111.text import OneEncoder, TwoEncoders, call_through
+from lorax.models import Conditioning, batch_size, check
 
-BLOCKS = ("ResBlock", "BasicTransformerBlock")  # ldm's and sgm's classes have the same names
+BLOCKS = ("ResBlock", "BasicTransformerBlock")  # classes of these names are in ldm and in sgm
 
 
 class HostModels:
-    """Opens checkpoints as the host loads them: ``lorax.models.Models``."""
+    """Checkpoints as the WebUI loads them; implements ``lorax.models.Models``."""
 
-    def opened(self, base: Checkpoint) -> AbstractContextManager[HostModel]:
-        return opened(base)
-
-
-@contextmanager
-def opened(base: Checkpoint) -> Iterator[HostModel]:
-    """As ``lorax.models.protocol.Models``, in the host's queue. What was loaded before is not loaded again here."""
-    info = next((info for info in sd_models.checkpoints_list.values() if Path(info.filename) == base.path), None)
-    if info is None:
-        raise LoraxError(f"{base.path}: not listed by the WebUI any more. Refresh the lists and choose another checkpoint.")
-    check(base)
-    before = sd_models.model_data.sd_model
-    with sd_models.SkipWritingToConfig():  # what the user has chosen stays chosen
-        try:
-            loaded = sd_models.reload_model_weights(info=info)
-        except Exception as error:  # a pruned SDXL is taken for SSD-1B, a damaged file fails where it may
-            if before is not None:  # the host has taken it off the device and out of its hooks, but counts it as loaded
-                sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
-            reason = f"{type(error).__name__}: {error}"
-            raise LoraxError(f"{base.path}: the WebUI cannot load it ({reason}). Use another one.") from error
-    sd_unet.apply_unet("None")  # another one that an extension draws with, as TensorRT's, has no layers
-    with _frozen(loaded):
-        _take_networks_off(loaded)
-        yield HostModel(base, loaded)
+    @contextmanager
+    def opened(self, base: Checkpoint) -> "Iterator[HostModel]":
+        """Load the base in the WebUI's queue. The checkpoint that was loaded before is not restored here."""
+        info = next((info for info in sd_models.checkpoints_list.values() if Path(info.filename) == base.path), None)
+        if info is None:
+            raise LoraxError(f"{base.path}: not listed by the WebUI any more. Refresh the lists and choose another checkpoint.")
+        check(base)
+        before = sd_models.model_data.sd_model
+        with sd_models.SkipWritingToConfig():  # the user's selection stays as it is
+            try:
+                loaded = sd_models.reload_model_weights(info=info)
+            except Exception as error:  # a pruned SDXL is mistaken for SSD-1B; a damaged file can fail anywhere
+                if before is not None:  # off the device and without its hooks by now, though the WebUI counts it as loaded
+                    sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
+                reason = f"{type(error).__name__}: {error}"
+                raise LoraxError(f"{base.path}: the WebUI cannot load it ({reason}). Use another one.") from error
+        sd_unet.apply_unet("None")  # an extension's replacement, such as TensorRT's, has no layers to hook into
+        with _frozen(loaded):
+            _remove_networks(loaded)
+            yield HostModel(base, loaded)
 
 
 class HostModel:
-    """``lorax.models.protocol.Model`` over the host's ``sd_model``, in the host's precision. Its weights are not written."""
+    """The WebUI's ``sd_model`` in the WebUI's precision; implements ``lorax.models.Model``. No weight is changed."""
 
     def __init__(self, base: Checkpoint, loaded: Any) -> None:
         if loaded.parameterization == "v":
@@ -62,49 +56,42 @@ class HostModel:
 
     @property
     def alphas(self) -> torch.Tensor:
-        """As the model was trained, whatever schedule the host's settings have pictures drawn by."""
-        alphas: torch.Tensor = self._loaded.alphas_cumprod_original
-        return alphas.float().cpu()
+        """The schedule that the model was trained with, whatever schedule the WebUI's settings use for pictures."""
+        return self._loaded.alphas_cumprod_original.float().cpu()
 
     def encode(self, prompts: list[str]) -> Conditioning:
-        with _as_the_host_runs():
+        with _host_precision():
             return self._text.encode(prompts)
 
     def predict(self, latents: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        with _as_the_host_runs():
-            given = self._text.given(conditioning, latents)
-            predicted: torch.Tensor = self._loaded.apply_model(latents.to(self.device), times.to(self.device), given)
+        with _host_precision():
+            inputs = self._text.model_inputs(conditioning, latents)
+            predicted: torch.Tensor = self._loaded.apply_model(latents.to(self.device), times.to(self.device), inputs)
         return predicted.float()
 
     def encode_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         vae = self._loaded.first_stage_model
-
-        def means(x: torch.Tensor) -> torch.Tensor:
-            mean: torch.Tensor = vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)[0]
-            return mean
-
         # In torch 2.13 on the CPU, a backward pass through frozen convolutions crashes after an encoding with oneDNN.
         with torch.backends.mkldnn.flags(enabled=False):
-            return self._by_autoencoder(means, 2 * pictures - 1, pictures.shape[-1] // 8) * self.latent_scale
+            means = self._run_autoencoder(
+                lambda x: vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)[0], 2 * pictures - 1, pictures.shape[-1] // 8
+            )
+        return means * self.latent_scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self._loaded.first_stage_model
-
-        def pictures(z: torch.Tensor) -> torch.Tensor:
-            drawn: torch.Tensor = vae.decoder(vae.post_quant_conv(z))
-            return drawn
-
-        pixels = self._by_autoencoder(pictures, latents / self.latent_scale, latents.shape[-1])
+        vae, scaled = self._loaded.first_stage_model, latents / self.latent_scale
+        pixels = self._run_autoencoder(lambda z: vae.decoder(vae.post_quant_conv(z)), scaled, latents.shape[-1])
         return (pixels.clamp(-1, 1) + 1) / 2
 
     @torch.no_grad()
-    def _by_autoencoder(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int) -> torch.Tensor:
-        """As many at a time as suits latents of this size; in float32, since SDXL's autoencoder overflows in half precision."""
+    def _run_autoencoder(self, work: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int) -> torch.Tensor:
+        """Run the autoencoder in batches for latents of this size; in float32, since SDXL's overflows in half precision."""
         vae = self._loaded.first_stage_model
         dtype = next(vae.parameters()).dtype
-        vae.to(torch.float32)  # which holds all that half precision does
+        vae.to(torch.float32)  # lossless, and so is the way back
         try:
-            return torch.cat([called(vae, work, part.to(self.device).float()) for part in torch.split(x, batch_size(64, size))])
+            parts = torch.split(x, batch_size(64, size))
+            return torch.cat([call_through(vae, work, part.to(self.device).float()) for part in parts])
         finally:
             vae.to(dtype)
 
@@ -113,51 +100,43 @@ class HostModel:
         return self._unet.get_submodule(path) if component == "unet" else self._text.module(component, path)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """None where the host moves or casts weights by hand while the UNet runs: it would not when a block runs again."""
+        """Return no blocks if the WebUI moves or casts weights while the UNet runs: it would not when a block runs again."""
         if shared.cmd_opts.lowvram or not isinstance(devices.autocast(), (torch.autocast, nullcontext)):
             return []
         return [module for module in self._unet.modules() if type(module).__name__ in BLOCKS]
 
     @property
     def _unet(self) -> nn.Module:
-        unet: nn.Module = self._loaded.model.diffusion_model
-        return unet
+        return self._loaded.model.diffusion_model
 
 
 @contextmanager
 def _frozen(loaded: nn.Module) -> Iterator[None]:
-    """The host leaves gradients on for the weights, which it never asks for."""
-    learning = [parameter for parameter in loaded.parameters() if parameter.requires_grad]
+    """Switch the weights' gradients off within the block; the WebUI leaves them on."""
+    trainable = [parameter for parameter in loaded.parameters() if parameter.requires_grad]
     try:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
-def _take_networks_off(loaded: Any) -> None:
-    """LoRAs and hypernetworks of the last prompt. The extension Lora restores a layer's weights when the layer next runs.
-
-    OpenCLIP's attention is run by us in its parts, and so is run once as a whole before.
-    """
+def _remove_networks(loaded: Any) -> None:
+    """Remove the last prompt's LoRAs and hypernetworks. The extension Lora restores a layer's weights when it next runs."""
     if hasattr(networks := sys.modules.get("networks"), "loaded_networks"):
         networks.loaded_networks.clear()  # type: ignore[union-attr]
     shared.loaded_hypernetworks.clear()
-    with torch.no_grad(), devices.autocast():
+    with torch.no_grad(), devices.autocast():  # OpenCLIP's attention must run once as a whole, since we run its parts
         loaded.get_learned_conditioning([""])
 
 
 @contextmanager
-def _as_the_host_runs() -> Iterator[None]:
-    """In its precision. Where it moves or casts weights while it runs, a backward pass finds them as they were.
+def _host_precision() -> Iterator[None]:
+    """Run the block in the WebUI's precision, such that a backward pass finds the weights as the forward pass used them.
 
-    For it moves and casts by giving a parameter other data, which what is detached from the parameter does not follow.
+    The WebUI moves or casts a weight by assigning other data to the parameter. Saved tensors are detached, and keep the old data.
     """
-    with devices.autocast(), torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _as_it_is):
+    with devices.autocast(), torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved):
         yield
-
-
-def _as_it_is(kept: torch.Tensor) -> torch.Tensor:
-    return kept

@@ -1,7 +1,5 @@
 """LoRA-X's page among the WebUI's settings: the options' defaults, and the cache of fitted LoRA-X files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,60 +12,71 @@ from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.options import Caching, Option, Options, Running, Saving, declared
 
-PREFIX = "lorax_"  # of our options among the host's
+PREFIX = "lorax_"  # begins the names of our options among the WebUI's
 SECTION = ("lorax", "LoRA-X")
 
 
 def add_settings() -> None:
-    """Make the page. What is changed of the cache holds at once."""
+    """Add the page. Changes to the cache take effect at once, others after Reload UI."""
     for option in _defaults():
-        _add(option).needs_reload_ui()
+        info = _add(option).needs_reload_ui()
+        info.onchange = check
     for option in declared(Caching):
         info = _add(option)
         info.onchange = apply
-        info.restrict_api = option.kind is str  # where files are written is for the one at the page to say
+        info.restrict_api = option.kind is str  # a client of the API must not choose where files are written
     clear = shared.OptionInfo("Clear the cache", "Clear the cache", _clear_button, section=SECTION)
     clear.do_not_save = True
     shared.opts.add_option(f"{PREFIX}cache_clear", clear)
 
 
 def stored(options: list[Option] | None = None) -> Mapping[str, Any]:
-    """What the user has set of the options, by their names; of the tab's, unless told."""
+    """Return the values that the user has set, by option name; by default those of the tab's options."""
     names = [option.name for option in (_defaults() if options is None else options)]
     return {name: shared.opts.data[PREFIX + name] for name in names if PREFIX + name in shared.opts.data}
 
 
+def check() -> None:
+    """Raise LoraxError if the defaults are not what the options expect; the WebUI then takes the change back."""
+    given = stored()
+    try:
+        for declaration in (Options, Running, Saving):
+            declaration(**{one.name: one.parse(given[one.name]) for one in declared(declaration) if one.name in given})
+    except LoraxError as error:
+        gr.Warning(str(error))  # the WebUI itself gives the reason on its console only
+        raise
+
+
 @lru_cache(maxsize=1)
 def cache() -> Cache:
-    """The one cache of this process, also after Reload UI."""
+    """Return the cache, of which there is one per process, also after Reload UI."""
     return Cache(*_limits())
 
 
 def apply() -> None:
-    """Bring the cache to what is set. Raises LoraxError, upon which the WebUI takes the change back, where it cannot be."""
+    """Apply the settings to the cache. Raises LoraxError if its folder cannot be used; the WebUI then reverts the change."""
     folder, disk, memory = _limits()
     if disk:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"{folder}: cannot hold the cache ({error}). Choose another folder."
-            gr.Warning(reason)  # the WebUI itself says on its console only why it takes a change back
+            gr.Warning(reason)  # the WebUI itself gives the reason on its console only
             raise LoraxError(reason) from error
     cache().change(folder, disk, memory)
 
 
 def _limits() -> tuple[Path, int, int]:
-    """Folder, bytes on the disk, bytes in memory."""
-    known = {name: value for name, value in stored(declared(Caching)).items() if value is not None}
-    chosen = Caching(**known)
-    root = Path(paths_internal.data_path)
-    folder = root / chosen.cache_folder.strip() if chosen.cache_folder.strip() else root / "cache" / "lorax"
+    """Return the cache's folder, its bytes on disk and its bytes in memory."""
+    chosen = Caching(**{name: value for name, value in stored(declared(Caching)).items() if value is not None})
+    folder = Path(paths_internal.data_path) / (chosen.cache_folder.strip() or "cache/lorax")
     return folder, int(chosen.cache_size) << 30, int(chosen.cache_memory) << 20
 
 
 def _defaults() -> list[Option]:
-    running = [option for option in declared(Running) if option.kind is int]  # what is drawn is chosen for each LoRA
-    return declared(Options) + running + [option for option in declared(Saving) if option.kind is not bool]  # replacing is, too
+    """Return the options of the tab that have a default here. Captions, trigger words and replacing are chosen for each LoRA."""
+    running = [option for option in declared(Running) if option.kind is int]
+    return declared(Options) + running + [option for option in declared(Saving) if option.kind is not bool]
 
 
 def _add(option: Option) -> Any:
@@ -87,7 +96,7 @@ def _component(option: Option) -> tuple[Any, dict[str, Any]]:
 
 
 def _clear_button(label: str, value: str, elem_id: str) -> Any:
-    """The WebUI makes it as it makes any setting's component."""
+    """Make the button that clears the cache. The WebUI calls this as the class of a setting's component."""
 
     def clear() -> Any:
         cache().clear()

@@ -1,13 +1,10 @@
-"""The text encoders of a checkpoint that the WebUI has loaded, run as ``lorax.runner.runner`` runs a checkpoint's.
+"""Runs the text encoders of a checkpoint that the WebUI has loaded, with the same results as ``lorax.runner.runner``.
 
-The WebUI's own way through them depends on settings (clip skip, emphasis, crop) and takes words for the embeddings of that name.
+The WebUI's own code depends on settings (clip skip, emphasis, crop), and replaces words by textual inversions of that name.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,22 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from lorax.checkpoint import PROJECTION, openclip
-from lorax.models import text_module
+from lorax.models import Conditioning, text_module
 
 TOKENS = 77
-PIXELS = 8  # a latent value's, a side
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Encoded prompts."""
-
-    context: torch.Tensor  # (N, 77, width); of SDXL both encoders' side by side
-    pooled: torch.Tensor | None = None  # (N, width) of SDXL
+PIXELS = 8  # side of one latent
 
 
 class OneEncoder:
-    """SD 1.x's, of ``LatentDiffusion``."""
+    """The text encoder of SD 1.x, in a ``LatentDiffusion``."""
 
     def __init__(self, loaded: Any, device: torch.device) -> None:
         self._clip, self._device = _unwrapped(loaded.cond_stage_model), device
@@ -38,8 +27,8 @@ class OneEncoder:
     def encode(self, prompts: list[str]) -> Conditioning:
         return Conditioning(self._clip.transformer(_tokens(self._clip.tokenizer, prompts).to(self._device))[0])
 
-    def given(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
-        """What ``apply_model`` takes."""
+    def model_inputs(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
+        """Return the conditioning that ``apply_model`` takes."""
         return {"c_crossattn": [conditioning.context]}
 
     def module(self, component: str, path: str) -> nn.Module:
@@ -47,7 +36,7 @@ class OneEncoder:
 
 
 class TwoEncoders:
-    """SDXL's, of ``DiffusionEngine``."""
+    """The two text encoders of SDXL, in a ``DiffusionEngine``."""
 
     def __init__(self, loaded: Any, device: torch.device) -> None:
         self._conditioner, self._device = loaded.conditioner, device
@@ -55,19 +44,19 @@ class TwoEncoders:
         self._clip, self._open_clip = _unwrapped(first), OpenCLIP(_unwrapped(second).model)
 
     def encode(self, prompts: list[str]) -> Conditioning:
-        return called(self._conditioner, self._encoded, _tokens(self._clip.tokenizer, prompts).to(self._device))
+        return call_through(self._conditioner, self._encode, _tokens(self._clip.tokenizer, prompts).to(self._device))
 
-    def _encoded(self, ids: torch.Tensor) -> Conditioning:
+    def _encode(self, ids: torch.Tensor) -> Conditioning:
         first = self._clip.transformer(ids, output_hidden_states=True).hidden_states[-2]
         second, pooled = self._open_clip.encode(openclip.padded_with_zeros(ids, self._clip.tokenizer.eos_token_id))
         return Conditioning(torch.cat([first, second], dim=-1), pooled)
 
-    def given(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
-        """What ``apply_model`` takes: the pictures are not cropped, and of the size asked for."""
+    def model_inputs(self, conditioning: Conditioning, latents: torch.Tensor) -> dict[str, Any]:
+        """Return the conditioning that ``apply_model`` takes, for uncropped pictures of the latents' size."""
         size = [PIXELS * side for side in latents.shape[-2:]]
-        told = {"original_size_as_tuple": size, "crop_coords_top_left": [0, 0], "target_size_as_tuple": size}
+        inputs = {"original_size_as_tuple": size, "crop_coords_top_left": [0, 0], "target_size_as_tuple": size}
         sizes = [
-            embedder(torch.tensor([told[embedder.input_key]] * len(latents), dtype=torch.float32, device=self._device))
+            embedder(torch.tensor([inputs[embedder.input_key]] * len(latents), dtype=torch.float32, device=self._device))
             for embedder in self._sizes
         ]
         assert conditioning.pooled is not None
@@ -78,10 +67,10 @@ class TwoEncoders:
 
 
 class OpenCLIP:
-    """OpenCLIP's text encoder, so that each of its layers is a module, to whose hooks pictures come first and positions second.
+    """OpenCLIP's text encoder with a module for each layer, whose hooks see tensors (N, T, width).
 
-    OpenCLIP itself runs positions first, has q, k and v in one weight, and a projection without a module. Nothing is copied, and
-    outside of ``encode`` all is as the host has it.
+    OpenCLIP itself has positions first, one weight for q, k and v, and a projection without a module. Weights are shared, not
+    copied, and the WebUI's model is changed only within ``encode``.
     """
 
     def __init__(self, model: Any) -> None:
@@ -90,51 +79,50 @@ class OpenCLIP:
         self._projection = _linear(model.text_projection.T)
 
     def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the last block but one gives, (N, 77, width), and the pooled text (N, width), of token ids (N, 77)."""
+        """Return the last block's input (N, 77, width) and the pooled text (N, width) for token ids (N, 77)."""
         model = self._model
-        with self._apart():
+        with self._split_attentions():
             x = model.token_embedding(ids) + model.positional_embedding
             for block in self._blocks:
                 penultimate, x = x, block(x, attn_mask=model.attn_mask)
-            end = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=-1)]  # the end token has the highest number
+            end = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=-1)]  # the end token has the highest id
             return penultimate, self._projection(end)
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
-        """The host may have moved or cast its weights since the last time."""
+    def _split_attentions(self) -> Iterator[None]:
+        """Replace the attentions by split ones. Their weights are taken anew, since the WebUI may have moved or cast its own."""
         self._projection.weight.data = self._model.text_projection.data.T
-        whole = [block.attn for block in self._blocks]
+        originals = [block.attn for block in self._blocks]
         try:
             for block, attention in zip(self._blocks, self._attentions, strict=True):
-                attention.show(block.attn)
+                attention.take_weights(block.attn)
                 block.attn = attention
             yield
         finally:
-            for block, attention in zip(self._blocks, whole, strict=True):
-                block.attn = attention
+            for block, original in zip(self._blocks, originals, strict=True):
+                block.attn = original
 
     def module(self, path: str) -> nn.Module:
-        """Of the layer with transformers' path."""
+        """Return the module of the layer that has this path in transformers."""
         if path == PROJECTION:
             return self._projection
         key, third = openclip.key_of(f"{path}.weight")
         if third is None:
-            found: nn.Module = self._model.get_submodule(key.removesuffix(".weight"))
-            return found
+            return self._model.get_submodule(key.removesuffix(".weight"))
         number = int(key.removeprefix("transformer.resblocks.").partition(".")[0])
         return self._attentions[number].inner[third]
 
 
 class _Attention(nn.Module):
-    """What a ``MultiheadAttention`` does to itself, (N, T, width), with a linear layer each for q, k and v."""
+    """Self-attention over (N, T, width) as in ``MultiheadAttention``, with separate linear layers for q, k and v."""
 
     def __init__(self, whole: nn.MultiheadAttention) -> None:
         super().__init__()
         self._heads, self.out_proj = whole.num_heads, whole.out_proj
         self.inner = nn.ModuleList(map(_linear, whole.in_proj_weight.chunk(3), whole.in_proj_bias.chunk(3)))
 
-    def show(self, whole: nn.MultiheadAttention) -> None:
-        """From now on the layers are views of these weights."""
+    def take_weights(self, whole: nn.MultiheadAttention) -> None:
+        """Make the layers views of these weights."""
         for layer, W, b in zip(self.inner, whole.in_proj_weight.chunk(3), whole.in_proj_bias.chunk(3), strict=True):
             layer.weight.data, layer.bias.data = W.data, b.data
 
@@ -146,8 +134,8 @@ class _Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(2)), None
 
 
-def called(module: nn.Module, forward: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
-    """``forward(x)`` by way of the module, so that hooks by which the host brings it to its device are run."""
+def call_through(module: nn.Module, forward: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
+    """Return ``forward(x)``, called as the module's own ``forward``: the WebUI's hooks then bring the module to its device."""
     module.forward = forward
     try:
         return module(x)
@@ -156,19 +144,18 @@ def called(module: nn.Module, forward: Callable[[torch.Tensor], Any], x: torch.T
 
 
 def _tokens(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
-    """Ids (N, 77)."""
-    padded = tokenizer(list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-    ids: torch.Tensor = padded.input_ids
-    return ids
+    """Return token ids (N, 77)."""
+    settings = {"padding": "max_length", "max_length": TOKENS, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(prompts), **settings).input_ids
 
 
 def _unwrapped(embedder: Any) -> Any:
-    """Without what the host puts around for its prompts' syntax."""
+    """Return the encoder inside the wrapper by which the WebUI handles its prompt syntax."""
     return getattr(embedder, "wrapped", embedder)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
-    """Over these very weights."""
+    """Make a linear layer that shares these weights."""
     layer = nn.Linear(0, 0, bias=bias is not None, device="meta")
     layer.out_features, layer.in_features = weight.shape
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)

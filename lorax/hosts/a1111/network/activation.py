@@ -1,32 +1,29 @@
-"""When a prompt activates networks: fits the LoRA-X files among them to the loaded checkpoint, before anything is drawn."""
-
-from __future__ import annotations
+"""Fits the LoRA-X files that a prompt activates to the loaded checkpoint, before a picture is drawn."""
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import networks
 import torch
-from modules import devices, processing, scripts, shared
+from modules import devices, processing, scripts, sd_models, shared
 
 from lorax.errors import Interrupted, LoraxError
 from lorax.files import Cache, stamp
-from lorax.formats import open_adapter
-from lorax.hosts.a1111.network.library import Checkpoints
+from lorax.formats import Header, open_adapter
 from lorax.hosts.a1111.network.module_type import modules_of
 from lorax.progress import Progress
 from lorax.workflow import Fit, Fitter
 
 log = logging.getLogger(__name__)
-STALE = ("a LoRA-X file was fitted anew",)  # differs from every set of networks that a layer can have
+STALE = ("a LoRA-X file was fitted again",)  # differs from every set of networks that a layer can have
 
 
 def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
-    """The script class through which the host tells that networks were activated."""
+    """Make the script class that the WebUI calls once networks are activated."""
     activation = Activation(cache, device)
 
     class LoraxNetworks(scripts.Script):
@@ -37,13 +34,28 @@ def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
             return scripts.AlwaysVisible
 
         def after_extra_networks_activate(self, p: Any, *args: Any, extra_network_data: dict[str, Any], **kwargs: Any) -> None:
-            tell_of_those_not_loaded(p, {asked.positional[0] for asked in extra_network_data.get("lora", [])})
+            report_unloaded(p, {asked.positional[0] for asked in extra_network_data.get("lora", [])})
             activation.fit_all(p)
 
     return LoraxNetworks
 
 
+class Checkpoints:
+    """The WebUI's checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
+
+    def sha256(self, path: Path) -> str | None:
+        return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
+
+    def candidates(self, header: Header) -> Iterable[Path]:
+        """Yield the checkpoints with the source's hash, then those with its name."""
+        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
+        yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
+
+
 class Activation:
+    """The fitting of activated networks, with one ``Fitter`` for all prompts."""
+
     def __init__(self, cache: Callable[[], Cache], device: Callable[[], str]) -> None:
         self._make_cache, self._wanted_device = cache, device
 
@@ -52,7 +64,7 @@ class Activation:
         return Fitter(self._make_cache(), Checkpoints())
 
     def fit_all(self, p: Any) -> None:
-        """Fit what is not fitted yet. What cannot be fitted is left out of the picture, and the user is told."""
+        """Fit the networks that are not fitted yet. One that cannot be fitted is left out of the picture, with a message."""
         nets = [net for net in dict.fromkeys(networks.loaded_networks) if is_lorax(net)]
         if not nets:
             return
@@ -67,7 +79,7 @@ class Activation:
             except Exception as error:
                 leave_out(p, net, f"not applied, because of an unexpected {type(error).__name__}: {error}")
                 log.exception("fitting %s", net.name)
-        apply_anew({net.name: net.lorax_fit for net in nets})
+        apply_again({net.name: net.lorax_fit for net in nets})
 
     def _fit(self, p: Any, net: Any) -> None:
         file, model = Path(net.network_on_disk.filename), shared.sd_model
@@ -81,7 +93,7 @@ class Activation:
             shared.state.textinfo = None
         net.modules, missing = modules_of(net, fit.layers)
         net.lorax_model = weakref.ref(model)
-        # What is not final is tried, and what there is to say is said, at the next prompt again.
+        # A fit that is not final, or that has a message, is repeated at the next prompt.
         net.lorax_fit = wanted if fit.final and not fit.message else (*wanted[:3], fit.message)
         if fit.message:
             tell(p, net.name, fit.message)
@@ -91,7 +103,7 @@ class Activation:
     def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
         try:
             return self._fitter.fit(file, target, self._device(), progress)
-        except torch.cuda.OutOfMemoryError:  # the model is there already
+        except torch.cuda.OutOfMemoryError:  # the loaded model takes most of the memory
             devices.torch_gc()
             return self._fitter.fit(file, target, "cpu", progress)
 
@@ -103,28 +115,26 @@ class Activation:
 
 
 def is_lorax(net: Any) -> bool:
-    """By the header, or by a layer that the network type accepted."""
+    """Tell whether a network is a LoRA-X file, by its header or by a layer that the network type accepted."""
     return "lorax_format" in net.network_on_disk.metadata or hasattr(net, "lorax_fit")
 
 
-def tell_of_those_not_loaded(p: Any, names: set[str]) -> None:
-    """The host writes to its console alone why it could not load a file, and goes on."""
+def report_unloaded(p: Any, names: set[str]) -> None:
+    """Tell the user which LoRA-X files were not loaded, and why. The WebUI itself writes that to its console only."""
     for name in sorted(names - {net.mentioned_name for net in networks.loaded_networks}):
         file = networks.available_networks.get(name) or networks.available_network_aliases.get(name)
-        if file is not None and "lorax_format" in file.metadata:
-            tell(p, name, _unreadable(Path(file.filename)))
-
-
-def _unreadable(file: Path) -> str:
-    try:
-        open_adapter(file)
-    except (LoraxError, OSError) as error:
-        return str(error)
-    return "not applied: the WebUI could not load the file with the loaded checkpoint; its console tells why."
+        if file is None or "lorax_format" not in file.metadata:
+            continue
+        message = "not applied: the WebUI could not load the file with the loaded checkpoint; its console tells why."
+        try:
+            open_adapter(Path(file.filename))
+        except (LoraxError, OSError) as error:
+            message = str(error)
+        tell(p, name, message)
 
 
 def tell(p: Any, name: str, message: str) -> None:
-    """In the UI's output, and in the console for those who use the API."""
+    """Show a message below the picture, and in the console for those who use the API."""
     p.comment(f"LoRA-X, {name}: {message}")
     log.warning("LoRA-X, %s: %s", name, message)
 
@@ -134,8 +144,8 @@ def leave_out(p: Any, net: Any, why: str) -> None:
     tell(p, net.name, why)
 
 
-def apply_anew(fits: dict[str, Any]) -> None:
-    """Where the same networks now hold something else, have the host apply them again. By itself it looks at their names only."""
+def apply_again(fits: dict[str, Any]) -> None:
+    """Have the WebUI apply the networks again if one has another fit now. By itself it compares their names only."""
     model = shared.sd_model
     applied = model.__dict__.setdefault("lorax_applied", {})
     if all(applied.get(name) == fit for name, fit in fits.items()):

@@ -1,6 +1,4 @@
-"""The network type, and the modules that a fitted file becomes."""
-
-from __future__ import annotations
+"""The network type of LoRA-X files, and the WebUI's modules of a fitted file."""
 
 import re
 from typing import Any
@@ -12,14 +10,14 @@ from modules import shared
 
 from lorax.formats import loraxfile
 
-# Our component -> how the host's names of its modules begin (``assign_network_names_to_compvis_modules``).
+# Component -> prefix of its modules' names in the WebUI (``assign_network_names_to_compvis_modules``).
 PREFIXES = {"unet": "diffusion_model_", "te": "transformer_", "te1": "0_transformer_", "te2": "1_model_"}
-# How the host calls what is in te2, which is OpenCLIP's (``convert_diffusers_name_to_compvis``).
+# transformers' names -> OpenCLIP's, which the WebUI uses in te2 (``convert_diffusers_name_to_compvis``).
 OPEN_CLIP = {"encoder.layers": "transformer.resblocks", "self_attn": "attn", "fc1": "c_fc", "fc2": "c_proj", "text_model.": ""}
 
 
 class ModuleTypeLorax(network.ModuleType):
-    """Accepts the layers of LoRA-X files of any version, so that the host loads the file instead of dropping it."""
+    """The network type. It accepts layers of LoRA-X files of any version, so that the WebUI loads the file."""
 
     def create_module(self, net: Any, weights: Any) -> Any:
         if any(part.startswith(loraxfile.PREFIX) for part in weights.w):
@@ -29,20 +27,17 @@ class ModuleTypeLorax(network.ModuleType):
 
 
 class Unfitted:
-    """Stands in for a layer until the file is fitted: the source's layers are not the loaded checkpoint's."""
+    """A placeholder for a layer until the file is fitted, since the source's layers are not the loaded checkpoint's."""
 
     def calc_updown(self, orig_weight: torch.Tensor) -> Any:
-        raise RuntimeError("a LoRA-X file was not fitted to the checkpoint")  # the host counts it and tells the user
+        raise RuntimeError("a LoRA-X file was not fitted to the checkpoint")  # the WebUI counts errors and shows the number
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return y
 
 
 def names_of(layer: str) -> tuple[str, str]:
-    """The name under which the host looks for a layer's network, and the name of the module whose weight it changes.
-
-    They differ for q, k and v in OpenCLIP: all three are in the attention's own weight.
-    """
+    """Return the WebUI's names of a layer's network and of its module. OpenCLIP has one module for q, k and v."""
     component, _, path = layer.partition(".")
     if component == "te2":
         for ours, theirs in OPEN_CLIP.items():
@@ -52,12 +47,11 @@ def names_of(layer: str) -> tuple[str, str]:
 
 
 def modules_of(net: Any, layers: dict[str, dict[str, torch.Tensor]]) -> tuple[dict[str, Any], list[str]]:
-    """The host's modules of a plain LoRA with these layers, and the layers that the loaded checkpoint lacks."""
-    live = shared.sd_model.network_layer_mapping
+    """Return the WebUI's modules of a plain LoRA with these layers, and the layers that the loaded checkpoint lacks."""
     made, missing = {}, []
     for layer, parts in layers.items():
         name, owner = names_of(layer)
-        module = live.get(owner)
+        module = shared.sd_model.network_layer_mapping.get(owner)
         if module is None:
             missing.append(layer)
             continue

@@ -1,0 +1,95 @@
+"""Tensors in pickled files, which come from strangers: nothing in them runs, and what they cost is bounded beforehand."""
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from lorax.errors import LoraxError
+from lorax.files import opcodes
+
+LARGEST = 1 << 26  # bytes of a pickle without its tensors; those of large checkpoints take less than one mebibyte
+PROTOCOL = 1001  # of torch's format from before 1.6
+
+
+class PickleFile:
+    """A ``.ckpt`` or ``.pt`` file, which is mapped if its format allows it. Raises LoraxError if it is damaged or holds code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        try:
+            state = _load(path)
+        except Exception as error:  # a damaged pickle can make the unpickler raise anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise LoraxError(
+                f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
+                "Convert it to .safetensors with a tool that you trust."
+            ) from error
+        state = state.get("state_dict", state) if isinstance(state, dict) else {}
+        state = state if isinstance(state, dict) else {}
+        self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        if odd := next((key for key, value in self._state.items() if not _is_plain(value)), None):
+            raise LoraxError(
+                f"{path}: {odd} is not a plain tensor, but sparse, nested, quantized, expanded or without data. "
+                "Convert the file to .safetensors with a tool that you trust."
+            )
+        self.shapes = {key: tuple(value.shape) for key, value in self._state.items()}
+        if not self.shapes:
+            raise LoraxError(f"{path}: holds no tensors. Expected a checkpoint or an adapter.")
+
+    def get(self, key: str) -> torch.Tensor:
+        return self._state[key]
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether all values of the tensor are stored, so that reading it takes no more memory than the file has."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _load(path: Path) -> object:
+    """Load the file after a check of its container and its opcodes. Only torch's formats of today and before 1.6 are known."""
+    with path.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"
+    (_check_zip if is_zip else _check_legacy)(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of old pickles; users read our errors
+        if is_zip:
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # torch < 2.3 maps no Path
+        return torch.load(path, map_location="cpu", weights_only=True)  # cannot be mapped
+
+
+def _check_zip(path: Path) -> None:
+    """Raise ValueError if reading the records could take more than the file has."""
+    size, total, names = path.stat().st_size, 0, set()
+    with zipfile.ZipFile(path) as file:
+        if file.comment:
+            raise ValueError("a comment at its end, which torch does not write")
+        for record in file.infolist():
+            name, total = record.filename.lower(), total + record.file_size  # torch ignores case
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                raise ValueError(f"compressed record {record.filename[:80]}")
+            if total > size:
+                raise ValueError("records that are larger than the file")
+            if name in names:
+                raise ValueError(f"two records named {record.filename[:80]}")
+            names.add(name)
+        pickles = [record for record in file.infolist() if record.filename.lower().endswith(".pkl")]
+        if any(record.file_size > LARGEST for record in pickles):
+            raise ValueError(f"a pickle of more than {LARGEST} bytes beside its tensors")
+        for record in pickles:
+            opcodes.follow(io.BytesIO(file.read(record)), size)
+
+
+def _check_legacy(path: Path) -> None:
+    """Raise ValueError if one of the five pickles, which come before the tensors' bytes, is not what it should be."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = io.BytesIO(stream.read(LARGEST))
+    if [opcodes.follow(head, size) for _ in range(2)] != [torch.serialization.MAGIC_NUMBER, PROTOCOL]:
+        raise ValueError("not in a format of torch")
+    for _ in range(3):  # the system, the state, the tensors' names
+        opcodes.follow(head, size)
