@@ -36,6 +36,14 @@ def to_whole_number(text: str) -> int:
     return int(text)
 
 
+def to_user_and_password(text: str) -> str:
+    """Return what ``--auth`` is given. Raises LoraxError if it is not a user's name, a colon and a password."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise LoraxError("--auth: expected a user name and a password with a colon between them.")
+    return text
+
+
 def to_output(text: str) -> Path:
     """Return a path to write to. Raises LoraxError if a slash at the end, which ``Path`` drops, asks for a missing folder."""
     path = to_path(text)

@@ -72,10 +72,6 @@ class AdapterFile:
             raise LoraxError(f"{self.path}: {key} holds complex numbers ({tensor.dtype}); expected real ones. Export it again.")
         return tensor.float()
 
-    @property
-    def _bundled(self) -> list[str]:
-        return [key for key in self._file.shapes if key.startswith(EMBEDDING)]
-
     def vector(self, key: str) -> torch.Tensor:
         """Return the change of a norm or a bias, float32 (size,). Raises LoraxError if it cannot be read as such."""
         with reading(self.path, "an adapter"):

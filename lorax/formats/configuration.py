@@ -58,7 +58,7 @@ class Configuration:
         return default if place is None else next(itertools.islice(patterns.values(), place, None))
 
     def _table(self, which: str, patterns: dict[str, Any]) -> Table:
-        """The compiled table, which is compiled once: many layers ask for it."""
+        """Return the compiled table, which is compiled once: many layers ask for it."""
         if id(patterns) not in self._tables:
             try:
                 self._tables[id(patterns)] = Table(patterns)
