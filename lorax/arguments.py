@@ -63,11 +63,3 @@ def to_captions(text: str) -> tuple[str, ...]:
     if not (found := texts(lines)):
         raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
     return found
-
-
-def to_user_and_password(text: str) -> str:
-    """Return ``user:password`` as typed. Raises LoraxError if a part is missing."""
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise LoraxError("--auth: expected a user name and a password with a colon between them.")
-    return text

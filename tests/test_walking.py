@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lorax import catalog
 from lorax.catalog import facts
-from lorax.files import files_below, as_utf8
+from lorax.files import as_utf8, files_below
 from lorax.hosts import standalone
 from lorax.hosts.standalone import Standalone
 from tests.samples import Files

@@ -43,6 +43,7 @@ def open_tensors(path: Path) -> TensorFile:
         if not path.is_file():
             raise LoraxError(f"{path}: no such file. Check the path.")
         _ = str(path).encode()  # the libraries that read it take no other names
+        path.open("rb").close()  # what may not be read is not damaged
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return SafetensorsFile(path)

@@ -61,9 +61,10 @@ class AdapterFile:
         return list(dict.fromkeys(key.removeprefix(EMBEDDING).partition(".")[0] for key in keys))
 
     def bundled(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of the bundled embeddings by key, as stored."""
-        with reading(self.path, "an adapter"):  # each of its own, as a file is written, whatever the pickled ones share
-            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in self._bundled}
+        """Return the tensors of the bundled embeddings by key, as stored, and each of its own, whatever a pickle's share."""
+        with reading(self.path, "an adapter"):
+            keys = [key for key in self._file.shapes if key.startswith(EMBEDDING)]
+            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in keys}
 
     def _float(self, key: str) -> torch.Tensor:
         """Return the tensor in float32. Raises LoraxError if it is complex, since only a part of it would be left."""
