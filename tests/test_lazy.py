@@ -26,7 +26,7 @@ def test_two_instances_are_computed_at_the_same_time_and_once() -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda one: one.number, meetings)) == [1, 1]
     assert [one.number for one in meetings] == [1, 1]
-    assert Meeting.number.__doc__ == "Of times that it was computed."
+    assert Meeting.number.__doc__ == "Number of times that it was computed."
 
 
 def test_a_decomposition_is_such_a_property() -> None:

@@ -68,8 +68,8 @@ class Fitter:
             fit = Fit(_encoded(base, moved.layers, dtype), message)
         elif any(layer.is_on_base for layer in adapter.layers.values()):
             raise LoraxError(
-                f"{file}: not applied. It is rebuilt from {adapter.header.named_source}, which is not here. "
-                f"Put that checkpoint beside {base.path.name}, or use the adapter's form with factors."
+                f"not applied. It is rebuilt from {adapter.header.named_source}, which is not here. Put that checkpoint beside "
+                f"{base.path.name}, or use the adapter's form with factors."
             )
         else:
             message = (

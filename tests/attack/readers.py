@@ -87,7 +87,11 @@ def _fit(kept: Kept, seed: Seed, given: Path, number: int) -> str:
     """Fit a LoRA-X file, as a prompt does, to a relative of its source, which is at hand or not."""
     if not seed.name.startswith("LoRA-X"):
         return ""
-    fit(given, kept.target, *([kept.base] if number % 3 else []))
+    try:
+        fit(given, kept.target, *([kept.base] if number % 3 else []))
+    except LoraxError as error:
+        if not str(error).startswith("not applied. "):  # which hosts say behind the LoRA's name
+            raise
     return ""
 
 
