@@ -117,7 +117,7 @@ def test_cards_that_are_deep_or_large_are_ignored(files: Files, tmp_path: Path, 
     assert "it is larger than" in caplog.text
 
 
-@pytest.mark.parametrize("depth", range(100, 1000, 60))
+@pytest.mark.parametrize("depth", [100, 700, 940])
 def test_a_card_that_can_be_read_and_not_written_is_left_out(files: Files, tmp_path: Path, out: Path, depth: int) -> None:
     lora = changed(files, tmp_path / "style.safetensors", {})
     lora.with_suffix(".json").write_text(
