@@ -177,7 +177,7 @@ def test_plain_captions_are_many_and_differ() -> None:
 
 def test_bad_captions_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (empty := tmp_path / "empty.txt").write_text("\n \n")
-    for file, said in ((empty, "empty.txt: holds no caption"), (tmp_path / "none.txt", "none.txt: cannot be read")):
+    for file, said in ((empty, "empty.txt: holds no caption"), (tmp_path / "none.txt", "none.txt: no such file")):
         assert main(["analyze", "lora", "--source", "one", "--target", "other", "--captions", str(file)]) == 2
         assert said in capsys.readouterr().err
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,11 +97,12 @@ def test_interrupted_among_the_files(
 def test_interrupted_while_copying_the_preview(
     files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
-    def half(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:3])
+    def half(path: Path, data: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(data[:3])
         raise error
 
-    monkeypatch.setattr(shutil, "copyfile", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
     assert list(out.iterdir()) == []
 

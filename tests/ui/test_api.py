@@ -181,7 +181,7 @@ def test_what_is_unknown_or_too_long_is_refused_and_not_ignored(server: str, mor
 @pytest.fixture
 def api(models: Path) -> Iterator[str]:
     """Address of the routes alone, without the standalone server's guard: as a WebUI has them."""
-    import uvicorn
+    uvicorn = pytest.importorskip("uvicorn", reason="needs gradio: python dev.py ui")
     from fastapi import FastAPI
 
     from lorax.api import router
