@@ -20,8 +20,8 @@ pytestmark = needs_webui
     [
         ({"lorax_format": "9"}, "a LoRA-X file of format 9; this version reads up to format 1. Update the extension."),
         ({"lorax_family": "sdxl"}, "made for Stable Diffusion XL, but"),
-        ({"lorax_format": None}, "the header of this LoRA-X file is damaged"),
-        ({"lorax_settings": None}, "the header of this LoRA-X file is damaged"),
+        ({"lorax_format": None}, "The header of this LoRA-X file is damaged"),
+        ({"lorax_settings": None}, "The header of this LoRA-X file is damaged"),
     ],
     ids=["newer", "family", "no format", "no settings"],
 )
