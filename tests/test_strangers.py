@@ -25,6 +25,14 @@ from tests.samples import Files, raw, transfer, write
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 MIDDLE = "lora_unet_mid_block_attentions_0_proj_in"
 DEEP = '{"a":' * 100_000
+LORAX_HEADER = {
+    "lorax_format": "1",
+    "lorax_family": "sd1",
+    "lorax_source_model": "b",
+    "lorax_source_model_hash": "0",
+    "lorax_source_fingerprint": "0",
+    "lorax_method": "auto",
+}
 Refused = Callable[..., str]
 
 
@@ -94,15 +102,7 @@ def test_json_that_is_deep_or_large(files: Files, tmp_path: Path, refused: Refus
 
 
 def test_deep_settings_of_a_lorax_file(files: Files, tmp_path: Path, refused: Refused) -> None:
-    said = {
-        "format": "1",
-        "family": "sd1",
-        "source_model": "b",
-        "source_model_hash": "0",
-        "source_fingerprint": "0",
-        "method": "auto",
-    }
-    metadata = {f"lorax_{key}": value for key, value in said.items()} | {"lorax_settings": DEEP}
+    metadata = LORAX_HEADER | {"lorax_settings": DEEP}
     assert "deep.safetensors: cannot be read as lorax_settings" in refused(
         changed(files, tmp_path / "deep.safetensors", {}, metadata)
     )
@@ -222,15 +222,7 @@ def test_a_base_of_types_that_are_not_known(files: Files, tmp_path: Path, refuse
 
 
 def test_a_core_of_zeros_beside_probes_that_are_not(files: Files, tmp_path: Path) -> None:
-    said = {
-        "format": "1",
-        "family": "sd1",
-        "source_model": "b",
-        "source_model_hash": "0",
-        "source_fingerprint": "0",
-        "method": "auto",
-    }
-    metadata = {f"lorax_{key}": value for key, value in said.items()} | {"lorax_settings": "{}", "lorax_core": "diagonal"}
+    metadata = LORAX_HEADER | {"lorax_settings": "{}", "lorax_core": "diagonal"}
     parts = {f"{NAME}.lorax_core": torch.zeros(2), f"{NAME}.lorax_probe": torch.ones(small.PROBES)}
     save_file(parts, tmp_path / "a.safetensors", metadata)
     with pytest.raises(LoraxError, match=rf"a\.safetensors: {NAME}: the core is zero"):
