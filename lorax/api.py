@@ -4,10 +4,8 @@ It works with pydantic 1 and 2, and with the FastAPI of both hosts, which do not
 """
 
 import json
-import secrets
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException
@@ -16,10 +14,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, create_model
 
 from lorax.catalog import ListedFile, facts
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import LoraxError
 from lorax.files import as_utf8
 from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
+from lorax.hosts.jobs import Job, TooMany
 from lorax.options import Options, Running, Saving, declared
 from lorax.progress import Progress
 from lorax.transfer import as_json
@@ -27,8 +26,6 @@ from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
-FINISHED = 50  # finished jobs whose results are available
-IN_LINE = 20  # jobs that run or wait, each in a thread
 LONGEST_TEXT = 4096  # letters of each text of a request
 LONGEST_LIST = 10_000  # entries of each list
 DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
@@ -101,45 +98,6 @@ class LoraxJob(BaseModel):
     )
 
 
-@dataclass
-class ApiJob:
-    """A transfer or an analysis in its own thread."""
-
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    state: str = "running"
-    done: int = 0
-    total: int = 0
-    text: str = ""
-    error: str = ""
-    results: list[dict[str, Any]] = field(default_factory=list)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def start(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
-        threading.Thread(target=self._run, args=(host, work), name="lorax-job", daemon=True).start()
-
-    def shown(self) -> LoraxJob:
-        shown = {name: getattr(self, name) for name in ("id", "state", "done", "total", "text", "error", "results")}
-        return LoraxJob(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))
-
-    def _run(self, host: Host, work: Callable[[Progress], list[Result]]) -> None:
-        def begin(progress: Progress) -> list[Result]:
-            progress(0, 1, "Reading the files")  # raises if the job was cancelled in the queue
-            return work(progress)
-
-        try:
-            self.results = [_result(host, result) for result in host.run(begin, self._progress)]
-            self.state = "done"
-        except Interrupted:
-            self.state = "cancelled"
-        except Exception as error:  # whatever happened, the job must get a final state
-            self.error, self.state = f"{error}" if isinstance(error, LoraxError) else repr(error), "failed"
-
-    def _progress(self, done: int, total: int, text: str) -> None:
-        if self.cancelled.is_set():
-            raise Interrupted
-        self.done, self.total, self.text = done, total, text
-
-
 class CheckedRoute(APIRoute):
     """A route that reads no body which is not JSON of bounded size, whatever the host's FastAPI would make of it."""
 
@@ -157,37 +115,27 @@ class CheckedRoute(APIRoute):
         return checked
 
 
-class Jobs:
-    """The jobs of a host: those that run or wait, and the last ones that have ended."""
-
-    def __init__(self, host: Host) -> None:
-        self._host, self._jobs = host, dict[str, ApiJob]()
-        self._lock = threading.Lock()  # FastAPI runs requests in threads
-
-    def begin(self, work: Callable[[Progress], list[Result]]) -> LoraxJob:
-        """Start a job. Raises HTTPException if too many run or wait."""
-        started = ApiJob()
-        with self._lock:
-            ended = [id for id, job in self._jobs.items() if job.state != "running"]
-            if len(self._jobs) - len(ended) >= IN_LINE:
-                raise HTTPException(429, f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended.")
-            for id in ended[:-FINISHED]:
-                del self._jobs[id]
-            self._jobs[started.id] = started
-        started.start(self._host, work)
-        return started.shown()
-
-    def find(self, id: str) -> ApiJob:
-        """Return a job. Raises HTTPException if there is none."""
-        if (found := self._jobs.get(id)) is None:
-            raise HTTPException(404, f"No job {id}.")
-        return found
+def _shown(job: Job) -> LoraxJob:
+    shown = {name: getattr(job, name) for name in ("id", "state", "done", "total", "text", "error")}
+    shown["results"] = (job.outcome or []) if job.state == "done" else []
+    return LoraxJob(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))
 
 
 def router(host: Host) -> APIRouter:
     """Make the routes for a host."""
     api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
-    jobs, memory = Jobs(host), Memory(host.cache(), host.models())
+    memory = Memory(host.cache(), host.models())
+
+    def begin(work: Callable[[Progress], list[Result]]) -> LoraxJob:
+        try:
+            return _shown(host.jobs.begin(host, lambda progress: [_result(host, result) for result in work(progress)]))
+        except TooMany as error:
+            raise HTTPException(429, str(error)) from error
+
+    def found(id: str) -> Job:
+        if (job := next((job for job in host.jobs.of("") if job.id == id), None)) is None:
+            raise HTTPException(404, f"No job {id}.")
+        return job
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -201,7 +149,7 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = _request(host, asked)
-        return jobs.begin(lambda progress: analyse(request, progress, memory))
+        return begin(lambda progress: analyse(request, progress, memory))
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
@@ -217,16 +165,16 @@ def router(host: Host) -> APIRouter:
             host.refresh()  # so that the new files are listed
             return results
 
-        return jobs.begin(work)
+        return begin(work)
 
     @api.get("/jobs/{id}", response_model=LoraxJob)
     def job(id: str) -> Any:
-        return jobs.find(id).shown()
+        return _shown(found(id))
 
     @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
     def cancel(id: str) -> Any:
-        jobs.find(id).cancelled.set()
-        return jobs.find(id).shown()
+        (job := found(id)).stop()
+        return _shown(job)
 
     return api
 

@@ -32,6 +32,7 @@ class Option:
     help: str  # for artists
     offered: Callable[[], Mapping[str, str]] | None = None  # returns meanings by value
     example: str | None = None
+    placeholder: str = ""  # in an empty text field
     bounds: tuple[float, float] | None = None
     lines: bool = False  # whether the value is a list of texts, one per line
     name: str = ""
@@ -98,6 +99,7 @@ class Options:
         "Kept rank",
         "How many of a checkpoint's leading directions count as its style; methods that project keep only those",
         example="auto|N|25%|energy:0.95",
+        placeholder="auto; or a number, or a share such as 25%",
     )
     threshold: float = _option(
         0.8,
@@ -116,6 +118,7 @@ class Options:
         "Device",
         "What computes; auto is the graphics card where there is one, and mps uses the CPU, as Apple's cards lack the precision",
         example="auto|cpu|cuda|mps",
+        placeholder="auto",
     )
     max_rank: int | None = _option(
         None,
@@ -123,6 +126,7 @@ class Options:
         f"Rank of the written LoRA at most, for a smaller file; empty: as the method gives, and {DENSE_RANK} for formats other "
         "than LoRA, whose layers can be of any rank",
         example="N",
+        placeholder="no limit",
     )
 
     def __post_init__(self) -> None:
@@ -154,12 +158,14 @@ class Running:
         "Training steps",
         "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
         example="N",
+        placeholder="what served best",
     )
     lora_rank: int | None = _option(
         None,
         "Rank of the new LoRA",
         "Of each layer, as far as it can have it and the largest rank allows; empty: the rank that it has in the LoRA",
         example="N",
+        placeholder="as in the LoRA",
     )
     trigger: str = _option(
         "",
@@ -167,12 +173,14 @@ class Running:
         "They lead every second caption, so that what hides behind them is drawn; empty: those that the LoRA's card or metadata "
         "names, else the tag that it was trained on most",
         example="words",
+        placeholder="those that the LoRA names",
     )
     captions: tuple[str, ...] = _option(
         (),
         "Captions",
         "What the source draws, a caption a line; empty: plain captions of our own. Name what the LoRA is for, if that is narrow",
         example="FILE",
+        placeholder="one a line",
         lines=True,
     )
 
@@ -228,6 +236,7 @@ class Caching:
         "Where fitted LoRA-X files are kept, what is found of bases, what bridge and refine have drawn, and what a refine that "
         "was stopped goes on from; empty: lorax in the WebUI's own cache folder",
         example="a folder",
+        placeholder="cache/lorax",
     )
     cache_size: int = _option(
         4,

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from lorax.catalog import ListedFile
 from lorax.files import Cache
+from lorax.hosts.jobs import Jobs
 from lorax.models import Models
 from lorax.progress import Progress
 
@@ -29,6 +30,7 @@ class Host(Protocol):
     adapter_folder: Path  # outputs are written into it or a folder inside
     picture_size: int | None  # default size of compared pictures in pixels; None if the model decides
     has_prompt: bool  # whether there is a txt2img tab, to which prompt tags can be sent
+    jobs: Jobs  # of the tab and of the API; they outlive the page
 
     def bases(self) -> dict[str, ListedFile]: ...
 
@@ -53,7 +55,7 @@ class Host(Protocol):
         """Return the device that ``auto`` stands for."""
 
     def models(self) -> Models | None:
-        """Return what runs bases within ``run`` or ``handler``; None if diffusers is to run them."""
+        """Return what runs bases within ``run``; None if diffusers is to run them."""
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         """Return the work's result. It runs alone, in the host's queue, and ``progress`` may raise to stop it.
@@ -61,14 +63,15 @@ class Host(Protocol):
         The base that was loaded before is loaded again at the end, however the work ends.
         """
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        """Make a gradio handler for a long job. It works as ``run`` does, and shows the host's progress bar.
-
-        ``work(progress, *values of all inputs but the first)`` returns values for the outputs, the last one HTML.
-        """
-
     def interrupt(self) -> None:
-        """Stop the job that a handler runs, after its current step; if none runs, stop those that wait in the queue."""
+        """Have what the host computes for the running job end at its next step, such as a picture."""
+
+    @property
+    def opens_folders(self) -> bool:
+        """Whether the user may have a folder opened, which shows on the screen of the machine that the host runs on."""
+
+    def open_folder(self, folder: Path) -> None:
+        """Show the folder in the system's file manager."""
 
     def tag(self, adapter: Path) -> str:
         """Return the adapter's tag for prompts."""

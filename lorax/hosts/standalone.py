@@ -13,7 +13,7 @@ from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.files import Cache, as_utf8, files_below
 from lorax.formats import open_adapter
 from lorax.hosts.base import Shot, T
-from lorax.hosts.turns import Turns
+from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -27,13 +27,14 @@ class Standalone:
     notice = ""
     picture_size: int | None = None
     has_prompt = False
+    opens_folders = False
 
     def __init__(self, folder: Path, cache: Cache | None = None) -> None:
         if not folder.is_dir():
             raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
         self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
-        self._alone, self._turns = threading.Lock(), Turns()
+        self._alone, self.jobs = threading.Lock(), Jobs()
         self._found: dict[str, dict[str, ListedFile]] = {}
         self.refresh()
 
@@ -74,26 +75,11 @@ class Standalone:
         with self._alone:
             return work(progress)
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        import gradio as gr
-
-        def handle(bar: Any = gr.Progress(), *values: Any) -> Sequence[Any]:  # noqa: B008  (how gradio finds it)
-            with self._turns.taken() as turn:
-
-                def progress(done: int, total: int, text: str) -> None:
-                    turn.check()
-                    bar((done, total), desc=text)
-
-                def begin(report: Progress) -> Sequence[Any]:
-                    self._turns.begin(turn)
-                    return work(report, *values[1:])
-
-                return self.run(begin, progress)
-
-        return handle
-
     def interrupt(self) -> None:
-        self._turns.stop()
+        """Do nothing: here, whatever runs asks its progress whether it is to stop."""
+
+    def open_folder(self, folder: Path) -> None:
+        raise LoraxError(f"{folder}: cannot be opened from here.")
 
     def tag(self, adapter: Path) -> str:
         return f"<lora:{adapter.stem}:1>"

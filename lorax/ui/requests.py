@@ -8,6 +8,7 @@ from lorax.options import Options, Running, Saving, declared
 
 T = TypeVar("T", Options, Running, Saving)
 Values = Mapping[str, Any]
+Reply = dict[str, Any]  # updates of components by name
 
 
 class Form:
@@ -19,6 +20,10 @@ class Form:
     def read(self, values: Sequence[Any]) -> Values:
         """Return the components' values by name."""
         return dict(zip(self._names, values, strict=True))
+
+    def fill(self, reply: Reply, otherwise: Any) -> list[Any]:
+        """Return a value for each component, ``otherwise`` for those that are not in the reply."""
+        return [reply.get(name, otherwise) for name in self._names]
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class Choice:
         return cls(values["source"], values["target"], values["adapters"] or [], values)
 
     @property
-    def method(self) -> str:
-        return self.values["method"]
+    def files(self) -> tuple[Any, ...]:
+        """The chosen checkpoints and LoRAs alone."""
+        return self.source, self.target, tuple(self.adapters)
 
     def of_options(self, declaration: type[T]) -> T:
         """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
@@ -50,10 +56,13 @@ class Transfer:
     choice: Choice
     name: str
     subfolder: str
+    saving: Saving
 
     @classmethod
     def of(cls, values: Values) -> "Transfer":
-        return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
+        """Read the values. Raises LoraxError if an option does not accept its value."""
+        choice = Choice.of(values)
+        return cls(choice, values["name"].strip(), values["subfolder"].strip(), choice.of_options(Saving))
 
 
 @dataclass(frozen=True)

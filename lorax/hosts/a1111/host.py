@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
+from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared, util
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
@@ -17,7 +16,7 @@ from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored
 from lorax.hosts.base import Shot, T
-from lorax.hosts.turns import Turn, Turns
+from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
@@ -28,9 +27,9 @@ class A1111:
 
     picture_size: int | None = 512
     has_prompt = True
+    jobs = Jobs()  # of the process: Reload UI makes another host
 
     def __init__(self) -> None:
-        self._turns = Turns()
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
         self.notice = "" if _networks() else disabled
@@ -80,29 +79,18 @@ class A1111:
                 with _loaded_again():
                     return work(both)
             finally:
+                shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
                 shared.state.end()
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, turn: Turn, *values: Any) -> Sequence[Any]:  # the wrapper reads the task's id
-            def progress(done: int, total: int, text: str) -> None:
-                turn.check()
-                _progress(done, total, text)
-
-            self._turns.begin(turn)
-            with _loaded_again():
-                return work(progress, *values)
-
-        wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
-
-        def queued(task: str, *values: Any) -> Sequence[Any]:
-            with self._turns.taken() as turn:
-                return wrapped(task, turn, *values)
-
-        return queued
-
     def interrupt(self) -> None:
-        if self._turns.stop():  # otherwise the WebUI is busy with somebody else's job
-            shared.state.interrupt()  # a picture stops at its next step
+        shared.state.interrupt()  # a picture stops at its next step
+
+    @property
+    def opens_folders(self) -> bool:
+        return not (shared.cmd_opts.hide_ui_dir_config or shared.cmd_opts.webui_is_non_local)
+
+    def open_folder(self, folder: Path) -> None:
+        util.open_folder(str(folder))
 
     def tag(self, adapter: Path) -> str:
         listed = _networks().available_networks.values() if _networks() else ()
@@ -112,7 +100,7 @@ class A1111:
     def pictures(
         self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
     ) -> tuple[list[Any], list[str]]:
-        """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``handler`` does."""
+        """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``run`` does."""
         if (networks := _networks()) is None:
             raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
         adapters = {shot.adapter.path for shot in shots if shot.adapter}
