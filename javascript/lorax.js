@@ -76,14 +76,32 @@ window.lorax = (() => {
         }, 100);
     }
 
-    // Shows the new card after a transfer, and copies the prompt of txt2img into an empty prompt of the comparison.
-    function transferred() {
-        const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
-        if (prompt && !prompt.value && given) {
-            put(prompt, given.value);
-        }
+    // Shows new cards, previews and weights.
+    function refresh() {
         refreshCards(["txt2img", "img2img"]);
         return [];
+    }
+
+    // Shows the new card after a transfer, and has an empty comparison draw as txt2img does.
+    function transferred() {
+        if (find("#lorax_prompt textarea")?.value === "" && find("#txt2img_prompt textarea")) {
+            find("#lorax_from_txt2img").click();
+        }
+        return refresh();
+    }
+
+    // Returns what txt2img draws with, in the order of TXT2IMG in lorax/ui/comparing.py. What it lacks stays as it is in Compare.
+    const number = "input[type=number]";
+    const one = "input:checked, input:not([type=radio])"; // the WebUI's settings make a list or buttons of the samplers
+    const fields = [
+        ["prompt", "textarea"], ["neg_prompt", "textarea"], ["seed", "input"], ["steps", number], ["sampling", one], ["scheduler", one],
+        ["cfg_scale", number], ["width", number], ["height", number],
+    ];
+    function fromTxt2img(values) {
+        return fields.map(([name, part], place) => {
+            const given = find(`#txt2img_${name}`)?.querySelector(part)?.value;
+            return given === undefined ? values[place] : typeof values[place] === "number" ? Number(given) : given;
+        });
     }
 
     function sendCard(event) {
@@ -108,5 +126,5 @@ window.lorax = (() => {
         onAfterUiUpdate(addCardButtons);
         onUiTabChange(() => isOurs(get_uiCurrentTab()) && ask()); // another checkpoint may be loaded now
     }
-    return {submit, ask, copy, send, transferred};
+    return {submit, ask, copy, send, transferred, refresh, fromTxt2img};
 })();

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from lorax.catalog import Facts, ListedFile, facts, named, propose
 from lorax.errors import Interrupted, LoraxError
-from lorax.formats import open_adapter
-from lorax.hosts.base import Host, Shot
+from lorax.hosts.base import Host
 from lorax.methods import runs_models
 from lorax.options import Options, Running, Saving
 from lorax.progress import Progress
 from lorax.transfer.wording import cost_words
 from lorax.ui import words
+from lorax.ui.comparing import chosen_of
 from lorax.ui.heatmap import heatmap
-from lorax.ui.requests import Choice, Comparison, Form, Transfer, Values
+from lorax.ui.requests import Choice, Form, Transfer, Values
 from lorax.workflow import InFolder, Memory, Request, analyse, cost_of, plans, transfer
 
 Asked = TypeVar("Asked")
@@ -144,38 +143,17 @@ class Handlers:
         destination = InFolder(folder, asked.subfolder, asked.name, saving, self.host.prompt_names)
         results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
-        files = {r.written.relative_to(folder).with_suffix("").as_posix(): r for r in results if r.written}
-        moved = {name: (r.adapter.name, str(r.written)) for name, r in files.items()}
+        moved = [r.written for r in results if r.written]
         tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]
-        state = {"source": request.source.name, "target": request.target.name, "moved": moved}
         return [
             gr.update(visible=True),
             words.written(results),
             gr.update(value=" ".join(tags), visible=bool(tags)),
-            state,
-            gr.update(choices=list(moved), value=next(iter(moved), None)),
+            {"target": request.target.name},
+            chosen_of(self.host, moved),
             gr.update(choices=list(self._labels()), value=asked.choice.adapters),
             words.message("Done.", "done") if moved else words.message("Nothing was written.", "warning"),
         ]
-
-    def compare(self, progress: Progress, asked: Comparison) -> list[Any]:
-        state, which = asked.moved, asked.which
-        if not state or which is None or which not in state["moved"]:
-            raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
-        bases, (name, path) = self.host.bases(), state["moved"][which]
-        source, target = _listed(bases, state["source"]), _listed(bases, state["target"])
-        adapter, moved = _listed(self.host.adapters(), name), _listed({which: ListedFile(which, Path(path))}, which)
-        copied = [Shot(f"{words.short(target.name)} with a plain copy", target, adapter)]
-        shots = [
-            Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
-            Shot(f"{words.short(target.name)} alone", target, None),
-            *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file is fitted, never copied
-            Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
-        ]
-        pictures, comments = self.host.pictures(shots, asked.prompt, asked.seed, asked.steps, asked.size, progress)
-        captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
-        status = "".join(words.message(text, "warning") for text in comments) or words.message("Done.", "done")
-        return [gr.update(value=captioned, visible=True), status]
 
     def _request(self, choice: Choice) -> Request:
         bases = self.host.bases()
@@ -195,10 +173,3 @@ class Handlers:
     def _adapters(self, labels: list[str] | None) -> list[ListedFile]:
         names, adapters = self._labels(), self.host.adapters()
         return [adapters[names[label]] for label in labels or [] if label in names]
-
-
-def _listed(models: dict[str, ListedFile], name: str) -> ListedFile:
-    """Return the file of this name. Raises LoraxError if it was removed."""
-    if name not in models or not models[name].path.exists():
-        raise LoraxError(f"{name}: not there any more, though it was at the transfer. Choose another, and transfer again.")
-    return models[name]

@@ -54,21 +54,3 @@ class Transfer:
     @classmethod
     def of(cls, values: Values) -> "Transfer":
         return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The result of the last transfer, the LoRA of it that is compared, and how pictures are drawn."""
-
-    moved: dict[str, Any]
-    which: str | None
-    prompt: str
-    seed: int
-    steps: int
-    size: int | None
-
-    @classmethod
-    def of(cls, values: Values) -> "Comparison":
-        size = values["size"]
-        seed, steps = int(values["seed"]), int(values["steps"])
-        return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

@@ -7,10 +7,10 @@ import gradio as gr
 from lorax.hosts.base import Host
 from lorax.methods import runs_models
 from lorax.options import Options, Running, Saving, declared
-from lorax.ui import words
+from lorax.ui import comparing, words
 from lorax.ui.controls import control, js
 from lorax.ui.handlers import Handlers
-from lorax.ui.requests import Choice, Comparison, Form, Transfer
+from lorax.ui.requests import Choice, Form, Transfer
 
 TITLE = "LoRA-X"
 
@@ -61,7 +61,13 @@ def build(host: Host, **page: Any) -> gr.Blocks:
                 copy.click(None, [tag], None, **js("(text) => lorax.copy(text)"))
                 send = gr.Button("Send to txt2img", scale=0, visible=host.has_prompt, elem_id="lorax_send")
                 send.click(None, [tag], None, **js("(text) => lorax.send(text)"))
-            state, which = _comparison(host, handlers, task, status)
+        state = gr.State({})
+
+        def start(button: Any, work: Any, form: Form, ask: Any, outputs: list[Any]) -> None:
+            shown = [*outputs, status]
+            button.click(handlers.job(work, form, ask, len(shown)), **_job(task, form, shown))
+
+        which = comparing.lay_out(host, blocks, start, state)
         outcome = [result, written, tag, state, which, choices["adapters"], status]
         asked = Form(**choices, **options, name=name, subfolder=subfolder, **saving)
         done = transfer.click(handlers.job(handlers.transfer, asked, Transfer.of, len(outcome)), **_job(task, asked, outcome))
@@ -104,24 +110,6 @@ def _noting(handlers: Handlers, choice: Form, source: Any, shown: list[Any]) -> 
     for component in choice.components:
         changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
         changed(None, None, None, **js("() => lorax.ask()"))
-
-
-def _comparison(host: Host, handlers: Handlers, task: Any, status: Any) -> tuple[Any, Any]:
-    state = gr.State({})
-    with gr.Accordion("Compare", open=True, elem_id="lorax_comparison"):
-        with gr.Row():
-            prompt = gr.Textbox(label="Prompt", info="The same for all pictures", scale=4, elem_id="lorax_prompt")
-            which = _list("LoRA", "Which of those moved", "lorax_which", scale=2)
-        with gr.Row():
-            seed = gr.Number(7, label="Seed", precision=0)
-            steps = gr.Slider(1, 50, 20, step=1, label="Steps", elem_id="lorax_compare_steps")
-            sized = host.picture_size is not None
-            size = gr.Number(host.picture_size, label="Size", precision=0, visible=sized, elem_id="lorax_size")
-            compare = gr.Button("Compare", scale=0, elem_id="lorax_compare")
-        gallery = gr.Gallery(label="Pictures", columns=4, visible=False, elem_id="lorax_gallery")
-    form = Form(moved=state, which=which, prompt=prompt, seed=seed, steps=steps, size=size)
-    compare.click(handlers.job(handlers.compare, form, Comparison.of, 2), **_job(task, form, [gallery, status]))
-    return state, which
 
 
 def _list(label: str, info: str, elem_id: str, **shown: Any) -> Any:
