@@ -49,7 +49,7 @@ window.lorax = (() => {
         } else if (seen && seen.dataset.seen !== lastSeen) {
             lastSeen = seen.dataset.seen;
             tellOthers(lastSeen);
-            refreshCards(["txt2img", "img2img"]);
+            ended();
         }
         if (find("#lorax_verdict [data-pending]")) {
             ask();
@@ -111,6 +111,34 @@ window.lorax = (() => {
         }, 100);
     }
 
+    // Shows new cards, previews and weights.
+    function refresh() {
+        refreshCards(["txt2img", "img2img"]);
+        return [];
+    }
+
+    // Shows the new card after a transfer, and has an empty comparison draw as txt2img does.
+    function ended() {
+        if (find("#lorax_prompt textarea")?.value === "" && find("#txt2img_prompt textarea")) {
+            find("#lorax_from_txt2img").click();
+        }
+        return refresh();
+    }
+
+    // Returns what txt2img draws with, in the order of TXT2IMG in lorax/ui/comparing.py. What it lacks stays as it is in Compare.
+    const number = "input[type=number]";
+    const one = "input:checked, input:not([type=radio])"; // the WebUI's settings make a list or buttons of the samplers
+    const fields = [
+        ["prompt", "textarea"], ["neg_prompt", "textarea"], ["seed", "input"], ["steps", number], ["sampling", one], ["scheduler", one],
+        ["cfg_scale", number], ["width", number], ["height", number],
+    ];
+    function fromTxt2img(values) {
+        return fields.map(([name, part], place) => {
+            const given = find(`#txt2img_${name}`)?.querySelector(part)?.value;
+            return given === undefined ? values[place] : typeof values[place] === "number" ? Number(given) : given;
+        });
+    }
+
     function sendCard(event) {
         event.stopPropagation();
         put(find("#lorax_card textarea, #lorax_card input"), event.target.closest(".card").dataset.name);
@@ -140,5 +168,5 @@ window.lorax = (() => {
         ask();
         poll();
     }
-    return {named, ask, copy, send};
+    return {named, ask, copy, send, refresh, fromTxt2img};
 })();

@@ -1,4 +1,7 @@
-"""Registers LoRA-X with the WebUI: tab, settings, API and network type. Modules are imported when the WebUI calls for them."""
+"""Registers LoRA-X with the WebUI: tab, settings, API, axes of the X/Y/Z plot and network type.
+
+Modules are imported when the WebUI calls for them.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,12 @@ def routes(demo: Any, app: Any) -> None:
         app.include_router(router(A1111()), dependencies=dependencies)
 
 
+def axes() -> None:
+    from lorax.hosts.a1111.axes import register
+
+    register()
+
+
 def cache() -> Any:
     from lorax.hosts.a1111.settings import cache
 
@@ -46,4 +55,5 @@ def device() -> str:
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
+script_callbacks.on_before_ui(axes)
 LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes in this module's namespace

@@ -1,6 +1,6 @@
 """The interface of a host: the program in which the tab and the API run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,11 +16,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of a comparison: a base, with an adapter or without."""
+    """One picture of a comparison: a base, with an adapter at a strength or without."""
 
     title: str
     base: ListedFile
     adapter: ListedFile | None
+    strength: float = 1.0
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the pictures of a comparison are drawn. Sampler, schedule and size are the host's or the model's own if not given."""
+
+    prompt: str
+    negative: str = ""
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = ""
+    schedule: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A PIL image, and the host's comments on it, such as that a LoRA was not applied."""
+
+    picture: Any
+    comments: Sequence[str] = ()
 
 
 class Host(Protocol):
@@ -73,13 +97,18 @@ class Host(Protocol):
     def open_folder(self, folder: Path) -> None:
         """Show the folder in the system's file manager."""
 
-    def tag(self, adapter: Path) -> str:
+    def tag(self, adapter: Path, strength: float = 1.0) -> str:
         """Return the adapter's tag for prompts."""
 
-    def pictures(
-        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> tuple[list[Any], list[str]]:
-        """Draw a PIL image per shot; return them with the host's comments, such as that a LoRA was not applied.
+    def samplers(self) -> Sequence[str]:
+        """Return the samplers of ``pictures`` by name, the default first; none if there is no choice."""
 
-        The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn.
+    def schedules(self) -> Sequence[str]:
+        """Return the noise schedules of ``pictures`` by name, the default first; none if there is no choice."""
+
+    def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
+        """Draw the shots one after the other. Shots that follow each other on one base are drawn without loading it again.
+
+        The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn, and what
+        ``progress`` raises to stop; what was yielded by then is whole.
         """

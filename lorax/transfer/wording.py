@@ -114,7 +114,7 @@ def proposal_words(proposal: Proposal) -> str:
 def cost_words(cost: Cost) -> str:
     """Say how much time and memory something takes."""
     where = "the CPU" if cost.device == "cpu" else "the graphics card"
-    return f"about {_time(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
+    return f"about {time_words(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
 
 
 def expected_words(expected: Forecast | Measured) -> str:
@@ -221,7 +221,7 @@ def _percent(share: float) -> str:
     return f"{5 * round(20 * share)} %"
 
 
-def _time(seconds: float) -> str:
+def time_words(seconds: float) -> str:
     """Say a time as exactly as it can be known."""
     if seconds < 90:
         return f"{max(10, 10 * round(seconds / 10))} seconds"

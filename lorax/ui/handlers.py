@@ -13,6 +13,7 @@ from lorax.options import Options, Running, Saving, declared
 from lorax.progress import Progress
 from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
+from lorax.ui.comparison import moved_loras
 from lorax.ui.pages import Page, Pages
 from lorax.ui.requests import Choice, Reply, Transfer, Values
 from lorax.ui.results import NOTHING, Outcome, analysed, deleted, transferred
@@ -28,6 +29,7 @@ class Handlers:
     def __init__(self, host: Host) -> None:
         self.host, self.chooser, self.pages = host, Chooser(host), Pages()
         self.memory = Memory(host.cache(), host.models())
+        self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
     def load(self, page: Page, mark: str, values: Values) -> Reply:
         """Show a page that was opened: what was chosen before, and its job."""
@@ -122,6 +124,21 @@ class Handlers:
         title = f"Moving {request.adapters_in_words} to {words.short(request.target.name)}"
         return self.start(page, TRANSFER, title, work)
 
+    def comparison(self, work: Callable[..., list[Any]], ask: Callable[[Values], Any], names: list[str]) -> Callable[..., Reply]:
+        """Make the handler of a button that draws. ``work`` returns what the components ``names`` show, and the status."""
+
+        def compare(page: Page, mark: str, values: Values) -> Reply:
+            asked = ask(values)
+            kept = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
+            kept["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
+
+            def drawn(progress: Progress) -> Outcome:
+                return Outcome(kept | dict(zip([*names, "status"], work(progress, asked), strict=True)))
+
+            return self.start(page, COMPARE, "Drawing pictures", drawn)
+
+        return compare
+
     def interrupt(self, page: Page, mark: str, values: Values) -> Reply:
         """Stop the job of this page, and no other."""
         for job in self.host.jobs.of(page.id):
@@ -146,7 +163,7 @@ class Handlers:
 
     def outcome(self, page: Page) -> Reply:
         """Return what has come of the page's jobs, as updates of all components that show such."""
-        reply = dict(NOTHING)
+        reply = dict(self.nothing)
         for job in self.host.jobs.of(page.id):
             if job.state == "done":
                 reply |= job.outcome.shown

@@ -106,6 +106,11 @@ def details() -> Parts:
     return parts
 
 
+def is_asked(part: Any) -> bool:
+    """Tell whether the component is one that the user fills in."""
+    return isinstance(part, gr.Textbox | gr.Dropdown | gr.Slider | gr.Checkbox)
+
+
 def _list(label: str, info: str, elem_id: str, **shown: Any) -> Any:
     """Make a list that a handler fills."""
     return gr.Dropdown([], label=label, info=info, elem_id=elem_id, **shown)

@@ -1,6 +1,6 @@
 """The requests of the tab to its handlers. gradio passes the components' values by position; here they are read by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,10 @@ class Form:
     def read(self, values: Sequence[Any]) -> Values:
         """Return the components' values by name."""
         return dict(zip(self._names, values, strict=True))
+
+    def named(self, name: Callable[[str], str]) -> dict[str, Any]:
+        """Return the components by other names."""
+        return {name(one): component for one, component in zip(self._names, self.components, strict=True)}
 
     def fill(self, reply: Reply, otherwise: Any) -> list[Any]:
         """Return a value for each component, ``otherwise`` for those that are not in the reply."""
@@ -63,21 +67,3 @@ class Transfer:
         """Read the values. Raises LoraxError if an option does not accept its value."""
         choice = Choice.of(values)
         return cls(choice, values["name"].strip(), values["subfolder"].strip(), choice.of_options(Saving))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The result of the last transfer, the LoRA of it that is compared, and how pictures are drawn."""
-
-    moved: dict[str, Any]
-    which: str | None
-    prompt: str
-    seed: int
-    steps: int
-    size: int | None
-
-    @classmethod
-    def of(cls, values: Values) -> "Comparison":
-        size = values["size"]
-        seed, steps = int(values["seed"]), int(values["steps"])
-        return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

@@ -11,6 +11,7 @@ from lorax.catalog import facts
 from lorax.files import stamp
 from lorax.hosts.base import Host
 from lorax.ui import telling, words
+from lorax.ui.comparing import chosen_of
 from lorax.ui.heatmap import heatmap
 from lorax.ui.requests import Reply
 from lorax.workflow import Request, Result
@@ -20,8 +21,9 @@ NOTHING: Reply = {
     "status": "",
     "result": gr.update(visible=False),
     "written": "",
-    "tag": gr.update(value="", visible=False),
+    "tag": "",
     "sent_to": "",
+    "last": {},
     "deleting": gr.update(visible=False),
     "analysis": gr.update(visible=False),
     "summary": "",
@@ -49,8 +51,10 @@ def transferred(host: Host, request: Request, results: Sequence[Result]) -> Outc
     shown: Reply = {
         "result": gr.update(visible=True),
         "written": telling.written(request, results),
-        "tag": gr.update(value=" ".join(tags), visible=bool(tags)),
+        "tag": " ".join(tags),
         "sent_to": request.target.name,
+        "last": {"target": request.target.name},
+        "compare_which": chosen_of(host, [r.written for r in results if r.written]),
         "using": gr.update(visible=bool(tags)),
         "status": "" if files else words.message("Nothing was written.", "warning"),
     }

@@ -1,21 +1,19 @@
 """AUTOMATIC1111's WebUI, v1.10, as a host."""
 
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared, util
+from modules import call_queue, devices, paths_internal, sd_models, shared, util
 
 from lorax.catalog import ListedFile
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted
 from lorax.files import Cache, files_below
+from lorax.hosts.a1111 import pictures, tags
 from lorax.hosts.a1111.models import HostModels
-from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.a1111.settings import cache, stored
-from lorax.hosts.base import Shot, T
+from lorax.hosts.base import Drawing, Drawn, Shot, T
 from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
@@ -32,14 +30,14 @@ class A1111:
     def __init__(self) -> None:
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
-        self.notice = "" if _networks() else disabled
+        self.notice = "" if tags.loras() else disabled
 
     def bases(self) -> dict[str, ListedFile]:
         found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
         return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
 
     def adapters(self) -> dict[str, ListedFile]:
-        if networks := _networks():
+        if networks := tags.loras():
             return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
         return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 
@@ -53,7 +51,7 @@ class A1111:
 
     def refresh(self) -> None:
         sd_models.list_models()
-        if networks := _networks():
+        if networks := tags.loras():
             networks.list_available_networks()
 
     def defaults(self) -> Mapping[str, Any]:
@@ -92,47 +90,18 @@ class A1111:
     def open_folder(self, folder: Path) -> None:
         util.open_folder(str(folder))
 
-    def tag(self, adapter: Path) -> str:
-        listed = _networks().available_networks.values() if _networks() else ()
-        name = next((network.get_alias() for network in listed if Path(network.filename) == adapter), adapter.stem)
-        return f"<lora:{name}:1>"
+    def tag(self, adapter: Path, strength: float = 1.0) -> str:
+        return tags.tag(adapter, strength)
 
-    def pictures(
-        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> tuple[list[Any], list[str]]:
+    def samplers(self) -> Sequence[str]:
+        return pictures.samplers()
+
+    def schedules(self) -> Sequence[str]:
+        return pictures.schedules()
+
+    def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
         """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``run`` does."""
-        if (networks := _networks()) is None:
-            raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
-        adapters = {shot.adapter.path for shot in shots if shot.adapter}
-        names = [name for name, found in networks.available_network_aliases.items() if Path(found.filename) in adapters]
-        for name in names:  # a prompt from txt2img may have their tags
-            prompt = re.sub(rf"<(?:lora|lyco):{re.escape(name)}(?::[^>]*)?>", "", prompt)
-        drawn, comments = [], []
-        try:
-            for done, shot in enumerate(shots):
-                progress(done, len(shots), shot.title)
-                tag = self.tag(shot.adapter.path) if shot.adapter else ""
-                job = processing.StableDiffusionProcessingTxt2Img(
-                    prompt=f"{prompt} {tag}",
-                    seed=seed,
-                    steps=steps,
-                    width=size,
-                    height=size,
-                    do_not_save_samples=True,
-                    do_not_save_grid=True,
-                    override_settings={"sd_model_checkpoint": shot.base.name},
-                )
-                job.scripts, job.script_args = _script_runner(), ()
-                try:
-                    processed = processing.process_images(job)
-                    drawn += processed.images[:1]
-                    comments += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
-                finally:
-                    job.close()
-            progress(len(shots), len(shots), "")  # raises if the user stopped the last picture
-        finally:
-            sd_models.reload_model_weights()  # the checkpoint that was loaded before
-        return drawn, comments
+        return pictures.draw(shots, drawing, progress)
 
 
 def guards(app: Any) -> list[Any] | None:
@@ -146,14 +115,6 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
-
-
-def _script_runner() -> Any:
-    """Make a runner with our script alone: it fits LoRA-X files to the checkpoint. Scripts of other extensions do not run."""
-    runner = scripts.ScriptRunner()
-    always_on = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
-    runner.alwayson_scripts = [script for script in always_on if type(script).__name__ == SCRIPT]
-    return runner
 
 
 def _loaded() -> Any:
@@ -172,12 +133,6 @@ def _loaded_again() -> Iterator[None]:
         if _loaded() is not before:
             with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
                 sd_models.reload_model_weights(info=before)
-
-
-def _networks() -> Any:
-    """Return the module ``networks`` of the built-in extension Lora, or None if that is disabled."""
-    module = sys.modules.get("networks")
-    return module if hasattr(module, "available_networks") else None
 
 
 def _progress(done: int, total: int, text: str) -> None:
