@@ -14,9 +14,10 @@ from lorax.hosts.a1111 import network  # the WebUI adds the extension's folder t
 
 def tabs() -> list[tuple[Any, str, str]]:
     from lorax.hosts.a1111.host import A1111
+    from lorax.hosts.a1111.settings import keep_out_of_defaults
     from lorax.ui.tab import TITLE, build
 
-    return [(build(A1111()), TITLE, "lorax_tab")]
+    return [(keep_out_of_defaults(build(A1111())), TITLE, "lorax_tab")]
 
 
 def settings() -> None:

@@ -54,7 +54,13 @@ def lay_out(host: Host, page: gr.Blocks, start: Start, last: Any) -> Any:
             preview = gr.Button("Draw a preview", size="sm", elem_id="lorax_draw_preview")
             compare = gr.Button("Compare", variant="primary", size="sm", elem_id="lorax_compare")
         told = gr.HTML(elem_id="lorax_compare_told")
-        gallery = gr.Gallery(label="Pictures", columns=4, object_fit="contain", visible=False, elem_id="lorax_gallery")
+        gallery = gr.Gallery(
+            label="Pictures; click one to use it or its strength",
+            columns=4,
+            object_fit="contain",
+            visible=False,
+            elem_id="lorax_gallery",
+        )
         drawn, chosen = gr.State({}), gr.State([])
         with gr.Column(visible=False, elem_id="lorax_picture") as panel:
             about = gr.HTML(elem_id="lorax_picture_about")
@@ -62,7 +68,7 @@ def lay_out(host: Host, page: gr.Blocks, start: Start, last: Any) -> Any:
                 save = gr.Button("Save as preview", size="sm", elem_id="lorax_save_preview")
                 swap = gr.Button("Replace the preview", size="sm", variant="stop", visible=False, elem_id="lorax_replace_preview")
                 weigh = gr.Button("Use this strength", size="sm", elem_id="lorax_use_strength")
-    form, shown = Form(last=last, **fields), [gallery, drawn, chosen, panel, about, save, swap, weigh]
+    form, shown = Form(last=last, **fields), [told, gallery, drawn, chosen, panel, about, save, swap, weigh]
     start(compare, comparing.compare, form, Comparison.of, shown)
     start(preview, comparing.preview, form, Comparison.of, shown)
     taken = [fields[name] for name in TXT2IMG]
@@ -143,23 +149,27 @@ class Comparing:
             planned = sheet(asked, self._host)
         except (LoraxError, OSError) as error:
             return words.message(str(error), "warning")
+        return self._count(asked, planned)
+
+    def _count(self, asked: Comparison, planned: Sheet) -> str:
         seconds = self._pace.expected(planned.shots, asked.work)
         long = f", about {time_words(seconds)}" if seconds else ". How long they take is told once the first ones are drawn"
         count = f"{len(planned.shots)} of at most {MOST} pictures{long}."
         return "".join(words.message(text, kind) for text, kind in [(count, "note"), *((w, "warning") for w in planned.warnings)])
 
     def compare(self, progress: Progress, asked: Comparison) -> list[Any]:
-        """Draw the pictures; return values for the gallery, what is known of its pictures, the choice of one, and the status."""
-        drawn, gallery, status = self._drawn(progress, asked)
-        return [gallery, drawn, [], gr.update(visible=False), "", *[gr.update()] * 3, status]
+        """Draw the pictures; return values for the outputs: their number, the gallery, and what else the page shows."""
+        told, gallery, drawn, status = self._drawn(progress, asked)
+        return [told, gallery, drawn, [], gr.update(visible=False), "", *[gr.update()] * 3, status]
 
     def preview(self, progress: Progress, asked: Comparison) -> list[Any]:
         """Draw each moved LoRA alone, and save the pictures as previews if there are none; return the same as ``compare``."""
         alone = replace(asked, others=[], seeds=asked.seeds[:1], strengths=[max(asked.strengths)])
-        drawn, gallery, status = self._drawn(progress, alone)
+        _, gallery, drawn, status = self._drawn(progress, alone)
         chosen = list(range(len(drawn["pictures"])))
         about, swap = self.save(drawn, chosen)
         return [
+            gr.update(),
             gallery,
             drawn,
             chosen,
@@ -226,8 +236,8 @@ class Comparing:
                 told.append(words.message(str(error), "error"))
         return ["".join(told), gr.update(visible=False)]
 
-    def _drawn(self, progress: Progress, asked: Comparison) -> tuple[dict[str, Any], Any, str]:
-        """Draw; return what is known of the pictures, the gallery's update, and the status."""
+    def _drawn(self, progress: Progress, asked: Comparison) -> tuple[str, Any, dict[str, Any], str]:
+        """Draw; return the number of pictures in words, the gallery's update, what is known of the pictures, and the status."""
         planned, moved = sheet(asked, self._host), {model.path for model, _ in moved_loras(self._host).values()}
         found, comments, stopped = self._draw(progress, asked, planned)
         numbers = sorted(found)
@@ -243,9 +253,10 @@ class Comparing:
         captioned = [(found[number], planned.shots[number].title) for number in numbers]
         gallery = gr.update(value=captioned, visible=bool(captioned), **{SHAPE: planned.columns}, selected_index=None)
         done = f"Stopped after {len(shots)} of {len(planned.shots)} pictures." if stopped else "Done."
-        warnings = [*planned.warnings, *comments, *([done] if stopped else [])]
+        warnings = [*comments, *([done] if stopped else [])]
         status = "".join(words.message(text, "warning") for text in warnings) or words.message(done, "done")
-        return {"token": self._kept.keep([found[number] for number in numbers]), "pictures": known}, gallery, status
+        kept = {"token": self._kept.keep([found[number] for number in numbers]), "pictures": known}
+        return self._count(asked, planned), gallery, kept, status
 
     def _draw(self, progress: Progress, asked: Comparison, planned: Sheet) -> tuple[dict[int, Any], list[str], bool]:
         """Draw; return the pictures by number, the host's comments, and whether the user stopped."""

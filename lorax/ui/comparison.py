@@ -68,7 +68,7 @@ class Sheet:
 
         def key(number: int) -> tuple[int, str, float]:
             shot = self.shots[number]
-            return bases.index(shot.base), str(shot.adapter and shot.adapter.path), shot.strength
+            return bases.index(shot.base), str(shot.adapter.path) if shot.adapter else "", shot.strength
 
         return sorted(range(len(self.shots)), key=key)
 

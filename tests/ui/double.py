@@ -77,6 +77,21 @@ class ScriptRunner:
         self.alwayson_scripts = []
 
 
+class SdSamplerData:
+    def __init__(self, name):
+        self.name = name
+
+
+class Scheduler:
+    def __init__(self, label):
+        self.label = label
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
 class StableDiffusionProcessingTxt2Img:
     scripts, script_args = None, {}  # which has no slices, as scripts want them
 
@@ -97,7 +112,8 @@ class Double:
         self.reloaded = 0
         self.drawn: list[dict] = []
         self.comments = ""
-        infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
+        self.plot = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])  # of the X/Y/Z plot
+        infos = self.infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
 
         def on_ui_tabs(callback, *, name=None):
             self.callbacks["tabs"] = callback
@@ -107,6 +123,12 @@ class Double:
 
         def on_app_started(callback, *, name=None):
             self.callbacks["started"] = callback
+
+        def on_before_ui(callback, *, name=None):
+            self.callbacks["before_ui"] = callback
+
+        def visible_samplers():
+            return [SdSamplerData("DPM++ 2M"), SdSamplerData("DDIM")]
 
         def list_models():
             pass
@@ -150,6 +172,7 @@ class Double:
                 "on_ui_tabs": on_ui_tabs,
                 "on_ui_settings": on_ui_settings,
                 "on_app_started": on_app_started,
+                "on_before_ui": on_before_ui,
             },
             "call_queue": {"queue_lock": queue_lock, "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
             "devices": {"device": SimpleNamespace(type="cpu")},
@@ -158,7 +181,13 @@ class Double:
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
             },
-            "scripts": {"ScriptRunner": ScriptRunner, "scripts_txt2img": ScriptRunner()},
+            "scripts": {
+                "ScriptRunner": ScriptRunner,
+                "scripts_txt2img": ScriptRunner(),
+                "scripts_data": [SimpleNamespace(module=SimpleNamespace()), SimpleNamespace(module=self.plot)],
+            },
+            "sd_samplers": {"visible_samplers": visible_samplers},
+            "sd_schedulers": {"schedulers": [Scheduler("Automatic"), Scheduler("Karras")]},
             "sd_models": {
                 "checkpoints_list": {info.name: info for info in infos},
                 "model_data": SimpleNamespace(sd_model=SimpleNamespace(sd_checkpoint_info=infos[0])),
@@ -193,5 +222,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("host", "models", "settings"):  # they bind them when they are imported
+        for name in ("axes", "host", "models", "pictures", "settings"):  # they bind them when they are imported
             monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)

@@ -11,7 +11,7 @@ import pytest
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.hosts.base import Shot
+from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
 from lorax.workflow import InFolder, Request, transfer
 from tests.ui.double import Double
@@ -133,7 +133,7 @@ def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPa
     assert "contrast-base" in host.adapters()
     assert host.tag(Path("x.safetensors")) == "<lora:x:1>"
     with pytest.raises(LoraxError, match="extension Lora, which is disabled"):
-        host.pictures([], "cat", 7, 5, 64, lambda done, total, text: None)
+        list(host.pictures([], Drawing("cat"), lambda done, total, text: None))
     assert double.drawn == []
 
 
@@ -178,15 +178,18 @@ def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> 
 
 def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
-    shots = [Shot("with", bases["finetune.safetensors"], lora), Shot("alone", bases["finetune.safetensors"], None)]
+    shots = [Shot("with", bases["finetune.safetensors"], lora, 0.6, 8), Shot("alone", bases["finetune.safetensors"], None)]
     named = ("<lora:contrast-base:0.5>", "<lora:contrast-base>", "<lyco:contrast-base by its author:1:te=0>")
     prompt = f"cat {' '.join(named)} face <lora:contrast-pruned:1>"
     double.comments = "Lora not found: x\n"
-    drawn, said = host.pictures(shots, prompt, 7, 5, 64, lambda done, total, text: None)
-    assert len(drawn) == 2
-    assert said == ["with: Lora not found: x", "alone: Lora not found: x"]
+    drawing = Drawing(prompt, "dog", 5, 3.5, "DDIM", "Karras", 64, 72)
+    drawn = list(host.pictures(shots, drawing, lambda done, total, text: None))
+    assert [one.comments for one in drawn] == [["Lora not found: x"]] * 2
     left = ["cat", "face", "<lora:contrast-pruned:1>"]  # which is another
-    assert [drawn["prompt"].split() for drawn in double.drawn] == [[*left, "<lora:contrast-base:1>"], left]
+    assert [drawn["prompt"].split() for drawn in double.drawn] == [[*left, "<lora:contrast-base:0.6>"], left]
+    asked = {"negative_prompt": "dog", "steps": 5, "cfg_scale": 3.5, "sampler_name": "DDIM", "scheduler": "Karras"}
+    assert all(drawn.items() >= (asked | {"width": 64, "height": 72}).items() for drawn in double.drawn)
+    assert [drawn["seed"] for drawn in double.drawn] == [8, 7]
     assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
     assert double.reloaded == 1
 
@@ -196,7 +199,7 @@ def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Dou
 
     ours, another = type(SCRIPT, (), {})(), object()
     double.modules["scripts"].scripts_txt2img.alwayson_scripts = [another, ours]
-    host.pictures([Shot("alone", host.bases()["base.safetensors"], None)], "cat", 7, 5, 64, lambda done, total, text: None)
+    list(host.pictures([Shot("alone", host.bases()["base.safetensors"], None)], Drawing("cat"), lambda done, total, text: None))
     assert double.drawn[0]["scripts"].alwayson_scripts == [ours]
     assert double.drawn[0]["script_args"][0:0] == ()
 
@@ -206,7 +209,7 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], "cat", 7, 5, 64, stop)
+        list(host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], Drawing("cat"), stop))
     assert double.reloaded == 1
 
 

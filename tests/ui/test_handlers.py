@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 
 from lorax.errors import LoraxError
 from lorax.options import Options, Running, Saving, declared
-from lorax.ui.requests import Choice, Comparison, Transfer
+from lorax.ui.requests import Choice, Transfer
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
@@ -78,53 +77,6 @@ def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> N
 
 def silent(*given: Any) -> None:
     pass
-
-
-def compared(handlers: Any, monkeypatch: pytest.MonkeyPatch, state: Any, which: str, said: list[str]) -> tuple[list[str], str]:
-    """Captions and status line of Compare, in a host that draws nothing and says something."""
-
-    def pictures(shots: Any, *given: Any) -> tuple[list[str], list[str]]:
-        return ["picture"] * len(shots), said
-
-    monkeypatch.setattr(handlers.host, "pictures", pictures)
-    gallery, status = handlers.compare(silent, Comparison(state, which, "cat", 7, 2, None))
-    return [caption for _, caption in gallery["value"]], status
-
-
-def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
-    assert compared(handlers, monkeypatch, state, "contrast-base-finetune", [])[1].count("Done.") == 1
-    captions, status = compared(handlers, monkeypatch, state, "contrast-base-finetune", ["not applied", "not found"])
-    assert captions == ["base with the LoRA", "finetune alone", "finetune with a plain copy", "finetune with the moved LoRA"]
-    assert (status.count("lorax-warning"), "not applied" in status, "Done." in status) == (2, True, False)
-
-
-def test_a_lorax_file_makes_no_plain_copy(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base"), save_as="lora-x"))
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base-lorax")))
-    captions, _ = compared(handlers, monkeypatch, state, "contrast-base-lorax-finetune", [])
-    assert captions == ["base with the LoRA", "finetune alone", "finetune with the moved LoRA"]
-
-
-@pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base", "Lora/contrast-base-finetune"])
-def test_compare_says_what_has_vanished_since_the_transfer(handlers: Any, models: Path, gone: str) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
-    (models / f"{gone}.safetensors").unlink()
-    for refreshed in (False, True):
-        if refreshed:
-            handlers.refresh(None, None, None)
-        with pytest.raises(LoraxError, match=f"{gone.removeprefix('Lora/')}: not there any more"):
-            handlers.compare(silent, Comparison(state, "contrast-base-finetune", "cat", 7, 2, None))
-
-
-def test_files_of_one_name_in_two_folders_are_told_apart(handlers: Any, models: Path) -> None:
-    for folder in "xy":
-        (models / "Lora" / folder).mkdir()
-        shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / folder / "a.safetensors")
-    handlers.host.refresh()
-    _, _, _, state, which, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/x/a", "Lora/y/a")))
-    assert which["choices"] == ["x/a-finetune", "y/a-finetune"]
-    assert [state["moved"][name][0] for name in which["choices"]] == ["Lora/x/a", "Lora/y/a"]
 
 
 def test_a_lora_of_another_family_is_warned_of(handlers: Any, models: Path) -> None:

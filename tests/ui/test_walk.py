@@ -1,7 +1,8 @@
-"""A walk through the standalone tab: choose, analyse, transfer, interrupt, compare, prompt tag."""
+"""A walk through the standalone tab: choose, analyse, transfer, interrupt, compare, prompt tag, preview, strength."""
 
 from __future__ import annotations
 
+import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,13 +135,15 @@ def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch:
     assert written(models) == []
 
 
-def compare(page: Any) -> None:
+def compare(page: Any, *, strengths: str = "1", pictures: int = 4) -> None:
     page.fill("#lorax_prompt textarea", "guitar")
+    page.fill("#lorax_compare_strengths input, #lorax_compare_strengths textarea", strengths)
     page.fill("#lorax_compare_steps input[type=number]", "2")
     page.locator("#lorax_compare_steps input[type=number]").blur()
+    page.wait_for_selector(f"#lorax_compare_told :text('{pictures} of at most 36 pictures')")
     page.click("#lorax_compare")
     if find_spec("diffusers"):
-        page.wait_for_selector("#lorax_gallery img")
+        page.wait_for_selector(f"#lorax_gallery .thumbnail-item:nth-child({pictures}) img")
 
 
 def test_compare_draws_four_pictures(chosen: Any) -> None:
@@ -155,6 +158,60 @@ def test_compare_draws_four_pictures(chosen: Any) -> None:
     for caption in ("base with the LoRA", "finetune alone", "with a plain copy", "with the moved LoRA"):
         assert caption in chosen.inner_text("#lorax_gallery")
     shoot(chosen, "compare")
+
+
+@pytest.mark.skipif(find_spec("diffusers") is None, reason="draws")
+def test_a_picture_of_an_earlier_transfer_becomes_its_preview_and_its_strength_the_cards(chosen: Any, models: Path) -> None:
+    chosen.click("#lorax_transfer")
+    chosen.wait_for_selector("#lorax_written .lorax-done")
+    chosen.reload()
+    chosen.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+    pick(chosen, "#lorax_which", "Lora/contrast-base-finetune")
+    compare(chosen, strengths=".4 .6 .8 1", pictures=7)
+    lefts = "[...document.querySelectorAll('#lorax_gallery .thumbnail-item')].map((one) => one.getBoundingClientRect().left)"
+    left = chosen.evaluate(lefts)
+    assert left[:4] == sorted(set(left))
+    assert left[4:] == left[:3]
+    chosen.locator("#lorax_gallery .thumbnail-item").nth(2).click()
+    chosen.wait_for_selector("#lorax_picture_about :text('finetune with the moved LoRA at 0.8')")
+    shoot(chosen, "compare-strengths")
+    chosen.click("#lorax_use_strength:has-text('(0.8)')")
+    chosen.wait_for_selector("#lorax_picture_about .lorax-done")
+    assert json.loads((models / "Lora" / "contrast-base-finetune.json").read_text("utf-8"))["preferred weight"] == 0.8
+    assert chosen.is_hidden("#lorax_replace_preview")
+    preview = models / "Lora" / "contrast-base-finetune.preview.png"
+    chosen.click("#lorax_save_preview")
+    chosen.wait_for_selector("#lorax_picture_about :text('Saved as preview')")
+    saved = preview.read_bytes()
+    chosen.click("#lorax_draw_preview")
+    chosen.wait_for_selector("#lorax_replace_preview")
+    assert preview.read_bytes() == saved
+    chosen.click("#lorax_replace_preview")
+    chosen.wait_for_selector("#lorax_picture_about :text('Saved as preview')")
+    assert preview.read_bytes() != saved
+
+
+def test_what_txt2img_has_is_read_whether_its_samplers_are_a_list_or_buttons(page: Any) -> None:
+    fields = (
+        "<div id='txt2img_prompt'><textarea>cat</textarea></div><div id='txt2img_neg_prompt'><textarea>dog</textarea></div>"
+        "<div id='txt2img_seed'><input type='number' value='-1'></div>"
+        "<div id='txt2img_steps'><input type='number' value='12'><input type='range' value='12'></div>"
+        "<div id='txt2img_cfg_scale'><input type='number' value='3.5'></div>"
+        "<div id='txt2img_width'><input type='number' value='64'></div>"
+    )
+    kinds = {
+        "<div id='txt2img_sampling'><input value='DDIM'></div>": "DDIM",
+        "<div id='txt2img_sampling'><input type='radio' value='a'><input type='radio' value='Euler' checked></div>": "Euler",
+    }
+    for html, sampler in kinds.items():
+        read = """([html, given]) => {
+            document.body.insertAdjacentHTML("beforeend", `<div id="fake">${html}</div>`);
+            const found = lorax.fromTxt2img(given);
+            document.querySelector("#fake").remove();
+            return found;
+        }"""
+        given = ["", "", "7", 20, "", "Karras", 7, 512, 768]
+        assert page.evaluate(read, [fields + html, given]) == ["cat", "dog", "-1", 12, sampler, "Karras", 3.5, 64, 768]
 
 
 OUTSIDE = """() => [...document.querySelectorAll("#lorax_heatmap img, #lorax_gallery .caption-label")].filter((part) => {

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from lorax.demo import bundle
@@ -104,6 +105,26 @@ def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
     page.wait_for_selector("#lorax_notes .lorax-facts")
     yield page
     page.close()
+
+
+def as_in_txt2img(page: Any, **values: Any) -> None:
+    """Fill in the fields of txt2img, and have Compare take them."""
+    page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
+    for name, value in values.items():
+        field = page.locator(f"#txt2img_{name} textarea, #txt2img_{name} input[type=number]").first
+        field.fill(str(value))
+        field.blur()
+    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+    page.evaluate("document.querySelector('#lorax_prompt textarea').value = ''")
+    page.click("#lorax_from_txt2img")
+    page.wait_for_function(f"() => document.querySelector('#lorax_prompt textarea').value === '{values['prompt']}'")
+
+
+def gallery(page: Any, part: str = "#lorax_gallery") -> list[np.ndarray]:
+    """The pictures (H, W, 3) of a gallery, in grey levels."""
+    shown = page.locator(f"{part} .thumbnail-item img")
+    urls = [shown.nth(i).get_attribute("src") for i in range(shown.count())]
+    return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB"), int) for url in urls]
 
 
 def shoot(page: Any, name: str) -> None:

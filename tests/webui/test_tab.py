@@ -5,19 +5,17 @@ Needs ``LORAX_WEBUI_DIR``: a WebUI v1.10.1 with its ``venv``; and playwright, wi
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.ui.chromium import pick
-from tests.webui.page import LORA, MORE, Page, shoot, tab
+from tests.webui.page import LORA, MORE, Page, as_in_txt2img, gallery, shoot, tab
 from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
@@ -38,13 +36,10 @@ def page(browser: Any, ui: Page) -> Iterator[Any]:
 
 def compared(page: Any) -> list[np.ndarray]:
     """The four pictures of Compare, (64, 64, 3) in grey levels."""
-    page.fill("#lorax_prompt textarea", "cat face")
-    page.fill("#lorax_size input", "64")
+    as_in_txt2img(page, prompt="cat face", seed=7, steps=20, cfg_scale=7, width=64, height=64)
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
-    shown = page.locator("#lorax_gallery .thumbnail-item img")
-    urls = [shown.nth(i).get_attribute("src") for i in range(shown.count())]
-    return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB"), int) for url in urls]
+    return gallery(page)
 
 
 def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:

@@ -10,8 +10,9 @@ from modules import call_queue, devices, paths_internal, sd_models, shared, util
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted
 from lorax.files import Cache, files_below
-from lorax.hosts.a1111 import pictures, tags
+from lorax.hosts.a1111 import tags
 from lorax.hosts.a1111.models import HostModels
+from lorax.hosts.a1111.pictures import draw, samplers, schedules
 from lorax.hosts.a1111.settings import cache, stored
 from lorax.hosts.base import Drawing, Drawn, Shot, T
 from lorax.hosts.jobs import Jobs
@@ -94,14 +95,14 @@ class A1111:
         return tags.tag(adapter, strength)
 
     def samplers(self) -> Sequence[str]:
-        return pictures.samplers()
+        return samplers()
 
     def schedules(self) -> Sequence[str]:
-        return pictures.schedules()
+        return schedules()
 
     def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
         """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``run`` does."""
-        return pictures.draw(shots, drawing, progress)
+        return draw(shots, drawing, progress)
 
 
 def guards(app: Any) -> list[Any] | None:
