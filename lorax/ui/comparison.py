@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, TypeVar
 
-from lorax.catalog import ListedFile, Named, Origin, adapter_of, base_of, facts
+from lorax.catalog import ListedFile, Named, Provenance, adapter_of, base_of, facts
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.hosts.base import Drawing, Host, Shot
@@ -73,7 +73,7 @@ class Sheet:
         return sorted(range(len(self.shots)), key=key)
 
 
-def moved_loras(host: Host) -> dict[str, tuple[ListedFile, Origin]]:
+def moved_loras(host: Host) -> dict[str, tuple[ListedFile, Provenance]]:
     """Return the LoRAs that transfers wrote, as their metadata tells, by their names in the list; the newest first."""
     found = []
     for name, model in host.adapters().items():
@@ -124,7 +124,7 @@ def _laid_out(asked: Comparison, others: list[Shot], moved: list[Shot], warnings
     return Sheet(shots, min(WIDEST, len(asked.strengths)), warnings)
 
 
-def _target(model: ListedFile, origin: Origin, asked: Comparison, host: Host) -> ListedFile:
+def _target(model: ListedFile, origin: Provenance, asked: Comparison, host: Host) -> ListedFile:
     bases = host.bases()
     if origin.target:
         return _there(model, origin.target, "moved to", base_of(origin.target, bases.values()))
@@ -143,7 +143,7 @@ def _there(model: ListedFile, named: Named, role: str, found: ListedFile | None)
 
 
 def _others(
-    model: ListedFile, origin: Origin, target: ListedFile, wanted: Sequence[str], host: Host, warnings: list[str]
+    model: ListedFile, origin: Provenance, target: ListedFile, wanted: Sequence[str], host: Host, warnings: list[str]
 ) -> Iterable[Shot]:
     """Yield the pictures to compare with. Those of what is not there any more are left out with a warning."""
     lora = adapter_of(origin.lora, host.adapters().values()) if {ON_SOURCE, COPIED} & set(wanted) else None

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import scripts, shared
 
-from lorax.catalog import Origin, facts
+from lorax.catalog import Provenance, facts
 from lorax.hosts.a1111 import tags
 
 LORA, STRENGTH, METHOD = "[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method"
@@ -27,7 +27,7 @@ def register() -> None:
     ]
 
 
-def _moved() -> dict[str, tuple[Path, Origin]]:
+def _moved() -> dict[str, tuple[Path, Provenance]]:
     """Return the LoRAs that transfers wrote, by their names in the WebUI."""
     listed = found.available_networks.items() if (found := tags.loras()) else ()
     files = {name: Path(network.filename) for name, network in listed}
@@ -91,7 +91,7 @@ def _is_plotted(label: str) -> bool:
     return any(axis.axis.label == label for axis in axes if axis)
 
 
-def _by_method(file: Path, method: str, moved: dict[str, tuple[Path, Origin]]) -> Path:
+def _by_method(file: Path, method: str, moved: dict[str, tuple[Path, Provenance]]) -> Path:
     """Return what this method made of the same LoRA for the same target."""
     made = facts(file).origin
     for other, origin in moved.values():
