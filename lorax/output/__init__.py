@@ -1,6 +1,7 @@
 """Writes adapters: plain LoRAs and LoRA-X files with their headers, and the files beside them."""
 
+from lorax.output.naming import Naming, holds_moved
 from lorax.output.plain_lora import DTYPES
-from lorax.output.writing import holds_moved, note, path_of, stage
+from lorax.output.writing import note, stage
 
-__all__ = ["DTYPES", "holds_moved", "note", "path_of", "stage"]
+__all__ = ["DTYPES", "Naming", "holds_moved", "note", "stage"]

@@ -19,6 +19,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "mismatch": wording.mismatch_words(report.mismatch) if report.mismatch else None,
         "overlap": report.overlap,
         "strength": report.strength,
+        "saved_strength": report.saved_strength,
         "coverage": report.coverage,
         "embeddings": report.embeddings,
         "beside": report.extra_layers,

@@ -141,7 +141,7 @@ class Handlers:
     def transfer(self, progress: Progress, asked: Transfer) -> list[Any]:
         request, saving = self._request(asked.choice), asked.choice.of_options(Saving)
         folder = self.host.adapter_folder
-        destination = InFolder(folder, asked.subfolder, asked.name, saving, self.host.prompt_names)
+        destination = InFolder(folder, asked.subfolder, saving, self.host.prompt_names)
         results = transfer(request, destination, progress, self.memory)
         self.host.refresh()
         files = {r.written.relative_to(folder).with_suffix("").as_posix(): r for r in results if r.written}

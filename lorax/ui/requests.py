@@ -45,15 +45,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A choice, with the name and the folder of the output."""
+    """A choice, with the folder of the output."""
 
     choice: Choice
-    name: str
     subfolder: str
 
     @classmethod
     def of(cls, values: Values) -> "Transfer":
-        return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
+        return cls(Choice.of(values), values["subfolder"].strip())
 
 
 @dataclass(frozen=True)

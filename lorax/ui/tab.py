@@ -27,11 +27,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
             with gr.Column(visible=runs_models(preset.get("method") or Options.method), elem_id="lorax_running") as running:
                 gr.HTML(words.heading("For bridge and refine, which run the checkpoints", words.RUNNING))
                 options |= _controls(Running, preset, row=2)
-            with gr.Row():
-                name = _line(
-                    "Output name", "Empty: the LoRA's name with the target's; with lorax for a LoRA-X file", "lorax_name"
-                )
-                subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
+            subfolder = _line("Subfolder", "Inside the LoRA folder; empty: beside the LoRA", "lorax_subfolder")
             saving = _controls(Saving, preset)
         choice = Form(**choices, **options)
         _noting(handlers, choice, choices["source"], [loaded, notes, running])
@@ -63,7 +59,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
                 send.click(None, [tag], None, **js("(text) => lorax.send(text)"))
             state, which = _comparison(host, handlers, task, status)
         outcome = [result, written, tag, state, which, choices["adapters"], status]
-        asked = Form(**choices, **options, name=name, subfolder=subfolder, **saving)
+        asked = Form(**choices, **options, subfolder=subfolder, **saving)
         done = transfer.click(handlers.job(handlers.transfer, asked, Transfer.of, len(outcome)), **_job(task, asked, outcome))
         done.then(None, None, None, **js("() => lorax.transferred()"))
         interrupt.click(host.interrupt, None, None, queue=False)
