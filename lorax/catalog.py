@@ -91,6 +91,7 @@ class Facts:
     family: str = ""
     trained_on: str = ""  # file name of the base according to the metadata, or else its kind according to Civitai
     trigger_words: str = ""
+    weight: float | None = None  # that the card prefers
     problem: str = ""
     origin: Provenance | None = None  # of a file that a transfer wrote
 
@@ -205,6 +206,7 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
         family=family.title if family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
         trigger_words=trigger_words(adapter),
+        weight=hints.weight,
         origin=_origin(adapter.metadata),
     )
 

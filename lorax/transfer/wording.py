@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -74,6 +74,11 @@ def table(report: Report) -> str:
     for r in report.records:
         names = r.target or "-", r.source or r.name, r.pairing.text if r.pairing else "-"
         rows.append((*names, r.status.value, _number(r.similarity), _number(r.kept), r.reason.text))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return the rows as lines for a terminal, with each column but the last as wide as its longest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
 
@@ -181,6 +186,9 @@ def _of_measurements(report: Report) -> Iterator[Section]:
             f"The target already has {report.overlap:.0%} of what the LoRA adds. That is left out: the result is as strong as "
             f"a copy at {report.strength:.2f}."
         )
+        yield Section(Topic.STRENGTH, text)
+    if report.saved_strength != 1:
+        text = f"Written at strength {report.saved_strength:g}: all that is moved was multiplied by it."
         yield Section(Topic.STRENGTH, text)
     if lost := report.compression_error:
         yield Section(Topic.COMPRESSION, f"Compression lost {lost:.1%} of the transferred delta's norm.")

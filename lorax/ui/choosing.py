@@ -1,16 +1,12 @@
 """Knows what there is to choose in the tab, and what is likely meant."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, ListedFile, facts, named, propose
-from lorax.errors import LoraxError
+from lorax.catalog import Facts, ListedFile, Sure, facts, named, origin
 from lorax.hosts.base import Host
-from lorax.options import Options
-from lorax.ui.requests import Choice
-from lorax.workflow import Request, plans
+from lorax.ui.requests import Choice, Reply, Values
 
 
 class Chooser:
@@ -19,13 +15,15 @@ class Chooser:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def lists(self, source: str | None, target: str | None, adapters: Sequence[str] | None) -> dict[str, Any]:
+    def lists(self, values: Values) -> Reply:
         """Return updates of the three lists, in which what was selected stays so if it still exists."""
         bases, labels = list(self.host.bases()), self.labels()
+        source, target, also, adapters = (values[name] for name in ("source", "target", "also", "adapters"))
         return {
             "adapters": gr.update(choices=list(labels), value=[label for label in adapters or () if label in labels]),
             "source": gr.update(choices=bases, value=source if source in bases else None),
             "target": gr.update(choices=bases, value=target if target in bases else self.host.loaded()),
+            "also": gr.update(choices=bases, value=[base for base in also or () if base in bases]),
         }
 
     def labels(self) -> dict[str, str]:
@@ -41,26 +39,19 @@ class Chooser:
         return [adapters[names[label]] for label in labels if label in names]
 
     def source_of(self, models: Sequence[ListedFile]) -> tuple[str | None, str | None]:
-        """Return the base that the LoRAs tell of, if one does, and else a guess, which the user must confirm."""
-        bases = self.host.bases()
-        for model in models:
-            if found := propose(model.path, bases.values()):
-                return found.name, None
-        return None, None
+        """Return the base that all of the LoRAs name, and if there is none, a guess, which the user must confirm."""
+        found = [origin(model.path, self.host.bases().values()) for model in models]
+        sources = {one.base.name for one in found if one.sure is Sure.FOUND and one.base}
+        if len(sources) == 1 and all(one.sure is Sure.FOUND for one in found):
+            return sources.pop(), None
+        guesses = [one.base.name for one in found if one.sure is Sure.GUESS and one.base]
+        return None, guesses[0] if len(found) == 1 and guesses else None
 
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
-        """Return what does not fit together, in sentences."""
-        bases = self.host.bases()
-        found = [f"{model.name}: {fact.problem}" for model, fact in zip(models, known, strict=True) if fact.problem]
-        if choice.source not in bases or choice.target not in bases:
-            return found
+        """Return in sentences where LoRAs name another source than the chosen one."""
+        bases, found = self.host.bases(), []
         for model, fact in zip(models, known, strict=True):
-            base = named(model.path, bases.values())
+            base = named(model.path, bases.values()) if choice.source in bases and not fact.problem else None
             if base and base.name != choice.source:
                 found.append(f"{model.name} says that it was trained on {base.name}, but the source is {choice.source}.")
-            try:
-                if not fact.problem and choice.source != choice.target:
-                    plans(Request(bases[choice.source], bases[choice.target], [model], Options(pairing="name")))
-            except LoraxError as error:
-                found.append(str(error))
-        return list(dict.fromkeys(found))
+        return found

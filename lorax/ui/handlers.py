@@ -1,48 +1,47 @@
 """Handles what a user chooses and clicks in the tab. Each handler returns updates of components by name; layout is elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import facts
+from lorax.catalog import ListedFile, facts
 from lorax.errors import LoraxError
 from lorax.hosts.base import Host
-from lorax.options import Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.progress import Progress
+from lorax.transfer import Do, Verdict
 from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
 from lorax.ui.comparison import moved_loras
+from lorax.ui.judging import Asked, Judging
 from lorax.ui.pages import Page, Pages
-from lorax.ui.requests import Choice, Reply, Transfer, Values
-from lorax.ui.results import NOTHING, Outcome, analysed, deleted, transferred
-from lorax.workflow import InFolder, Memory, Request, analyse, transfer
+from lorax.ui.requests import Choice, Reply, Values
+from lorax.ui.results import NOTHING, Shown, analysed, deleted, moved, original_tag
+from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batch
 
 EXPLAINED = [option for kind in (Options, Running, Saving) for option in declared(kind) if option.choices]
 ANALYSE, TRANSFER, COMPARE = "analyse", "transfer", "compare"
+BUTTONS = {Do.MOVE: "move", Do.REFINE: "refine", Do.BRIDGE: "bridge", Do.USE_ORIGINAL: "original"}
 
 
 class Handlers:
     """The handlers of one tab, whose pages are those of all users."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.chooser, self.pages = host, Chooser(host), Pages()
+        self.host, self.chooser, self.pages, self.judging = host, Chooser(host), Pages(), Judging(host)
         self.memory = Memory(host.cache(), host.models())
         self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
     def load(self, page: Page, mark: str, values: Values) -> Reply:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
-        return kept | self.lists(page.values or values) | self.progress(page) | self.outcome(page)
-
-    def lists(self, values: Values) -> Reply:
-        """Fill the lists."""
-        return self.chooser.lists(values["source"], values["target"], values["adapters"])
+        return kept | self.chooser.lists(page.values or values) | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.host.refresh()
-        return self.lists(values)
+        return self.chooser.lists(values)
 
     def use_card(self, page: Page, name: str, values: Values) -> Reply:
         """Choose the LoRA that was sent from its card."""
@@ -67,12 +66,9 @@ class Handlers:
             values = self._completed(page, values, reply)
             choice = Choice.of(values)
             models = self.chooser.adapters(choice.adapters)
-            known = [facts(model.path) for model in models]
-            warnings = self.chooser.misfits(choice, models, known)
-            loaded = telling.loaded(self.host.loaded(), choice.target)
-            notes = words.facts_lines([(model.name, fact) for model, fact in zip(models, known, strict=True)])
-            reply["notes"] = words.answers(question) + notes + loaded
-            reply["verdict"] = "".join(words.message(text, "warning") for text in warnings)
+            notes = words.facts_lines([(model.name, facts(model.path)) for model in models])
+            reply["notes"] = words.answers(question) + notes + telling.loaded(self.host.loaded(), choice.target)
+            reply |= self._judged(page, choice, models)
         except (LoraxError, OSError) as error:
             reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")}
         if page.values and Choice.of(page.values).files != Choice.of(values).files:
@@ -86,18 +82,44 @@ class Handlers:
         before, choice, loaded = page.values.get("adapters") or [], Choice.of(values), self.host.loaded()
         found: dict[str, Any] = {}
         if choice.adapters != before:
-            source, page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
-            found["source"] = source
+            found["source"], page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
         page.loaded = loaded
-        source = found.get("source", choice.source)
         reply |= {name: gr.update(value=value) for name, value in found.items() if value != values[name]}
-        reply["asking"] = gr.update(visible=bool(page.guess) and source is None)
-        reply["guess"] = telling.guess(page.guess)
+        is_open = found.get("source", choice.source) is None
+        reply |= {"asking": gr.update(visible=bool(page.guess) and is_open), "guess": telling.guess(page.guess)}
         return {**values, **found}
 
-    def start(self, page: Page, kind: str, title: str, work: Callable[[Progress], Outcome]) -> Reply:
+    def _judged(self, page: Page, choice: Choice, models: Sequence[ListedFile]) -> Reply:
+        """Return what is true of the LoRAs on the target, once it is known, and the buttons that go with it."""
+        bases = self.host.bases()
+        if not models or choice.target not in bases:
+            return {"verdict": words.message("Choose a LoRA, and the checkpoint that you want to use it on.")} | self._buttons([])
+        known = [facts(model.path) for model in models]
+        warned = "".join(words.message(text, "warning") for text in self.chooser.misfits(choice, models, known))
+        source = bases.get(choice.source) if choice.source else None
+        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values())))
+        if found is None:
+            return {"verdict": warned + telling.PENDING} | self._buttons([])
+        said = telling.verdicts([model.name for model in models], found)
+        tag = original_tag(self.host, models, [one.strength for one in found])
+        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method)
+
+    def _buttons(self, verdicts: Sequence[Verdict], method: str = Options.method) -> Reply:
+        """Show what can be done, the recommended one as the primary button; before that is known, Move alone."""
+        offered = [action.do for verdict in verdicts for action in verdict.actions]
+        best = next(iter(offered), None)
+        if not verdicts or method != Options.method:  # who has chosen a method wants it
+            offered.append(Do.MOVE)
+        if not self.host.has_prompt:
+            offered = [one for one in offered if one is not Do.USE_ORIGINAL]
+        return {
+            name: gr.update(visible=do in offered, variant="primary" if do is (best or Do.MOVE) else "secondary")
+            for do, name in BUTTONS.items()
+        }
+
+    def start(self, page: Page, kind: str, title: str, work: Callable[[Progress], Shown]) -> Reply:
         """Start a job of the page. Raises LoraxError if it has one already."""
         if any(job.state == "running" for job in self.host.jobs.of(page.id)):
             raise LoraxError("A job is running already. Wait until it has ended, or interrupt it.")
@@ -106,23 +128,32 @@ class Handlers:
         return self.outcome(page) | self.progress(page)
 
     def analyse(self, page: Page, mark: str, values: Values) -> Reply:
-        request = self.request(Choice.of(values))
-        title = f"Comparing {words.short(request.source.name)} with {words.short(request.target.name)}"
+        choice = Choice.of(values)
+        source, target, options = self._base(choice.source, "source"), self._base(choice.target, "target"), self._options(choice)
+        request = Request(source, target, self.chooser.adapters(choice.adapters), options, choice.of_options(Running))
+        title = f"Measuring {words.short(source.name)} and {words.short(target.name)}"
         return self.start(page, ANALYSE, title, lambda progress: analysed(analyse(request, progress, self.memory)))
 
     def transfer(self, page: Page, method: str, values: Values) -> Reply:
         """Start a transfer, by ``method`` or else by the chosen one."""
-        asked = Transfer.of({**values, "method": method or values["method"]})
-        request = self.request(asked.choice)
-        destination = InFolder(self.host.adapter_folder, asked.subfolder, asked.name, asked.saving, self.host.prompt_names)
+        choice = Choice.of({**values, "method": method or values["method"]})
+        adapters, source = self.chooser.adapters(choice.adapters), None
+        if choice.source or len(adapters) == 1:
+            source = self._base(choice.source, "source")
+        targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
+        running, batching = choice.of_options(Running), choice.of_options(Batching)
+        items, bases = [Item(adapter, source) for adapter in adapters], list(self.host.bases().values())
+        asked = Batch(items, targets, bases, self._options(choice), running, batching)
+        subfolder = choice.values["subfolder"].strip()
+        destination = InFolder(self.host.adapter_folder, subfolder, choice.of_options(Saving), self.host.prompt_names)
 
-        def work(progress: Progress) -> Outcome:
-            results = transfer(request, destination, progress, self.memory)
+        def work(progress: Progress) -> Shown:
+            outcomes = batch(asked, destination, progress, self.memory)
             self.host.refresh()
-            return transferred(self.host, request, results)
+            return moved(self.host, asked, outcomes)
 
-        title = f"Moving {request.adapters_in_words} to {words.short(request.target.name)}"
-        return self.start(page, TRANSFER, title, work)
+        what = words.short(adapters[0].name) if len(adapters) == 1 else f"{len(adapters)} LoRAs"
+        return self.start(page, TRANSFER, f"Moving {what} to {' and '.join(words.short(one.name) for one in targets)}", work)
 
     def comparison(self, work: Callable[..., list[Any]], ask: Callable[[Values], Any], names: list[str]) -> Callable[..., Reply]:
         """Make the handler of a button that draws. ``work`` returns what the components ``names`` show, and the status."""
@@ -132,8 +163,8 @@ class Handlers:
             kept = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
             kept["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
 
-            def drawn(progress: Progress) -> Outcome:
-                return Outcome(kept | dict(zip([*names, "status"], work(progress, asked), strict=True)))
+            def drawn(progress: Progress) -> Shown:
+                return Shown(kept | dict(zip([*names, "status"], work(progress, asked), strict=True)))
 
             return self.start(page, COMPARE, "Drawing pictures", drawn)
 
@@ -150,7 +181,7 @@ class Handlers:
         reply = self.progress(page)
         if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
             return reply
-        return reply | self.outcome(page) | self.lists(page.values or values)
+        return reply | self.outcome(page) | self.chooser.lists(page.values or values)
 
     def progress(self, page: Page) -> Reply:
         jobs = self.host.jobs.of(page.id)
@@ -166,14 +197,13 @@ class Handlers:
         reply = dict(self.nothing)
         for job in self.host.jobs.of(page.id):
             if job.state == "done":
-                reply |= job.outcome.shown
+                reply |= job.outcome.reply
             elif job.state != "running":
                 reply["status"] = telling.ended(job)
         return reply
 
     def ask_delete(self, page: Page, mark: str, values: Values) -> Reply:
-        written = self._written(page)
-        names = [file.name for file in written.files] if written else []
+        names = [file.name for shown in self._written(page) for file in shown.files]
         return {"deleting": gr.update(visible=True), "what": telling.delete(names)}
 
     def keep(self, page: Page, mark: str, values: Values) -> Reply:
@@ -181,30 +211,26 @@ class Handlers:
 
     def delete(self, page: Page, mark: str, values: Values) -> Reply:
         """Delete what the page's last transfer has written."""
-        written = self._written(page)
-        text = deleted(written) if written else ""
+        said = "".join(words.message(deleted(shown), "done") for shown in self._written(page))
         self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
         self.host.refresh()
-        return self.outcome(page) | self.progress(page) | self.lists(values) | {"status": words.message(text, "done")}
+        return self.outcome(page) | self.progress(page) | self.chooser.lists(values) | {"status": said}
 
     def open_folder(self, page: Page, mark: str, values: Values) -> Reply:
-        if self.host.opens_folders and (written := self._written(page)):
-            self.host.open_folder(written.files[0].parent)
+        for shown in self._written(page):
+            if self.host.opens_folders:
+                self.host.open_folder(shown.files[0].parent)
         return {}
 
-    def _written(self, page: Page) -> Outcome | None:
-        """Return the outcome of the page's last transfer, if it has written something."""
-        ended = [job for job in self.host.jobs.of(page.id) if job.state == "done" and job.outcome.files]
-        return ended[-1].outcome if ended else None
+    def _written(self, page: Page) -> list[Shown]:
+        """Return what has come of the page's transfer, if it has written something."""
+        return [job.outcome for job in self.host.jobs.of(page.id) if job.state == "done" and job.outcome.files]
 
-    def request(self, choice: Choice) -> Request:
-        """Make the request for what is chosen. Raises LoraxError if something is missing."""
-        bases = self.host.bases()
-        for role, name in (("source", choice.source), ("target", choice.target)):
-            if name not in bases:
-                raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
-        options, running = choice.of_options(Options), choice.of_options(Running)
-        if options.device == "auto":
-            options = replace(options, device=self.host.device())
-        source, target = (bases[name] for name in (choice.source, choice.target) if name)
-        return Request(source, target, self.chooser.adapters(choice.adapters), options, running)
+    def _base(self, name: str | None, role: str) -> ListedFile:
+        if (found := self.host.bases().get(name or "")) is None:
+            raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
+        return found
+
+    def _options(self, choice: Choice) -> Options:
+        options = choice.of_options(Options)
+        return replace(options, device=self.host.device()) if options.device == "auto" else options

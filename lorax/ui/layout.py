@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from lorax.hosts.base import Host
-from lorax.options import Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.ui import words
 from lorax.ui.controls import Parts, controls, line, wire
 
@@ -34,11 +34,9 @@ def options(preset: Mapping[str, Any]) -> Parts:
     saving = declared(Saving)
     with gr.Accordion("Options", open=False, elem_id="lorax_options"):
         with gr.Row():
-            parts = controls([option for option in saving if option.name in BASIC], preset)
-        with gr.Row():
-            if "name" not in parts:
-                parts["name"] = line("Output name", "Of the new file", "lorax_name", "the LoRA's name with the target's")
+            parts = controls([*(option for option in saving if option.name in BASIC), *declared(Batching)], preset)
             parts["subfolder"] = line("Subfolder", "Inside the LoRA folder", "lorax_subfolder", "beside the LoRA")
+        parts["also"] = _list("Also for", "Further targets; each gets a file of its own", "lorax_also", multiselect=True)
         with gr.Accordion("Advanced", open=False, elem_id="lorax_advanced"):
             with gr.Row():
                 parts |= controls(declared(Options), preset)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lorax.options import Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared
 
-T = TypeVar("T", Options, Running, Saving)
+T = TypeVar("T", Options, Running, Saving, Batching)
 Values = Mapping[str, Any]
 Reply = dict[str, Any]  # updates of components by name
 
@@ -34,36 +34,25 @@ class Form:
 class Choice:
     """The selected checkpoints and LoRAs, as the lists show them, and the values of all options."""
 
-    source: str | None
+    source: str | None  # None: for each LoRA the one that its file names
     target: str | None
+    also: list[str]  # further targets
     adapters: list[str]
     values: Values
 
     @classmethod
     def of(cls, values: Values) -> "Choice":
-        return cls(values["source"], values["target"], values["adapters"] or [], values)
+        return cls(values["source"], values["target"], values["also"] or [], values["adapters"] or [], values)
+
+    @property
+    def method(self) -> str:
+        return self.values["method"]
 
     @property
     def files(self) -> tuple[Any, ...]:
         """The chosen checkpoints and LoRAs alone."""
-        return self.source, self.target, tuple(self.adapters)
+        return self.source, self.target, tuple(self.also), tuple(self.adapters)
 
     def of_options(self, declaration: type[T]) -> T:
         """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
         return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A choice, with the name and the folder of the output."""
-
-    choice: Choice
-    name: str
-    subfolder: str
-    saving: Saving
-
-    @classmethod
-    def of(cls, values: Values) -> "Transfer":
-        """Read the values. Raises LoraxError if an option does not accept its value."""
-        choice = Choice.of(values)
-        return cls(choice, values["name"].strip(), values["subfolder"].strip(), choice.of_options(Saving))

@@ -1,16 +1,17 @@
 """Tells how a job goes and what has come of it, as HTML."""
 
-import time
 from collections.abc import Sequence
 from html import escape
 
 from lorax.hosts.jobs import Job
 from lorax.methods import runs_models
-from lorax.transfer.wording import refusal
+from lorax.transfer import Verdict
+from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
-from lorax.workflow import Request, Result
+from lorax.workflow import End, Outcome
 
-STOPPED = {"transfer": "Stopped. Nothing was written.", "compare": "Stopped. Nothing was changed."}
+PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
+MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 
 
 def progress(jobs: Sequence[Job]) -> str:
@@ -24,7 +25,7 @@ def progress(jobs: Sequence[Job]) -> str:
     elif running.began is None:
         now = "Waiting for its turn: something else is being computed"
     else:
-        now = ", ".join(filter(None, (running.text, _left(running, share))))
+        now = running.text
     return (
         f"<div class='lorax-progress' data-seen='{seen(jobs)}' data-running><div>{escape(running.title)}</div>"
         f"<div class='lorax-bar'><div style='width: {share:.1%}'></div></div><div>{escape(now)}</div></div>"
@@ -39,14 +40,29 @@ def seen(jobs: Sequence[Job]) -> str:
 
 def ended(job: Job) -> str:
     """Say why a job has come to nothing."""
-    if job.state == "cancelled":
-        return message(STOPPED.get(job.kind, "Stopped."), "warning")
-    return message(job.error, "error")
+    return message("Stopped.", "warning") if job.state == "cancelled" else message(job.error, "error")
 
 
-def written(request: Request, results: Sequence[Result]) -> str:
-    """Tell for each LoRA what was written, by which method, for which target and how large; or why nothing was."""
-    return "".join(_written(request, result) for result in results)
+def verdicts(names: Sequence[str], found: Sequence[Verdict]) -> str:
+    """Say what is true of each LoRA on the target."""
+    said = []
+    for name, verdict in zip(names, found, strict=True):
+        who = f"<b>{escape(name)}</b> " if len(names) > 1 else ""
+        said.append(f"<div class='lorax-verdict'>{who}{escape(verdict_words(verdict))}</div>")
+    return "".join(said)
+
+
+def written(outcomes: Sequence[Outcome], method: str) -> str:
+    """Tell what became of each LoRA: what was written, by which method, for which target and how large; or why nothing was."""
+    if len(outcomes) == 1:
+        return _written(outcomes[0], method)
+    rows = []
+    for one in outcomes:
+        name = escape(one.path.name if one.path else next(iter(one.reason.splitlines()), ""))
+        cells = escape(one.adapter.name), escape(short(one.target.name)), escape(one.end.value), name
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{title}</th>" for title in ("LoRA", "For", "What became of it", "File or reason"))
+    return f"<table class='lorax-outcomes'><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def delete(files: Sequence[str]) -> str:
@@ -63,25 +79,18 @@ def loaded(name: str | None, target: str | None) -> str:
 
 
 def guess(name: str | None) -> str:
-    """Ask whether the LoRAs were trained on this checkpoint."""
-    return message(f"Not known from the file: was it trained on {short(name)}?", "warning") if name else ""
+    """Ask whether the LoRA was trained on this checkpoint."""
+    return message(f"Not known: was it trained on {short(name)}?", "warning") if name else ""
 
 
-def _written(request: Request, result: Result) -> str:
-    if result.written is None:
-        why = refusal(result.report) if result.report.declined else "no layer could be moved, so nothing was written."
-        return message(f"{result.adapter.name}: {why}", "warning")
-    method = request.options.method
+def _written(one: Outcome, method: str) -> str:
+    if one.path is None:
+        text = "Stopped. Nothing was written." if one.end is End.STOPPED else f"{one.adapter.name}: {one.reason}"
+        return message(text, MARKS.get(one.end, "warning"))
+    if one.result is None:
+        return message(f"Left as it is, since it exists already: {one.path}", "done")
     how = "by running both checkpoints" if runs_models(method) else "by the weights"
-    size = result.written.stat().st_size / 1e6 if result.written.exists() else 0.0
-    facts = f"for {short(request.target.name)}, {how} ({method}), {size:.1f} MB" if size else "deleted since"
-    done = f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code><br>{escape(facts)}</div>"
-    return done + (message(result.note) if result.note else "")
-
-
-def _left(job: Job, share: float) -> str:
-    spent = time.monotonic() - (job.began or 0)
-    if spent < 3 or share < 0.02:
-        return ""
-    left = spent / share - spent
-    return f"about {round(left / 60)} minutes left" if left > 90 else f"about {max(1, round(left))} seconds left"
+    size = f", {one.path.stat().st_size / 1e6:.1f} MB" if one.path.exists() else ""
+    facts = f"for {short(one.target.name)}, moved {how} ({method}){size}"
+    done = f"<div class='lorax-done'>Written: <code>{escape(str(one.path))}</code><br>{escape(facts)}</div>"
+    return done + (message(one.result.note) if one.result.note else "")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lorax.hosts.turns import Turn, Turns
 
 from lorax.errors import Interrupted
-from lorax.hosts.turns import Turn, Turns
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")

@@ -1,0 +1,100 @@
+"""The routes of the API."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi import Request as HttpRequest
+from fastapi.routing import APIRoute
+
+from lorax.api.asking import PREFIX, batch_of, destination_of, request_of
+from lorax.api.bodies import LoraxAdapter, LoraxAnalysis, LoraxBase, LoraxBatch, LoraxJob, LoraxTransfer
+from lorax.api.jobs import begin, found, shown
+from lorax.catalog import facts
+from lorax.guard import READING, Refused, check_body
+from lorax.hosts.base import Host
+from lorax.progress import Progress
+from lorax.transfer import as_json
+from lorax.workflow import Memory, Result, analyse, batch, outcome_as_json, transfer
+
+
+class CheckedRoute(APIRoute):
+    """A route that reads no body which is not JSON of bounded size, whatever the host's FastAPI would make of it."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Any]:
+        handle = super().get_route_handler()
+
+        async def checked(request: HttpRequest) -> Any:
+            try:
+                if request.method not in READING:
+                    check_body(request.headers)
+            except Refused as refused:
+                raise HTTPException(refused.status, refused.reason) from refused
+            return await handle(request)
+
+        return checked
+
+
+def router(host: Host) -> APIRouter:
+    """Make the routes for a host."""
+    api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
+    memory = Memory(host.cache(), host.models())
+
+    @api.get("/bases", response_model=list[LoraxBase])
+    def bases() -> Any:
+        loaded = host.loaded()
+        return [LoraxBase(name=name, loaded=name == loaded) for name in host.bases()]
+
+    @api.get("/adapters", response_model=list[LoraxAdapter])
+    def adapters() -> Any:
+        return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
+
+    @api.post("/analyse", response_model=LoraxJob, status_code=202)
+    def analyse_job(asked: LoraxAnalysis) -> Any:
+        request = request_of(host, asked)
+        return begin(host, lambda progress: [_result(host, one) for one in analyse(request, progress, memory)])
+
+    @api.post("/transfer", response_model=LoraxJob, status_code=202)
+    def transfer_job(asked: LoraxTransfer) -> Any:
+        request, destination = request_of(host, asked), destination_of(host, asked)
+
+        def work(progress: Progress) -> list[dict[str, Any]]:
+            results = transfer(request, destination, progress, memory)
+            host.refresh()  # so that the new files are listed
+            return [_result(host, one) for one in results]
+
+        return begin(host, work)
+
+    @api.post("/batch", response_model=LoraxJob, status_code=202)
+    def batch_job(asked: LoraxBatch) -> Any:
+        several, destination = batch_of(host, asked), destination_of(host, asked)
+
+        def work(progress: Progress) -> list[dict[str, Any]]:
+            outcomes = batch(several, destination, progress, memory)
+            host.refresh()
+            return [
+                outcome_as_json(one) | {"file": _name(host, one.path), "written": _name(host, one.written)} for one in outcomes
+            ]
+
+        return begin(host, work)
+
+    @api.get("/jobs/{id}", response_model=LoraxJob)
+    def job(id: str) -> Any:
+        return shown(found(host, id))
+
+    @api.post("/jobs/{id}/cancel", response_model=LoraxJob)
+    def cancel(id: str) -> Any:
+        (job := found(host, id)).stop()
+        return shown(job)
+
+    return api
+
+
+def _result(host: Host, result: Result) -> dict[str, Any]:
+    written = _name(host, result.written)
+    return {"adapter": result.adapter.name, "written": written, "report": as_json(result.report), "note": result.note}
+
+
+def _name(host: Host, file: Path | None) -> str | None:
+    return file.relative_to(host.adapter_folder).as_posix() if file else None
