@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from lorax.workflow import InFolder, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
+AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_webui.py"
 
 
@@ -123,8 +126,6 @@ def test_lists(double: Double, host: Any) -> None:
 
 
 def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.delitem(sys.modules, "networks")
     from lorax.hosts.a1111.host import A1111
 
@@ -211,6 +212,56 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
     with pytest.raises(Interrupted):
         list(host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], Drawing("cat"), stop))
     assert double.reloaded == 1
+
+
+def test_pictures_are_drawn_by_what_txt2img_offers(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (host.samplers(), host.schedules()) == (["DPM++ 2M", "DDIM"], ["Automatic", "Karras"])
+    monkeypatch.delitem(sys.modules, "modules.sd_schedulers")  # older WebUIs have none
+    assert host.schedules() == []
+
+
+def test_the_plot_of_the_webui_gets_axes_once(double: Double) -> None:
+    before_ui = callbacks(double)["before_ui"]
+    for _ in range(2):
+        before_ui()
+    assert [axis.label for axis in double.plot.axis_options[1:]] == list(AXES)
+    double.modules["scripts"].scripts_data.clear()  # a WebUI without the script
+    before_ui()
+
+
+def test_axes_change_the_tags_of_moved_loras_in_any_order(double: Double, host: Any) -> None:
+    bases, lora = host.bases(), host.adapters()["contrast-base"]
+    for method in ("copy", "lorax"):
+        asked = Request(bases["base.safetensors"], bases["finetune.safetensors"], [lora], Options(method))
+        transfer(asked, InFolder(host.adapter_folder, name=f"by-{method}"), lambda *given: None)
+    host.refresh()
+    callbacks(double)["before_ui"]()
+    which, strength, method = double.plot.axis_options[1:]
+    assert (which.choices(), method.choices()) == (["None", "by-copy", "by-lorax"], ["copy", "lorax"])
+
+    def drawn(prompt: str, *applied: tuple[Any, Any]) -> str:
+        p = SimpleNamespace(prompt=prompt)
+        for axis, x in applied:
+            axis.apply(p, x, [])
+        return p.prompt
+
+    plain = "cat <lora:contrast-base:1>"  # which is not moved, and stays
+    double.modules["shared"].state.xyz_plot_y = SimpleNamespace(axis=which)
+    for applied in permutations([(which, "by-copy"), (strength, 0.4), (method, "lorax")]):
+        assert drawn(plain, *applied) == f"{plain} <lora:by-lorax:0.4>"
+    assert drawn(f"{plain} <lora:by-copy:1>", (which, "None"), (strength, 0.4)) == plain
+    del double.modules["shared"].state.xyz_plot_y
+    assert drawn("a <lora:by-copy:0.9:te=0:dyn=4> b", (method, "lorax")) == "a <lora:by-lorax:0.9:te=0:dyn=4> b"
+    assert drawn("a <lora:by-copy:0.9:te=0:dyn=4> b", (strength, 0.5)) == "a <lora:by-copy:0.5:dyn=4> b"
+    with pytest.raises(RuntimeError, match="no tag of a moved LoRA"):
+        drawn(plain, (strength, 0.4))
+    with pytest.raises(RuntimeError, match="nothing: no LoRA of this name was moved"):
+        which.confirm(None, ["by-copy", "nothing"])
+    with pytest.raises(RuntimeError, match="There are those by copy, lorax"):
+        method.confirm(None, ["bridge"])
+    (host.adapter_folder / "by-lorax.safetensors").unlink()
+    with pytest.raises(RuntimeError, match="by-copy was not moved by lorax"):
+        drawn("a <lora:by-copy:1>", (method, "lorax"))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,6 @@ def card(page: Any) -> Any:
 
 
 def test_strengths_as_txt2img_draws_them_and_what_is_done_with_one(page: Any, ui: Page) -> None:
-    pick(page, "#txt2img_sampling", "DDIM") if page.is_visible("#txt2img_sampling") else None
     move(page, "copy")
     page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
     pick(page, "#txt2img_sampling", "DDIM")
