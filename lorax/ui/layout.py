@@ -13,7 +13,7 @@ from lorax.ui.controls import Parts, controls, line, wire
 BASIC = ("save_as", "overwrite", "strength", "name")  # options that are not in Advanced
 
 
-def choices() -> Parts:
+def choices(host: Host) -> Parts:
     """Make the lists of LoRAs, source and target, and what is said of them."""
     parts: Parts = {}
     parts["adapters"] = _list("LoRA", "One or several; type to search by name, rank or base", "lorax_adapters", multiselect=True)
@@ -24,8 +24,8 @@ def choices() -> Parts:
         parts["confirm"] = gr.Button("Yes, it was", size="sm", scale=0, min_width=120, elem_id="lorax_confirm")
     parts["target"] = _list("You want to use it on", "The target checkpoint, at first the one that is loaded", "lorax_target")
     with gr.Row():
-        parts["use_loaded"] = gr.Button("Use the loaded one", size="sm", min_width=120, elem_id="lorax_target_loaded")
-        parts["refresh"] = gr.Button("Refresh lists", size="sm", min_width=120, elem_id="lorax_refresh")
+        parts["use_loaded"] = _small("Use the loaded one", "lorax_target_loaded", host.has_prompt)
+        parts["refresh"] = _small("Refresh lists", "lorax_refresh")
     return parts
 
 

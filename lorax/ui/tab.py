@@ -23,7 +23,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         wires = {name: wire(f"lorax_{name}") for name in ("page", "question", "poll", "card")}
         with gr.Row(elem_id="lorax_columns"):
             with gr.Column(scale=2, min_width=400):
-                chosen = layout.choices()
+                chosen = layout.choices(host)
                 options = layout.options(preset)
             with gr.Column(scale=3, min_width=400):
                 shown = layout.doing() | layout.result(host)

@@ -69,7 +69,7 @@ def page(server: str, browser: Any) -> Iterator[Any]:
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.set_default_timeout(180_000)
     opened.goto(server)
-    opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")  # the lists are filled
+    opened.wait_for_selector("#lorax_notes [data-answers]", state="attached")  # the lists are filled
     yield opened
     print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
     opened.close()
