@@ -111,6 +111,7 @@ class Double:
         self.callbacks: dict[str, Any] = {}
         self.reloaded = 0
         self.drawn: list[dict] = []
+        self.opened: list[str] = []  # folders
         self.comments = ""
         self.plot = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])  # of the X/Y/Z plot
         infos = self.infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
@@ -148,16 +149,8 @@ class Double:
 
         queue_lock, state = threading.Lock(), State()
 
-        def wrap_gradio_gpu_call(func, extra_outputs=None):
-            def f(*args, **kwargs):
-                with queue_lock:
-                    state.begin(job=args[0])
-                    try:
-                        return func(*args, **kwargs)
-                    finally:
-                        state.end()
-
-            return f
+        def open_folder(path):
+            self.opened.append(path)
 
         def list_available_networks():
             found = {path.stem: NetworkOnDisk(path.stem, str(path)) for path in sorted(loras.rglob("*.safetensors"))}
@@ -174,7 +167,7 @@ class Double:
                 "on_app_started": on_app_started,
                 "on_before_ui": on_before_ui,
             },
-            "call_queue": {"queue_lock": queue_lock, "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
+            "call_queue": {"queue_lock": queue_lock},
             "devices": {"device": SimpleNamespace(type="cpu")},
             "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
@@ -197,11 +190,12 @@ class Double:
             },
             "sd_unet": {"apply_unet": apply_unet},
             "shared": {
-                "cmd_opts": SimpleNamespace(lora_dir=str(loras)),
+                "cmd_opts": SimpleNamespace(lora_dir=str(loras), hide_ui_dir_config=False, webui_is_non_local=False),
                 "opts": Options(sd_model_checkpoint=infos[0].name),
                 "state": state,
                 "OptionInfo": OptionInfo,
             },
+            "util": {"open_folder": open_folder},
             "networks": {
                 "available_networks": {},
                 "available_network_aliases": {},

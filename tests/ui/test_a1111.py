@@ -50,7 +50,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     ((blocks, title, name),) = callbacks(double)["tabs"]()
     assert (title, name) == ("LoRA-X", "lorax_tab")
     ids = {component.elem_id for component in blocks.blocks.values()}
-    assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_transfer", "lorax_gallery"} <= ids
+    assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_move", "lorax_gallery"} <= ids
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
@@ -156,18 +156,35 @@ def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) 
     into("zz")  # where it is the file that is to be replaced
 
 
-def test_a_job_reports_to_the_hosts_state_and_can_be_interrupted(double: Double, host: Any) -> None:
+def test_a_job_reports_to_the_hosts_state_and_the_hosts_own_interrupt_stops_it(double: Double, host: Any) -> None:
     state = double.modules["shared"].state
 
-    def work(progress: Any, value: int) -> list[int]:
+    def work(progress: Any) -> None:
         progress(1, 4, "first")
         assert (state.job_no, state.job_count, state.textinfo) == (1, 4, "first")
-        host.interrupt()
+        state.interrupt()
         progress(2, 4, "second")
-        return [value]
 
     with pytest.raises(Interrupted):
-        host.handler(work, 1)("task(x)", 5)
+        host.run(work, lambda *given: None)
+    assert not state.interrupted, "of the next job nothing is to be stopped"
+
+
+def test_the_webui_stores_nothing_of_the_tab(double: Double) -> None:
+    """Or what it stored at its first start would win over our page of the settings for ever."""
+    ((blocks, *_),) = callbacks(double)["tabs"]()
+    assert all(component.do_not_save_to_config for component in blocks.blocks.values())
+
+
+def test_folders_are_opened_for_the_one_who_sits_there(double: Double, host: Any) -> None:
+    given = double.modules["shared"].cmd_opts
+    assert host.opens_folders
+    host.open_folder(host.adapter_folder)
+    assert double.opened == [str(host.adapter_folder)]
+    for flag in ("hide_ui_dir_config", "webui_is_non_local"):
+        setattr(given, flag, True)
+        assert not host.opens_folders
+        setattr(given, flag, False)
 
 
 def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> None:
@@ -233,7 +250,7 @@ def test_axes_change_the_tags_of_moved_loras_in_any_order(double: Double, host: 
     bases, lora = host.bases(), host.adapters()["contrast-base"]
     for method in ("copy", "lorax"):
         asked = Request(bases["base.safetensors"], bases["finetune.safetensors"], [lora], Options(method))
-        transfer(asked, InFolder(host.adapter_folder, name=f"by-{method}"), lambda *given: None)
+        transfer(asked, InFolder(host.adapter_folder, saving=Saving(name=f"by-{method}")), lambda *given: None)
     host.refresh()
     callbacks(double)["before_ui"]()
     which, strength, method = double.plot.axis_options[1:]

@@ -64,7 +64,7 @@ def move(host: Host, name: str = "Lora/contrast-base", method: str = "copy", tar
     """Move a LoRA; return its label in the list."""
     request = Request(host.bases()["base"], host.bases()[target], [host.adapters()[name]], Options(method))
     output = f"{Path(name).name}-{target}-{method}" if "save_as" not in saving else ""
-    (result,) = transfer(request, InFolder(host.adapter_folder, "", output, Saving(**saving)), silent)
+    (result,) = transfer(request, InFolder(host.adapter_folder, "", Saving(name=output, **saving)), silent)
     host.refresh()
     (label,) = (label for label, (model, _) in moved_loras(host).items() if model.path == result.written)
     return label
