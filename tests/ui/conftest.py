@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
-from tests.ui.chromium import launched
+from tests.ui.chromium import launched, pick
 from tests.ui.double import Double
 
 
@@ -73,3 +73,12 @@ def page(server: str, browser: Any) -> Iterator[Any]:
     yield opened
     print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
     opened.close()
+
+
+@pytest.fixture
+def chosen(page: Any) -> Any:
+    """A LoRA and a target for which it finds a new place, and the verdict on it."""
+    pick(page, "#lorax_adapters", "Lora/contrast-base")
+    pick(page, "#lorax_target", "pruned")
+    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    return page
