@@ -36,7 +36,7 @@ class Option:
     help: str  # for artists
     offered: Callable[[], Mapping[str, str]] | None = None  # returns meanings by value
     example: str | None = None
-    placeholder: str = ""  # in an empty text field
+    placeholder: str = ""  # in an empty text field; none: the example
     bounds: tuple[float, float] | None = None
     lines: bool = False  # whether the value is a list of texts, one per line
     name: str = ""
@@ -122,7 +122,6 @@ class Options:
         "Device",
         "What computes; auto is the graphics card where there is one, and mps uses the CPU, as Apple's cards lack the precision",
         example="auto|cpu|cuda|mps",
-        placeholder="auto",
     )
     max_rank: int | None = _option(
         None,
@@ -233,7 +232,6 @@ class Saving:
         "Output name",
         "May hold {lora}, {target}, {source} and {method}; empty: {lora}-{target}, and {lora}-lorax for a LoRA-X file",
         example="{lora}-{target}",
-        placeholder="{lora}-{target}",
     )
 
     def __post_init__(self) -> None:
@@ -290,7 +288,6 @@ class Caching:
         "Where fitted LoRA-X files are kept, what is found of bases, what bridge and refine have drawn, and what a refine that "
         "was stopped goes on from; empty: lorax in the WebUI's own cache folder",
         example="a folder",
-        placeholder="cache/lorax",
     )
     cache_size: int = _option(
         4,

@@ -102,7 +102,7 @@ def _component(option: Option) -> tuple[Any, dict[str, Any]]:
         return gr.Dropdown, {"choices": list(option.choices)}
     if option.bounds:
         return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": option.step}
-    return gr.Textbox, {"placeholder": option.placeholder}
+    return gr.Textbox, {"placeholder": option.placeholder or option.example}
 
 
 def _clear_button(label: str, value: str, elem_id: str) -> Any:
