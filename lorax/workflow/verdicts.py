@@ -128,15 +128,14 @@ class Verdicts:
             if error.base is bases.target:
                 return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
             return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+        relation = bases.known.relation_of(source, target)
         try:
-            opened.layers_of(source)
+            plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         except LoraxError as error:
             return Verdict(Kind.WRONG_SOURCE, reason=str(error))
         if bases.source.path.resolve() == bases.target.path.resolve():
             same = Verdict(Kind.SAME, layers=len(opened.layers))
             return replace(same, actions=judging.actions(same, 0, {}))
-        relation = bases.known.relation_of(source, target)
-        plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         return self._with_actions(judging.judge(plan, relation), plan, bases)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:
