@@ -17,7 +17,7 @@ from lorax.models import Models, check_all
 from lorax.options import Options
 from lorax.progress import Progress, silent
 from lorax.transfer import Kind, Plan, Verdict, estimate, judging, plan_all
-from lorax.workflow.known import Known, KnownPairs, state_of
+from lorax.workflow.known import PAIRS, Known, KnownPairs, state_of
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,14 @@ class Verdicts:
         Whatever is wrong with a file becomes a verdict. ``progress`` may raise to stop.
         """
         asked, found = Asked(target, source, list(bases)), []
-        with self._lock:
-            try:
-                for number, adapter in enumerate(adapters):
-                    progress(number, len(adapters), adapter.name)
+        try:
+            for number, adapter in enumerate(adapters):
+                progress(number, len(adapters), adapter.name)
+                with self._lock:
                     found.append(self._guarded(adapter, asked))
-            finally:
-                self._pairs.save()
+        finally:
+            for opened in asked.opened.values():
+                self._pairs.save(opened.known)
         return found
 
     def _guarded(self, adapter: ListedFile, asked: Asked) -> Verdict:
@@ -102,6 +103,8 @@ class Verdicts:
                 source = found.base
             if source.path not in asked.opened:
                 asked.opened[source.path] = Bases(source, target, self._pairs.of(source.path, target.path))
+                if len(asked.opened) > PAIRS:
+                    self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
             return self._of(adapter, asked.opened[source.path])
         except (LoraxError, OSError) as error:
             return Verdict(Kind.UNREADABLE, reason=str(error))
