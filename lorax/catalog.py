@@ -4,10 +4,11 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from lorax.checkpoint import families
+from lorax.checkpoint import Family, families, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.files import legacy_hash
 from lorax.formats import AdapterFile, kind, open_adapter, ranks, sidecars, trigger_words
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 # Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
+Naming = tuple[str, str, str]  # what these say; empty if they do not
 # Civitai's name of a kind of base -> pattern of the usual names of the base itself, in letters and digits only.
 CIVITAI_BASES = {
     "SD 1.4": r"(sd|stablediffusion)?v?14(full|ema|pruned|fp16|fp32)*",
@@ -25,6 +27,7 @@ CIVITAI_BASES = {
     "Illustrious": r"illustriousxl(v?\d+)?",
     "NoobAI": r"noobaixl(n|v)?.*",
 }
+USUAL = {"sd1": ("SD 1.5", "SD 1.4"), "sdxl": ("SDXL 1.0",)}  # the kinds on which most adapters of a family were trained
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class ListedFile:
     name: str
     path: Path
     sha256: str | None = None
+
+
+class Sure(Enum):
+    """How sure it is on which base an adapter was trained."""
+
+    FOUND = "found"  # the adapter names it by its hash or its file's name
+    GUESS = "guess"  # only its kind or family is known, so the user must confirm it
+    MISSING = "missing"  # the adapter names one that is not listed
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The base on which an adapter was trained, and how sure that is. ``could_be``: for a guess, the likeliest first."""
+
+    sure: Sure
+    base: ListedFile | None = None
+    name: str = ""  # as the adapter has it, if the base is not listed
+    hash: str = ""
+    could_be: tuple[ListedFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,33 +79,75 @@ class Facts:
 
 def facts(adapter: Path) -> Facts:
     """Return the facts in an adapter's header and sidecars. Each state of these files is read once."""
-    return _facts(adapter, adapter.stat().st_mtime_ns if adapter.exists() else 0, sidecars.changes(adapter))
+    return _facts(adapter, _changed(adapter), sidecars.changes(adapter))
+
+
+def origin(adapter: Path, bases: Iterable[ListedFile]) -> Origin:
+    """Return the base on which the adapter was trained, and how sure that is.
+
+    The headers of the bases are read only if nothing but the adapter's family is known.
+    """
+    bases = list(bases)
+    named_by, family = _named_by(adapter, _changed(adapter), sidecars.changes(adapter))
+    if any(named_by):
+        if found := _listed(named_by, bases):
+            return Origin(Sure.FOUND, found)
+        sha256, name, legacy = named_by
+        return Origin(Sure.MISSING, name=name, hash=sha256 or legacy)
+    kinds = (sidecars.read(adapter).base, *USUAL.get(family.name if family else "", ()))
+    usual = [base for kind in kinds for base in bases if _is_of_kind(base, kind)]
+    related = [base for base in bases if family and _family_of(base.path, _changed(base.path)) == family.name]
+    could_be = tuple(dict.fromkeys((*usual, *related)))
+    return Origin(Sure.GUESS, could_be[0], could_be=could_be) if could_be else Origin(Sure.UNKNOWN)
 
 
 def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """Return the base that the adapter was trained on according to its metadata, or else to Civitai; None if not listed."""
     bases = list(bases)
-    if isinstance(opened := _opened(adapter), str):
-        return None
-    if any(opened.metadata.get(key) for key in NAMING):
+    if any(_named_by(adapter, _changed(adapter), sidecars.changes(adapter))[0]):
         return named(adapter, bases)
-    usual = CIVITAI_BASES.get(sidecars.read(adapter).base)
-    return next((base for base in bases if usual and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name)))), None)
+    return next((base for base in bases if _is_of_kind(base, sidecars.read(adapter).base)), None)
 
 
 def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
-    if isinstance(opened := _opened(adapter), str):
-        return None
-    metadata = opened.metadata
-    sha256, name = metadata.get("ss_new_sd_model_hash"), _name(metadata.get("ss_sd_model_name", ""))
-    bases = list(bases)
+    return _listed(_named_by(adapter, _changed(adapter), sidecars.changes(adapter))[0], list(bases))
+
+
+def _listed(named_by: Naming, bases: list[ListedFile]) -> ListedFile | None:
+    sha256, name, legacy = named_by
     if found := next((base for base in bases if sha256 and base.sha256 == sha256), None):
         return found
-    if found := next((base for base in bases if name and _name(base.path.name) == name), None):
+    if found := next((base for base in bases if name and _name(base.path.name) == _name(name)), None):
         return found
-    legacy = metadata.get("ss_sd_model_hash")
     return next((base for base in bases if legacy and base.path.is_file() and legacy_hash(base.path) == legacy), None)
+
+
+@lru_cache(maxsize=16384)
+def _named_by(adapter: Path, changed: int, beside: tuple[int, ...]) -> tuple[Naming, Family | None]:
+    """Return how an adapter's metadata names its base, and the adapter's family."""
+    if isinstance(opened := _opened(adapter), str):
+        return ("", "", ""), None
+    sha256, name, legacy = (opened.metadata.get(key, "") for key in NAMING)
+    return (sha256, name, legacy), opened.family or families.named_in(opened.metadata) or sidecars.read(adapter).family
+
+
+@lru_cache(maxsize=4096)
+def _family_of(base: Path, changed: int) -> str:
+    """Return the name of a base's family; empty if it cannot be read."""
+    try:
+        return open_checkpoint(base).family.name
+    except (LoraxError, OSError):
+        return ""
+
+
+def _is_of_kind(base: ListedFile, kind: str) -> bool:
+    usual = CIVITAI_BASES.get(kind)
+    return usual is not None and re.fullmatch(usual, re.sub(r"[^a-z0-9]", "", _name(base.path.name))) is not None
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @lru_cache(maxsize=4096)

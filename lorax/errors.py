@@ -21,7 +21,7 @@ class LoraxError(Exception):
 
 
 class UnsupportedFamily(LoraxError):
-    """A base of an unsupported family. ``title`` names the family."""
+    """A base of an unsupported family, or an adapter for one. ``title`` names the family."""
 
     def __init__(self, message: str, title: str) -> None:
         super().__init__(message)

@@ -152,6 +152,13 @@ class AdapterFile:
                 )
         return found
 
+    def fitting_layer(self, name: str, base: Checkpoint) -> str | None:
+        """Return the layer of ``base`` that a host changes by this name in the file; None if it has none of these sizes."""
+        layer, stored_layer = _layer_of(name, base), self.layers[name]
+        if layer is None or stored_layer.format.extent(stored_layer.shapes).misfit(base.matrix(layer)) is not None:
+            return None
+        return layer
+
 
 def _layer_of(name: str, base: Checkpoint) -> str | None:
     return base.names.get(re.sub(r"^oft_", "lora_", name))  # kohya's OFT has its own prefix

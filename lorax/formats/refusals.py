@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorax.checkpoint import families
-from lorax.errors import LoraxError, NotAnAdapter
+from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.formats import ia3
 from lorax.formats.keys import COMMON
 
@@ -55,9 +55,9 @@ def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
 
 
 def check_base(path: Path, names: Iterable[str]) -> None:
-    """Raise LoraxError if layers of these names are those of a base that is not supported."""
+    """Raise UnsupportedFamily if layers of these names are those of a base that is not supported."""
     if base := _first(BASES, names):
-        raise LoraxError(f"{path}: an adapter for {base}, which is not supported. {_supported()}")
+        raise UnsupportedFamily(f"{path}: an adapter for {base}, which is not supported. {_supported()}", base)
 
 
 def _supported() -> str:

@@ -6,18 +6,23 @@ from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
 from lorax.transfer.running import run, run_all
+from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 __all__ = [
+    "Action",
     "AlreadyThere",
     "Context",
     "Cost",
+    "Do",
     "Forecast",
+    "Kind",
     "LayerRecord",
     "Measured",
     "Moved",
     "Plan",
     "Report",
     "Status",
+    "Verdict",
     "as_json",
     "estimate",
     "plan",

@@ -17,6 +17,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "declined": wording.declined(report),
         "unrelated": wording.unrelated(report.unrelated) if report.unrelated else None,
         "mismatch": wording.mismatch_words(report.mismatch) if report.mismatch else None,
+        "draws_as_original": report.draws_as_original,
         "overlap": report.overlap,
         "strength": report.strength,
         "coverage": report.coverage,

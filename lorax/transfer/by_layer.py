@@ -85,11 +85,7 @@ class LayerPass:
         """Read the weights of a task."""
         if (found := self._pair(task)) is None:
             return None
-        plan, (source, target, columns) = self.plans[task[0][0]], found
-        W_s = plan.source.stored(source).flatten(1)
-        W_t = W_s if plan.source is plan.target else plan.target.stored(target).flatten(1)
-        if columns is not None:
-            W_s, W_t = W_s[:, columns.source].contiguous(), W_t[:, columns.target].contiguous()
+        W_s, W_t = stored(self.plans[task[0][0]], *found)
         on_device = _on(W_s, device)
         return on_device, on_device if W_t is W_s else _on(W_t, device)
 
@@ -205,6 +201,15 @@ class LayerPass:
         return self._method.gated and plan.options.threshold > 0
 
 
+def stored(plan: Plan, source: str, target: str, columns: Columns | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of two layers as matrices of the inputs that they share, in their stored dtypes."""
+    W_s = plan.source.stored(source).flatten(1)
+    W_t = W_s if plan.source is plan.target else plan.target.stored(target).flatten(1)
+    if columns is not None:
+        W_s, W_t = W_s[:, columns.source].contiguous(), W_t[:, columns.target].contiguous()
+    return W_s, W_t
+
+
 def unmatched(plan: Plan, name: str) -> LayerRecord:
     """Return the record of a layer of the adapter that has no pair."""
     found = plan.pairs[name]
@@ -251,9 +256,21 @@ def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mo
         return _declined(report, there, Why.TARGET_HAS_IT)
     layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
     vectors = [_without_lost_bias(vector, layers) for vector in plan.vectors]
-    report = dataclasses.replace(report, strength=strength, embeddings=plan.embeddings, vectors=tuple(vectors))
+    report = dataclasses.replace(
+        report,
+        strength=strength,
+        embeddings=plan.embeddings,
+        vectors=tuple(vectors),
+        draws_as_original=_draws_as_original(plan, records),
+    )
     added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
     return Moved(layers, report, added)
+
+
+def _draws_as_original(plan: Plan, records: Iterable[LayerRecord]) -> bool:
+    """Tell whether the moved file, but for its strength, does on the target what the original does there."""
+    moved = {r.name: r.target for r in records if r.is_transferred and r.subspace_rank is None and not r.compression_error}
+    return bool(moved) and not plan.differing(moved) and plan.carries_vectors_by_name
 
 
 def _declined(report: Report, why: Unrelated | AlreadyThere, of_layer: Why) -> Moved:

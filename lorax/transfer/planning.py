@@ -1,6 +1,6 @@
 """Plans a transfer: which layer of the adapter goes to which layer of the target."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,42 @@ class Plan:
         found = self.pairs[name]
         return found is not None and component_of(found.source) == self.component
 
+    def differing(self, moved: Mapping[str, str | None]) -> list[str]:
+        """Return the layers that differ on the target between the original file, which goes by names, and a moved one.
+
+        ``moved``: the target's layers, by name in the adapter, to which the moved file adds what the original says. A layer whose
+        delta depends on the base always differs.
+        """
+        return [
+            name for name, layer in self.adapter.layers.items() if layer.is_on_base or moved.get(name) != self.of_original(name)
+        ]
+
+    def of_original(self, name: str) -> str | None:
+        """Return the layer of the target that the original file changes by this name, or None.
+
+        The WebUI takes diffusers' names for those of a UNet with standard blocks, whatever blocks the target has.
+        """
+        found = self.pairs[name]
+        if self.hosts_go_by_the_target or found is None:
+            return self.adapter.fitting_layer(name, self.target)
+        same = found.source in self.target.layers and self.source.matrix(found.source) == self.target.matrix(found.source)
+        return found.source if same else None
+
+    @cached_property
+    def hosts_go_by_the_target(self) -> bool:
+        """Whether a name of the adapter is a layer of the target as the target names it, and not as the source does."""
+        return self.target.unet_names.is_standard() or not self.source.unet_names.is_standard()
+
+    @property
+    def carries_vectors_by_name(self) -> bool:
+        """Whether each norm and bias that is carried over goes to where the original file has it on the target."""
+        names = self.target.names
+        return all(
+            vector.target is None
+            or vector.target.rpartition(".")[0] == (names.get(vector.layer) or names.norms.get(vector.layer))
+            for vector in self.vectors
+        )
+
     def same_shape(self, name: str) -> bool:
         """Tell whether the layer has a pair whose weights have one shape, at least on the inputs that they share."""
         if (found := self.pairs[name]) is None or found.target is None:
@@ -104,11 +140,16 @@ def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: 
 
 
 def plan_all(
-    adapters: Iterable[AdapterFile], source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None
+    adapters: Iterable[AdapterFile],
+    source: Checkpoint,
+    target: Checkpoint,
+    options: Options,
+    running: Running | None = None,
+    pairs: Mapping[str, Pair] | None = None,
 ) -> list[Plan]:
-    """Plan several adapters as ``plan`` does, pairing the bases' layers only once."""
+    """Plan several adapters as ``plan`` does, pairing the bases' layers only once. ``pairs``: those of the bases, if known."""
     resolved = [(adapter, adapter.layers_of(source)) for adapter in adapters]
-    pairs = pair(source, target, options.pairing)
+    pairs = dict(pairs) if pairs is not None else pair(source, target, options.pairing)
     return [
         Plan(
             adapter,

@@ -79,6 +79,7 @@ class Report:
     strength: float = 1.0  # factor of all moved layers
     embeddings: tuple[str, ...] = ()  # names of the bundled embeddings, which are carried over as they are
     vectors: tuple[Vector, ...] = ()  # norms and biases, carried over as they are or left out
+    draws_as_original: bool = False  # whether the original draws the same on the target, at this strength
     extra_layers: int = 0  # changed layers that the adapter itself does not change
     kind: str | None = None  # kind of the pair of bases, if the method runs them
     cost: Cost | None = None  # estimated cost, if no model has run yet

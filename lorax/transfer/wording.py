@@ -19,6 +19,7 @@ EXPECT = "From weights alone, expect little or nothing of the LoRA's effect ther
 class Topic(Enum):
     """The topic of a section."""
 
+    ORIGINAL = auto()
     LAYERS = auto()
     SIMILARITY = auto()
     STRENGTH = auto()
@@ -50,8 +51,13 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """Return the sections: layers by status and reason with their share of the squared norm, then measurements and forecasts."""
-    return [*_of_layers(report), *_of_measurements(report), *_of_the_rest(report), *_of_the_bases(report)]
+    """Return the sections.
+
+    If the original draws the same, that is first. Layers by status and reason with their share of the squared norm follow, then
+    measurements and forecasts.
+    """
+    parts = _of_the_original, _of_layers, _of_measurements, _of_the_rest, _of_the_bases
+    return [section for part in parts for section in part(report)]
 
 
 def summary(report: Report) -> str:
@@ -114,7 +120,7 @@ def proposal_words(proposal: Proposal) -> str:
 def cost_words(cost: Cost) -> str:
     """Say how much time and memory something takes."""
     where = "the CPU" if cost.device == "cpu" else "the graphics card"
-    return f"about {_time(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
+    return f"about {time_words(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
 
 
 def expected_words(expected: Forecast | Measured) -> str:
@@ -125,7 +131,7 @@ def expected_words(expected: Forecast | Measured) -> str:
     who = "close relatives" if expected.related else "unrelated"
     return (
         f"Forecast: {who}. Nine of ten such transfers between the lab's small models had "
-        f"{_between(expected.low, expected.high)} of the effect of a LoRA trained on the target; nothing known beforehand told "
+        f"{between(expected.low, expected.high)} of the effect of a LoRA trained on the target; nothing known beforehand told "
         "these apart reliably. Large models can differ."
     )
 
@@ -139,6 +145,14 @@ def mismatch_words(found: Mismatch) -> str:
     )
     goes = f"{found.target} predicts {found.of_target}" if found.of_target else f"{found.target} does not say what it predicts"
     return f"{made}, but {goes}. Weights are moved all the same; the effect may be weaker or another one there, so compare."
+
+
+def _of_the_original(report: Report) -> Iterator[Section]:
+    """Tell that the file is a copy, which no figure below says."""
+    if report.draws_as_original:
+        strength = f", used at {report.strength:.2f}," if report.strength != 1 else ""
+        text = f"A copy gains nothing here: the original LoRA{strength} draws the same on the target. Only refine may add to it."
+        yield Section(Topic.ORIGINAL, text)
 
 
 def _of_layers(report: Report) -> Iterator[Section]:
@@ -206,12 +220,12 @@ def _of_the_bases(report: Report) -> Iterator[Section]:
 def _measured(worth: Measured) -> str:
     pairs = "one pair" if worth.pairs == 1 else f"{worth.pairs} pairs"
     return (
-        f"{worth.transfers} LoRAs moved so between {pairs} of the lab's small models had {_between(worth.low, worth.high)} of "
+        f"{worth.transfers} LoRAs moved so between {pairs} of the lab's small models had {between(worth.low, worth.high)} of "
         "the effect of a LoRA trained on the target"
     )
 
 
-def _between(low: float, high: float) -> str:
+def between(low: float, high: float) -> str:
     least, most = _percent(low), _percent(high)
     return f"about {least}" if least == most else f"between {least} and {most}"
 
@@ -221,7 +235,7 @@ def _percent(share: float) -> str:
     return f"{5 * round(20 * share)} %"
 
 
-def _time(seconds: float) -> str:
+def time_words(seconds: float) -> str:
     """Say a time as exactly as it can be known."""
     if seconds < 90:
         return f"{max(10, 10 * round(seconds / 10))} seconds"

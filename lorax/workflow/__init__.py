@@ -5,6 +5,7 @@ from lorax.workflow.fitting import Fit, Fitter, Library
 from lorax.workflow.memory import Memory
 from lorax.workflow.orchestrator import analyse, cost_of, plans, reports_of, transfer
 from lorax.workflow.request import Request, Result
+from lorax.workflow.verdicts import Verdicts
 
 __all__ = [
     "AtPath",
@@ -17,6 +18,7 @@ __all__ = [
     "ReportFile",
     "Request",
     "Result",
+    "Verdicts",
     "analyse",
     "cost_of",
     "plans",

@@ -13,8 +13,17 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel
 
+from lorax.api.schemas import (
+    LoraxAdapter,
+    LoraxAnalysis,
+    LoraxBase,
+    LoraxJob,
+    LoraxTransfer,
+    LoraxVerdict,
+    LoraxVerdicts,
+)
 from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.files import as_utf8
@@ -22,8 +31,9 @@ from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
 from lorax.options import Options, Running, Saving, declared
 from lorax.progress import Progress
-from lorax.transfer import as_json
-from lorax.workflow import InFolder, Memory, Request, Result, analyse, transfer
+from lorax.transfer import Verdict, as_json
+from lorax.transfer.verdict_words import words
+from lorax.workflow import InFolder, Memory, Request, Result, Verdicts, analyse, transfer
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
@@ -31,74 +41,6 @@ FINISHED = 50  # finished jobs whose results are available
 IN_LINE = 20  # jobs that run or wait, each in a thread
 LONGEST_TEXT = 4096  # letters of each text of a request
 LONGEST_LIST = 10_000  # entries of each list
-DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
-
-
-class Strict(BaseModel):
-    """A part of a request. What it does not know is refused and not ignored."""
-
-    class Config:
-        extra = "forbid"
-
-
-def _model(name: str, declaration: type) -> Any:
-    fields: dict[str, Any] = {}
-    for option in declared(declaration):
-        kind = option.kind if option.default is not None else option.kind | None
-        fields[option.name] = kind, Field(option.default, description=option.described)
-    return create_model(name, __base__=Strict, **fields)
-
-
-OptionsModel = _model("LoraxOptions", Options)
-RunningModel = _model("LoraxRunning", Running)
-SavingModel = _model("LoraxSaving", Saving)
-
-
-class LoraxBase(BaseModel):
-    name: str
-    loaded: bool
-
-
-class LoraxAdapter(BaseModel):
-    name: str
-    rank: str
-    format: str
-    family: str
-    trained_on: str = Field(
-        description="File name of the base that the metadata names; where it names none, the kind that Civitai names"
-    )
-    trigger_words: str
-    problem: str = Field(description="Why it cannot be moved, else empty")
-
-
-class LoraxAnalysis(Strict):
-    source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
-    target: str = Field(description="Name of the base to move them to")
-    adapters: list[str] = Field(description="Names as /adapters lists them")
-    options: OptionsModel = Field(default_factory=OptionsModel, description=DEFAULTS)  # type: ignore[valid-type]
-    running: RunningModel = Field(  # type: ignore[valid-type]
-        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {DEFAULTS}"
-    )
-
-
-class LoraxTransfer(LoraxAnalysis):
-    name: str = Field(
-        "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
-    )
-    subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
-    saving: SavingModel = Field(default_factory=SavingModel, description=DEFAULTS)  # type: ignore[valid-type]
-
-
-class LoraxJob(BaseModel):
-    id: str
-    state: str = Field(description="running (or waiting for the host's queue), done, failed or cancelled")
-    done: int
-    total: int
-    text: str
-    error: str
-    results: list[dict[str, Any]] = Field(
-        description="For each adapter: its name, the report, the written file's name, and a note on it"
-    )
 
 
 @dataclass
@@ -188,6 +130,7 @@ def router(host: Host) -> APIRouter:
     """Make the routes for a host."""
     api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
     jobs, memory = Jobs(host), Memory(host.cache(), host.models())
+    verdicts = Verdicts(host.cache(), host.models(), host.device())
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -197,6 +140,12 @@ def router(host: Host) -> APIRouter:
     @api.get("/adapters", response_model=list[LoraxAdapter])
     def adapters() -> Any:
         return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
+
+    @api.post("/verdict", response_model=list[LoraxVerdict])
+    def verdict(asked: LoraxVerdicts) -> Any:
+        adapters, target, source, bases = _asked(host, asked)
+        found = verdicts.of_all(adapters, target, source, bases)
+        return [_verdict(adapter, one) for adapter, one in zip(adapters, found, strict=True)]
 
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
@@ -241,9 +190,37 @@ def _check_lengths(value: Any, where: str = "the request") -> None:
         _check_lengths(part, name if isinstance(name, str) else f"{where}, number {name + 1}")
 
 
+def _asked(host: Host, asked: LoraxVerdicts) -> tuple[list[ListedFile], ListedFile, ListedFile | None, list[ListedFile]]:
+    """Return the files that are asked about: the adapters, the target, the source if it is given, and all bases."""
+    try:
+        _check_lengths(_as_dict(asked))
+    except LoraxError as error:
+        raise HTTPException(422, str(error)) from error
+    bases, adapters = host.bases(), host.adapters()
+    source = _named(bases, asked.source, "base") if asked.source else None
+    named = [_named(adapters, name, "adapter") for name in asked.adapters]
+    return named, _named(bases, asked.target, "base"), source, list(bases.values())
+
+
+def _verdict(adapter: ListedFile, found: Verdict) -> LoraxVerdict:
+    actions = [{"do": one.do.value, "method": one.do.method, "seconds": one.seconds} for one in found.actions]
+    shown = {
+        "adapter": adapter.name,
+        "kind": found.kind.value,
+        "words": words(found),
+        "strength": found.strength,
+        "actions": actions,
+    }
+    return LoraxVerdict(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))
+
+
+def _as_dict(asked: BaseModel) -> Any:
+    return asked.model_dump() if hasattr(asked, "model_dump") else asked.dict()  # pydantic 2 and 1
+
+
 def _request(host: Host, asked: LoraxAnalysis) -> Request:
     try:
-        _check_lengths(asked.model_dump() if hasattr(asked, "model_dump") else asked.dict())  # pydantic 2 and 1
+        _check_lengths(_as_dict(asked))
         options = _chosen(host, Options, asked.options)
         if options.device == "auto":
             options = replace(options, device=host.device())

@@ -1,0 +1,99 @@
+"""What requests to the API hold, and what it answers, as pydantic's models."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field, create_model
+
+from lorax.options import Options, Running, Saving, declared
+
+DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
+
+
+class Strict(BaseModel):
+    """A part of a request. What it does not know is refused and not ignored."""
+
+    class Config:
+        extra = "forbid"
+
+
+def _model(name: str, declaration: type) -> Any:
+    fields: dict[str, Any] = {}
+    for option in declared(declaration):
+        kind = option.kind if option.default is not None else option.kind | None
+        fields[option.name] = kind, Field(option.default, description=option.described)
+    return create_model(name, __base__=Strict, **fields)
+
+
+OptionsModel = _model("LoraxOptions", Options)
+RunningModel = _model("LoraxRunning", Running)
+SavingModel = _model("LoraxSaving", Saving)
+
+
+class LoraxBase(BaseModel):
+    name: str
+    loaded: bool
+
+
+class LoraxAdapter(BaseModel):
+    name: str
+    rank: str
+    format: str
+    family: str
+    trained_on: str = Field(
+        description="File name of the base that the metadata names; where it names none, the kind that Civitai names"
+    )
+    trigger_words: str
+    problem: str = Field(description="Why it cannot be moved, else empty")
+
+
+class LoraxAnalysis(Strict):
+    source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
+    target: str = Field(description="Name of the base to move them to")
+    adapters: list[str] = Field(description="Names as /adapters lists them")
+    options: OptionsModel = Field(default_factory=OptionsModel, description=DEFAULTS)  # type: ignore[valid-type]
+    running: RunningModel = Field(  # type: ignore[valid-type]
+        default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {DEFAULTS}"
+    )
+
+
+class LoraxTransfer(LoraxAnalysis):
+    name: str = Field(
+        "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
+    )
+    subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
+    saving: SavingModel = Field(default_factory=SavingModel, description=DEFAULTS)  # type: ignore[valid-type]
+
+
+class LoraxJob(BaseModel):
+    id: str
+    state: str = Field(description="running (or waiting for the host's queue), done, failed or cancelled")
+    done: int
+    total: int
+    text: str
+    error: str
+    results: list[dict[str, Any]] = Field(
+        description="For each adapter: its name, the report, the written file's name, and a note on it"
+    )
+
+
+class LoraxVerdicts(Strict):
+    target: str = Field(description="Name of the base on which the adapters are to be used, as /bases lists it")
+    adapters: list[str] = Field(description="Names as /adapters lists them")
+    source: str | None = Field(None, description="Name of the base that all were trained on; empty: each tells its own")
+
+
+class LoraxAction(BaseModel):
+    do: str = Field(description="use_original, move, refine or bridge")
+    method: str | None = Field(description="That of a transfer which does it; null if there is nothing to transfer")
+    seconds: float = Field(description="About how long it takes")
+
+
+class LoraxVerdict(BaseModel):
+    adapter: str
+    kind: str = Field(
+        description="same, present, works, gains, changes, unrelated, crossed, fits_itself, other_architecture, wrong_source, "
+        "unreadable, source_unknown or source_missing"
+    )
+    words: str = Field(description="The verdict in a sentence or two")
+    strength: float = Field(description="At which the original does what a moved copy would do")
+    actions: list[LoraxAction] = Field(description="What can be done, the recommended action first")
