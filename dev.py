@@ -2,11 +2,12 @@
 
     python dev.py demo [...]    move a LoRA between the bundled models; what follows goes to ``python -m lorax demo``
     python dev.py test [...]    lint, check types, test, and do what ui does; or lint, check types and give what follows to pytest
-    python dev.py ui [...]      test the tab in a headless Chromium with gradio 3 and with gradio 4; what follows goes to pytest
+    python dev.py ui [...]      test the tab in a headless Chromium with gradio 3 and with gradio 4, and what keeps other web
+                                pages out with what the standalone server installs; what follows goes to pytest, for the first two
     python dev.py webui [...]   test inside the real WebUI that LORAX_WEBUI_DIR names; what follows goes to pytest
 
 The first run makes .venv and installs what pyproject.toml lists; later runs install only after pyproject.toml has changed.
-``ui`` has an environment for each gradio, .venv-gradio3 and .venv-gradio4, and uses the system's Chromium or playwright's.
+``ui`` has environments of its own: .venv-gradio3, .venv-gradio4, .venv-serve. It uses the system's Chromium or playwright's.
 Which build of torch arrives (CPU or CUDA) is for pip's configuration to say.
 """
 
@@ -25,7 +26,8 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")  # a process takes up to 2 GB; each uses one thread
 THREAD = threading.local()
-GRADIOS = ("gradio3", "gradio4")  # tests/ui/NAME.txt says what the environment .venv-NAME has
+# tests/ui/NAME.txt says what the environment .venv-NAME has, beside an extra of pyproject.toml; and which tests run in it.
+GRADIOS = {"gradio3": ("tab", "tests/ui"), "gradio4": ("tab", "tests/ui"), "serve": ("serve", "tests/ui/test_attack.py")}
 
 
 def main(arguments: list[str]) -> None:
@@ -64,14 +66,16 @@ def check(python: Path, arguments: list[str]) -> None:
 
 
 def ui(arguments: list[str]) -> None:
-    pythons = {name: with_gradio(name) for name in GRADIOS}
+    # With arguments, which may select no test of a part, all tests of the tab alone.
+    chosen = [name for name, (_, tests) in GRADIOS.items() if not arguments or tests == "tests/ui"]
+    pythons = {name: with_gradio(name) for name in chosen}
 
     def walk(name: str) -> None:
         cache = f"--override-ini=cache_dir=.pytest_cache/{name}"
-        step(f"tests with {name}", pythons[name], "-m", "pytest", cache, "tests/ui", *arguments)
+        step(f"tests with {name}", pythons[name], "-m", "pytest", cache, GRADIOS[name][1], *arguments)
 
     with ThreadPoolExecutor() as both:
-        for ended in [both.submit(in_background, walk, name) for name in GRADIOS]:
+        for ended in [both.submit(in_background, walk, name) for name in chosen]:
             ended.result()
 
 
@@ -82,7 +86,7 @@ def webui(arguments: list[str]) -> None:
 
 
 def with_gradio(name: str) -> Path:
-    return install(VENV.with_name(f".venv-{name}"), "serve", ROOT / "tests" / "ui" / f"{name}.txt")
+    return install(VENV.with_name(f".venv-{name}"), GRADIOS[name][0], ROOT / "tests" / "ui" / f"{name}.txt")
 
 
 def install(venv: Path, extra: str, requirements: Path | None = None) -> Path:

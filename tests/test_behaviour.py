@@ -188,6 +188,9 @@ def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Pat
     assert with_triggers(["a", "b"], trigger(adapter)) == ["a", "origami, b"]
     tags = {key: value for key, value in SOURCE_METADATA.items() if key != "modelspec.trigger_phrase"}
     assert trigger(open_adapter(builders.save_lora(tmp_path / "tags.safetensors", files.deltas, metadata=tags))) == "paper"
+    for damaged in ("[" * 100_000, '{"folder": {"paper": Infinity}}'):
+        other = builders.save_lora(tmp_path / "odd.safetensors", files.deltas, metadata=tags | {"ss_tag_frequency": damaged})
+        assert trigger(open_adapter(other)) is None
     assert with_triggers(["a", "b"], None) == ["a", "b"]
 
 

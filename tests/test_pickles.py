@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorax.checkpoint import open_checkpoint
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, NotEnoughMemory
 from lorax.files import opcodes, open_tensors
 from tests import builders
 from tests.samples import Files, write
@@ -48,6 +48,16 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, refused: Callable[..., st
     message = refused(**{role: bad})
     assert "bad.ckpt: refused" in message
     assert not proof.exists()
+
+
+def test_a_pickle_for_which_memory_is_short_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    torch.save({"a": torch.ones(4)}, tmp_path / "whole.ckpt")
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(NotEnoughMemory, match=r"whole\.ckpt: not enough memory to read it"):
+        open_tensors(tmp_path / "whole.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04 not a zip", b"hello", pickle.dumps({}), pickle.dumps([1])])

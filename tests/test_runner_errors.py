@@ -61,7 +61,8 @@ def test_the_vocabulary_of_another_model(model: Path) -> None:
         ({"num_attention_heads": 4, "hidden_size": 768}, "describes an encoder 768 wide with 4 heads; the checkpoint's is 64"),
         ({"text_config": {"num_attention_heads": 5, "hidden_size": 64}}, "64 wide with 5 heads"),
         ({"hidden_size": 64}, "not a text encoder's configuration"),
-        ("{", "not a text encoder's configuration"),
+        ("{", "cannot be read as a text encoder's configuration"),
+        ("[" * 100_000, "cannot be read as a text encoder's configuration"),
     ],
 )
 def test_the_text_encoders_configuration(model: Path, content: object, said: str) -> None:

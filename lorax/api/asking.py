@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 from pydantic import BaseModel
 
-from lorax.api.bodies import LoraxAnalysis, LoraxAsked, LoraxBatch, LoraxTransfer, LoraxWritten
+from lorax.api.bodies import LoraxAnalysis, LoraxAsked, LoraxBatch, LoraxTransfer, LoraxVerdicts, LoraxWritten
 from lorax.catalog import ListedFile
 from lorax.errors import LoraxError
 from lorax.hosts.base import Host
@@ -51,6 +51,16 @@ def destination_of(host: Host, asked: LoraxWritten) -> InFolder:
         return InFolder(host.adapter_folder, asked.subfolder, saving, host.prompt_names)
 
 
+def verdicts_of(host: Host, asked: LoraxVerdicts) -> tuple[list[ListedFile], ListedFile, ListedFile | None, list[ListedFile]]:
+    """Return the files that are asked about: the adapters, the target, the source if it is given, and all bases."""
+    with _refusing():
+        _check_lengths(_as_dict(asked))
+    bases, adapters = host.bases(), host.adapters()
+    source = _named(bases, asked.source, "base") if asked.source else None
+    named = [_named(adapters, name, "adapter") for name in asked.adapters]
+    return named, _named(bases, asked.target, "base"), source, list(bases.values())
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     try:
@@ -69,8 +79,12 @@ def _check_lengths(value: Any, where: str = "the request") -> None:
         _check_lengths(part, name if isinstance(name, str) else f"{where}, number {name + 1}")
 
 
+def _as_dict(asked: BaseModel) -> Any:
+    return asked.model_dump() if hasattr(asked, "model_dump") else asked.dict()  # pydantic 2 and 1
+
+
 def _options(host: Host, asked: LoraxAsked) -> tuple[Options, Running]:
-    _check_lengths(asked.model_dump() if hasattr(asked, "model_dump") else asked.dict())  # pydantic 2 and 1
+    _check_lengths(_as_dict(asked))
     options = _chosen(host, Options, asked.options)
     return replace(options, device=host.device()) if options.device == "auto" else options, _chosen(host, Running, asked.running)
 

@@ -91,3 +91,26 @@ class LoraxJob(BaseModel):
         description="For each adapter: its name, the report, the written file's name, and a note on it; of a batch for each "
         "adapter and target, with what became of it, and why"
     )
+
+
+class LoraxVerdicts(Strict):
+    target: str = Field(description="Name of the base on which the adapters are to be used, as /bases lists it")
+    adapters: list[str] = Field(description="Names as /adapters lists them")
+    source: str | None = Field(None, description="Name of the base that all were trained on; empty: each tells its own")
+
+
+class LoraxAction(BaseModel):
+    do: str = Field(description="use_original, move, refine or bridge")
+    method: str | None = Field(description="That of a transfer which does it; null if there is nothing to transfer")
+    seconds: float = Field(description="About how long it takes")
+
+
+class LoraxVerdict(BaseModel):
+    adapter: str
+    kind: str = Field(
+        description="same, present, works, gains, changes, unrelated, crossed, fits_itself, other_architecture, wrong_source, "
+        "unreadable, source_unknown or source_missing"
+    )
+    words: str = Field(description="The verdict in a sentence or two")
+    strength: float = Field(description="At which the original does what a moved copy would do")
+    actions: list[LoraxAction] = Field(description="What can be done, the recommended action first")

@@ -1,5 +1,6 @@
 """The routes of the API."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,26 @@ from fastapi import APIRouter, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.routing import APIRoute
 
-from lorax.api.asking import PREFIX, batch_of, destination_of, request_of
-from lorax.api.bodies import LoraxAdapter, LoraxAnalysis, LoraxBase, LoraxBatch, LoraxJob, LoraxTransfer
+from lorax.api.asking import PREFIX, batch_of, destination_of, request_of, verdicts_of
+from lorax.api.bodies import (
+    LoraxAdapter,
+    LoraxAnalysis,
+    LoraxBase,
+    LoraxBatch,
+    LoraxJob,
+    LoraxTransfer,
+    LoraxVerdict,
+    LoraxVerdicts,
+)
 from lorax.api.jobs import begin, found, shown
-from lorax.catalog import facts
+from lorax.catalog import ListedFile, facts
+from lorax.files import as_utf8
 from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
 from lorax.progress import Progress
-from lorax.transfer import as_json
-from lorax.workflow import Memory, Result, analyse, batch, outcome_as_json, transfer
+from lorax.transfer import Verdict, as_json
+from lorax.transfer.verdict_words import words
+from lorax.workflow import Memory, Result, Verdicts, analyse, batch, outcome_as_json, transfer
 
 
 class CheckedRoute(APIRoute):
@@ -40,6 +52,7 @@ def router(host: Host) -> APIRouter:
     """Make the routes for a host."""
     api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
     memory = Memory(host.cache(), host.models())
+    verdicts = Verdicts(host.cache(), host.models(), host.device())
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -49,6 +62,12 @@ def router(host: Host) -> APIRouter:
     @api.get("/adapters", response_model=list[LoraxAdapter])
     def adapters() -> Any:
         return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
+
+    @api.post("/verdict", response_model=list[LoraxVerdict])
+    def verdict(asked: LoraxVerdicts) -> Any:
+        adapters, target, source, bases = verdicts_of(host, asked)
+        found = verdicts.of_all(adapters, target, source, bases)
+        return [_verdict(adapter, one) for adapter, one in zip(adapters, found, strict=True)]
 
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
@@ -98,3 +117,15 @@ def _result(host: Host, result: Result) -> dict[str, Any]:
 
 def _name(host: Host, file: Path | None) -> str | None:
     return file.relative_to(host.adapter_folder).as_posix() if file else None
+
+
+def _verdict(adapter: ListedFile, found: Verdict) -> LoraxVerdict:
+    actions = [{"do": one.do.value, "method": one.do.method, "seconds": one.seconds} for one in found.actions]
+    shown = {
+        "adapter": adapter.name,
+        "kind": found.kind.value,
+        "words": words(found),
+        "strength": found.strength,
+        "actions": actions,
+    }
+    return LoraxVerdict(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))

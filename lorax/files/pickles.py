@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files import opcodes
 
 LARGEST = 1 << 26  # bytes of a pickle without its tensors; those of large checkpoints take less than one mebibyte
@@ -20,14 +20,17 @@ class PickleFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
-        try:
-            state = _load(path)
-        except Exception as error:  # a damaged pickle can make the unpickler raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise LoraxError(
-                f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
-                "Convert it to .safetensors with a tool that you trust."
-            ) from error
+        with reading(path, "a file of tensors"):
+            try:
+                state = _load(path)
+            except Exception as error:  # a damaged pickle can make the unpickler raise anything
+                if is_out_of_memory(error):
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise LoraxError(
+                    f"{path}: refused, since it holds more than plain tensors or is damaged ({reason[:200]}). "
+                    "Convert it to .safetensors with a tool that you trust."
+                ) from error
         state = state.get("state_dict", state) if isinstance(state, dict) else {}
         state = state if isinstance(state, dict) else {}
         self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}

@@ -1,17 +1,15 @@
 """Loads a checkpoint's text encoders: CLIP in transformers' layout (SD 1.x, SDXL's first) and in OpenCLIP's (SDXL's second)."""
 
-import json
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorax.checkpoint import PROJECTION, TEXT_MODEL, openclip, text_path
 from lorax.errors import LoraxError
-from lorax.files import Part, TensorFile
+from lorax.files import Part, TensorFile, read_json
 from lorax.runner.loading import load
 
 HEAD_CHANNELS = 64  # width of a head in all text encoders of SD 1.x and SDXL
@@ -75,11 +73,11 @@ def _heads(config: Path, width: int) -> int:
                 f"{HEAD_CHANNELS}. Put the encoder's own config.json there."
             )
         return heads
+    content = read_json(config, "a text encoder's configuration")
     try:
-        content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
         content = content.get("text_config", content)  # a configuration of CLIP as a whole
         heads, described = int(content["num_attention_heads"]), int(content["hidden_size"])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise LoraxError(
             f"{config}: not a text encoder's configuration ({type(error).__name__}: {error}). "
             "Expected transformers' config.json with hidden_size and num_attention_heads; correct or remove it."

@@ -1,7 +1,7 @@
 """Chooses the prompts of the pictures from which a target learns an adapter."""
 
-import json
-
+from lorax.errors import LoraxError
+from lorax.files import json_object
 from lorax.formats import AdapterFile, trigger_words
 from lorax.models import captions, with_triggers
 from lorax.transfer.planning import Plan
@@ -22,8 +22,8 @@ def trigger(adapter: AdapterFile) -> str | None:
     if words := trigger_words(adapter):
         return words
     try:
-        folders = json.loads(adapter.metadata.get("ss_tag_frequency", "{}")).values()
+        folders = json_object(adapter.path, adapter.metadata.get("ss_tag_frequency", "{}"), "tags").values()
         counts = {tag.strip(): int(count) for folder in folders for tag, count in folder.items()}
-    except (ValueError, AttributeError, TypeError):  # another tool's format
+    except (LoraxError, ValueError, AttributeError, TypeError, OverflowError):  # another tool's format
         return None
     return max(counts, key=counts.__getitem__, default=None)

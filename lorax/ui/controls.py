@@ -40,7 +40,9 @@ def control(option: Option, default: Any) -> Any:
     if option.kind is bool:
         return gr.Checkbox(value=default, **shown)
     if option.lines:
-        return gr.Textbox(value="\n".join(default), placeholder=option.placeholder or option.example, lines=3, max_lines=12, **shown)
+        return gr.Textbox(
+            value="\n".join(default), placeholder=option.placeholder or option.example, lines=3, max_lines=12, **shown
+        )
     value = "" if default is None else str(default)
     return gr.Textbox(value=value, placeholder=option.placeholder or option.example, max_lines=1, **shown)
 

@@ -22,8 +22,12 @@ MOST = 20_000  # verdicts on adapters between two bases
 
 @dataclass
 class Known:
-    """What is known of two bases: target layers by source layer, similarities by component, verdicts by an adapter's state."""
+    """What is known of two bases: target layers by source layer, similarities by component, verdicts by an adapter's state.
 
+    ``key``: that in the cache; empty if nothing is to be kept.
+    """
+
+    key: str = ""
     layers: dict[str, str | None] | None = None
     similarities: dict[str, list[float]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -63,25 +67,23 @@ class KnownPairs:
         if key not in self._known:
             self._known[key] = self._read(key)
             if len(self._known) > PAIRS:
-                self.save()
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return self._known[key]
 
-    def save(self) -> None:
+    def save(self, known: Known) -> None:
         """Put what is new into the cache."""
-        for key, known in self._known.items():
-            if known.is_new and self._cache is not None:
-                self._cache.put(key, Entry({}, {"known": _written(known)}), remember=False)
-            known.is_new = False
+        if known.is_new and known.key and self._cache is not None:
+            self._cache.put(known.key, Entry({}, {"known": _written(known)}), remember=False)
+        known.is_new = False
 
     def _read(self, key: str) -> Known:
         try:
             if self._cache is not None and (entry := self._cache.get(key, remember=False)) is not None:
-                return _from_text(entry.notes["known"])
+                return _from_text(key, entry.notes["known"])
         except (ValueError, KeyError, TypeError, AttributeError):  # a damaged entry is found again
             pass
-        return Known()
+        return Known(key)
 
 
 def state_of(path: Path) -> str:
@@ -108,10 +110,10 @@ def _written(known: Known) -> str:
     return json.dumps([known.layers, known.similarities, verdicts])
 
 
-def _from_text(text: str) -> Known:
+def _from_text(key: str, text: str) -> Known:
     layers, similarities, verdicts = json.loads(text)
     similarities = {str(component): [float(one) for one in found] for component, found in similarities.items()}
-    return Known(layers and dict(layers), similarities, {state: _verdict(found) for state, found in verdicts.items()})
+    return Known(key, layers and dict(layers), similarities, {state: _verdict(found) for state, found in verdicts.items()})
 
 
 def _verdict(found: dict[str, Any]) -> Verdict:

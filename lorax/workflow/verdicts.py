@@ -17,7 +17,7 @@ from lorax.models import Models, check_all
 from lorax.options import Options
 from lorax.progress import Progress, silent
 from lorax.transfer import Kind, Plan, Verdict, estimate, judging, plan_all
-from lorax.workflow.known import Known, KnownPairs, state_of
+from lorax.workflow.known import PAIRS, Known, KnownPairs, state_of
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,14 @@ class Verdicts:
         Whatever is wrong with a file becomes a verdict. ``progress`` may raise to stop.
         """
         asked, found = Asked(target, source, list(bases)), []
-        with self._lock:
-            try:
-                for number, adapter in enumerate(adapters):
-                    progress(number, len(adapters), adapter.name)
+        try:
+            for number, adapter in enumerate(adapters):
+                progress(number, len(adapters), adapter.name)
+                with self._lock:
                     found.append(self._guarded(adapter, asked))
-            finally:
-                self._pairs.save()
+        finally:
+            for opened in asked.opened.values():
+                self._pairs.save(opened.known)
         return found
 
     def _guarded(self, adapter: ListedFile, asked: Asked) -> Verdict:
@@ -102,6 +103,8 @@ class Verdicts:
                 source = found.base
             if source.path not in asked.opened:
                 asked.opened[source.path] = Bases(source, target, self._pairs.of(source.path, target.path))
+                if len(asked.opened) > PAIRS:
+                    self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
             return self._of(adapter, asked.opened[source.path])
         except (LoraxError, OSError) as error:
             return Verdict(Kind.UNREADABLE, reason=str(error))
@@ -128,15 +131,14 @@ class Verdicts:
             if error.base is bases.target:
                 return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
             return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+        relation = bases.known.relation_of(source, target)
         try:
-            opened.layers_of(source)
+            plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         except LoraxError as error:
             return Verdict(Kind.WRONG_SOURCE, reason=str(error))
         if bases.source.path.resolve() == bases.target.path.resolve():
             same = Verdict(Kind.SAME, layers=len(opened.layers))
             return replace(same, actions=judging.actions(same, 0, {}))
-        relation = bases.known.relation_of(source, target)
-        plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         return self._with_actions(judging.judge(plan, relation), plan, bases)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:

@@ -50,6 +50,18 @@ def test_lists(server: str) -> None:
     assert found["Lora/contrast-base"]["trained_on"] == "base.safetensors"
 
 
+def test_verdicts(server: str) -> None:
+    """With the source that the LoRA names, or a given one; by `move`'s method a transfer is asked for."""
+    asked = {"target": "pruned", "adapters": ["Lora/contrast-base"]}
+    (found,) = call(server, "verdict", asked)
+    assert (found["adapter"], found["kind"], found["strength"]) == ("Lora/contrast-base", "gains", 1)
+    assert found["words"].startswith("Pruned sibling: 96 of 210 layers find a new place, 72 have none.")
+    assert found["actions"][0] == {"do": "move", "method": "auto", "seconds": found["actions"][0]["seconds"]}
+    assert [one["kind"] for one in call(server, "verdict", asked | {"source": "finetune", "target": "base"})] == ["works"]
+    assert refused(server, "verdict", asked | {"target": "none"})[0] == 404
+    assert refused(server, "verdict", asked | {"adapters": ["x" * 5000]})[0] == 422
+
+
 def test_transfer(server: str, models: Path) -> None:
     chosen = {"options": {"method": "copy", "max_rank": 2}, "saving": {"dtype": "fp32"}}
     asked = MOVE | chosen | {"subfolder": "moved", "name": "mine"}
