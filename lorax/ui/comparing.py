@@ -250,7 +250,7 @@ class Comparing:
             for shot in shots
         ]
         captioned = [(found[number], planned.shots[number].title) for number in numbers]
-        gallery = gr.update(value=captioned, visible=bool(captioned), columns=planned.columns, selected_index=None)
+        gallery = gr.update(value=captioned, visible=bool(captioned), columns=planned.columns)
         done = f"Stopped after {len(shots)} of {len(planned.shots)} pictures." if stopped else "Done."
         warnings = [*comments, *([done] if stopped else [])]
         status = "".join(words.message(text, "warning") for text in warnings) or words.message(done, "done")
