@@ -21,7 +21,6 @@ from lorax.ui.controls import js
 from lorax.ui.kept import Kept
 from lorax.ui.requests import Form, Values
 
-SHAPE = "grid_cols" if "grid_cols" in vars(gr.Gallery()) else "columns"  # gradio 3's name and gradio 4's
 TXT2IMG = ("prompt", "negative", "seeds", "steps", "sampler", "schedule", "cfg", "width", "height")  # in javascript/lorax.js too
 OWN = (
     "Pictures are drawn here by DDIM in the checkpoint's own size, and the prompt is taken as it stands, without weights or tags."
@@ -251,7 +250,7 @@ class Comparing:
             for shot in shots
         ]
         captioned = [(found[number], planned.shots[number].title) for number in numbers]
-        gallery = gr.update(value=captioned, visible=bool(captioned), **{SHAPE: planned.columns}, selected_index=None)
+        gallery = gr.update(value=captioned, visible=bool(captioned), columns=planned.columns)
         done = f"Stopped after {len(shots)} of {len(planned.shots)} pictures." if stopped else "Done."
         warnings = [*comments, *([done] if stopped else [])]
         status = "".join(words.message(text, "warning") for text in warnings) or words.message(done, "done")

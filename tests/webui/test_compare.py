@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.ui.chromium import pick
@@ -61,7 +62,7 @@ def test_strengths_as_txt2img_draws_them_and_what_is_done_with_one(page: Any, ui
     page.wait_for_selector("#lorax_compare_told :text('7 of at most 36 pictures')")
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(7) img")
-    page.wait_for_selector("#lorax_compare_told :text('about 10 seconds')")
+    page.wait_for_selector("#lorax_compare_told :text('7 of at most 36 pictures, about')")
     *moved, source, alone, copied = gallery(page)
     shoot(page, "compare-strengths")
     tags = [f"<lora:{NAME}:{strength}>" for strength in STRENGTHS]
@@ -130,17 +131,27 @@ def test_methods_of_earlier_transfers_beside_each_other_and_the_axes_of_the_plot
     choose_axis(page, "x", "[LoRA-X] Method", ["copy", "prolora"])
     choose_axis(page, "y", "[LoRA-X] Strength", "0.4, 1")
     page.check("#script_txt2img_xyz_plot_include_lone_images input")
-    page.click("#txt2img_generate")
-    page.wait_for_selector(
-        "#txt2img_gallery .thumbnail-item:nth-child(5) img, #txt2img_gallery .thumbnails button:nth-child(5) img"
-    )
+    drawn = plotted(page, 4)
     shoot(page, "xyz-methods")
-    urls = page.locator("#txt2img_gallery .thumbnails button img, #txt2img_gallery .thumbnail-item img")
-    print([urls.nth(i).get_attribute("src") for i in range(urls.count())])
+    tags = [f"<lora:{name}:{strength}>" for strength in ("0.4", "1") for name in (NAME, other)]
+    assert_as_drawn(ui, drawn, tags)
+    assert abs(drawn[2] - drawn[3]).max() >= 8
 
+    page.fill("#txt2img_prompt textarea", "cat face")
     choose_axis(page, "x", "[LoRA-X] Moved LoRA", ["None", NAME, other])
-    page.click("#txt2img_generate")
-    page.wait_for_selector(
-        "#txt2img_gallery .thumbnail-item:nth-child(7) img, #txt2img_gallery .thumbnails button:nth-child(7) img"
-    )
+    drawn = plotted(page, 6)
     shoot(page, "xyz-loras")
+    assert_as_drawn(ui, drawn, ["", *tags[:2], "", *tags[2:]])
+
+
+def plotted(page: Any, pictures: int) -> list[np.ndarray]:
+    """The pictures of an X/Y/Z plot without the grid."""
+    page.click("#txt2img_generate")
+    page.wait_for_selector(f"#txt2img_gallery .grid-wrap .thumbnail-item:nth-child({pictures + 1}) img")
+    return gallery(page, "#txt2img_gallery .grid-wrap")[1:]
+
+
+def assert_as_drawn(ui: Page, drawn: list[np.ndarray], tags: list[str]) -> None:
+    sampled = DRAWING | {"sampler_name": "DPM++ 2M", "scheduler": "Automatic"}
+    for shown, tag in zip(drawn, tags, strict=True):
+        assert abs(ui.draw(tag, **sampled).pictures[0] - shown).max() <= 1, tag
