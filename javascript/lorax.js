@@ -47,15 +47,18 @@ window.lorax = (() => {
             poll();
             tellOthers("running");
         } else if (seen && seen.dataset.seen !== lastSeen) {
+            const isNews = lastSeen !== undefined; // and not what a page shows that was just opened
             lastSeen = seen.dataset.seen;
-            tellOthers(lastSeen);
-            ended();
+            if (isNews) {
+                tellOthers(lastSeen);
+                ended();
+            }
         }
         if (find("#lorax_verdict [data-pending]")) {
             ask();
         }
     }
-    let lastSeen = "0";
+    let lastSeen;
     setInterval(watch, 1000);
 
     // The page in another tab of this browser has the same job.

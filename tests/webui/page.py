@@ -99,12 +99,27 @@ def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
         path.unlink()
     page = opened(browser, webui)
     page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-    page.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
     pick(page, "#lorax_target", target)
     pick(page, "#lorax_adapters", LORA)
-    page.wait_for_selector("#lorax_notes .lorax-facts")
+    page.wait_for_selector("#lorax_verdict .lorax-verdict")
     yield page
     page.close()
+
+
+def by_method(page: Any, method: str) -> None:
+    """Choose a method by name, which Move then uses."""
+    for part in ("#lorax_options", "#lorax_advanced"):
+        if not page.is_visible(f"{part} .label-wrap.open"):
+            page.click(f"{part} > .label-wrap")
+    pick(page, "#lorax_method", method)
+    page.wait_for_selector("#lorax_move", state="visible")
+
+
+def moved(page: Any) -> None:
+    """Move what is chosen, and wait for what comes of it."""
+    page.click("#lorax_move")
+    page.wait_for_selector("#lorax_written .lorax-done, #lorax_written .lorax-warning, #lorax_written .lorax-error")
 
 
 def as_in_txt2img(page: Any, **values: Any) -> None:

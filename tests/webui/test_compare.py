@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.ui.chromium import pick
-from tests.webui.page import LORA, Page, as_in_txt2img, gallery, shoot, tab
+from tests.webui.page import LORA, Page, as_in_txt2img, by_method, gallery, shoot, tab
 from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
@@ -31,11 +31,9 @@ def page(browser: Any, ui: Page) -> Iterator[Any]:
 
 
 def move(page: Any, method: str, name: str = "") -> None:
-    if not page.is_visible("#lorax_method"):
-        page.click("#lorax_options .label-wrap")
-    pick(page, "#lorax_method", method)
+    by_method(page, method)
     page.fill("#lorax_name textarea, #lorax_name input", name)
-    page.click("#lorax_transfer")
+    page.click("#lorax_move")
     page.wait_for_selector(f"#lorax_which .token:has-text('{name or NAME}')")
 
 
