@@ -91,7 +91,7 @@ def test_lines_with_special_words_explain_them() -> None:
     """Both lines of how many layers, the similarity and what was measured; and no other."""
     html = words.summary([result()])
     assert html.count("<abbr title='") == html.count("</abbr>") == 3
-    assert "of the adapter&#x27;s squared norm. <abbr title='Layers are" in html
+    assert "of what the LoRA changes. <abbr title='Layers are" in html
 
 
 @pytest.mark.parametrize(

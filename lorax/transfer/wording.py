@@ -13,6 +13,7 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS, Cost, Forecas
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated
 
 KINDS = {RELATIVES: "close relatives", STRANGERS: "unrelated", CROSSED: "of different families"}
+ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
 
 
@@ -53,7 +54,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Return the sections.
 
-    If the original draws the same, that is first. Layers by status and reason with their share of the squared norm follow, then
+    If the original draws the same, that is first. Layers by status and reason with their share of what the LoRA changes follow, then
     measurements and forecasts.
     """
     parts = _of_the_original, _of_layers, _of_measurements, _of_the_rest, _of_the_bases
@@ -173,7 +174,7 @@ def _of_layers(report: Report) -> Iterator[Section]:
             for reason, group in sorted(alike.items(), key=lambda item: -len(item[1]))
         )
         share = report.share(records)
-        text = f"{len(records)} of {len(report.records)} layers {status.value}, {share:.1%} of the adapter's squared norm."
+        text = f"{len(records)} of {len(report.records)} layers {ENDS[status]}, {share:.1%} of what the LoRA changes."
         yield Section(Topic.LAYERS, text, items)
 
 

@@ -19,8 +19,8 @@ PROJECTED = "Only what lies in the directions that matter most in the target's l
 PARTS = "What lies in the directions that matter most, and what lies outside of them, each carried over by itself"
 MEANINGS: dict[Topic | Why, str] = {  # explanations for lines of the report
     Topic.LAYERS: (
-        "Layers are the parts of the network that the LoRA changes, one by one. The squared norm tells how much a LoRA changes "
-        "them: the sum of all its changes, squared"
+        "Layers are the parts of the network that the LoRA changes, one by one. Its "
+        "changes are counted squared, so large ones count for more"
     ),
     Topic.SIMILARITY: ALIKE,
     Topic.COMPRESSION: "The delta is what the LoRA adds to a layer",

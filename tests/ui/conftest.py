@@ -66,13 +66,13 @@ def server(models: Path) -> Iterator[str]:
 @pytest.fixture
 def page(server: str, browser: Any) -> Iterator[Any]:
     """The standalone tab, open in the browser."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     opened.set_default_timeout(180_000)
     opened.goto(server)
     opened.wait_for_selector("#lorax_notes [data-answers]", state="attached")  # the lists are filled
     yield opened
     print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
-    opened.close()
+    opened.context.close()
 
 
 @pytest.fixture
