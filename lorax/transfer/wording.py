@@ -54,7 +54,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Return the sections.
 
-    If the original draws the same, that is first. Layers by status and reason with their share of what the LoRA changes follow, then
+    If the original draws the same, that is first. Layers by status and reason follow, with their share of the changes, then
     measurements and forecasts.
     """
     parts = _of_the_original, _of_layers, _of_measurements, _of_the_rest, _of_the_bases
