@@ -155,7 +155,7 @@ def test_a_job_goes_on_without_its_page_and_interrupt_stops_ones_own(
     chosen: Any, browser: Any, models: Path, slow: list[str]
 ) -> None:
     chosen.click("#lorax_move")
-    chosen.wait_for_selector("#lorax_progress :text('Moving contrast-base to pruned')")
+    chosen.wait_for_selector("#lorax_progress :text('Moving Lora/contrast-base to pruned')")
     other = browser.new_context().new_page()  # another user, whose job waits
     other.set_default_timeout(180_000)
     other.goto(chosen.url)
