@@ -99,6 +99,8 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
     ui.load("pruned")
     try:
         page = opened(browser, ui)
+        for name, value in (("width", 64), ("height", 64), ("steps", 2)):
+            page.fill(f"#txt2img_{name} input[type=number]", str(value))
         page.locator("#txt2img_extra_tabs .tab-nav button", has_text="Lora").click()
         card = page.locator(f"#txt2img_lora_cards .card[data-name='{LORA}']")
         card.hover()
@@ -113,8 +115,6 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.click("#lorax_send")
         page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('-pruned:1>')")
         page.wait_for_function("() => document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('pruned')")
-        for name, value in (("width", 64), ("height", 64), ("steps", 2)):
-            page.fill(f"#txt2img_{name} input[type=number]", str(value))
         page.click("#txt2img_generate")
         page.wait_for_selector("#txt2img_gallery img")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
