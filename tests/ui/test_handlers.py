@@ -163,6 +163,16 @@ def test_the_target_follows_what_is_loaded_until_another_is_chosen(
     assert "target" not in handlers.noted(page, "4", values([], target="pruned")), "chosen by hand"
 
 
+def test_lists_that_are_read_again_change_no_selection_that_is_still_there(handlers: Any, page: Any, models: Path) -> None:
+    """The user may have chosen something else by the time the answer comes."""
+    chosen = values(labels(handlers, "Lora/contrast-base"))
+    assert not any("value" in one for one in handlers.refresh(page, "", chosen).values())
+    (models / "Lora" / "contrast-base.safetensors").unlink()
+    answer = handlers.refresh(page, "", chosen)
+    assert answer["adapters"]["value"] == []
+    assert "value" not in answer["target"]
+
+
 def test_a_new_choice_takes_away_what_came_of_the_old_one(handlers: Any, page: Any) -> None:
     chosen = values(labels(handlers, "Lora/contrast-base"))
     handlers.noted(page, "1", chosen)

@@ -48,7 +48,8 @@ def test_a_lora_fills_in_its_source_and_a_verdict_comes_without_a_click(chosen: 
 
 def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> None:
     save_file(load_file(models / "Lora" / "contrast-base.safetensors"), models / "Lora" / "nameless.safetensors")
-    page.click("#lorax_refresh")
+    page.reload()
+    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
     pick(page, "#lorax_target", "pruned")
     pick(page, "#lorax_adapters", "Lora/nameless")
     page.wait_for_selector("#lorax_guess :text('Not known: was it trained on base?')")
