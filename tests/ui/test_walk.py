@@ -48,6 +48,8 @@ def test_a_lora_fills_in_its_source_and_a_verdict_comes_without_a_click(chosen: 
 
 def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> None:
     save_file(load_file(models / "Lora" / "contrast-base.safetensors"), models / "Lora" / "nameless.safetensors")
+    with page.expect_response(lambda answer: "/run/predict" in answer.url):
+        page.click("#lorax_refresh")
     page.reload()
     page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
     pick(page, "#lorax_target", "pruned")
