@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA was trained on the last two
 SEED = 7
 AT_A_GLANCE = {  # the README's picture: title of a column -> the row of the grid that it shows
-    "on its own\ncheckpoint": (bundle.BASE, "with the LoRA"),
-    "on yours,\nas it is": (bundle.PRUNED, "copied by name"),
-    "on yours,\nmoved": (bundle.PRUNED, "transferred"),
+    "your checkpoint,\nno LoRA": (bundle.PRUNED, "alone"),
+    "the LoRA on its\nown checkpoint": (bundle.BASE, "with the LoRA"),
+    "the LoRA on\nyours, as it is": (bundle.PRUNED, "copied by name"),
+    "the LoRA on\nyours, moved": (bundle.PRUNED, "transferred"),
 }
 SHOWN = ["koala", "bread", "rocket"]  # in the README's picture
 
@@ -55,7 +56,7 @@ def run(output: Path) -> Iterator[str]:
         rows += [(target, label, _pictures(runner, path)) for label, path in variants.items()]
     grid, glance = output / "grid.png", output / "glance.png"
     draw(rows, PROMPTS, grid)
-    draw(_at_a_glance(rows), list(AT_A_GLANCE), glance, inches=1.5)
+    draw(_at_a_glance(rows), list(AT_A_GLANCE), glance, inches=1.3)
     (output / "report.json").write_text(json.dumps(reports, indent=2), encoding="utf-8")
     yield f"wrote {grid}, {glance} and {output / 'report.json'} in {time.monotonic() - began:.0f} s"
 
