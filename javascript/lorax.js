@@ -1,4 +1,4 @@
-// The tab's code in the browser: the WebUI's progress bar, Copy, Send to txt2img, and the button on LoRA cards.
+// The tab's code in the browser: it watches jobs and verdicts, copies, sends to txt2img, and adds the button to LoRA cards.
 window.lorax = (() => {
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const find = (selector) => root().querySelector(selector);
@@ -10,14 +10,9 @@ window.lorax = (() => {
         area.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
-    // Shows the WebUI's progress bar above the status line. The task's id is the first value.
-    function submit(values) {
-        if (typeof requestProgress !== "function") {
-            return values;
-        }
-        const id = randomId();
-        requestProgress(id, find("#lorax_status"), null, () => {});
-        return [id, ...values.slice(1)];
+    // Sends the number of this browser's page along, the second value of each event.
+    function named(values) {
+        return [values[0], window.loraxPage, ...values.slice(2)];
     }
 
     // Requests new notes. Gradio 3 drops events while a handler is running, so the request is repeated, at growing intervals, until it
@@ -37,6 +32,43 @@ window.lorax = (() => {
         return [];
     }
 
+    // Asks how the job goes, if there is one. What is known of ended jobs goes along, so that only news is shown anew.
+    let beats = 0;
+    function poll() {
+        const field = find("#lorax_poll textarea, #lorax_poll input");
+        if (field) {
+            put(field, `${++beats} ${find("#lorax_progress [data-seen]")?.dataset.seen ?? ""}`);
+        }
+    }
+
+    function watch() {
+        const seen = find("#lorax_progress [data-seen]");
+        if (seen?.hasAttribute("data-running")) {
+            poll();
+            tellOthers("running");
+        } else if (seen && seen.dataset.seen !== lastSeen) {
+            const isNews = lastSeen !== undefined; // and not what a page shows that was just opened
+            lastSeen = seen.dataset.seen;
+            if (isNews) {
+                tellOthers(lastSeen);
+                ended();
+            }
+        }
+        if (find("#lorax_verdict [data-pending]")) {
+            ask();
+        }
+    }
+    let lastSeen;
+    setInterval(watch, 1000);
+
+    // The page in another tab of this browser has the same job.
+    function tellOthers(state) {
+        try {
+            localStorage.lorax_state = state;
+        } catch { /* the browser keeps nothing */ }
+    }
+    window.addEventListener("storage", (event) => event.key === "lorax_state" && poll());
+
     function copy(text) {
         if (navigator.clipboard) {
             navigator.clipboard.writeText(text);
@@ -51,14 +83,20 @@ window.lorax = (() => {
         return [];
     }
 
-    function send(text) {
+    // Puts the tag into the prompt, and has the WebUI load the checkpoint for which the LoRA is.
+    function send(text, target) {
         const prompt = find("#txt2img_prompt textarea");
-        if (!prompt.value.includes(text)) {
+        if (text && !prompt.value.includes(text)) {
             put(prompt, prompt.value.trim() ? `${prompt.value.trim()} ${text}` : text);
+        }
+        if (target && typeof selectCheckpoint === "function" && target !== loaded()) {
+            selectCheckpoint(target);
         }
         switch_to_txt2img();
         return [];
     }
+
+    const loaded = () => find("#lorax_notes [data-loaded]")?.dataset.loaded;
 
     // Refreshes one tab after the other: while the WebUI reads its list of LoRAs again, another tab's refresh would miss cards.
     function refreshCards([tab, ...others]) {
@@ -76,14 +114,32 @@ window.lorax = (() => {
         }, 100);
     }
 
-    // Shows the new card after a transfer, and copies the prompt of txt2img into an empty prompt of the comparison.
-    function transferred() {
-        const [prompt, given] = [find("#lorax_prompt textarea"), find("#txt2img_prompt textarea")];
-        if (prompt && !prompt.value && given) {
-            put(prompt, given.value);
-        }
+    // Shows new cards, previews and weights.
+    function refresh() {
         refreshCards(["txt2img", "img2img"]);
         return [];
+    }
+
+    // Shows the new card after a transfer, and has an empty comparison draw as txt2img does.
+    function ended() {
+        if (find("#lorax_prompt textarea")?.value === "" && find("#txt2img_prompt textarea")) {
+            find("#lorax_from_txt2img").click();
+        }
+        return refresh();
+    }
+
+    // Returns what txt2img draws with, in the order of TXT2IMG in lorax/ui/comparing.py. What it lacks stays as it is in Compare.
+    const number = "input[type=number]";
+    const one = "input:checked, input:not([type=radio])"; // the WebUI's settings make a list or buttons of the samplers
+    const fields = [
+        ["prompt", "textarea"], ["neg_prompt", "textarea"], ["seed", "input"], ["steps", number], ["sampling", one], ["scheduler", one],
+        ["cfg_scale", number], ["width", number], ["height", number],
+    ];
+    function fromTxt2img(values) {
+        return fields.map(([name, part], place) => {
+            const given = find(`#txt2img_${name}`)?.querySelector(part)?.value;
+            return given === undefined ? values[place] : typeof values[place] === "number" ? Number(given) : given;
+        });
     }
 
     function sendCard(event) {
@@ -106,7 +162,14 @@ window.lorax = (() => {
 
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(addCardButtons);
-        onUiTabChange(() => isOurs(get_uiCurrentTab()) && ask()); // another checkpoint may be loaded now
+        onUiTabChange(() => isOurs(get_uiCurrentTab()) && look());
+        onOptionsChanged(ask); // another checkpoint may be loaded now
     }
-    return {submit, ask, copy, send, transferred};
+    document.addEventListener("visibilitychange", () => document.hidden || look());
+
+    function look() {
+        ask();
+        poll();
+    }
+    return {named, ask, copy, send, refresh, fromTxt2img};
 })();

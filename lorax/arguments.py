@@ -1,14 +1,95 @@
-"""Turns what is typed on the command line into paths, numbers and captions, or refuses it in a sentence."""
+"""Turns what is typed on the command line into options, paths, numbers and captions, or refuses it in a sentence."""
 
+import argparse
+import dataclasses
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lorax.errors import LoraxError, reading
-from lorax.options import texts
+from lorax.files import Cache
+from lorax.options import Batching, Options, Running, Saving, declared, texts
 
+Declaration = TypeVar("Declaration", Options, Running, Saving, Batching)
+SOURCE = "the base that the adapters were trained on"
 MOST_GIGABYTES, MOST_CAPTIONS = 1_000_000, 8 << 20  # of a cache; characters of a file of captions
+
+
+def add_moving(commands: Any) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Add the commands transfer and analyze, which have most arguments in common; return their parsers."""
+    moving = argparse.ArgumentParser(add_help=False)
+    moving.add_argument("loras", type=to_path, nargs="+", metavar="LORA", help="an adapter: a .safetensors file or a PEFT folder")
+    add_options(moving, Options)
+    add_options(moving, Running)
+    add_cache(moving)
+    moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
+    moving.add_argument("--report", type=to_output, metavar="FILE.json", help="also write the JSON there")
+
+    transfer = commands.add_parser(
+        "transfer",
+        parents=[moving],
+        help="move adapters, in one pass over the bases, and write them",
+        description="Move adapters and write them: all of them, or none. With several targets, --models or --skip-existing, each "
+        "adapter ends by itself, what is finished stays, and a table tells what became of each.",
+    )
+    origin = transfer.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--source", type=to_path, metavar="BASE", help=SOURCE)
+    origin.add_argument(
+        "--models", type=to_path, metavar="DIR", help="in place of --source: has the bases that the adapters' metadata names"
+    )
+    help = "the base to move them to; may be given again"
+    transfer.add_argument("--target", type=to_path, action="append", required=True, metavar="BASE", help=help)
+    transfer.add_argument(
+        "--output",
+        type=to_output,
+        metavar="FILE_OR_DIR",
+        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file. "
+        "For several adapters, a folder",
+    )
+    add_options(transfer, Saving)
+    add_options(transfer, Batching)
+
+    analyze = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
+    analyze.add_argument("--source", type=to_path, required=True, metavar="BASE", help=SOURCE)
+    analyze.add_argument("--target", type=to_path, required=True, metavar="BASE", help="the base to move them to")
+    return transfer, analyze
+
+
+def add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
+    """Add an argument for each option of a declaration."""
+    for option in declared(declaration):
+        if option.kind is bool:
+            parser.add_argument(option.flag, action="store_true", help=option.help)
+            continue
+        default = "" if option.default in (None, "", ()) else " (default: %(default)s)"
+        parser.add_argument(
+            option.flag,
+            type=to_captions if option.lines else to_whole_number if option.kind is int else option.kind,
+            choices=option.choices,
+            default=option.default,
+            metavar=option.example,
+            help=option.described.replace("%", "%%") + default,
+        )
+
+
+def chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Declaration:
+    """Return the typed values of a declaration."""
+    return declaration(**{field.name: getattr(options, field.name) for field in dataclasses.fields(declaration)})
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``cache_of``."""
+    parser.add_argument(
+        "--cache", type=to_path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
+    )
+    parser.add_argument("--cache-size", type=to_gigabytes, default=8, metavar="GB", help="of --cache (default: %(default)s)")
+
+
+def cache_of(options: argparse.Namespace) -> Cache | None:
+    """Return the cache that is asked for, or None."""
+    return Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
 
 
 def to_path(text: str) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorax.checkpoint import Family, families, open_checkpoint
 from lorax.errors import LoraxError
-from lorax.files import legacy_hash
+from lorax.files import hashes, legacy_hash
 from lorax.formats import AdapterFile, kind, open_adapter, ranks, sidecars, trigger_words
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,29 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A file as the metadata of another one names it. It may have been renamed or removed since."""
+
+    name: str
+    sha256: str
+
+    @property
+    def title(self) -> str:
+        """The name without the suffix."""
+        return _stem(self.name)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a transfer made a file of. ``target``: None for a LoRA-X file, which is fitted to whatever is loaded."""
+
+    lora: Named
+    source: Named
+    target: Named | None
+    method: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """An adapter in a few words. ``problem``: the reason why it cannot be moved, or empty."""
 
@@ -68,7 +91,9 @@ class Facts:
     family: str = ""
     trained_on: str = ""  # file name of the base according to the metadata, or else its kind according to Civitai
     trigger_words: str = ""
+    weight: float | None = None  # that the card prefers
     problem: str = ""
+    origin: Provenance | None = None  # of a file that a transfer wrote
 
     def __str__(self) -> str:
         if self.problem:
@@ -123,6 +148,25 @@ def _listed(named_by: Naming, bases: list[ListedFile]) -> ListedFile | None:
     return next((base for base in bases if legacy and base.path.is_file() and legacy_hash(base.path) == legacy), None)
 
 
+def base_of(named: Named, bases: Iterable[ListedFile]) -> ListedFile | None:
+    """Return the listed base that the metadata of a transfer names; None if it is not listed, or is another file by now."""
+    bases = list(bases)
+    if found := next((base for base in bases if base.sha256 == named.sha256), None):
+        return found
+    return next((base for base in bases if base.sha256 is None and _name(base.path.name) == _name(named.name)), None)
+
+
+def adapter_of(named: Named, adapters: Iterable[ListedFile]) -> ListedFile | None:
+    """Return the listed adapter that the metadata of a transfer names; None if it is not listed, or is another file by now."""
+    candidates = (one for one in adapters if one.path.name == named.name and one.path.is_file())
+    return next((one for one in candidates if _sha256(one.path, one.path.stat().st_mtime_ns) == named.sha256), None)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int) -> str:
+    return hashes(path).sha256
+
+
 @lru_cache(maxsize=16384)
 def _named_by(adapter: Path, changed: int, beside: tuple[int, ...]) -> tuple[Naming, Family | None]:
     """Return how an adapter's metadata names its base, and the adapter's family."""
@@ -162,7 +206,21 @@ def _facts(path: Path, changed: int, beside: tuple[int, ...]) -> Facts:
         family=family.title if family else "",
         trained_on=adapter.metadata.get("ss_sd_model_name") or hints.base,
         trigger_words=trigger_words(adapter),
+        weight=hints.weight,
+        origin=_origin(adapter.metadata),
     )
+
+
+def _origin(metadata: Mapping[str, str]) -> Provenance | None:
+    def named(key: str) -> Named | None:
+        return Named(metadata[key], metadata.get(f"{key}_hash", "")) if metadata.get(key) else None
+
+    lora, made_on = named("lorax_source_lora"), named("lorax_source_model")
+    if lora is None or made_on is None:  # a LoRA-X adapter that was trained names no LoRA
+        return None
+    if moved_from := named("lorax_moved_from_model"):  # a LoRA-X file with moved layers: its own source is the target
+        return Provenance(lora, moved_from, made_on, metadata.get("lorax_moved_by", ""))
+    return Provenance(lora, made_on, named("lorax_target_model"), metadata.get("lorax_method", ""))
 
 
 def _opened(adapter: Path) -> AdapterFile | str:
@@ -178,6 +236,9 @@ def _opened(adapter: Path) -> AdapterFile | str:
 
 def _name(file: str) -> str:
     """Return the name of a model's file in lower case, without folders and suffix."""
-    name = file.replace("\\", "/").rpartition("/")[2]
+    return _stem(file.replace("\\", "/").rpartition("/")[2]).lower()
+
+
+def _stem(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
-    return (stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name).lower()
+    return stem if dot and suffix.lower() in ("safetensors", "ckpt", "pt") else name

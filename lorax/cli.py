@@ -1,33 +1,46 @@
 """The command line, ``python -m lorax``. Results go to stdout, progress and errors to stderr.
 
 Exit codes: 0 done, 2 bad input, 3 ``auto`` declined an adapter (see ``Report.declined``), 130 interrupted. A command writes all
-its files at the end, or none; only the demo writes as it goes.
+its files at the end, or none; only the demo and a batch write as they go. Of a batch, the worst end counts.
 """
 
 import argparse
-import dataclasses
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
 from lorax import __version__, demo
-from lorax.arguments import to_captions, to_gigabytes, to_output, to_path, to_user_and_password, to_whole_number
+from lorax.arguments import add_cache, add_moving, cache_of, chosen, to_path, to_user_and_password
 from lorax.catalog import ListedFile
 from lorax.errors import LoraxError, is_out_of_memory, printable
-from lorax.files import Cache
+from lorax.hosts.standalone import Standalone
 from lorax.inspection import inspect
-from lorax.options import Options, Running, Saving, declared, without_effect
+from lorax.options import Batching, Options, Running, Saving, without_effect
 from lorax.progress import Progress
 from lorax.transfer import Cost, wording
-from lorax.workflow import AtPath, Memory, ReportFile, Request, Result, analyse, reports_of, transfer
+from lorax.workflow import (
+    AtPath,
+    Batch,
+    End,
+    Item,
+    Memory,
+    ReportFile,
+    Request,
+    Result,
+    analyse,
+    batch,
+    outcome_as_json,
+    reports_of,
+    table,
+    transfer,
+)
 
-Declaration = TypeVar("Declaration", Options, Running, Saving)
 EXIT_BAD_INPUT, EXIT_DECLINED, EXIT_INTERRUPTED = 2, 3, 130
 
 
@@ -57,31 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lorax {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    moving = argparse.ArgumentParser(add_help=False)
-    moving.add_argument("loras", type=to_path, nargs="+", metavar="LORA", help="an adapter: a .safetensors file or a PEFT folder")
-    moving.add_argument(
-        "--source", type=to_path, required=True, metavar="BASE", help="the base that the adapters were trained on"
-    )
-    moving.add_argument("--target", type=to_path, required=True, metavar="BASE", help="the base to move them to")
-    _add_options(moving, Options)
-    _add_options(moving, Running)
-    _add_cache(moving)
-    moving.add_argument("--json", action="store_true", help="print the report as JSON; of several adapters, a list of reports")
-    moving.add_argument("--report", type=to_output, metavar="FILE.json", help="also write the JSON there")
-
-    command = commands.add_parser("transfer", parents=[moving], help="move adapters, in one pass over the bases, and write them")
-    command.add_argument(
-        "--output",
-        type=to_output,
-        metavar="FILE_OR_DIR",
-        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file. "
-        "For several adapters, a folder",
-    )
-    _add_options(command, Saving)
-    command.set_defaults(command=_transfer)
-
-    command = commands.add_parser("analyze", parents=[moving], help="show what a transfer would do; write no adapter")
-    command.set_defaults(command=_analyze, overwrite=False)
+    transferring, analyzing = add_moving(commands)
+    transferring.set_defaults(command=_transfer)
+    analyzing.set_defaults(command=_analyze, overwrite=False)
 
     command = commands.add_parser("inspect", help="say what a checkpoint or an adapter is")
     command.add_argument("file", type=to_path)
@@ -102,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a name by which the server may be called besides its address, such as a proxy's; may be given again",
     )
-    _add_cache(command)
+    add_cache(command)
     command.set_defaults(command=_serve)
 
     command = commands.add_parser("demo", help="move a LoRA between the bundled models and draw what it does")
@@ -111,42 +102,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cache", type=to_path, metavar="DIR", help="keep what is found of the bases there, and what refine goes on from"
-    )
-    parser.add_argument("--cache-size", type=to_gigabytes, default=8, metavar="GB", help="of --cache (default: %(default)s)")
-
-
-def _add_options(parser: argparse.ArgumentParser, declaration: type) -> None:
-    for option in declared(declaration):
-        if option.kind is bool:
-            parser.add_argument(option.flag, action="store_true", help=option.help)
-            continue
-        default = "" if option.default in (None, "", ()) else " (default: %(default)s)"
-        parser.add_argument(
-            option.flag,
-            type=to_captions if option.lines else to_whole_number if option.kind is int else option.kind,
-            choices=option.choices,
-            default=option.default,
-            metavar=option.example,
-            help=option.described.replace("%", "%%") + default,
-        )
-
-
-def _chosen(options: argparse.Namespace, declaration: type[Declaration]) -> Declaration:
-    return declaration(**{field.name: getattr(options, field.name) for field in dataclasses.fields(declaration)})
-
-
 def _transfer(options: argparse.Namespace) -> int:
-    request, saving = _request(options), _chosen(options, Saving)
-    destination = AtPath(options.output, saving)
+    destination = AtPath(options.output, chosen(options, Saving))
+    _check_output(options)
 
     def announce(cost: Cost) -> None:
-        print(f"{request.options.method} takes {wording.cost_words(cost)}, or less", file=sys.stderr)
+        print(f"{options.method} takes {wording.cost_words(cost)}, or less", file=sys.stderr)
 
+    if len(options.target) > 1 or options.models or options.skip_existing:
+        return _batch(options, destination, announce)
+    request = _request(options, options.target[0])
     with progress_bar() as progress:
-        results = transfer(request, destination, progress, Memory(_cache(options)), _report_file(options), announce)
+        results = transfer(request, destination, progress, Memory(cache_of(options)), _report_file(options), announce)
     if options.json and any(result.report.declined or result.files for result in results):
         _print_json(reports_of(results, with_files=True))
     code = 0
@@ -164,9 +131,46 @@ def _transfer(options: argparse.Namespace) -> int:
     return code
 
 
+def _batch(options: argparse.Namespace, destination: AtPath, announce: Callable[[Cost], None]) -> int:
+    source = _listed(options.source) if options.source else None
+    bases = Standalone(options.models).bases().values() if options.models else ()
+    asked = Batch(
+        [Item(_listed(lora), source) for lora in options.loras],
+        [_listed(target) for target in options.target],
+        [replace(base, name=str(base.path)) for base in bases],
+        *_checked(options),
+        chosen(options, Batching),
+    )
+    with progress_bar() as progress:
+        outcomes = batch(asked, destination, progress, Memory(cache_of(options)), _report_file(options), announce)
+    if options.json:
+        _print_json([outcome_as_json(one) for one in outcomes])
+    else:
+        print(table(outcomes))
+        for one in outcomes:
+            if one.result and one.result.note:
+                print(f"{one.path}: {one.result.note}")
+    ends = {one.end for one in outcomes}
+    if End.STOPPED in ends:
+        return EXIT_INTERRUPTED
+    if ends & {End.FAILED, End.UNMOVED}:
+        return EXIT_BAD_INPUT
+    return EXIT_DECLINED if End.DECLINED in ends else 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Raise LoraxError if --output names a file, and there is more than one to write, or --name names it too."""
+    if options.output is None or options.output.is_dir():
+        return
+    if (count := len(options.loras) * len(options.target)) > 1:
+        raise LoraxError(f"{options.output}: not a folder, which --output must be for {count} adapters. Create it first.")
+    if options.name:
+        raise LoraxError(f"{options.output}: not a folder, which --output must be beside --name. Create it first.")
+
+
 def _analyze(options: argparse.Namespace) -> int:
     with progress_bar() as progress:
-        results = analyse(_request(options), progress, Memory(_cache(options)), _report_file(options))
+        results = analyse(_request(options, options.target), progress, Memory(cache_of(options)), _report_file(options))
     if options.json:
         _print_json(reports_of(results))
     for result in results:
@@ -194,7 +198,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
 
     access = Access(tuple(options.allow_host), options.auth)
-    serve(options.models, options.address, options.port, _cache(options), access)
+    serve(options.models, options.address, options.port, cache_of(options), access)
     return 0
 
 
@@ -210,14 +214,21 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _request(options: argparse.Namespace) -> Request:
-    """Return the request, and print a note about each option that has no effect."""
+def _request(options: argparse.Namespace, target: Path) -> Request:
     loras = [ListedFile(path.name, path) for path in options.loras]
-    source, target = (ListedFile(path.name, path) for path in (options.source, options.target))
-    request = Request(source, target, loras, _chosen(options, Options), _chosen(options, Running))
-    for option in without_effect(request.options, request.running):
-        print(f"note: {option.flag} has no effect with --method {request.options.method}", file=sys.stderr)
-    return request
+    return Request(_listed(options.source), _listed(target), loras, *_checked(options))
+
+
+def _checked(options: argparse.Namespace) -> tuple[Options, Running]:
+    """Return the options of the transfer, and print a note about each that has no effect."""
+    moving, running = chosen(options, Options), chosen(options, Running)
+    for option in without_effect(moving, running):
+        print(f"note: {option.flag} has no effect with --method {moving.method}", file=sys.stderr)
+    return moving, running
+
+
+def _listed(path: Path) -> ListedFile:
+    return ListedFile(str(path), path)
 
 
 def _head(result: Result, results: Sequence[Result]) -> str:
@@ -227,10 +238,6 @@ def _head(result: Result, results: Sequence[Result]) -> str:
 
 def _report_file(options: argparse.Namespace) -> ReportFile | None:
     return ReportFile(options.report, options.overwrite) if options.report else None
-
-
-def _cache(options: argparse.Namespace) -> Cache | None:
-    return Cache(options.cache, int(options.cache_size * 1e9), 0) if options.cache else None
 
 
 @contextmanager

@@ -34,6 +34,9 @@ class LowRank:
     def to(self, device: torch.device | str) -> "LowRank":
         return LowRank(self.up.to(device), self.down.to(device), self.scale)
 
+    def times(self, factor: float) -> "LowRank":
+        return LowRank(self.up, self.down, factor * self.scale)
+
     def norm(self) -> float:
         """Return ||dW||_F, from the Gram matrices (k, k) of the factors in float64."""
         up, down = self.up.double(), self.down.double()

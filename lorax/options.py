@@ -1,12 +1,13 @@
 """Declares every option once. The command line, the tab, the API and the settings page are made from these classes."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, printable
 from lorax.methods import METHODS, described
 from lorax.pairing import PAIRINGS
 from lorax.subspace import RankRule
@@ -21,6 +22,9 @@ KINDS = {
     LORA: "a plain LoRA for the target, which works everywhere",
     LORAX: "a LoRA-X file, which fits itself to the checkpoint that is loaded; needs this extension to be used",
 }
+NAME_FIELDS = ("lora", "target", "source", "method")  # of the name of a written file
+NO_FILE_NAME = '<>:"/\\|?*'  # characters that one of the systems has in no file name
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names that Windows keeps for devices
 DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wider range", "fp32": "full precision, large"}
 
 
@@ -32,6 +36,7 @@ class Option:
     help: str  # for artists
     offered: Callable[[], Mapping[str, str]] | None = None  # returns meanings by value
     example: str | None = None
+    placeholder: str = ""  # in an empty text field; none: the example
     bounds: tuple[float, float] | None = None
     lines: bool = False  # whether the value is a list of texts, one per line
     name: str = ""
@@ -98,6 +103,7 @@ class Options:
         "Kept rank",
         "How many of a checkpoint's leading directions count as its style; methods that project keep only those",
         example="auto|N|25%|energy:0.95",
+        placeholder="auto; or a number, or a share such as 25%",
     )
     threshold: float = _option(
         0.8,
@@ -123,6 +129,7 @@ class Options:
         f"Rank of the written LoRA at most, for a smaller file; empty: as the method gives, and {DENSE_RANK} for formats other "
         "than LoRA, whose layers can be of any rank",
         example="N",
+        placeholder="no limit",
     )
 
     def __post_init__(self) -> None:
@@ -154,12 +161,14 @@ class Running:
         "Training steps",
         "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
         example="N",
+        placeholder="what served best",
     )
     lora_rank: int | None = _option(
         None,
         "Rank of the new LoRA",
         "Of each layer, as far as it can have it and the largest rank allows; empty: the rank that it has in the LoRA",
         example="N",
+        placeholder="as in the LoRA",
     )
     trigger: str = _option(
         "",
@@ -167,12 +176,14 @@ class Running:
         "They lead every second caption, so that what hides behind them is drawn; empty: those that the LoRA's card or metadata "
         "names, else the tag that it was trained on most",
         example="words",
+        placeholder="those that the LoRA names",
     )
     captions: tuple[str, ...] = _option(
         (),
         "Captions",
         "What the source draws, a caption a line; empty: plain captions of our own. Name what the LoRA is for, if that is narrow",
         example="FILE",
+        placeholder="one a line",
         lines=True,
     )
 
@@ -210,12 +221,61 @@ class Saving:
     save_as: str = _option(LORA, "Save as", "What kind of file is written", offered=lambda: KINDS)
     dtype: str = _option("fp16", "Precision", "How the numbers are stored", offered=lambda: DTYPES)
     overwrite: bool = _option(False, "Replace", "Replace the output and the report if they exist")
+    strength: float = _option(
+        1.0,
+        "Strength",
+        "What is written is multiplied by this, so that the LoRA is weaker or stronger at weight 1; for a plain LoRA only",
+        bounds=(0.05, 2),
+    )
+    name: str = _option(
+        "",
+        "Output name",
+        "May hold {lora}, {target}, {source} and {method}; empty: {lora}-{target}, and {lora}-lorax for a LoRA-X file",
+        example="{lora}-{target}",
+    )
 
     def __post_init__(self) -> None:
         if self.save_as not in KINDS:
             raise LoraxError(f"save as {self.save_as!r}: expected one of {', '.join(KINDS)}.")
         if self.dtype not in DTYPES:
             raise LoraxError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}.")
+        if not 0.05 <= self.strength <= 2:
+            raise LoraxError(f"strength {self.strength}: expected a number from 0.05 to 2.")
+        if self.strength != 1 and self.save_as == LORAX:
+            raise LoraxError(
+                f"strength {self.strength}: a LoRA-X file keeps its full strength, since what a checkpoint has of it already is "
+                "measured when it is fitted. Give the strength as the weight in the prompt, or save a plain LoRA."
+            )
+        _check_name(self.name)
+
+    def file_name(self, usual: str, **fields: str) -> str:
+        """Return the name of a file, without its ending, from the values of ``NAME_FIELDS``; ``usual`` if no name is given."""
+        pattern = self.name.strip().removesuffix(".safetensors") or usual
+        return re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], pattern)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The options of a batch."""
+
+    skip_existing: bool = _option(
+        False, "Skip existing", "Leave the files that are there already as they are, and make those that are missing"
+    )
+
+
+def _check_name(name: str) -> None:
+    """Raise LoraxError if a name has fields that are not known, or is no name of a file on every system."""
+    fixed = re.sub(r"\{(" + "|".join(NAME_FIELDS) + r")\}", "", name)
+    known = ", ".join(f"{{{field}}}" for field in NAME_FIELDS)
+    if unknown := re.search(r"\{[^{}]*\}|[{}]", fixed):
+        raise LoraxError(f"name {name!r}: {unknown[0]} is not known. Use {known}, and no other braces.")
+    if set(fixed) & set(NO_FILE_NAME) or printable(fixed) != fixed or "\n" in fixed:
+        raise LoraxError(
+            f"name {name!r}: expected a file name without folders, without control characters and without {NO_FILE_NAME}, as "
+            "every system can have it. Name the folder as the subfolder, or as --output."
+        )
+    if DEVICES.match(name):
+        raise LoraxError(f"name {name!r}: Windows keeps it for a device. Choose another name.")
 
 
 @dataclass(frozen=True)

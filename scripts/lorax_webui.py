@@ -1,4 +1,7 @@
-"""Registers LoRA-X with the WebUI: tab, settings, API and network type. Modules are imported when the WebUI calls for them."""
+"""Registers LoRA-X with the WebUI: tab, settings, API, axes of the X/Y/Z plot and network type.
+
+Modules are imported when the WebUI calls for them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from lorax.hosts.a1111 import network  # the WebUI adds the extension's folder t
 
 def tabs() -> list[tuple[Any, str, str]]:
     from lorax.hosts.a1111.host import A1111
+    from lorax.hosts.a1111.settings import keep_out_of_defaults
     from lorax.ui.tab import TITLE, build
 
-    return [(build(A1111()), TITLE, "lorax_tab")]
+    return [(keep_out_of_defaults(build(A1111())), TITLE, "lorax_tab")]
 
 
 def settings() -> None:
@@ -31,6 +35,12 @@ def routes(demo: Any, app: Any) -> None:
         app.include_router(router(A1111()), dependencies=dependencies)
 
 
+def axes() -> None:
+    from lorax.hosts.a1111.axes import register
+
+    register()
+
+
 def cache() -> Any:
     from lorax.hosts.a1111.settings import cache
 
@@ -46,4 +56,5 @@ def device() -> str:
 script_callbacks.on_ui_tabs(tabs)
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_app_started(routes)
+script_callbacks.on_before_ui(axes)
 LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes in this module's namespace

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lorax import output
 from lorax.cli import main
-from lorax.workflow import orchestrator
+from lorax.workflow import passes
 from tests import builders
 from tests.samples import Files, arguments
 
@@ -46,10 +46,8 @@ def test_beside_each_without_an_output(files: Files, library: list[Path]) -> Non
 
 def test_one_pass(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    many = orchestrator.run_all
-    monkeypatch.setattr(
-        orchestrator, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named)
-    )
+    many = passes.run_all
+    monkeypatch.setattr(passes, "run_all", lambda plans, *more, **named: calls.append(len(plans)) or many(plans, *more, **named))
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out)]) == 0
     assert calls == [2]
 

@@ -65,7 +65,7 @@ def test_other_errors_are_not_hidden(files: Files, out: Path, monkeypatch: pytes
     def mistaken(*_: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("lorax.workflow.orchestrator.plan_all", mistaken)
+    monkeypatch.setattr("lorax.workflow.passes.plan_all", mistaken)
     with pytest.raises(KeyError):
         main(["transfer", *arguments(files), "--output", str(out / "x.safetensors")])
 
@@ -115,7 +115,7 @@ def test_out_of_memory_elsewhere_is_a_sentence_too(refused: Refused, monkeypatch
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lorax.workflow.orchestrator.plan_all", full)
+    monkeypatch.setattr("lorax.workflow.passes.plan_all", full)
     assert "error: not enough memory. Nothing was written." in refused()
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from lorax.cli import main
 from lorax.errors import LoraxError
-from lorax.options import Caching, Options, Running, Saving, declared
+from lorax.options import Batching, Caching, Options, Running, Saving, declared
 
 
-@pytest.mark.parametrize("declaration", [Options, Running, Saving, Caching])
+@pytest.mark.parametrize("declaration", [Options, Running, Saving, Batching, Caching])
 def test_every_field_is_declared_with_words_for_an_artist(declaration: type) -> None:
     options = declared(declaration)
     assert [option.name for option in options] == [field.name for field in dataclasses.fields(declaration)]
@@ -26,7 +26,7 @@ def test_the_command_line_offers_every_option(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["transfer", "--help"])
     shown = capsys.readouterr().out
-    assert all(option.flag in shown for option in declared(Options) + declared(Running) + declared(Saving))
+    assert all(option.flag in shown for option in declared(Options) + declared(Running) + declared(Saving) + declared(Batching))
 
 
 def test_texts_come_a_line_each() -> None:

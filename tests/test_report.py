@@ -43,14 +43,14 @@ RECORDS = [
 
 def test_summary() -> None:
     assert wording.summary(Report(RECORDS, "lorax")).splitlines() == [
-        "4 of 9 layers transferred, 55.0% of the adapter's squared norm.",
+        "4 of 9 layers transferred, 55.0% of what the LoRA changes.",
         "  2 (50.0%): projected.",
         "  1 (5.0%): copied.",
         "  1 (0.0%): carried by the least-squares map; similarity is undefined for unequal shapes, so not gated.",
-        "4 of 9 layers skipped, 25.0% of the adapter's squared norm.",
+        "4 of 9 layers left out, 25.0% of what the LoRA changes.",
         "  2 (25.0%): similarity below the threshold 0.8.",
         "  2 (0.0%): shapes differ; name lorax to try the least-squares map.",
-        "1 of 9 layers unmatched, 20.0% of the adapter's squared norm.",
+        "1 of 9 layers without a counterpart, 20.0% of what the LoRA changes.",
         "  1 (20.0%): the target's blocks are more like other blocks.",
     ]
 
@@ -60,7 +60,7 @@ def test_an_adapter_of_zeros_is_counted_by_layers() -> None:
     zeros = [record("1", Status.TRANSFERRED, COPIED, 0.0), record("2", Status.UNMATCHED, lacking, 0.0)]
     report = Report(zeros, "copy")
     assert report.coverage == 0.5
-    assert "1 of 2 layers unmatched, 50.0%" in wording.summary(report)
+    assert "1 of 2 layers without a counterpart, 50.0%" in wording.summary(report)
 
 
 def test_compression_is_weighted_by_norms() -> None:

@@ -107,7 +107,7 @@ def test_existing_files_are_found_before_any_work_and_inputs_are_never_replaced(
     with pytest.raises(LoraxError, match=r"exists already\. Choose another output name, or have it replaced"):
         transfer(request(folder, "one"), InFolder(folder / "Lora", saving=LORAX), never)
     with pytest.raises(LoraxError, match="which is read and must not change"):
-        transfer(request(folder, "one"), InFolder(folder / "Lora", name="one", saving=Saving(overwrite=True)), never)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", saving=Saving(overwrite=True, name="one")), never)
     assert made(folder) == []
 
 

@@ -13,7 +13,7 @@ from lab.models import Model, new_text_encoder, new_unet
 from lorax.catalog import ListedFile
 from lorax.demo.bundle import BUNDLE
 from lorax.errors import LoraxError
-from lorax.hosts.base import Shot
+from lorax.hosts.base import Drawing, Shot
 from lorax.hosts.standalone import Standalone
 
 TOKENIZER = BUNDLE / "tokenizer"
@@ -28,8 +28,7 @@ def shallow_vae() -> AutoencoderKL:
 def sizes(folder: Path, *names: str) -> list[tuple[int, int]]:
     host = Standalone(folder)
     shots = [Shot(name, host.bases()[name], None) for name in names]
-    pictures, _ = host.pictures(shots, "guitar", 7, 1, None, lambda done, total, name: None)
-    return [picture.size for picture in pictures]
+    return [drawn.picture.size for drawn in host.pictures(shots, Drawing("guitar", steps=1), lambda done, total, name: None)]
 
 
 def test_sdxl_and_checkpoints_without_a_yaml_are_compared(tmp_path: Path) -> None:
@@ -44,4 +43,4 @@ def test_sdxl_and_checkpoints_without_a_yaml_are_compared(tmp_path: Path) -> Non
 def test_without_a_tokenizer_it_is_said_what_is_missing(tmp_path: Path) -> None:
     host, listed = Standalone(tmp_path), ListedFile("x", tmp_path / "deeper" / "x.safetensors")
     with pytest.raises(LoraxError, match=r"x\.safetensors: pictures need a tokenizer folder"):
-        host.pictures([Shot("x", listed, None)], "guitar", 7, 1, None, lambda done, total, name: None)
+        list(host.pictures([Shot("x", listed, None)], Drawing("guitar"), lambda done, total, name: None))

@@ -9,10 +9,10 @@ import pytest
 
 from lorax.catalog import Facts, ListedFile
 from lorax.reasons import Reason, Why
-from lorax.transfer import AlreadyThere, LayerRecord, Report, Status
-from lorax.ui import words
+from lorax.transfer import AlreadyThere, Kind, LayerRecord, Report, Status, Verdict
+from lorax.ui import telling, words
 from lorax.ui.heatmap import heatmap
-from lorax.workflow import Result
+from lorax.workflow import End, Outcome, Result
 
 LAYERS = {
     "unet.input_blocks.1.1.transformer_blocks.0.attn1.to_q": 0.9,
@@ -37,6 +37,13 @@ def records() -> list[LayerRecord]:
 def result(report: Report | None = None, name: str = "style", written: Path | None = None) -> Result:
     path = Path(name)
     return Result(ListedFile(name, path), path, path, report or Report(records(), "auto"), (written,) if written else ())
+
+
+def ended(name: str = "style", end: End = End.WRITTEN, made: Result | None = None) -> Outcome:
+    path = Path(f"out/{name}.safetensors") if end.is_good else None
+    error = "a sentence" if end is End.FAILED else ""
+    listed = ListedFile(name, Path(name))
+    return Outcome(listed, listed, end, listed, path, error, made or (result(written=path) if path else None))
 
 
 def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
@@ -81,8 +88,14 @@ def test_names_are_text_and_not_html() -> None:
     sly = "<img src=x onerror=alert(1)>"
     html = (
         words.summary([result(name=sly)])
-        + words.facts_table([(sly, Facts(trained_on=sly, trigger_words=sly))])
+        + words.facts_lines([(sly, Facts(trained_on=sly, trigger_words=sly))])
         + words.message(sly)
+        + telling.written([ended(sly), ended(sly)], sly)
+        + telling.written([ended(sly)], sly)
+        + telling.verdicts([sly, sly], [Verdict(Kind.UNREADABLE, reason=sly)] * 2)
+        + telling.guess(sly)
+        + telling.delete([sly])
+        + telling.loaded(sly, None)
     )
     assert "<img" not in html
 
@@ -91,7 +104,7 @@ def test_lines_with_special_words_explain_them() -> None:
     """Both lines of how many layers, the similarity and what was measured; and no other."""
     html = words.summary([result()])
     assert html.count("<abbr title='") == html.count("</abbr>") == 3
-    assert "of the adapter&#x27;s squared norm. <abbr title='Layers are" in html
+    assert "of what the LoRA changes. <abbr title='Layers are" in html
 
 
 @pytest.mark.parametrize(
@@ -115,10 +128,12 @@ def test_what_the_target_already_has_is_said() -> None:
 
 
 def test_what_was_not_written_is_said() -> None:
-    declined = Report(records(), "auto", AlreadyThere(Path("target"), Path("other"), 0.97))
-    html = words.written([result(written=Path("out/style.safetensors")), result(declined, "other")])
-    assert "Written: <code>out/style.safetensors" in html.replace("\\", "/")
-    assert "other: target already has 97% of what other adds" in html
+    declined = result(Report(records(), "auto", AlreadyThere(Path("target"), Path("other"), 0.97)), "other")
+    assert "Written: <code>out/style.safetensors" in telling.written([ended()], "auto").replace("\\", "/")
+    html = telling.written([ended(end=End.DECLINED, made=declined)], "auto")
+    assert "target already has 97% of what other adds" in html
+    table = telling.written([ended(), ended("other", End.FAILED), ended(end=End.DECLINED, made=declined)], "auto")
+    assert [part in table for part in ("style.safetensors", "failed", "a sentence", "declined", "already has 97%")] == [True] * 5
 
 
 def test_numbers_of_the_table_stay_numbers() -> None:

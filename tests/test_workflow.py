@@ -116,7 +116,7 @@ def test_only_what_is_hashed_is_told_of(folder: Path, save_as: str, hashed: set[
     known = replace(asked, source=replace(asked.source, sha256="a" * 64), target=replace(asked.target, sha256="b" * 64))
     for number, (one, expected) in enumerate(((asked, hashed), (known, set[str]()))):
         texts.clear()
-        destination = InFolder(folder / "Lora", name=str(number), saving=Saving(save_as))
+        destination = InFolder(folder / "Lora", saving=Saving(save_as, name=str(number)))
         transfer(one, destination, lambda done, total, text: texts.append(text))
         assert {text.split()[1].rstrip(":") for text in texts if text.startswith("hashing")} == expected
 
@@ -135,8 +135,6 @@ def test_one_adapter_that_cannot_be_moved_stops_all_before_any_work(folder: Path
         ({"subfolder": ".."}, "outside of"),
         ({"subfolder": "a/../../b"}, "outside of"),
         ({"subfolder": "/tmp"}, "outside of"),
-        ({"name": "../escaped"}, "without folders"),
-        ({"name": "a\\b"}, "without folders"),
     ],
 )
 def test_nothing_is_written_outside_of_the_adapter_folder(folder: Path, destination: dict, expected: str) -> None:
@@ -145,13 +143,13 @@ def test_nothing_is_written_outside_of_the_adapter_folder(folder: Path, destinat
 
 
 def test_name_and_subfolder(folder: Path) -> None:
-    (result,) = transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine"), silent)
+    (result,) = transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", Saving(name="mine")), silent)
     assert result.written == folder / "Lora" / "moved" / "here" / "mine.safetensors"
     with pytest.raises(LoraxError, match="exists already"):
-        transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine"), silent)
-    transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", "mine", Saving(overwrite=True)), silent)
-    with pytest.raises(LoraxError, match="cannot share the name"):
-        transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora", "x", "same"), silent)
+        transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", Saving(name="mine")), silent)
+    transfer(request(folder, "one"), InFolder(folder / "Lora", "moved/here", Saving(overwrite=True, name="mine")), silent)
+    with pytest.raises(LoraxError, match="the name that two of the adapters get"):
+        transfer(request(folder, "one", "styles/two"), InFolder(folder / "Lora", "x", Saving(name="same")), silent)
 
 
 def test_a_transfer_does_not_repeat_what_was_analysed_just_before(folder: Path) -> None:
@@ -198,7 +196,7 @@ def test_analyse_measures_every_layer_also_after_a_transfer(folder: Path, large:
 
     (moved,) = transfer(asked, InFolder(folder / "Lora"), silent, memory)
     (analysed,) = analyse(asked, silent, memory)
-    (again,) = transfer(asked, InFolder(folder / "Lora", name="again"), silent, memory)
+    (again,) = transfer(asked, InFolder(folder / "Lora", saving=Saving(name="again")), silent, memory)
     assert measured(moved) < measured(analysed) == measured(again) == len(analysed.report.records)
 
 

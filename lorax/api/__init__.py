@@ -1,5 +1,8 @@
-"""The API for programs, over HTTP."""
+"""The API for programs, ``/lorax/v1/``. Files have the names under which the host lists them, never paths; captions are texts.
 
-from lorax.api.routes import ApiJob, router
+It works with pydantic 1 and 2, and with the FastAPI of both hosts, which do not read postponed annotations.
+"""
 
-__all__ = ["ApiJob", "router"]
+from lorax.api.routes import router
+
+__all__ = ["router"]

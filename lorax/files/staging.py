@@ -79,6 +79,10 @@ class Staging:
         """Tell whether ``path`` neither exists nor was added."""
         return not path.exists() and _key(path) not in self._files
 
+    def is_placed(self) -> bool:
+        """Tell whether there are files, and all of them have taken their places."""
+        return bool(self._files) and all(file.is_placed() for file in self._files.values())
+
     def __enter__(self) -> "Staging":
         return self
 
@@ -114,7 +118,7 @@ class Staging:
                     except OSError as error:
                         raise _failed(file.path, error) from error
         except BaseException as error:
-            if not all(file.is_placed() for file in files):  # an interrupt may strike when all are in place
+            if not self.is_placed():  # an interrupt may strike when all are in place
                 _put_back(files, error)
             raise
 

@@ -22,6 +22,7 @@ class Hints:
     trigger_words: str = ""
     base: str = ""
     family: Family | None = None
+    weight: float | None = None  # at which the card prefers the adapter
 
 
 def read(adapter: Path) -> Hints:
@@ -62,7 +63,10 @@ def _hints(adapter: Path, changed: tuple[int, ...]) -> Hints:
     words = civitai.get("trainedWords")
     listed = ", ".join(filter(None, map(_text, words))) if isinstance(words, list) else ""
     family = next((family for family in FAMILIES if family.card_version == card.get("sd version")), None)
-    return Hints(_text(card.get("activation text")) or listed, _text(civitai.get("baseModel")), family)
+    weight = card.get("preferred weight")
+    preferred = float(weight) if isinstance(weight, int | float) and 0 < abs(weight) <= 10 else None  # the WebUI's 0 is none
+    triggers = _text(card.get("activation text")) or listed
+    return Hints(triggers, _text(civitai.get("baseModel")), family, preferred)
 
 
 def _text(value: object) -> str:

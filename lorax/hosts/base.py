@@ -1,12 +1,13 @@
 """The interface of a host: the program in which the tab and the API run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorax.catalog import ListedFile
 from lorax.files import Cache
+from lorax.hosts.jobs import Jobs
 from lorax.models import Models
 from lorax.progress import Progress
 
@@ -15,11 +16,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of a comparison: a base, with an adapter or without."""
+    """One picture of a comparison: a base, with an adapter at a strength or without."""
 
     title: str
     base: ListedFile
     adapter: ListedFile | None
+    strength: float = 1.0
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the pictures of a comparison are drawn. Sampler, schedule and size are the host's or the model's own if not given."""
+
+    prompt: str
+    negative: str = ""
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = ""
+    schedule: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A PIL image, and the host's comments on it, such as that a LoRA was not applied."""
+
+    picture: Any
+    comments: Sequence[str] = ()
 
 
 class Host(Protocol):
@@ -29,6 +54,7 @@ class Host(Protocol):
     adapter_folder: Path  # outputs are written into it or a folder inside
     picture_size: int | None  # default size of compared pictures in pixels; None if the model decides
     has_prompt: bool  # whether there is a txt2img tab, to which prompt tags can be sent
+    jobs: Jobs  # of the tab and of the API; they outlive the page
 
     def bases(self) -> dict[str, ListedFile]: ...
 
@@ -53,7 +79,7 @@ class Host(Protocol):
         """Return the device that ``auto`` stands for."""
 
     def models(self) -> Models | None:
-        """Return what runs bases within ``run`` or ``handler``; None if diffusers is to run them."""
+        """Return what runs bases within ``run``; None if diffusers is to run them."""
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         """Return the work's result. It runs alone, in the host's queue, and ``progress`` may raise to stop it.
@@ -61,22 +87,28 @@ class Host(Protocol):
         The base that was loaded before is loaded again at the end, however the work ends.
         """
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        """Make a gradio handler for a long job. It works as ``run`` does, and shows the host's progress bar.
-
-        ``work(progress, *values of all inputs but the first)`` returns values for the outputs, the last one HTML.
-        """
-
     def interrupt(self) -> None:
-        """Stop the job that a handler runs, after its current step; if none runs, stop those that wait in the queue."""
+        """Have what the host computes for the running job end at its next step, such as a picture."""
 
-    def tag(self, adapter: Path) -> str:
+    @property
+    def opens_folders(self) -> bool:
+        """Whether the user may have a folder opened, which shows on the screen of the machine that the host runs on."""
+
+    def open_folder(self, folder: Path) -> None:
+        """Show the folder in the system's file manager."""
+
+    def tag(self, adapter: Path, strength: float = 1.0) -> str:
         """Return the adapter's tag for prompts."""
 
-    def pictures(
-        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> tuple[list[Any], list[str]]:
-        """Draw a PIL image per shot; return them with the host's comments, such as that a LoRA was not applied.
+    def samplers(self) -> Sequence[str]:
+        """Return the samplers of ``pictures`` by name, the default first; none if there is no choice."""
 
-        The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn.
+    def schedules(self) -> Sequence[str]:
+        """Return the noise schedules of ``pictures`` by name, the default first; none if there is no choice."""
+
+    def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
+        """Draw the shots one after the other. Shots that follow each other on one base are drawn without loading it again.
+
+        The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn, and what
+        ``progress`` raises to stop; what was yielded by then is whole.
         """

@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.files import Cache, as_utf8, files_below
 from lorax.formats import open_adapter
-from lorax.hosts.base import Shot, T
-from lorax.hosts.turns import Turns
+from lorax.hosts.base import Drawing, Drawn, Shot, T
+from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
@@ -27,13 +28,14 @@ class Standalone:
     notice = ""
     picture_size: int | None = None
     has_prompt = False
+    opens_folders = False
 
     def __init__(self, folder: Path, cache: Cache | None = None) -> None:
         if not folder.is_dir():
             raise LoraxError(f"{folder}: no such folder. Name the one that holds checkpoints and LoRAs.")
         self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
-        self._alone, self._turns = threading.Lock(), Turns()
+        self._alone, self.jobs = threading.Lock(), Jobs()
         self._found: dict[str, dict[str, ListedFile]] = {}
         self.refresh()
 
@@ -74,33 +76,23 @@ class Standalone:
         with self._alone:
             return work(progress)
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        import gradio as gr
-
-        def handle(bar: Any = gr.Progress(), *values: Any) -> Sequence[Any]:  # noqa: B008  (how gradio finds it)
-            with self._turns.taken() as turn:
-
-                def progress(done: int, total: int, text: str) -> None:
-                    turn.check()
-                    bar((done, total), desc=text)
-
-                def begin(report: Progress) -> Sequence[Any]:
-                    self._turns.begin(turn)
-                    return work(report, *values[1:])
-
-                return self.run(begin, progress)
-
-        return handle
-
     def interrupt(self) -> None:
-        self._turns.stop()
+        """Do nothing: here, whatever runs asks its progress whether it is to stop."""
 
-    def tag(self, adapter: Path) -> str:
-        return f"<lora:{adapter.stem}:1>"
+    def open_folder(self, folder: Path) -> None:
+        raise LoraxError(f"{folder}: cannot be opened from here.")
 
-    def pictures(
-        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> tuple[list[Any], list[str]]:
+    def tag(self, adapter: Path, strength: float = 1.0) -> str:
+        return f"<lora:{adapter.stem}:{strength:g}>"
+
+    def samplers(self) -> Sequence[str]:
+        return ()
+
+    def schedules(self) -> Sequence[str]:
+        return ()
+
+    def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
+        """Draw with DDIM, in the base's own size; see ``Host.pictures``."""
         try:
             from lorax.runner import Runner
         except ModuleNotFoundError as error:
@@ -111,14 +103,17 @@ class Standalone:
             raise LoraxError(
                 f"{fitted.name}: a LoRA-X file is fitted when the WebUI draws with it. Compare there, or save a plain LoRA."
             )
-        drawn = []
-        for done, shot in enumerate(shots):
-            progress(done, len(shots), shot.title)
-            runner = Runner(shot.base.path, _tokenizer(shot.base.path, self.folder))
-            with runner.adapted(shot.adapter.path if shot.adapter else None):
-                picture = runner.sample([prompt], [seed], steps=steps)[0]
-            drawn.append(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
-        return drawn, []
+        done = 0
+        for base, following in groupby(shots, key=lambda shot: shot.base.path):
+            runner = Runner(base, _tokenizer(base, self.folder))
+            for shot in following:
+                progress(done, len(shots), shot.title)
+                with runner.adapted(shot.adapter.path if shot.adapter else None, shot.strength):
+                    (picture,) = runner.sample(
+                        [drawing.prompt], [shot.seed], steps=drawing.steps, guidance=drawing.cfg, negative=drawing.negative
+                    )
+                done += 1
+                yield Drawn(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
 
 
 def _kind(path: Path) -> str:

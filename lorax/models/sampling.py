@@ -57,7 +57,7 @@ def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], m
 
 @torch.no_grad()
 def trajectory(
-    model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float, negative: str = ""
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Sample a picture for each prompt and seed; yield each timestep with the latents (N, 4, h, w) before it, and the result.
 
@@ -66,7 +66,7 @@ def trajectory(
     """
     shape, stride = (4, model.size, model.size), TIMESTEPS // steps
     latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(model.device)
-    given, empty = model.encode(list(prompts)), model.encode([""] * len(prompts))
+    given, empty = model.encode(list(prompts)), model.encode([negative] * len(prompts))
     for time in reversed(range(0, stride * steps, stride)):
         yield time, latents
         times = torch.full((len(prompts),), time)

@@ -11,7 +11,7 @@ from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
 from lorax.files import hashes
 from lorax.formats import Header
 from lorax.low_rank import LowRank
-from lorax.options import Options
+from lorax.options import Options, Saving
 from lorax.transfer import Moved, Plan
 
 # Prefixes of keys that are true of the source file only.
@@ -27,13 +27,14 @@ STALE = (
 MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
-def describe(plan: Plan, moved: Moved, name: str, dtype: str) -> dict[str, str]:
+def describe(plan: Plan, moved: Moved, name: str, saving: Saving) -> dict[str, str]:
     """Return the header of a plain LoRA: the source file's metadata with a new base, rank, alpha, title and origin."""
     return common(plan, plan.target, moved.layers, name, "networks.lora") | {
         "lorax_target_model": plan.target.path.name,
         "lorax_target_model_hash": plan.target.identity.sha256,
         "lorax_method": plan.options.method,
-        "lorax_settings": json.dumps(settings(plan.options, dtype)),
+        "lorax_settings": json.dumps(settings(plan.options, saving.dtype)),
+        **({"lorax_strength": f"{saving.strength:g}"} if saving.strength != 1 else {}),
         "lorax_coverage": f"{moved.report.coverage:.4f}",
     }
 
@@ -137,6 +138,7 @@ def moved_from(plan: Plan) -> dict[str, str]:
     }
 
 
-def moved_note(plan: Plan) -> str:
+def moved_note(plan: Plan, strength: float = 1.0) -> str:
     """Return a sentence about the transfer, for the adapter's description."""
-    return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({plan.options.method})."
+    how = plan.options.method + (f", at strength {strength:g}" if strength != 1 else "")
+    return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({how})."

@@ -24,16 +24,17 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
     tensors: dict[str, torch.Tensor] = {}
     factored: dict[str, LowRank] = {}
     for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
-        balanced = delta.balanced()  # a copy of one layer at a time
+        balanced = delta.times(saving.strength).balanced()  # a copy of one layer at a time
         tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[saving.dtype])
         if layer not in whole:
             factored[layer] = replace(delta, scale=balanced.scale)
-    tensors |= encode_vectors(plan.target, whole, moved.vectors, DTYPES[saving.dtype])
+    vectors = {parameter: saving.strength * vector for parameter, vector in moved.vectors.items()}
+    tensors |= encode_vectors(plan.target, whole, vectors, DTYPES[saving.dtype])
     if plan.within_family:
         tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving.dtype)
-    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan))
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving)
+    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan, saving.strength))
     staging.write(path, lambda temporary: save(tensors, temporary, described), saving.overwrite)
     return [path, *beside]
 

@@ -60,13 +60,13 @@ def _described(card: dict[str, Any], note: str, path: Path) -> bytes | None:
     try:
         with reading(path, "a card"):
             card["description"] = "\n".join(filter(None, [str(card.get("description") or ""), note]))
-            return _encoded(card)
+            return encoded(card)
     except LoraxError as error:
         log.warning("Left out: %s", error)
         return None
 
 
-def _encoded(content: dict[str, Any]) -> bytes:
+def encoded(content: dict[str, Any]) -> bytes:
     """Return JSON without escapes, unless a text holds half a surrogate pair, which UTF-8 cannot encode."""
     try:
         return json.dumps(content, indent=4, ensure_ascii=False).encode()

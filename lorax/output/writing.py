@@ -1,39 +1,19 @@
-"""Decides which kind of file a transfer writes, and where."""
+"""Decides which kind of file a transfer writes."""
 
 from pathlib import Path
 
 from lorax.files import Staging
-from lorax.methods import runs_models
 from lorax.options import LORAX, Saving
 from lorax.output import lorax_file, plain_lora
+from lorax.output.naming import holds_moved
 from lorax.transfer import Moved, Plan, wording
-
-
-def holds_moved(plan: Plan, saving: Saving) -> bool:
-    """Tell whether the file holds moved layers: a plain LoRA, or the result of running models, which a LoRA-X file cannot fit."""
-    return saving.save_as != LORAX or runs_models(plan.options.method)
-
-
-def path_of(plan: Plan, output: Path | None, saving: Saving) -> Path:
-    """Return the path of the written file: by default beside the adapter's file or PEFT folder.
-
-    Its name is the adapter's, with the target's name if it holds moved layers, and with ``lorax`` if it is a LoRA-X file.
-    """
-    target = plan.target.title if holds_moved(plan, saving) else ""
-    kind = "lorax" if saving.save_as == LORAX else ""
-    name = "-".join(filter(None, (plan.adapter.title, target, kind))) + ".safetensors"
-    if output is None:
-        return plan.adapter.given.with_name(name)
-    if output.is_dir():
-        return output / name
-    return output if output.suffix.lower() == ".safetensors" else output.with_name(output.name + ".safetensors")
 
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the adapter, unless it has no layers, with its preview and card at ``path``; return the files, the adapter first."""
-    if holds_moved(plan, saving) and not moved.layers:
+    if holds_moved(plan.options.method, saving) and not moved.layers:
         return []
-    if not holds_moved(plan, saving):
+    if not holds_moved(plan.options.method, saving):
         return lorax_file.stage_lorax(plan, path, staging, saving)
     if saving.save_as == LORAX:
         return lorax_file.stage_moved(plan, moved, path, staging, saving)
@@ -45,7 +25,7 @@ def note(plan: Plan, moved: Moved, saving: Saving) -> str:
     if saving.save_as != LORAX:
         return ""
     left = " Its norms and biases are left out, which only a plain LoRA carries." if plan.adapter.vectors else ""
-    if holds_moved(plan, saving):
+    if holds_moved(plan.options.method, saving):
         fits = f"fits itself to whatever {plan.target.family.title} checkpoint is loaded"
         return f"This LoRA-X file is for {plan.target.title} now, and from there {fits}.{left}" if moved.layers else ""
     fits = f"This LoRA-X file fits itself to whatever {plan.source.family.title} checkpoint is loaded.{left}"

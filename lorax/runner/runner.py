@@ -154,9 +154,11 @@ class Runner:
             torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def sample(self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0) -> torch.Tensor:
-        """Draw pictures (N, 3, H, W) in [0, 1], one per prompt and seed."""
-        *_, (_, latents) = trajectory(self, prompts, seeds, steps, guidance)
+    def sample(
+        self, prompts: list[str], seeds: list[int], *, steps: int = 25, guidance: float = 3.0, negative: str = ""
+    ) -> torch.Tensor:
+        """Draw pictures (N, 3, H, W) in [0, 1], one per prompt and seed, away from the ``negative`` prompt."""
+        *_, (_, latents) = trajectory(self, prompts, seeds, steps, guidance, negative)
         return self.decode(latents)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "draws_as_original": report.draws_as_original,
         "overlap": report.overlap,
         "strength": report.strength,
+        "saved_strength": report.saved_strength,
         "coverage": report.coverage,
         "embeddings": report.embeddings,
         "beside": report.extra_layers,

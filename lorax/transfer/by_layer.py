@@ -254,7 +254,7 @@ def _concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mo
     if strength == 0:
         there = AlreadyThere(plan.target.path, plan.adapter.path, report.overlap)
         return _declined(report, there, Why.TARGET_HAS_IT)
-    layers = {layer: dataclasses.replace(delta, scale=strength * delta.scale) for layer, delta in layers.items()}
+    layers = {layer: delta.times(strength) for layer, delta in layers.items()}
     vectors = [_without_lost_bias(vector, layers) for vector in plan.vectors]
     report = dataclasses.replace(
         report,

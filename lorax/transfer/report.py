@@ -77,6 +77,7 @@ class Report:
     unrelated: Unrelated | None = None  # why the bases are unrelated, if so, whatever the method did
     mismatch: Mismatch | None = None  # the bases' predictions, if they differ
     strength: float = 1.0  # factor of all moved layers
+    saved_strength: float = 1.0  # factor that the user chose for the written file
     embeddings: tuple[str, ...] = ()  # names of the bundled embeddings, which are carried over as they are
     vectors: tuple[Vector, ...] = ()  # norms and biases, carried over as they are or left out
     draws_as_original: bool = False  # whether the original draws the same on the target, at this strength

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -13,6 +13,7 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS, Cost, Forecas
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated
 
 KINDS = {RELATIVES: "close relatives", STRANGERS: "unrelated", CROSSED: "of different families"}
+ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
 
 
@@ -53,7 +54,7 @@ class Section:
 def sections(report: Report) -> list[Section]:
     """Return the sections.
 
-    If the original draws the same, that is first. Layers by status and reason with their share of the squared norm follow, then
+    If the original draws the same, that is first. Layers by status and reason follow, with their share of the changes, then
     measurements and forecasts.
     """
     parts = _of_the_original, _of_layers, _of_measurements, _of_the_rest, _of_the_bases
@@ -74,6 +75,11 @@ def table(report: Report) -> str:
     for r in report.records:
         names = r.target or "-", r.source or r.name, r.pairing.text if r.pairing else "-"
         rows.append((*names, r.status.value, _number(r.similarity), _number(r.kept), r.reason.text))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return the rows as lines for a terminal, with each column but the last as wide as its longest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
 
@@ -168,7 +174,7 @@ def _of_layers(report: Report) -> Iterator[Section]:
             for reason, group in sorted(alike.items(), key=lambda item: -len(item[1]))
         )
         share = report.share(records)
-        text = f"{len(records)} of {len(report.records)} layers {status.value}, {share:.1%} of the adapter's squared norm."
+        text = f"{len(records)} of {len(report.records)} layers {ENDS[status]}, {share:.1%} of what the LoRA changes."
         yield Section(Topic.LAYERS, text, items)
 
 
@@ -181,6 +187,9 @@ def _of_measurements(report: Report) -> Iterator[Section]:
             f"The target already has {report.overlap:.0%} of what the LoRA adds. That is left out: the result is as strong as "
             f"a copy at {report.strength:.2f}."
         )
+        yield Section(Topic.STRENGTH, text)
+    if report.saved_strength != 1:
+        text = f"Written at strength {report.saved_strength:g}: all that is moved was multiplied by it."
         yield Section(Topic.STRENGTH, text)
     if lost := report.compression_error:
         yield Section(Topic.COMPRESSION, f"Compression lost {lost:.1%} of the transferred delta's norm.")

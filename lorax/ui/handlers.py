@@ -1,204 +1,236 @@
-"""Handles what a user chooses and clicks in the tab. The layout is elsewhere."""
+"""Handles what a user chooses and clicks in the tab. Each handler returns updates of components by name; layout is elsewhere."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, ListedFile, facts, named, propose
-from lorax.errors import Interrupted, LoraxError
-from lorax.formats import open_adapter
-from lorax.hosts.base import Host, Shot
-from lorax.methods import runs_models
-from lorax.options import Options, Running, Saving
+from lorax.catalog import ListedFile, facts
+from lorax.errors import LoraxError
+from lorax.hosts.base import Host
+from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.progress import Progress
-from lorax.transfer.wording import cost_words
-from lorax.ui import words
-from lorax.ui.heatmap import heatmap
-from lorax.ui.requests import Choice, Comparison, Form, Transfer, Values
-from lorax.workflow import InFolder, Memory, Request, analyse, cost_of, plans, transfer
+from lorax.transfer import Do, Verdict
+from lorax.ui import telling, words
+from lorax.ui.choosing import Chooser
+from lorax.ui.comparison import moved_loras
+from lorax.ui.judging import Asked, Judging
+from lorax.ui.pages import Page, Pages
+from lorax.ui.requests import Choice, Reply, Values
+from lorax.ui.results import NOTHING, Shown, analysed, deleted, moved, original_tag
+from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batch
 
-Asked = TypeVar("Asked")
-KEEP = gr.update()
+EXPLAINED = [option for kind in (Options, Running, Saving) for option in declared(kind) if option.choices]
+ANALYSE, TRANSFER, COMPARE = "analyse", "transfer", "compare"
+BUTTONS = {Do.MOVE: "move", Do.REFINE: "refine", Do.BRIDGE: "bridge", Do.USE_ORIGINAL: "original"}
 
 
 class Handlers:
-    """The handlers of one page of a host."""
+    """The handlers of one tab, whose pages are those of all users."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.memory = host, Memory(host.cache(), host.models())
+        self.host, self.chooser, self.pages, self.judging = host, Chooser(host), Pages(), Judging(host)
+        self.memory = Memory(host.cache(), host.models())
+        self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
-    def lists(self, source: str | None, target: str | None, adapters: list[str] | None) -> list[Any]:
-        """Return updates of the three lists and of the line about the loaded base. Selections that still exist do not change."""
-        bases, labels, loaded = list(self.host.bases()), self._labels(), self.host.loaded()
-        source = source if source in bases else loaded or next(iter(bases), None)
-        return [
-            gr.update(choices=bases, value=source),
-            gr.update(choices=bases, value=target if target in bases else None),
-            gr.update(choices=list(labels), value=[label for label in adapters or [] if label in labels]),
-            self.loaded_line(),
-        ]
+    def load(self, page: Page, mark: str, values: Values) -> Reply:
+        """Show a page that was opened: what was chosen before, and its job."""
+        kept = {name: gr.update(value=value) for name, value in page.values.items()}
+        return kept | self.chooser.lists(page.values or values) | self.progress(page) | self.outcome(page)
 
-    def refresh(self, *chosen: Any) -> list[Any]:
+    def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.host.refresh()
-        return self.lists(*chosen)
+        return self.chooser.lists(values)
 
-    def loaded_line(self) -> str:
+    def use_card(self, page: Page, name: str, values: Values) -> Reply:
+        """Choose the LoRA that was sent from its card."""
+        label = self.chooser.label(name)
+        return {"card": "", "adapters": gr.update(choices=list(self.chooser.labels()), value=[label])} if label else {"card": ""}
+
+    def use_loaded(self, page: Page, mark: str, values: Values) -> Reply:
         loaded = self.host.loaded()
-        return words.message(f"Loaded now: {loaded}") if loaded else ""
+        return {"target": gr.update(value=loaded)} if loaded else {}
 
-    def use_loaded(self) -> Any:
-        loaded = self.host.loaded()
-        return gr.update(value=loaded) if loaded else KEEP
+    def confirm(self, page: Page, mark: str, values: Values) -> Reply:
+        """Take the guessed source."""
+        return {"source": gr.update(value=page.guess), "asking": gr.update(visible=False)}
 
-    def add_card(self, name: str, adapters: list[str] | None) -> list[Any]:
-        """Add a LoRA, sent from its card, to the selected ones."""
-        label = next((label for label, listed in self._labels().items() if listed == name), None)
-        if label is None:
-            return [KEEP, ""]
-        return [gr.update(choices=list(self._labels()), value=list(dict.fromkeys([*(adapters or []), label]))), ""]
+    def noted(self, page: Page, question: str, values: Values) -> Reply:
+        """Answer the browser's question after a choice: facts, what is likely meant, and what is worth doing.
 
-    def noted(self, question: str, before: list[Any], choice: Choice) -> list[Any]:
-        """Return updates after a choice: the next ``before``, the source, the loaded line, the notes, the methods' options.
-
-        ``before`` holds the selected LoRAs and the loaded base of the last call. The notes contain the browser's question, which
-        is repeated until it is answered: gradio 3 drops an event whose handler is still running.
+        ``notes`` holds the question, which is repeated until it is answered: gradio 3 drops an event whose handler is running.
         """
-        answer, loaded, chosen_before, loaded_before = words.answers(question), self.host.loaded(), *before
-        running = gr.update(visible=runs_models(choice.method))
+        reply: Reply = {}
         try:
-            models, proposed = self._adapters(choice.adapters), None
-            if not choice.adapters:  # the loaded base is proposed until a LoRA is selected
-                proposed = loaded if choice.source == loaded_before != loaded else None
-            elif choice.adapters != chosen_before:
-                bases = self.host.bases()
-                found = (propose(model.path, bases.values()) for model in models)
-                proposed = next((base.name for base in found if base), None)
-            html = answer + self._notes(replace(choice, source=proposed or choice.source), models)
+            values = self._completed(page, values, reply)
+            choice = Choice.of(values)
+            models = self.chooser.adapters(choice.adapters)
+            notes = words.facts_lines([(model.name, facts(model.path)) for model in models])
+            reply["notes"] = words.answers(question) + notes + telling.loaded(self.host.loaded(), choice.target)
+            reply |= self._judged(page, choice, models)
         except (LoraxError, OSError) as error:
-            return [before, KEEP, KEEP, answer + words.message(str(error), "error"), running]
-        source = gr.update(value=proposed) if proposed else KEEP
-        return [[choice.adapters, loaded], source, self.loaded_line(), html, running]
+            reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")}
+        if page.values and Choice.of(page.values).files != Choice.of(values).files:
+            self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
+            reply |= self.outcome(page) | self.progress(page)
+        page.values = values
+        return reply | {f"{one.name}_means": words.meaning(one, values[one.name]) for one in EXPLAINED}
 
-    def _notes(self, choice: Choice, models: Sequence[ListedFile]) -> str:
-        """Return HTML with facts about the LoRAs, warnings, and what it takes to run the checkpoints."""
-        known = [(model.name, facts(model.path)) for model in models]
-        problems = [f"{name}: {fact.problem}" for name, fact in known if fact.problem]
-        warnings = [*problems, *self._misfits(choice.source, choice.target, models, known)]
-        html = words.facts_table(known) + "".join(words.message(text, "warning") for text in warnings)
+    def _completed(self, page: Page, values: Values, reply: Reply) -> Values:
+        """Return the values with the source that the LoRAs tell, and the target that is loaded if none is chosen by hand."""
+        before, choice, loaded = page.values.get("adapters") or [], Choice.of(values), self.host.loaded()
+        found: dict[str, Any] = {}
+        if choice.adapters != before:
+            found["source"], page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
+        if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
+            found["target"] = loaded
+        page.loaded = loaded
+        reply |= {name: gr.update(value=value) for name, value in found.items() if value != values[name]}
+        is_open = found.get("source", choice.source) is None
+        reply |= {"asking": gr.update(visible=bool(page.guess) and is_open), "guess": telling.guess(page.guess)}
+        return {**values, **found}
+
+    def _judged(self, page: Page, choice: Choice, models: Sequence[ListedFile]) -> Reply:
+        """Return what is true of the LoRAs on the target, once it is known, and the buttons that go with it."""
         bases = self.host.bases()
-        both_listed = choice.source in bases and choice.target in bases
-        if warnings or not runs_models(choice.method) or not both_listed or not models:
-            return html
-        takes = cost_words(cost_of(self._request(choice)))
-        return html + words.message(f"{choice.method} runs both checkpoints. It takes {takes}, or less.")
+        if not models or choice.target not in bases:
+            return {"verdict": words.message("Choose a LoRA, and the checkpoint that you want to use it on.")} | self._buttons([])
+        known = [facts(model.path) for model in models]
+        warned = "".join(words.message(text, "warning") for text in self.chooser.misfits(choice, models, known))
+        source = bases.get(choice.source) if choice.source else None
+        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values())))
+        if found is None:
+            return {"verdict": warned + telling.PENDING} | self._buttons([])
+        said = telling.verdicts([model.name for model in models], found)
+        tag = original_tag(self.host, models, [one.strength for one in found])
+        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method)
 
-    def _misfits(
-        self, source: str | None, target: str | None, models: Sequence[ListedFile], known: Sequence[tuple[str, Facts]]
-    ) -> list[str]:
-        bases = self.host.bases()
-        if source not in bases or target not in bases or not models:
-            return []
-        if source == target:
-            return ["Source and target are the same checkpoint: nothing would change."]
-        found = []
-        for model, (_, fact) in zip(models, known, strict=True):
-            base = named(model.path, bases.values())
-            if base and base.name != source:
-                found.append(f"{model.name} says that it was trained on {base.name}, but the source is {source}.")
-            try:
-                if not fact.problem:
-                    plans(Request(bases[source], bases[target], [model], Options(pairing="name")))
-            except LoraxError as error:
-                found.append(str(error))
-        return list(dict.fromkeys(found))
+    def _buttons(self, verdicts: Sequence[Verdict], method: str = Options.method) -> Reply:
+        """Show what can be done, the recommended one as the primary button; before that is known, Move alone."""
+        offered = [action.do for verdict in verdicts for action in verdict.actions]
+        best = next(iter(offered), None)
+        if not verdicts or method != Options.method:  # who has chosen a method wants it
+            offered.append(Do.MOVE)
+        if not self.host.has_prompt:
+            offered = [one for one in offered if one is not Do.USE_ORIGINAL]
+        return {
+            name: gr.update(visible=do in offered, variant="primary" if do is (best or Do.MOVE) else "secondary")
+            for do, name in BUTTONS.items()
+        }
 
-    def job(
-        self, work: Callable[[Progress, Asked], list[Any]], form: Form, ask: Callable[[Values], Asked], outputs: int
-    ) -> Callable[..., Sequence[Any]]:
-        """Make the handler of a job. An error or a stop becomes a message in the last output."""
+    def start(self, page: Page, kind: str, title: str, work: Callable[[Progress], Shown]) -> Reply:
+        """Start a job of the page. Raises LoraxError if it has one already."""
+        if any(job.state == "running" for job in self.host.jobs.of(page.id)):
+            raise LoraxError("A job is running already. Wait until it has ended, or interrupt it.")
+        self.host.jobs.forget(page.id, *((kind,) if kind != TRANSFER else (ANALYSE, TRANSFER, COMPARE)))
+        self.host.jobs.begin(self.host, work, page.id, kind, title)
+        return self.outcome(page) | self.progress(page)
 
-        def guarded(progress: Progress, *values: Any) -> list[Any]:
-            try:
-                progress(0, 1, "Reading the files")  # raises if the job was stopped in the queue
-                return work(progress, ask(form.read(values)))
-            except Interrupted:
-                text = words.message("Stopped. Nothing was written.", "warning")
-            except (LoraxError, OSError) as error:
-                text = words.message(str(error), "error")
-            return [KEEP] * (outputs - 1) + [text]
+    def analyse(self, page: Page, mark: str, values: Values) -> Reply:
+        choice = Choice.of(values)
+        source, target, options = self._base(choice.source, "source"), self._base(choice.target, "target"), self._options(choice)
+        request = Request(source, target, self.chooser.adapters(choice.adapters), options, choice.of_options(Running))
+        title = f"Measuring {words.short(source.name)} and {words.short(target.name)}"
+        return self.start(page, ANALYSE, title, lambda progress: analysed(analyse(request, progress, self.memory)))
 
-        return self.host.handler(guarded, outputs)
+    def transfer(self, page: Page, method: str, values: Values) -> Reply:
+        """Start a transfer, by ``method`` or else by the chosen one."""
+        choice = Choice.of({**values, "method": method or values["method"]})
+        adapters, source = self.chooser.adapters(choice.adapters), None
+        if choice.source or len(adapters) == 1:
+            source = self._base(choice.source, "source")
+        targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
+        running, batching = choice.of_options(Running), choice.of_options(Batching)
+        items, bases = [Item(adapter, source) for adapter in adapters], list(self.host.bases().values())
+        asked = Batch(items, targets, bases, self._options(choice), running, batching)
+        subfolder = choice.values["subfolder"].strip()
+        destination = InFolder(self.host.adapter_folder, subfolder, choice.of_options(Saving), self.host.prompt_names)
 
-    def analyse(self, progress: Progress, choice: Choice) -> list[Any]:
-        results = analyse(self._request(choice), progress, self.memory)
-        records = [record for result in results for record in result.report.records]
-        shown = words.summary(results), heatmap(records), words.rows(results)
-        return [gr.update(visible=True), *shown, words.message("Nothing was written. Click Transfer to write.", "done")]
+        def work(progress: Progress) -> Shown:
+            outcomes = batch(asked, destination, progress, self.memory)
+            self.host.refresh()
+            return moved(self.host, asked, outcomes)
 
-    def transfer(self, progress: Progress, asked: Transfer) -> list[Any]:
-        request, saving = self._request(asked.choice), asked.choice.of_options(Saving)
-        folder = self.host.adapter_folder
-        destination = InFolder(folder, asked.subfolder, asked.name, saving, self.host.prompt_names)
-        results = transfer(request, destination, progress, self.memory)
+        what = words.short(adapters[0].name) if len(adapters) == 1 else f"{len(adapters)} LoRAs"
+        return self.start(page, TRANSFER, f"Moving {what} to {' and '.join(words.short(one.name) for one in targets)}", work)
+
+    def comparison(self, work: Callable[..., list[Any]], ask: Callable[[Values], Any], names: list[str]) -> Callable[..., Reply]:
+        """Make the handler of a button that draws. ``work`` returns what the components ``names`` show, and the status."""
+
+        def compare(page: Page, mark: str, values: Values) -> Reply:
+            asked = ask(values)
+            kept = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
+            kept["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
+
+            def drawn(progress: Progress) -> Shown:
+                return Shown(kept | dict(zip([*names, "status"], work(progress, asked), strict=True)))
+
+            return self.start(page, COMPARE, "Drawing pictures", drawn)
+
+        return compare
+
+    def interrupt(self, page: Page, mark: str, values: Values) -> Reply:
+        """Stop the job of this page, and no other."""
+        for job in self.host.jobs.of(page.id):
+            job.stop()
+        return self.progress(page)
+
+    def poll(self, page: Page, mark: str, values: Values) -> Reply:
+        """Tell how far the job is, and what has come of it if the page does not know. ``mark``: a number, and what it knows."""
+        reply = self.progress(page)
+        if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
+            return reply
+        return reply | self.outcome(page) | self.chooser.lists(page.values or values)
+
+    def progress(self, page: Page) -> Reply:
+        jobs = self.host.jobs.of(page.id)
+        running = next((job for job in jobs if job.state == "running"), None)
+        return {
+            "progress": telling.progress(jobs),
+            "interrupt": gr.update(visible=running is not None),
+            "actions": gr.update(visible=running is None),
+        }
+
+    def outcome(self, page: Page) -> Reply:
+        """Return what has come of the page's jobs, as updates of all components that show such."""
+        reply = dict(self.nothing)
+        for job in self.host.jobs.of(page.id):
+            if job.state == "done":
+                reply |= job.outcome.reply
+            elif job.state != "running":
+                reply["status"] = telling.ended(job)
+        return reply
+
+    def ask_delete(self, page: Page, mark: str, values: Values) -> Reply:
+        names = [file.name for shown in self._written(page) for file in shown.files]
+        return {"deleting": gr.update(visible=True), "what": telling.delete(names)}
+
+    def keep(self, page: Page, mark: str, values: Values) -> Reply:
+        return {"deleting": gr.update(visible=False)}
+
+    def delete(self, page: Page, mark: str, values: Values) -> Reply:
+        """Delete what the page's last transfer has written."""
+        said = "".join(words.message(deleted(shown), "done") for shown in self._written(page))
+        self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
         self.host.refresh()
-        files = {r.written.relative_to(folder).with_suffix("").as_posix(): r for r in results if r.written}
-        moved = {name: (r.adapter.name, str(r.written)) for name, r in files.items()}
-        tags = [words.tag(self.host.tag(r.written), facts(r.written)) for r in results if r.written]
-        state = {"source": request.source.name, "target": request.target.name, "moved": moved}
-        return [
-            gr.update(visible=True),
-            words.written(results),
-            gr.update(value=" ".join(tags), visible=bool(tags)),
-            state,
-            gr.update(choices=list(moved), value=next(iter(moved), None)),
-            gr.update(choices=list(self._labels()), value=asked.choice.adapters),
-            words.message("Done.", "done") if moved else words.message("Nothing was written.", "warning"),
-        ]
+        return self.outcome(page) | self.progress(page) | self.chooser.lists(values) | {"status": said}
 
-    def compare(self, progress: Progress, asked: Comparison) -> list[Any]:
-        state, which = asked.moved, asked.which
-        if not state or which is None or which not in state["moved"]:
-            raise LoraxError("Transfer a LoRA first: there is nothing to compare yet.")
-        bases, (name, path) = self.host.bases(), state["moved"][which]
-        source, target = _listed(bases, state["source"]), _listed(bases, state["target"])
-        adapter, moved = _listed(self.host.adapters(), name), _listed({which: ListedFile(which, Path(path))}, which)
-        copied = [Shot(f"{words.short(target.name)} with a plain copy", target, adapter)]
-        shots = [
-            Shot(f"{words.short(source.name)} with the LoRA", source, adapter),
-            Shot(f"{words.short(target.name)} alone", target, None),
-            *(copied if open_adapter(adapter.path).header is None else ()),  # a LoRA-X file is fitted, never copied
-            Shot(f"{words.short(target.name)} with the moved LoRA", target, moved),
-        ]
-        pictures, comments = self.host.pictures(shots, asked.prompt, asked.seed, asked.steps, asked.size, progress)
-        captioned = [(picture, shot.title) for picture, shot in zip(pictures, shots, strict=True)]
-        status = "".join(words.message(text, "warning") for text in comments) or words.message("Done.", "done")
-        return [gr.update(value=captioned, visible=True), status]
+    def open_folder(self, page: Page, mark: str, values: Values) -> Reply:
+        for shown in self._written(page):
+            if self.host.opens_folders:
+                self.host.open_folder(shown.files[0].parent)
+        return {}
 
-    def _request(self, choice: Choice) -> Request:
-        bases = self.host.bases()
-        for role, name in (("source", choice.source), ("target", choice.target)):
-            if name not in bases:
-                raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
-        options, running = choice.of_options(Options), choice.of_options(Running)
-        if options.device == "auto":
-            options = replace(options, device=self.host.device())
-        source, target = (bases[name] for name in (choice.source, choice.target) if name)
-        return Request(source, target, self._adapters(choice.adapters), options, running)
+    def _written(self, page: Page) -> list[Shown]:
+        """Return what has come of the page's transfer, if it has written something."""
+        return [job.outcome for job in self.host.jobs.of(page.id) if job.state == "done" and job.outcome.files]
 
-    def _labels(self) -> dict[str, str]:
-        """Return the LoRAs' names by their labels in the list."""
-        return {f"{name}  ({facts(model.path)})": name for name, model in self.host.adapters().items() if model.path.is_file()}
+    def _base(self, name: str | None, role: str) -> ListedFile:
+        if (found := self.host.bases().get(name or "")) is None:
+            raise LoraxError(f"No {role} is chosen. Choose the checkpoint in the list.")
+        return found
 
-    def _adapters(self, labels: list[str] | None) -> list[ListedFile]:
-        names, adapters = self._labels(), self.host.adapters()
-        return [adapters[names[label]] for label in labels or [] if label in names]
-
-
-def _listed(models: dict[str, ListedFile], name: str) -> ListedFile:
-    """Return the file of this name. Raises LoraxError if it was removed."""
-    if name not in models or not models[name].path.exists():
-        raise LoraxError(f"{name}: not there any more, though it was at the transfer. Choose another, and transfer again.")
-    return models[name]
+    def _options(self, choice: Choice) -> Options:
+        options = choice.of_options(Options)
+        return replace(options, device=self.host.device()) if options.device == "auto" else options

@@ -1,13 +1,14 @@
 """The requests of the tab to its handlers. gradio passes the components' values by position; here they are read by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lorax.options import Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared
 
-T = TypeVar("T", Options, Running, Saving)
+T = TypeVar("T", Options, Running, Saving, Batching)
 Values = Mapping[str, Any]
+Reply = dict[str, Any]  # updates of components by name
 
 
 class Form:
@@ -20,55 +21,38 @@ class Form:
         """Return the components' values by name."""
         return dict(zip(self._names, values, strict=True))
 
+    def named(self, name: Callable[[str], str]) -> dict[str, Any]:
+        """Return the components by other names."""
+        return {name(one): component for one, component in zip(self._names, self.components, strict=True)}
+
+    def fill(self, reply: Reply, otherwise: Any) -> list[Any]:
+        """Return a value for each component, ``otherwise`` for those that are not in the reply."""
+        return [reply.get(name, otherwise) for name in self._names]
+
 
 @dataclass(frozen=True)
 class Choice:
     """The selected checkpoints and LoRAs, as the lists show them, and the values of all options."""
 
-    source: str | None
+    source: str | None  # None: for each LoRA the one that its file names
     target: str | None
+    also: list[str]  # further targets
     adapters: list[str]
     values: Values
 
     @classmethod
     def of(cls, values: Values) -> "Choice":
-        return cls(values["source"], values["target"], values["adapters"] or [], values)
+        return cls(values["source"], values["target"], values["also"] or [], values["adapters"] or [], values)
 
     @property
     def method(self) -> str:
         return self.values["method"]
 
+    @property
+    def files(self) -> tuple[Any, ...]:
+        """The chosen checkpoints and LoRAs alone."""
+        return self.source, self.target, tuple(self.also), tuple(self.adapters)
+
     def of_options(self, declaration: type[T]) -> T:
         """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
         return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A choice, with the name and the folder of the output."""
-
-    choice: Choice
-    name: str
-    subfolder: str
-
-    @classmethod
-    def of(cls, values: Values) -> "Transfer":
-        return cls(Choice.of(values), values["name"].strip(), values["subfolder"].strip())
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The result of the last transfer, the LoRA of it that is compared, and how pictures are drawn."""
-
-    moved: dict[str, Any]
-    which: str | None
-    prompt: str
-    seed: int
-    steps: int
-    size: int | None
-
-    @classmethod
-    def of(cls, values: Values) -> "Comparison":
-        size = values["size"]
-        seed, steps = int(values["seed"]), int(values["steps"])
-        return cls(values["moved"], values["which"], values["prompt"], seed, steps, int(size) if size else None)

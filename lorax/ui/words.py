@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 from lorax.catalog import Facts
+from lorax.options import Option
 from lorax.reasons import Why
 from lorax.transfer import Report, Status
 from lorax.transfer.wording import Section, Topic, refusal, sections
@@ -12,17 +14,13 @@ from lorax.workflow import Result
 
 ALIKE = "How alike the two checkpoints are in a layer: 1 means the same directions matter, 0 means no more than by chance"
 MAP = f"{ALIKE}. Columns are the blocks of the network in the order in which they work, rows the kinds of layers in them"
-RUNNING = (
-    "Both checkpoints are run here, one after the other: the source draws pictures with the LoRA, and the target is made to do "
-    "the same. No other method uses these options"
-)
 RANK = "The rank is the number of directions"
 PROJECTED = "Only what lies in the directions that matter most in the target's layer was kept"
 PARTS = "What lies in the directions that matter most, and what lies outside of them, each carried over by itself"
 MEANINGS: dict[Topic | Why, str] = {  # explanations for lines of the report
     Topic.LAYERS: (
-        "Layers are the parts of the network that the LoRA changes, one by one. The squared norm tells how much a LoRA changes "
-        "them: the sum of all its changes, squared"
+        "Layers are the parts of the network that the LoRA changes, one by one. Its "
+        "changes are counted squared, so large ones count for more"
     ),
     Topic.SIMILARITY: ALIKE,
     Topic.COMPRESSION: "The delta is what the LoRA adds to a layer",
@@ -66,41 +64,23 @@ def explained(word: str, meaning: str) -> str:
     return f"<abbr title='{escape(meaning, quote=True)}'>{escape(word)}</abbr>"
 
 
-def facts_table(adapters: Iterable[tuple[str, Facts]]) -> str:
+def facts_lines(adapters: Iterable[tuple[str, Facts]]) -> str:
+    """Tell in a line each what the files of the LoRAs say."""
     lines = []
     for name, facts in adapters:
-        cells = (name, facts.rank, facts.format, facts.family, facts.trained_on, facts.trigger_words)
-        lines.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    if not lines:
-        return ""
-    heads = {
-        "LoRA": "",
-        "Rank": "Size of the LoRA: how many directions it changes in each layer",
-        "Format": "How the file stores its changes",
-        "Family": "The kind of Stable Diffusion that it was made for",
-        "Trained on": "The checkpoint that its metadata names; where it names none, the kind that Civitai names",
-        "Trigger words": "What to write in the prompt beside its tag",
-    }
-    head = "".join(f"<th>{explained(title, tip) if tip else title}</th>" for title, tip in heads.items())
-    return f"<table class='lorax-facts'><tr>{head}</tr>{''.join(lines)}</table>"
+        if not facts.problem:
+            triggers = f"; trigger words: {facts.trigger_words}" if facts.trigger_words else ""
+            lines.append(f"<div class='lorax-facts'><b>{escape(name)}</b> {escape(f'{facts}{triggers}')}</div>")
+    return "".join(lines)
+
+
+def meaning(option: Option, value: Any) -> str:
+    """Say what the value that is chosen means."""
+    return f"<div class='lorax-meaning'>{escape((option.choices or {}).get(value, ''))}</div>"
 
 
 def summary(results: Sequence[Result]) -> str:
     return "".join(f"<h4>{escape(result.adapter.name)}</h4>{_summary(result.report)}" for result in results)
-
-
-def written(results: Sequence[Result]) -> str:
-    """Return the paths of the written files, the reasons why other adapters were not written, and the summary."""
-    parts = []
-    for result in results:
-        if result.written:
-            parts.append(f"<div class='lorax-done'>Written: <code>{escape(str(result.written))}</code></div>")
-            parts += [message(result.note)] if result.note else []
-        elif result.report.declined:
-            parts.append(message(f"{result.adapter.name}: {refusal(result.report)}", "warning"))
-        else:
-            parts.append(message(f"{result.adapter.name}: no layer could be moved, so nothing was written.", "warning"))
-    return "".join(parts) + summary(results)
 
 
 def columns() -> str:

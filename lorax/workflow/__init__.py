@@ -1,27 +1,37 @@
 """Orchestrates every job: plans, analyses, transfers and writes, and fits LoRA-X files to a loaded checkpoint."""
 
+from lorax.workflow.batch import Batch, Item, batch
 from lorax.workflow.destination import AtPath, Destination, InFolder, ReportFile
 from lorax.workflow.fitting import Fit, Fitter, Library
 from lorax.workflow.memory import Memory
-from lorax.workflow.orchestrator import analyse, cost_of, plans, reports_of, transfer
+from lorax.workflow.orchestrator import analyse, cost_of, reports_of, transfer
+from lorax.workflow.outcomes import End, Outcome, outcome_as_json, table
+from lorax.workflow.passes import plans
 from lorax.workflow.request import Request, Result
 from lorax.workflow.verdicts import Verdicts
 
 __all__ = [
     "AtPath",
+    "Batch",
     "Destination",
+    "End",
     "Fit",
     "Fitter",
     "InFolder",
+    "Item",
     "Library",
     "Memory",
+    "Outcome",
     "ReportFile",
     "Request",
     "Result",
     "Verdicts",
     "analyse",
+    "batch",
     "cost_of",
+    "outcome_as_json",
     "plans",
     "reports_of",
+    "table",
     "transfer",
 ]

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from lorax.errors import LoraxError
 from lorax.files import Staging, check_folder, check_free
 from lorax.options import Saving
-from lorax.output import path_of
-from lorax.transfer import Plan
+from lorax.output import Naming
 
 
 class Destination(Protocol):
@@ -19,8 +19,11 @@ class Destination(Protocol):
     @property
     def saving(self) -> Saving: ...
 
-    def paths(self, plans: Sequence[Plan]) -> list[Path]:
-        """Return a path for each adapter. Raises LoraxError if one of them must not be written."""
+    def path(self, naming: Naming) -> Path:
+        """Return the path of an adapter's file."""
+
+    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+        """Raise LoraxError if the path must not be written, since it is one of the ``inputs``, for example."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,16 @@ class AtPath:
     output: Path | None = None
     saving: Saving = field(default_factory=Saving)
 
-    def paths(self, plans: Sequence[Plan]) -> list[Path]:
-        if len(plans) > 1 and self.output is not None and not self.output.is_dir():
-            raise LoraxError(f"{self.output}: not a folder, which --output must be for {len(plans)} adapters. Create it first.")
-        paths = [path_of(one, self.output, self.saving) for one in plans]
-        if twice := next((path for number, path in enumerate(paths) if path in paths[:number]), None):
-            raise LoraxError(f"{twice}: the name that two of the adapters get. Rename one of them, or move them one at a time.")
-        for path in paths:
-            check_folder(path)
-            check_free(path, _inputs(plans), self.saving.overwrite)
-        return paths
+    def path(self, naming: Naming) -> Path:
+        if self.output is None or self.output.is_dir():
+            return (self.output or naming.given.parent) / naming.file_name(self.saving)
+        if self.output.suffix.lower() == ".safetensors":
+            return self.output
+        return self.output.with_name(self.output.name + ".safetensors")
+
+    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+        check_folder(path)
+        check_free(path, inputs, self.saving.overwrite)
 
 
 @dataclass(frozen=True)
@@ -48,38 +51,53 @@ class InFolder:
 
     root: Path
     subfolder: str = ""  # empty: beside the adapter
-    name: str = ""  # empty: the name of ``output.path_of``
     saving: Saving = field(default_factory=Saving)
     prompt_names: Callable[[], Mapping[str, Path]] = dict  # ``Host.prompt_names``
 
     def __post_init__(self) -> None:
-        if PurePath(self.name).name != self.name or "\\" in self.name:
-            raise LoraxError(f"name {self.name!r}: expected a file name without folders. Name the folder as the subfolder.")
         subfolder = PurePath(self.subfolder)
         if subfolder.anchor or ".." in subfolder.parts:
             raise LoraxError(f"subfolder {self.subfolder!r}: outside of {self.root}. Choose one inside it.")
 
-    def paths(self, plans: Sequence[Plan]) -> list[Path]:
-        paths = [self._path(one) for one in plans]
-        if len(set(paths)) < len(paths):
-            raise LoraxError(f"{len(paths)} LoRAs cannot share the name {paths[0].name}. Leave the output name empty.")
-        names = self.prompt_names()
-        for path in paths:
-            if (other := names.get(path.stem, path)) != path:
-                raise LoraxError(
-                    f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
-                    "or move that file away."
-                )
-        for path in paths:
-            instead = "have it replaced (Replace, or overwrite in the API)"
-            check_free(path, _inputs(plans), self.saving.overwrite, "output name", instead)
-        return paths
+    def path(self, naming: Naming) -> Path:
+        beside = naming.given.parent if naming.given.is_relative_to(self.root) else self.root
+        return (self.root / self.subfolder if self.subfolder else beside) / naming.file_name(self.saving)
 
-    def _path(self, plan: Plan) -> Path:
-        path = path_of(plan, None, self.saving)
-        name = f"{self.name.removesuffix('.safetensors')}.safetensors" if self.name else path.name
-        beside = path.parent if path.parent.is_relative_to(self.root) else self.root
-        return (self.root / self.subfolder if self.subfolder else beside) / name
+    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+        if (other := self._names.get(path.stem, path)) != path:
+            raise LoraxError(
+                f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
+                "or move that file away."
+            )
+        instead = "have it replaced (Replace, or overwrite in the API)"
+        check_free(path, inputs, self.saving.overwrite, "output name", instead)
+
+    @cached_property
+    def _names(self) -> Mapping[str, Path]:
+        return self.prompt_names()  # reads the disk
+
+
+class Claims:
+    """The paths that the adapters of one job get, each of them once. ``inputs`` are read by the job."""
+
+    def __init__(self, destination: Destination, inputs: Sequence[Path]) -> None:
+        self._destination, self._inputs, self._taken = destination, inputs, set[Path]()
+
+    def path(self, naming: Naming, *, may_exist: bool = False) -> Path:
+        """Return the path of an adapter's file. Raises LoraxError if another one has it, or if it must not be written.
+
+        ``may_exist``: whether a file that is there already may be returned.
+        """
+        path = self._destination.path(naming)
+        if path in self._taken:
+            raise LoraxError(
+                f"{path}: the name that two of the adapters get. Have {{lora}} and {{target}} in the output name, rename one of "
+                "them, or move them one at a time."
+            )
+        self._taken.add(path)
+        if not (may_exist and path.is_file()):
+            self._destination.check(path, self._inputs)
+        return path
 
 
 @dataclass(frozen=True)
@@ -89,16 +107,12 @@ class ReportFile:
     path: Path
     overwrite: bool = False
 
-    def check(self, plans: Sequence[Plan]) -> None:
-        """Raise LoraxError if the file must not be written."""
+    def check(self, inputs: Sequence[Path]) -> None:
+        """Raise LoraxError if the file must not be written, since it is one of the ``inputs``, for example."""
         check_folder(self.path, "--report")
-        check_free(self.path, _inputs(plans), self.overwrite, "--report")
+        check_free(self.path, inputs, self.overwrite, "--report")
 
     def stage(self, reports: dict[str, Any] | list[dict[str, Any]], staging: Staging) -> None:
         """Stage the reports, to be written together with the adapters."""
         text = json.dumps(reports, indent=2)
         staging.write(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"), self.overwrite)
-
-
-def _inputs(plans: Sequence[Plan]) -> list[Path]:
-    return [path for one in plans for path in one.inputs]

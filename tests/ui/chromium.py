@@ -37,6 +37,12 @@ def pick(page: Any, selector: str, text: str) -> None:
     page.locator(f"{selector} input").first.blur()  # gradio 3 opens the list when the field is entered anew
 
 
+def move(page: Any) -> None:
+    """Move what is chosen, and wait for the file."""
+    page.click("#lorax_move")
+    page.wait_for_selector("#lorax_written .lorax-done")
+
+
 def shoot(page: Any, name: str) -> None:
     """Keep a screenshot, called after the version of gradio."""
     import gradio

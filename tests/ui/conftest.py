@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
-from tests.ui.chromium import launched
+from tests.ui.chromium import launched, pick
 from tests.ui.double import Double
 
 
@@ -66,10 +66,19 @@ def server(models: Path) -> Iterator[str]:
 @pytest.fixture
 def page(server: str, browser: Any) -> Iterator[Any]:
     """The standalone tab, open in the browser."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     opened.set_default_timeout(180_000)
     opened.goto(server)
-    opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")  # the lists are filled
+    opened.wait_for_selector("#lorax_notes [data-answers]", state="attached")  # the lists are filled
     yield opened
     print("status line at the end:", opened.inner_text("#lorax_status"))  # pytest shows it where a test failed
-    opened.close()
+    opened.context.close()
+
+
+@pytest.fixture
+def chosen(page: Any) -> Any:
+    """A LoRA and a target for which it finds a new place, and the verdict on it."""
+    pick(page, "#lorax_adapters", "Lora/contrast-base")
+    pick(page, "#lorax_target", "pruned")
+    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    return page

@@ -77,6 +77,21 @@ class ScriptRunner:
         self.alwayson_scripts = []
 
 
+class SdSamplerData:
+    def __init__(self, name):
+        self.name = name
+
+
+class Scheduler:
+    def __init__(self, label):
+        self.label = label
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
 class StableDiffusionProcessingTxt2Img:
     scripts, script_args = None, {}  # which has no slices, as scripts want them
 
@@ -96,8 +111,10 @@ class Double:
         self.callbacks: dict[str, Any] = {}
         self.reloaded = 0
         self.drawn: list[dict] = []
+        self.opened: list[str] = []  # folders
         self.comments = ""
-        infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
+        self.plot = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])  # of the X/Y/Z plot
+        infos = self.infos = [CheckpointInfo(str(path)) for path in sorted(checkpoints.glob("*.safetensors"))]
 
         def on_ui_tabs(callback, *, name=None):
             self.callbacks["tabs"] = callback
@@ -107,6 +124,12 @@ class Double:
 
         def on_app_started(callback, *, name=None):
             self.callbacks["started"] = callback
+
+        def on_before_ui(callback, *, name=None):
+            self.callbacks["before_ui"] = callback
+
+        def visible_samplers():
+            return [SdSamplerData("DPM++ 2M"), SdSamplerData("DDIM")]
 
         def list_models():
             pass
@@ -126,16 +149,8 @@ class Double:
 
         queue_lock, state = threading.Lock(), State()
 
-        def wrap_gradio_gpu_call(func, extra_outputs=None):
-            def f(*args, **kwargs):
-                with queue_lock:
-                    state.begin(job=args[0])
-                    try:
-                        return func(*args, **kwargs)
-                    finally:
-                        state.end()
-
-            return f
+        def open_folder(path):
+            self.opened.append(path)
 
         def list_available_networks():
             found = {path.stem: NetworkOnDisk(path.stem, str(path)) for path in sorted(loras.rglob("*.safetensors"))}
@@ -150,15 +165,22 @@ class Double:
                 "on_ui_tabs": on_ui_tabs,
                 "on_ui_settings": on_ui_settings,
                 "on_app_started": on_app_started,
+                "on_before_ui": on_before_ui,
             },
-            "call_queue": {"queue_lock": queue_lock, "wrap_gradio_gpu_call": wrap_gradio_gpu_call},
+            "call_queue": {"queue_lock": queue_lock},
             "devices": {"device": SimpleNamespace(type="cpu")},
             "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
             },
-            "scripts": {"ScriptRunner": ScriptRunner, "scripts_txt2img": ScriptRunner()},
+            "scripts": {
+                "ScriptRunner": ScriptRunner,
+                "scripts_txt2img": ScriptRunner(),
+                "scripts_data": [SimpleNamespace(module=SimpleNamespace()), SimpleNamespace(module=self.plot)],
+            },
+            "sd_samplers": {"visible_samplers": visible_samplers},
+            "sd_schedulers": {"schedulers": [Scheduler("Automatic"), Scheduler("Karras")]},
             "sd_models": {
                 "checkpoints_list": {info.name: info for info in infos},
                 "model_data": SimpleNamespace(sd_model=SimpleNamespace(sd_checkpoint_info=infos[0])),
@@ -168,11 +190,12 @@ class Double:
             },
             "sd_unet": {"apply_unet": apply_unet},
             "shared": {
-                "cmd_opts": SimpleNamespace(lora_dir=str(loras)),
+                "cmd_opts": SimpleNamespace(lora_dir=str(loras), hide_ui_dir_config=False, webui_is_non_local=False),
                 "opts": Options(sd_model_checkpoint=infos[0].name),
                 "state": state,
                 "OptionInfo": OptionInfo,
             },
+            "util": {"open_folder": open_folder},
             "networks": {
                 "available_networks": {},
                 "available_network_aliases": {},
@@ -193,5 +216,5 @@ class Double:
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("host", "models", "settings"):  # they bind them when they are imported
+        for name in ("axes", "host", "models", "pictures", "settings"):  # they bind them when they are imported
             monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +13,13 @@ import pytest
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
-from lorax.hosts.base import Shot
+from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
 from lorax.workflow import InFolder, Request, transfer
 from tests.ui.double import Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
+AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "lorax_webui.py"
 
 
@@ -47,7 +50,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     ((blocks, title, name),) = callbacks(double)["tabs"]()
     assert (title, name) == ("LoRA-X", "lorax_tab")
     ids = {component.elem_id for component in blocks.blocks.values()}
-    assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_transfer", "lorax_gallery"} <= ids
+    assert {"lorax_source", "lorax_target", "lorax_adapters", "lorax_analyse", "lorax_move", "lorax_gallery"} <= ids
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
@@ -123,8 +126,6 @@ def test_lists(double: Double, host: Any) -> None:
 
 
 def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.delitem(sys.modules, "networks")
     from lorax.hosts.a1111.host import A1111
 
@@ -133,7 +134,7 @@ def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPa
     assert "contrast-base" in host.adapters()
     assert host.tag(Path("x.safetensors")) == "<lora:x:1>"
     with pytest.raises(LoraxError, match="extension Lora, which is disabled"):
-        host.pictures([], "cat", 7, 5, 64, lambda done, total, text: None)
+        list(host.pictures([], Drawing("cat"), lambda done, total, text: None))
     assert double.drawn == []
 
 
@@ -155,18 +156,35 @@ def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) 
     into("zz")  # where it is the file that is to be replaced
 
 
-def test_a_job_reports_to_the_hosts_state_and_can_be_interrupted(double: Double, host: Any) -> None:
+def test_a_job_reports_to_the_hosts_state_and_the_hosts_own_interrupt_stops_it(double: Double, host: Any) -> None:
     state = double.modules["shared"].state
 
-    def work(progress: Any, value: int) -> list[int]:
+    def work(progress: Any) -> None:
         progress(1, 4, "first")
         assert (state.job_no, state.job_count, state.textinfo) == (1, 4, "first")
-        host.interrupt()
+        state.interrupt()
         progress(2, 4, "second")
-        return [value]
 
     with pytest.raises(Interrupted):
-        host.handler(work, 1)("task(x)", 5)
+        host.run(work, lambda *given: None)
+    assert not state.interrupted, "of the next job nothing is to be stopped"
+
+
+def test_the_webui_stores_nothing_of_the_tab(double: Double) -> None:
+    """Or what it stored at its first start would win over our page of the settings for ever."""
+    ((blocks, *_),) = callbacks(double)["tabs"]()
+    assert all(component.do_not_save_to_config for component in blocks.blocks.values())
+
+
+def test_folders_are_opened_for_the_one_who_sits_there(double: Double, host: Any) -> None:
+    given = double.modules["shared"].cmd_opts
+    assert host.opens_folders
+    host.open_folder(host.adapter_folder)
+    assert double.opened == [str(host.adapter_folder)]
+    for flag in ("hide_ui_dir_config", "webui_is_non_local"):
+        setattr(given, flag, True)
+        assert not host.opens_folders
+        setattr(given, flag, False)
 
 
 def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> None:
@@ -178,15 +196,18 @@ def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> 
 
 def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
-    shots = [Shot("with", bases["finetune.safetensors"], lora), Shot("alone", bases["finetune.safetensors"], None)]
+    shots = [Shot("with", bases["finetune.safetensors"], lora, 0.6, 8), Shot("alone", bases["finetune.safetensors"], None)]
     named = ("<lora:contrast-base:0.5>", "<lora:contrast-base>", "<lyco:contrast-base by its author:1:te=0>")
     prompt = f"cat {' '.join(named)} face <lora:contrast-pruned:1>"
     double.comments = "Lora not found: x\n"
-    drawn, said = host.pictures(shots, prompt, 7, 5, 64, lambda done, total, text: None)
-    assert len(drawn) == 2
-    assert said == ["with: Lora not found: x", "alone: Lora not found: x"]
+    drawing = Drawing(prompt, "dog", 5, 3.5, "DDIM", "Karras", 64, 72)
+    drawn = list(host.pictures(shots, drawing, lambda done, total, text: None))
+    assert [one.comments for one in drawn] == [["Lora not found: x"]] * 2
     left = ["cat", "face", "<lora:contrast-pruned:1>"]  # which is another
-    assert [drawn["prompt"].split() for drawn in double.drawn] == [[*left, "<lora:contrast-base:1>"], left]
+    assert [drawn["prompt"].split() for drawn in double.drawn] == [[*left, "<lora:contrast-base:0.6>"], left]
+    asked = {"negative_prompt": "dog", "steps": 5, "cfg_scale": 3.5, "sampler_name": "DDIM", "scheduler": "Karras"}
+    assert all(drawn.items() >= (asked | {"width": 64, "height": 72}).items() for drawn in double.drawn)
+    assert [drawn["seed"] for drawn in double.drawn] == [8, 7]
     assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
     assert double.reloaded == 1
 
@@ -196,7 +217,7 @@ def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Dou
 
     ours, another = type(SCRIPT, (), {})(), object()
     double.modules["scripts"].scripts_txt2img.alwayson_scripts = [another, ours]
-    host.pictures([Shot("alone", host.bases()["base.safetensors"], None)], "cat", 7, 5, 64, lambda done, total, text: None)
+    list(host.pictures([Shot("alone", host.bases()["base.safetensors"], None)], Drawing("cat"), lambda done, total, text: None))
     assert double.drawn[0]["scripts"].alwayson_scripts == [ours]
     assert double.drawn[0]["script_args"][0:0] == ()
 
@@ -206,8 +227,58 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], "cat", 7, 5, 64, stop)
+        list(host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], Drawing("cat"), stop))
     assert double.reloaded == 1
+
+
+def test_pictures_are_drawn_by_what_txt2img_offers(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (host.samplers(), host.schedules()) == (["DPM++ 2M", "DDIM"], ["Automatic", "Karras"])
+    monkeypatch.delitem(sys.modules, "modules.sd_schedulers")  # older WebUIs have none
+    assert host.schedules() == []
+
+
+def test_the_plot_of_the_webui_gets_axes_once(double: Double) -> None:
+    before_ui = callbacks(double)["before_ui"]
+    for _ in range(2):
+        before_ui()
+    assert [axis.label for axis in double.plot.axis_options[1:]] == list(AXES)
+    double.modules["scripts"].scripts_data.clear()  # a WebUI without the script
+    before_ui()
+
+
+def test_axes_change_the_tags_of_moved_loras_in_any_order(double: Double, host: Any) -> None:
+    bases, lora = host.bases(), host.adapters()["contrast-base"]
+    for method in ("copy", "lorax"):
+        asked = Request(bases["base.safetensors"], bases["finetune.safetensors"], [lora], Options(method))
+        transfer(asked, InFolder(host.adapter_folder, saving=Saving(name=f"by-{method}")), lambda *given: None)
+    host.refresh()
+    callbacks(double)["before_ui"]()
+    which, strength, method = double.plot.axis_options[1:]
+    assert (which.choices(), method.choices()) == (["None", "by-copy", "by-lorax"], ["copy", "lorax"])
+
+    def drawn(prompt: str, *applied: tuple[Any, Any]) -> str:
+        p = SimpleNamespace(prompt=prompt)
+        for axis, x in applied:
+            axis.apply(p, x, [])
+        return p.prompt
+
+    plain = "cat <lora:contrast-base:1>"  # which is not moved, and stays
+    double.modules["shared"].state.xyz_plot_y = SimpleNamespace(axis=which)
+    for applied in permutations([(which, "by-copy"), (strength, 0.4), (method, "lorax")]):
+        assert drawn(plain, *applied) == f"{plain} <lora:by-lorax:0.4>"
+    assert drawn(f"{plain} <lora:by-copy:1>", (which, "None"), (strength, 0.4)) == plain
+    del double.modules["shared"].state.xyz_plot_y
+    assert drawn("a <lora:by-copy:0.9:te=0:dyn=4> b", (method, "lorax")) == "a <lora:by-lorax:0.9:te=0:dyn=4> b"
+    assert drawn("a <lora:by-copy:0.9:te=0:dyn=4> b", (strength, 0.5)) == "a <lora:by-copy:0.5:dyn=4> b"
+    with pytest.raises(RuntimeError, match="no tag of a moved LoRA"):
+        drawn(plain, (strength, 0.4))
+    with pytest.raises(RuntimeError, match="nothing: no LoRA of this name was moved"):
+        which.confirm(None, ["by-copy", "nothing"])
+    with pytest.raises(RuntimeError, match="There are those by copy, lorax"):
+        method.confirm(None, ["bridge"])
+    (host.adapter_folder / "by-lorax.safetensors").unlink()
+    with pytest.raises(RuntimeError, match="by-copy was not moved by lorax"):
+        drawn("a <lora:by-copy:1>", (method, "lorax"))
 
 
 @pytest.mark.parametrize(

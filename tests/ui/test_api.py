@@ -98,6 +98,49 @@ def test_a_lorax_file(server: str, models: Path) -> None:
     assert (found["Lora/contrast-base"], found["Lora/contrast-base-lorax"]) == ("LoRA", "LoRA-X")
 
 
+def test_a_batch(server: str, models: Path) -> None:
+    asked = {
+        "items": [{"adapter": "Lora/contrast-base"}, {"adapter": "Lora/contrast-base", "source": "pruned"}],
+        "targets": ["finetune", "pruned"],
+        "options": {"method": "copy"},
+        "saving": {"name": "{lora} {source} {target}", "strength": 0.5},
+        "subfolder": "several",
+    }
+    job = finished(server, call(server, "batch", asked))
+    assert (job["state"], job["error"]) == ("done", "")
+    files = {pair: f"several/contrast-base {pair}.safetensors" for pair in ("base finetune", "base pruned")}
+    told = {f"{one['source']} {one['target']}": one for one in job["results"]}
+    assert list(told) == ["base finetune", "base pruned", "pruned finetune", "pruned pruned"]
+    assert {pair: (told[pair]["outcome"], told[pair]["written"]) for pair in files} == {
+        pair: ("written", file) for pair, file in files.items()
+    }
+    assert told["base finetune"]["report"]["saved_strength"] == 0.5
+    assert all((models / "Lora" / file).is_file() for file in files.values())
+    job = finished(server, call(server, "batch", asked | {"batching": {"skip_existing": True}}))
+    again = [(one["outcome"], one["file"], one["written"]) for one in job["results"][:2]]
+    assert again == [("existed already", file, None) for file in files.values()]
+    for wrong, code, words in (
+        ({"targets": []}, 422, "No target is chosen"),
+        ({"items": [{"adapter": "none"}]}, 404, "No adapter"),
+        ({"saving": {"name": "{base}"}}, 422, "is not known"),
+    ):
+        found = refused(server, "batch", asked | wrong)
+        assert found[0] == code
+        assert words in found[1]
+
+
+def test_a_batch_that_is_cancelled_tells_what_became_of_each(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Checkpoint.stored
+    monkeypatch.setattr(Checkpoint, "stored", lambda *given: time.sleep(0.05) or stored(*given))
+    job = call(server, "batch", {"items": [{"adapter": "Lora/contrast-base"}], "targets": ["finetune", "pruned"]})
+    while not call(server, f"jobs/{job['id']}")["text"].startswith("1 of 2: "):
+        time.sleep(0.01)
+    call(server, f"jobs/{job['id']}/cancel", {})
+    job = finished(server, job)
+    assert job["state"] == "cancelled"
+    assert [one["outcome"] for one in job["results"]] == ["stopped", "stopped"]
+
+
 def test_analyse(server: str, models: Path) -> None:
     job = finished(server, call(server, "analyse", MOVE))
     assert job["results"][0]["report"]["coverage"] == 1

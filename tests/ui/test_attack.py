@@ -138,7 +138,7 @@ def test_the_tab_works_with_a_password(models: Path, browser: Any) -> None:
         opened = context.new_page()
         opened.set_default_timeout(120_000)
         opened.goto(f"http://127.0.0.1:{port}/")
-        opened.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+        opened.wait_for_selector("#lorax_notes [data-answers]", state="attached")
         context.close()
     finally:
         served.server.force_exit = True

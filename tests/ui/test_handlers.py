@@ -1,52 +1,28 @@
-"""What the tab's buttons do, without a browser."""
+"""What the tab answers to choices and clicks, without a browser."""
 
 from __future__ import annotations
 
-import shutil
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorax.errors import LoraxError
-from lorax.options import Options, Running, Saving, declared
-from lorax.ui.requests import Choice, Comparison, Transfer
+from lorax.options import Batching, Options, Running, Saving, declared
+from lorax.ui.requests import Choice
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
 
 def values(adapters: list[str], **changed: Any) -> dict[str, Any]:
     """Values of the tab's controls as they are at first, some of them changed."""
-    options = {option.name: option.default for kind in (Options, Running, Saving) for option in declared(kind)}
-    first = {"source": "base", "target": "finetune", "adapters": adapters, "name": "", "subfolder": "", "captions": ""}
-    return options | first | {"method": "copy"} | changed
-
-
-def asked(adapters: list[str], **changed: Any) -> Choice:
-    """The request for an analysis."""
-    return Choice.of(values(adapters, **changed))
-
-
-def wanted(adapters: list[str], **changed: Any) -> Transfer:
-    """The request for a transfer."""
-    return Transfer.of(values(adapters, **changed))
-
-
-def noted(handlers: Any, question: str, before: list, source: str, target: str | None, adapters: list[str], **new: Any) -> Any:
-    return handlers.noted(question, before, asked(adapters, source=source, target=target, **new))
-
-
-def listed(handlers: Any) -> list[str]:
-    """Labels in the list of LoRAs."""
-    _, _, adapters, _ = handlers.lists(None, None, None)
-    return adapters["choices"]
-
-
-def labels(handlers: Any, *names: str) -> list[str]:
-    """Labels of these LoRAs in the list."""
-    return [label for label in listed(handlers) if label.partition("  (")[0] in names]
+    options = {option.name: option.default for kind in (Options, Running, Saving, Batching) for option in declared(kind)}
+    first = {"source": "base", "target": "pruned", "also": [], "adapters": adapters, "subfolder": "", "captions": ""}
+    return options | first | changed
 
 
 @pytest.fixture
@@ -57,148 +33,215 @@ def handlers(models: Path) -> Any:
     return Handlers(Standalone(models))
 
 
-def test_save_as_and_precision_reach_the_file(handlers: Any, models: Path) -> None:
-    given = wanted(labels(handlers, "Lora/contrast-base"), save_as="lora-x", dtype="fp32", subfolder=" moved ")
-    _, written, tag, *_ = handlers.transfer(lambda *given: None, given)
+@pytest.fixture
+def page(handlers: Any) -> Any:
+    return handlers.pages.of("1")
+
+
+def labels(handlers: Any, *names: str) -> list[str]:
+    """Labels of these LoRAs in the list."""
+    return [handlers.chooser.label(name) for name in names]
+
+
+def finished(handlers: Any, page: Any) -> dict[str, Any]:
+    """What the page shows once its job has ended."""
+    deadline = time.monotonic() + 600
+    while any(job.state == "running" for job in handlers.host.jobs.of(page.id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return dict(handlers.poll(page, "1 ", page.values or values([])))
+
+
+def judged(handlers: Any, page: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a choice, once the verdict is there."""
+    deadline = time.monotonic() + 600
+    while "data-pending" in (answer := handlers.noted(page, "1", given))["verdict"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return dict(answer)
+
+
+def moved(handlers: Any, page: Any, *names: str, **changed: Any) -> dict[str, Any]:
+    handlers.transfer(page, "", values(labels(handlers, *names), **changed))
+    return finished(handlers, page)
+
+
+def test_what_is_chosen_reaches_the_file(handlers: Any, page: Any, models: Path) -> None:
+    shown = moved(handlers, page, "Lora/contrast-base", save_as="lora-x", dtype="fp32", subfolder=" moved ", method="copy")
     assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
-    assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in written
-    assert tag["value"] == "<lora:contrast-base-lorax:1>"
-    assert any(label.startswith("Lora/moved/contrast-base-lorax  (rank 4, LoRA-X,") for label in listed(handlers))
+    assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in shown["written"]
+    assert shown["tag"] == "<lora:contrast-base-lorax:1>"
+    assert shown["sent_to"] == "pruned"
+    assert any(label.startswith("Lora/moved/contrast-base-lorax  (rank 4, LoRA-X,") for label in shown["adapters"]["choices"])
 
 
-def test_transfer_reuses_what_analyse_computed(handlers: Any, models: Path) -> None:
-    def never(done: int, total: int, text: str) -> None:
-        assert ": layer" not in text, "computed again"
-
-    chosen = labels(handlers, "Lora/contrast-base")
-    handlers.analyse(lambda *given: None, asked(chosen))
-    handlers.transfer(never, wanted(chosen))
-    assert (models / "Lora" / "contrast-base-finetune.safetensors").is_file()
+def test_the_tag_has_the_cards_weight_and_trigger_words(handlers: Any, page: Any, models: Path) -> None:
+    card = {"activation text": "in contrast", "preferred weight": 0.7}
+    (models / "Lora" / "contrast-base.json").write_text(json.dumps(card))
+    shown = moved(handlers, page, "Lora/contrast-base", name="{lora} for {target}")
+    assert shown["tag"] == "<lora:contrast-base for pruned:0.7> in contrast"
 
 
-def silent(*given: Any) -> None:
-    pass
+def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = values(labels(handlers, "Lora/contrast-base"))
+    handlers.analyse(page, "", chosen)
+    assert "Nothing was written" in finished(handlers, page)["status"]
+    kept: list[Any] = []
+    monkeypatch.setattr(handlers.memory, "keep", lambda *given: kept.append(given))
+    handlers.transfer(page, "", chosen)
+    finished(handlers, page)
+    assert kept == [], "nothing new was computed"
+    assert (models / "Lora" / "contrast-base-pruned.safetensors").is_file()
 
 
-def compared(handlers: Any, monkeypatch: pytest.MonkeyPatch, state: Any, which: str, said: list[str]) -> tuple[list[str], str]:
-    """Captions and status line of Compare, in a host that draws nothing and says something."""
-
-    def pictures(shots: Any, *given: Any) -> tuple[list[str], list[str]]:
-        return ["picture"] * len(shots), said
-
-    monkeypatch.setattr(handlers.host, "pictures", pictures)
-    gallery, status = handlers.compare(silent, Comparison(state, which, "cat", 7, 2, None))
-    return [caption for _, caption in gallery["value"]], status
-
-
-def test_compare_tells_what_the_host_says_of_its_pictures(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
-    assert compared(handlers, monkeypatch, state, "contrast-base-finetune", [])[1].count("Done.") == 1
-    captions, status = compared(handlers, monkeypatch, state, "contrast-base-finetune", ["not applied", "not found"])
-    assert captions == ["base with the LoRA", "finetune alone", "finetune with a plain copy", "finetune with the moved LoRA"]
-    assert (status.count("lorax-warning"), "not applied" in status, "Done." in status) == (2, True, False)
-
-
-def test_a_lorax_file_makes_no_plain_copy(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base"), save_as="lora-x"))
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base-lorax")))
-    captions, _ = compared(handlers, monkeypatch, state, "contrast-base-lorax-finetune", [])
-    assert captions == ["base with the LoRA", "finetune alone", "finetune with the moved LoRA"]
+@pytest.mark.parametrize(
+    ("target", "method", "said", "shown"),
+    [
+        ("pruned", "auto", "Pruned sibling", {"move": "primary", "refine": "secondary"}),
+        ("finetune", "auto", "the original already works here", {"refine": "secondary"}),
+        ("finetune", "copy", "the original already works here", {"move": "secondary", "refine": "secondary"}),
+        ("base", "auto", "It was trained on this checkpoint", {}),
+    ],
+)
+def test_the_buttons_are_those_of_the_verdict(
+    handlers: Any, page: Any, target: str, method: str, said: str, shown: dict[str, str]
+) -> None:
+    pytest.importorskip("diffusers", reason="without it nothing can be refined here")
+    answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target=target, method=method))
+    assert said in answer["verdict"]
+    buttons = {name: answer[name] for name in ("move", "refine", "bridge", "original")}
+    assert {name: one["variant"] for name, one in buttons.items() if one["visible"]} == shown
 
 
-@pytest.mark.parametrize("gone", ["finetune", "Lora/contrast-base", "Lora/contrast-base-finetune"])
-def test_compare_says_what_has_vanished_since_the_transfer(handlers: Any, models: Path, gone: str) -> None:
-    _, _, _, state, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/contrast-base")))
-    (models / f"{gone}.safetensors").unlink()
-    for refreshed in (False, True):
-        if refreshed:
-            handlers.refresh(None, None, None)
-        with pytest.raises(LoraxError, match=f"{gone.removeprefix('Lora/')}: not there any more"):
-            handlers.compare(silent, Comparison(state, "contrast-base-finetune", "cat", 7, 2, None))
+def test_where_there_is_txt2img_the_original_is_sent_there(handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(handlers.host), "has_prompt", True)
+    answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target="finetune"))
+    assert (answer["original"]["visible"], answer["original"]["variant"]) == (True, "primary")
+    assert answer["original_tag"] == "<lora:contrast-base:1>"
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(handlers: Any, models: Path) -> None:
-    for folder in "xy":
-        (models / "Lora" / folder).mkdir()
-        shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / folder / "a.safetensors")
-    handlers.host.refresh()
-    _, _, _, state, which, *_ = handlers.transfer(silent, wanted(labels(handlers, "Lora/x/a", "Lora/y/a")))
-    assert which["choices"] == ["x/a-finetune", "y/a-finetune"]
-    assert [state["moved"][name][0] for name in which["choices"]] == ["Lora/x/a", "Lora/y/a"]
-
-
-def test_a_lora_of_another_family_is_warned_of(handlers: Any, models: Path) -> None:
+def test_a_lora_of_another_family_cannot_be_moved(handlers: Any, page: Any, models: Path) -> None:
     layer = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
     factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
     save_file(factors, models / "Lora" / "large.safetensors")
     handlers.host.refresh()
-    *_, notes, _ = noted(handlers, "7", [[], None], "base", "finetune", labels(handlers, "Lora/large"))
-    assert "data-answers='7'" in notes
-    assert "Stable Diffusion XL" in notes
-    assert "lorax-warning" in notes
+    answer = judged(handlers, page, values(labels(handlers, "Lora/large")))
+    assert "Stable Diffusion XL" in answer["verdict"]
+    assert not any(answer[name]["visible"] for name in ("move", "refine", "bridge", "original"))
 
 
-def test_what_only_running_uses_is_shown_for_the_methods_that_run(handlers: Any) -> None:
-    chosen = labels(handlers, "Lora/contrast-base")
-    for method, shown in (("auto", False), ("bridge", True), ("refine", True)):
-        *_, running = noted(handlers, "1", [[], None], "base", "finetune", chosen, method=method)
-        assert running["visible"] is shown
+def test_the_source_is_what_the_lora_names_until_another_is_chosen(handlers: Any, page: Any) -> None:
+    given = values(labels(handlers, "Lora/contrast-base"), source=None)
+    assert handlers.noted(page, "1", given)["source"]["value"] == "base"
+    answer = handlers.noted(page, "2", given | {"source": "pruned"})
+    assert "source" not in answer
+    assert "says that it was trained on base" in answer["verdict"]
 
 
-def test_what_running_takes_is_said_when_the_method_is_chosen(handlers: Any) -> None:
-    chosen = labels(handlers, "Lora/contrast-base")
-    *_, few, _ = noted(handlers, "1", [[], None], "base", "finetune", chosen, method="refine", pictures=16, steps=1)
-    *_, many, _ = noted(handlers, "1", [[], None], "base", "finetune", chosen, method="refine", pictures=4096, steps=1000)
-    assert "refine runs both checkpoints. It takes about " in few
-    assert "on the CPU" in few
-    assert few != many
-    assert "runs both checkpoints" not in noted(handlers, "1", [[], None], "base", "finetune", chosen, method="copy")[3]
+def test_a_guess_is_asked_and_not_taken(handlers: Any, page: Any, models: Path) -> None:
+    save_file(load_file(models / "Lora" / "contrast-base.safetensors"), models / "Lora" / "nameless.safetensors")
+    handlers.host.refresh()
+    given = values(labels(handlers, "Lora/nameless"), source="pruned")
+    answer = handlers.noted(page, "1", given)
+    assert (answer["source"]["value"], answer["asking"]["visible"]) == (None, True)
+    assert "was it trained on base?" in answer["guess"]
+    with pytest.raises(LoraxError, match="No source is chosen"):
+        handlers.transfer(page, "", given | {"source": None})
+    assert handlers.confirm(page, "", given)["source"]["value"] == "base"
 
 
-def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_target_follows_what_is_loaded_until_another_is_chosen(
+    handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
+    assert handlers.noted(page, "1", values([], target=None))["target"]["value"] == "base"
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "finetune")
+    assert handlers.noted(page, "2", values([], target="base"))["target"]["value"] == "finetune"
+    answer = handlers.noted(page, "3", values([], target="pruned"))
+    assert "Loaded now: finetune" in answer["notes"]
+    monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
+    assert "target" not in handlers.noted(page, "4", values([], target="pruned")), "chosen by hand"
+
+
+def test_a_new_choice_takes_away_what_came_of_the_old_one(handlers: Any, page: Any) -> None:
+    chosen = values(labels(handlers, "Lora/contrast-base"))
+    handlers.noted(page, "1", chosen)
+    assert moved(handlers, page, "Lora/contrast-base")["result"]["visible"]
+    assert "result" not in handlers.noted(page, "2", chosen | {"threshold": 0.5}), "an option takes nothing away"
+    answer = handlers.noted(page, "3", chosen | {"target": "finetune"})
+    assert (answer["result"]["visible"], answer["tag"], answer["written"], answer["plot"]) == (False, "", "", None)
+    assert not handlers.outcome(page)["result"]["visible"], "nor is it there again after F5"
+
+
+def test_if_nothing_was_moved_there_is_nothing_to_send(handlers: Any, page: Any) -> None:
+    assert moved(handlers, page, "Lora/contrast-base")["using"]["visible"]
+    shown = moved(handlers, page, "Lora/contrast-base", name="other", method="lorax", threshold=1.0)
+    assert shown["tag"] == ""
+    assert not shown["using"]["visible"]
+    assert "no layer could be transferred" in shown["written"]
+
+
+def test_only_what_is_as_it_was_written_is_deleted(handlers: Any, page: Any, models: Path) -> None:
+    moved(handlers, page, "Lora/contrast-base", "Lora/contrast-finetune", source=None)
+    (models / "Lora" / "contrast-finetune-pruned.safetensors").write_bytes(b"another")
+    assert (
+        "Deleted: contrast-base-pruned.safetensors. Changed since, and kept: contrast-finetune-pruned"
+        in (handlers.delete(page, "", values([]))["status"])
+    )
+    assert not (models / "Lora" / "contrast-base-pruned.safetensors").exists()
+    assert (models / "Lora" / "contrast-finetune-pruned.safetensors").exists()
+
+
+def test_a_page_has_one_job_at_a_time_and_another_page_its_own(handlers: Any, page: Any) -> None:
+    def endless(progress: Any) -> Any:
+        while True:
+            progress(1, 4, "working")
+            time.sleep(0.01)
+
+    other = handlers.pages.of("2")
+    handlers.start(page, "compare", "Drawing", endless)
+    with pytest.raises(LoraxError, match="A job is running already"):
+        handlers.start(page, "compare", "Drawing", endless)
+    handlers.start(other, "compare", "Drawing", endless)
+    deadline = time.monotonic() + 20
+    while "width: 25.0%" not in (shown := handlers.progress(page))["progress"]:
+        assert time.monotonic() < deadline
+    assert shown["interrupt"]["visible"]
+    assert not shown["actions"]["visible"]
+    assert "Waiting for its turn" in handlers.progress(other)["progress"]
+    assert "Stopping after this step" in handlers.interrupt(page, "", values([]))["progress"]
+    status = finished(handlers, page)["status"]
+    assert ("Stopped." in status, "Nothing was written" in status) == (True, False), "pictures write nothing anyway"
+    handlers.interrupt(other, "", values([]))
+    finished(handlers, other)
+
+
+def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(
+    handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An analysis needs no package that runs models."""
     kept: list[Any] = []
     monkeypatch.setattr(handlers.memory, "keep", lambda *given: kept.append(given))
-    _, summary, _, rows, _ = handlers.analyse(silent, asked(labels(handlers, "Lora/contrast-base"), method="refine"))
-    assert "No model was run for this. A transfer takes about " in summary
-    assert {row[3] for row in rows} == {"to be trained on what the source draws with the adapter"}
+    handlers.analyse(page, "", values(labels(handlers, "Lora/contrast-base"), target="finetune", method="refine"))
+    shown = finished(handlers, page)
+    assert "No model was run for this. A transfer takes about " in shown["summary"]
+    assert {row[3] for row in shown["table"]} == {"to be trained on what the source draws with the adapter"}
     assert kept == []
 
 
 def test_what_is_to_be_drawn_reaches_the_request() -> None:
-    made = asked([], pictures=20.0, captions="cat\n\ncar\n", trigger=" ink ")
+    made = Choice.of(values([], pictures=20.0, captions="cat\n\ncar\n", trigger=" ink "))
     assert made.of_options(Running) == Running(pictures=20, captions=("cat", "car"), trigger="ink")
     with pytest.raises(LoraxError, match="pictures 3: expected"):
-        asked([], pictures=3).of_options(Running)
+        Choice.of(values([], pictures=3)).of_options(Running)
 
 
-def test_the_source_that_a_lora_names_is_proposed_once(handlers: Any) -> None:
-    """Another choice is not undone by the next question."""
-    chosen = labels(handlers, "Lora/contrast-base")
-    before, source, *_ = noted(handlers, "1", [[], None], "pruned", "finetune", chosen)
-    assert source["value"] == "base"
-    _, source, *_ = noted(handlers, "2", before, "pruned", "finetune", chosen)
-    assert "value" not in source
-
-
-def test_the_source_follows_what_is_loaded_until_a_lora_is_chosen(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers.host, "loaded", lambda: "base")
-    before, source, *_ = noted(handlers, "1", [[], None], "base", None, [])
-    assert "value" not in source
-    monkeypatch.setattr(handlers.host, "loaded", lambda: "finetune")
-    before, source, loaded, *_ = noted(handlers, "2", before, "base", None, [])
-    assert source["value"] == "finetune"
-    assert "finetune" in loaded
-    _, source, *_ = noted(handlers, "3", before, "pruned", None, [])
-    assert "value" not in source, "chosen by hand"
-
-
-def test_an_error_is_an_answer(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_an_answer(handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied() -> Any:
         raise PermissionError("Permission denied: 'base.safetensors'")
 
     chosen = labels(handlers, "Lora/contrast-base")
     monkeypatch.setattr(handlers.host, "bases", denied)
-    *_, notes, _ = noted(handlers, "5", [[], None], "base", "finetune", chosen)
-    assert "data-answers='5'" in notes
-    assert "Permission denied" in notes
+    answer = handlers.noted(page, "5", values(chosen))
+    assert "data-answers='5'" in answer["notes"]
+    assert "Permission denied" in answer["verdict"]

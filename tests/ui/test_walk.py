@@ -1,28 +1,18 @@
-"""A walk through the standalone tab: choose, analyse, transfer, interrupt, compare, prompt tag."""
+"""A walk through the standalone tab in a browser: choose, be told, move, come back, compare."""
 
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint import Checkpoint
-from tests.ui.chromium import pick, shoot
+from tests.ui.chromium import move, pick, shoot
 
 LORA = "Lora/contrast-base"
-
-
-@pytest.fixture
-def chosen(page: Any) -> Any:
-    """Source by proposal, target and LoRA by hand."""
-    pick(page, "#lorax_source", "finetune")
-    pick(page, "#lorax_target", "finetune")
-    pick(page, "#lorax_adapters", LORA)
-    page.wait_for_selector("#lorax_notes .lorax-facts")
-    return page
 
 
 def written(models: Path) -> list[str]:
@@ -30,66 +20,179 @@ def written(models: Path) -> list[str]:
     return sorted(path.name for path in (models / "Lora").iterdir() if path.stem not in bundled)
 
 
-def test_the_source_that_a_lora_names_is_proposed(chosen: Any) -> None:
+def actions(page: Any) -> list[str]:
+    """What can be done, the recommended one in capitals."""
+    shown = page.locator("#lorax_actions button:visible")
+    found = [(shown.nth(i).inner_text(), shown.nth(i).get_attribute("class")) for i in range(shown.count())]
+    return [name.upper() if "primary" in kind else name for name, kind in found]
+
+
+def test_a_lora_fills_in_its_source_and_a_verdict_comes_without_a_click(chosen: Any) -> None:
     assert chosen.input_value("#lorax_source input") == "base"
-    row = chosen.inner_text("#lorax_notes .lorax-facts tr:nth-child(2)")
-    assert all(fact in row for fact in (LORA, "4", "LoRA", "Stable Diffusion 1.x", "base.safetensors"))
-    shoot(chosen, "choose")
+    facts = chosen.inner_text("#lorax_notes")
+    assert all(fact in facts for fact in (LORA, "rank 4", "Stable Diffusion 1.x", "trained on base.safetensors"))
+    chosen.wait_for_function("() => !document.querySelector('#lorax_refine')?.className.includes('hide')")
+    assert actions(chosen) == ["MOVE", "Refine"]
+    shoot(chosen, "verdict")
+    pick(chosen, "#lorax_target", "finetune")
+    chosen.wait_for_selector("#lorax_verdict :text('the original already works here')")
+    chosen.wait_for_selector("#lorax_move", state="hidden")
+    assert actions(chosen) == ["Refine"], "here there is no txt2img to send the original to"
+    chosen.click("#lorax_options button, #lorax_options .label-wrap")
+    chosen.click("#lorax_advanced button, #lorax_advanced .label-wrap")
+    pick(chosen, "#lorax_method", "copy")
+    chosen.wait_for_selector("#lorax_move", state="visible")
+    assert "copy to the matched layer" in chosen.inner_text("#lorax_method_means")
+    assert "auto" not in chosen.inner_text("#lorax_method_means"), "it says what the chosen one does, and no more"
 
 
-def test_the_buttons_stay_where_they_are(page: Any) -> None:
-    top = "document.querySelector('#lorax_transfer').getBoundingClientRect().top"
-    page.evaluate(f"() => {{ window.tops = []; setInterval(() => tops.push({top}), 5) }}")
-    pick(page, "#lorax_target", "finetune")
+def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> None:
+    save_file(load_file(models / "Lora" / "contrast-base.safetensors"), models / "Lora" / "nameless.safetensors")
+    page.click("#lorax_refresh")
     pick(page, "#lorax_target", "pruned")
-    page.wait_for_timeout(1000)
-    tops = page.evaluate("tops")
-    assert len(tops) > 50
-    assert max(tops) - min(tops) < 10, "a click would miss them"
+    pick(page, "#lorax_adapters", "Lora/nameless")
+    page.wait_for_selector("#lorax_guess :text('Not known: was it trained on base?')")
+    assert page.input_value("#lorax_source input") == ""
+    shoot(page, "not-known")
+    page.click("#lorax_confirm")
+    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    assert page.input_value("#lorax_source input") == "base"
+    assert page.is_hidden("#lorax_guess")
 
 
 def test_a_source_that_disagrees_is_warned_of(chosen: Any) -> None:
-    pick(chosen, "#lorax_source", "pruned")
-    chosen.wait_for_selector("#lorax_notes .lorax-warning")
-    assert "says that it was trained on base, but the source is pruned" in chosen.inner_text("#lorax_notes")
-    shoot(chosen, "warning")
+    pick(chosen, "#lorax_source", "finetune")
+    chosen.wait_for_selector("#lorax_verdict .lorax-warning")
+    assert "says that it was trained on base, but the source is finetune" in chosen.inner_text("#lorax_verdict")
 
 
-def test_analyse_shows_everything_and_writes_nothing(chosen: Any, models: Path) -> None:
+def test_the_result_is_in_view_and_there_again_after_f5_until_something_else_is_chosen(chosen: Any, models: Path) -> None:
+    chosen.click("#lorax_options button, #lorax_options .label-wrap")
+    chosen.fill("#lorax_subfolder input, #lorax_subfolder textarea", "moved")
+    chosen.locator("#lorax_subfolder input, #lorax_subfolder textarea").blur()
+    move(chosen)
+    assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-pruned.safetensors"]
+    said = chosen.inner_text("#lorax_written")
+    assert all(part in said for part in ("contrast-base-pruned.safetensors", "for pruned", "by the weights (auto)", " MB"))
+    chosen.set_viewport_size({"width": 1280, "height": 900})
+    assert chosen.evaluate("document.querySelector('#lorax_copy').getBoundingClientRect().bottom < innerHeight")
+    shoot(chosen, "result")
+    chosen.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chosen.click("#lorax_copy")
+    chosen.wait_for_function("async () => (await navigator.clipboard.readText()) === '<lora:contrast-base-pruned:1>'")
+
+    second = chosen.context.new_page()  # another tab of this browser
+    for page in (chosen, second):
+        page.goto(chosen.url)
+        page.wait_for_selector("#lorax_written :text('contrast-base-pruned.safetensors')")
+        page.wait_for_function("() => document.querySelector('#lorax_tag textarea').value === '<lora:contrast-base-pruned:1>'")
+        assert page.input_value("#lorax_source input") == "base"
+        assert page.input_value("#lorax_target input") == "pruned"
+        assert page.locator("#lorax_subfolder input, #lorax_subfolder textarea").input_value() == "moved"
+    second.close()
+    pick(chosen, "#lorax_target", "finetune")
+    chosen.wait_for_selector("#lorax_result", state="hidden")
+    assert chosen.is_hidden("#lorax_send")
+
+
+def test_a_second_move_is_refused_and_what_was_written_can_be_deleted(chosen: Any, models: Path) -> None:
+    move(chosen)
+    assert chosen.is_hidden("#lorax_open"), "there is no desktop here"
+    chosen.click("#lorax_delete")
+    chosen.wait_for_selector("#lorax_deleting :text('contrast-base-pruned.safetensors')")
+    chosen.click("#lorax_kept")
+    chosen.wait_for_selector("#lorax_deleting", state="hidden")
+    assert written(models) == ["contrast-base-pruned.safetensors"]
+    chosen.click("#lorax_move")
+    chosen.wait_for_selector("#lorax_written .lorax-error")
+    assert "exists already" in chosen.inner_text("#lorax_written")
+    assert chosen.is_hidden("#lorax_copy"), "nothing was written, so there is nothing to use"
+    (models / "Lora" / "contrast-base-pruned.safetensors").unlink()
+    move(chosen)
+    chosen.click("#lorax_delete")
+    chosen.click("#lorax_deleted")
+    chosen.wait_for_selector("#lorax_status :text('Deleted: contrast-base-pruned.safetensors')")
+    assert written(models) == []
+    assert chosen.is_hidden("#lorax_result")
+
+
+def test_several_loras_of_several_sources_go_to_several_targets(page: Any, models: Path) -> None:
+    (models / "Lora" / "contrast-base-finetune.safetensors").write_bytes(b"kept")
+    page.click("#lorax_options button, #lorax_options .label-wrap")
+    page.click("#lorax_skip_existing input")
+    pick(page, "#lorax_adapters", LORA)
+    pick(page, "#lorax_adapters", "Lora/contrast-pruned")
+    pick(page, "#lorax_target", "finetune")
+    pick(page, "#lorax_also", "base")
+    page.click("#lorax_move")
+    page.wait_for_selector("#lorax_written table tr:nth-child(5)")
+    rows = [row.split("\t") for row in page.inner_text("#lorax_written table").splitlines()[1:]]
+    assert [row[:3] for row in rows[0::2]] == [
+        [LORA, "finetune", "existed already"],
+        ["Lora/contrast-pruned", "finetune", "written"],
+    ]
+    assert rows[3][:3] == ["Lora/contrast-pruned", "base", "written"]
+    assert {"contrast-pruned-base.safetensors", "contrast-pruned-finetune.safetensors"} <= set(written(models))
+    assert "<lora:contrast-pruned-finetune:1>" in page.input_value("#lorax_tag textarea")
+    shoot(page, "batch")
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was read of checkpoints, each layer of which takes a while."""
+    reads, stored = [], Checkpoint.stored
+
+    def slowly(self: Checkpoint, layer: str) -> Any:
+        reads.append(layer)
+        time.sleep(0.05)
+        return stored(self, layer)
+
+    monkeypatch.setattr(Checkpoint, "stored", slowly)
+    return reads
+
+
+def test_a_job_goes_on_without_its_page_and_interrupt_stops_ones_own(
+    chosen: Any, browser: Any, models: Path, slow: list[str]
+) -> None:
+    chosen.click("#lorax_move")
+    chosen.wait_for_selector("#lorax_progress :text('Moving Lora/contrast-base to pruned')")
+    other = browser.new_context().new_page()  # another user, whose job waits
+    other.set_default_timeout(180_000)
+    other.goto(chosen.url)
+    other.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+    pick(other, "#lorax_adapters", "Lora/contrast-finetune")
+    pick(other, "#lorax_target", "pruned")
+    other.click("#lorax_move")
+    other.wait_for_selector("#lorax_progress :text('Waiting for its turn')")
+    other.click("#lorax_interrupt")
+    other.wait_for_selector("#lorax_status :text('Stopped.')")
+    other.close()
+    chosen.reload()
+    chosen.wait_for_selector("#lorax_progress [data-running]", state="attached")
+    pick(chosen, "#lorax_adapters", "Lora/contrast-finetune")  # the lists are usable
+    chosen.wait_for_selector("#lorax_notes :text('contrast-finetune')")
+    shoot(chosen, "running")
+    count = len(slow)
+    chosen.click("#lorax_interrupt")
+    chosen.wait_for_selector("#lorax_written :text('Nothing was written')")
+    assert len(slow) - count < 100
+    assert written(models) == []
+
+
+def test_the_details_show_every_layer_and_write_nothing(chosen: Any, models: Path) -> None:
+    chosen.click("#lorax_details button, #lorax_details .label-wrap")
     chosen.click("#lorax_analyse")
     chosen.wait_for_selector("#lorax_summary .lorax-summary")
-    assert "layers transferred" in chosen.inner_text("#lorax_summary")
-    assert chosen.locator("#lorax_summary abbr[title]").count() > 0
+    assert "layers" in chosen.inner_text("#lorax_summary")
     chosen.wait_for_selector("#lorax_heatmap img")
     chosen.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
     assert written(models) == []
-    shoot(chosen, "analyse")
-
-
-def test_the_table_of_layers_is_sorted_by_a_click(chosen: Any) -> None:
-    chosen.click("#lorax_analyse")
-    chosen.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
     # gradio has a hidden table before the one that is shown, to measure its columns.
     first = "[...document.querySelectorAll('#lorax_table table')].at(-1).querySelector('tbody td:nth-child(5)').innerText.trim()"
     before = float(chosen.evaluate(first))
     chosen.locator("#lorax_table th", has_text="Similarity").last.locator(".sort-button").click()
     chosen.wait_for_function(f"() => Number({first}) < {before}")
-
-
-def test_what_models_are_to_draw_is_asked_only_where_they_run(chosen: Any) -> None:
-    chosen.click("#lorax_options button, #lorax_options .label-wrap")
-    assert chosen.is_hidden("#lorax_pictures")
-    pick(chosen, "#lorax_method", "refine")
-    chosen.wait_for_selector("#lorax_pictures", state="visible")
-    assert all(chosen.is_visible(f"#lorax_{name}") for name in ("steps", "captions", "trigger"))
-    chosen.wait_for_selector("#lorax_notes :text('refine runs both checkpoints. It takes about')")
-    said = chosen.inner_text("#lorax_notes")
-    chosen.fill("#lorax_steps input, #lorax_steps textarea", "1000")
-    chosen.locator("#lorax_steps input, #lorax_steps textarea").blur()
-    chosen.wait_for_function("(said) => document.querySelector('#lorax_notes').innerText !== said", arg=said)
-    shoot(chosen, "running")
-    pick(chosen, "#lorax_method", "copy")
-    chosen.wait_for_selector("#lorax_pictures", state="hidden")
+    shoot(chosen, "details")
 
 
 def test_refreshed_lists_have_what_is_there_now(chosen: Any, models: Path) -> None:
@@ -97,84 +200,4 @@ def test_refreshed_lists_have_what_is_there_now(chosen: Any, models: Path) -> No
     chosen.click("#lorax_refresh")
     chosen.wait_for_selector("#lorax_adapters .token", state="detached")
     pick(chosen, "#lorax_adapters", "Lora/brand-new")
-    assert chosen.input_value("#lorax_target input") == "finetune"
-
-
-def test_transfer_writes_and_gives_the_prompt_tag(chosen: Any, models: Path) -> None:
-    chosen.click("#lorax_transfer")
-    chosen.wait_for_selector("#lorax_written .lorax-done")
-    assert written(models) == ["contrast-base-finetune.safetensors"]
-    assert chosen.input_value("#lorax_tag textarea") == "<lora:contrast-base-finetune:1>"
-    assert "contrast-base  (rank 4" in chosen.locator("#lorax_adapters .token").text_content()  # still the chosen one
-    chosen.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    chosen.click("#lorax_copy")
-    chosen.wait_for_function("async () => (await navigator.clipboard.readText()) === '<lora:contrast-base-finetune:1>'")
-    shoot(chosen, "transfer")
-    chosen.click("#lorax_transfer")
-    chosen.wait_for_selector("#lorax_status .lorax-error")
-    assert "exists already" in chosen.inner_text("#lorax_status")
-
-
-def test_interrupt_leaves_nothing_behind(chosen: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, stored = [], Checkpoint.stored
-
-    def slow(self: Checkpoint, layer: str) -> Any:
-        reads.append(layer)
-        time.sleep(0.05)
-        return stored(self, layer)
-
-    monkeypatch.setattr(Checkpoint, "stored", slow)
-    chosen.click("#lorax_transfer")
-    while len(reads) < 6:
-        chosen.wait_for_timeout(50)
-    chosen.click("#lorax_interrupt")
-    chosen.wait_for_selector("#lorax_status .lorax-warning")
-    assert "Nothing was written" in chosen.inner_text("#lorax_status")
-    assert len(reads) < 200
-    assert written(models) == []
-
-
-def compare(page: Any) -> None:
-    page.fill("#lorax_prompt textarea", "guitar")
-    page.fill("#lorax_compare_steps input[type=number]", "2")
-    page.locator("#lorax_compare_steps input[type=number]").blur()
-    page.click("#lorax_compare")
-    if find_spec("diffusers"):
-        page.wait_for_selector("#lorax_gallery img")
-
-
-def test_compare_draws_four_pictures(chosen: Any) -> None:
-    chosen.click("#lorax_transfer")
-    chosen.wait_for_selector("#lorax_written .lorax-done")
-    compare(chosen)
-    if find_spec("diffusers") is None:
-        chosen.wait_for_selector("#lorax_status .lorax-error")
-        assert "Pictures need diffusers" in chosen.inner_text("#lorax_status")
-        return
-    assert chosen.locator("#lorax_gallery .thumbnail-item img").count() == 4
-    for caption in ("base with the LoRA", "finetune alone", "with a plain copy", "with the moved LoRA"):
-        assert caption in chosen.inner_text("#lorax_gallery")
-    shoot(chosen, "compare")
-
-
-OUTSIDE = """() => [...document.querySelectorAll("#lorax_heatmap img, #lorax_gallery .caption-label")].filter((part) => {
-    const [inner, outer] = [part, part.closest(".thumbnail-item, #lorax_heatmap")].map((one) => one.getBoundingClientRect());
-    return inner.left < outer.left || inner.right > outer.right || part.scrollWidth > part.clientWidth + 1;
-}).map((part) => part.outerHTML.slice(0, 200))"""
-
-
-def test_nothing_sticks_out(chosen: Any) -> None:
-    chosen.click("#lorax_options button, #lorax_options .label-wrap")
-    chosen.click("#lorax_analyse")
-    chosen.wait_for_selector("#lorax_heatmap img")
-    chosen.click("#lorax_transfer")
-    chosen.wait_for_selector("#lorax_written .lorax-done")
-    if find_spec("diffusers"):
-        compare(chosen)
-    for theme in ("light", "dark"):
-        chosen.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
-        for width in (1280, 800):
-            chosen.set_viewport_size({"width": width, "height": 900})
-            assert chosen.evaluate("document.documentElement.scrollWidth <= innerWidth"), (theme, width)
-            assert chosen.evaluate(OUTSIDE) == [], (theme, width)
-            shoot(chosen, f"all-{theme}-{width}")
+    assert chosen.input_value("#lorax_target input") == "pruned"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from lorax.demo import bundle
@@ -98,12 +99,47 @@ def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
         path.unlink()
     page = opened(browser, webui)
     page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-    page.wait_for_function("() => document.querySelector('#lorax_source input')?.value")
+    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
     pick(page, "#lorax_target", target)
     pick(page, "#lorax_adapters", LORA)
-    page.wait_for_selector("#lorax_notes .lorax-facts")
+    page.wait_for_selector("#lorax_verdict .lorax-verdict")
     yield page
     page.close()
+
+
+def by_method(page: Any, method: str) -> None:
+    """Choose a method by name, which Move then uses."""
+    for part in ("#lorax_options", "#lorax_advanced"):
+        if not page.is_visible(f"{part} .label-wrap.open"):
+            page.click(f"{part} > .label-wrap")
+    pick(page, "#lorax_method", method)
+    page.wait_for_selector("#lorax_move", state="visible")
+
+
+def moved(page: Any) -> None:
+    """Move what is chosen, and wait for what comes of it."""
+    page.click("#lorax_move")
+    page.wait_for_selector("#lorax_written .lorax-done, #lorax_written .lorax-warning, #lorax_written .lorax-error")
+
+
+def as_in_txt2img(page: Any, **values: Any) -> None:
+    """Fill in the fields of txt2img, and have Compare take them."""
+    page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
+    for name, value in values.items():
+        field = page.locator(f"#txt2img_{name} textarea, #txt2img_{name} input[type=number]").first
+        field.fill(str(value))
+        field.blur()
+    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+    page.evaluate("document.querySelector('#lorax_prompt textarea').value = ''")
+    page.click("#lorax_from_txt2img")
+    page.wait_for_function(f"() => document.querySelector('#lorax_prompt textarea').value === '{values['prompt']}'")
+
+
+def gallery(page: Any, part: str = "#lorax_gallery") -> list[np.ndarray]:
+    """The pictures (H, W, 3) of a gallery, in grey levels."""
+    shown = page.locator(f"{part} .thumbnail-item img")
+    urls = [shown.nth(i).get_attribute("src") for i in range(shown.count())]
+    return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB"), int) for url in urls]
 
 
 def shoot(page: Any, name: str) -> None:

@@ -13,7 +13,7 @@ from lorax.demo import bundle
 from lorax.runner import Runner
 from tests.ui.chromium import pick
 from tests.webui.computed import computed
-from tests.webui.page import HEADLINE, LORA, Page, shoot, tab
+from tests.webui.page import HEADLINE, LORA, Page, by_method, moved, shoot, tab
 from tests.webui.server import Drawn, needs_webui
 
 pytestmark = needs_webui
@@ -59,8 +59,7 @@ def test_the_hosts_model_computes_what_diffusers_does(ui: Page, folder: Path, ba
 
 
 def ask(page: Any, method: str, **running: int) -> None:
-    page.click("#lorax_options .label-wrap")
-    pick(page, "#lorax_method", method)
+    by_method(page, method)
     for name, value in running.items():
         field = page.locator(f"#lorax_{name} input[type=number], #lorax_{name} textarea, #lorax_{name} input[type=text]").first
         field.fill(str(value))
@@ -78,8 +77,7 @@ def test_the_tab_moves_what_the_command_line_does(
     with tab(browser, ui, f"{target}.safetensors") as page:
         ask(page, method, pictures=pictures, steps=8)
         pick(page, "#lorax_save_as", save_as)
-        page.click("#lorax_transfer")
-        page.wait_for_selector("#lorax_written .lorax-done, #lorax_status .lorax-error")
+        moved(page)
         shoot(page, f"{method}-{target}")
         assert page.input_value("#lorax_tag textarea") == f"{tag} in contrast"
     assert loaded(ui) == ["finetune.safetensors"]
@@ -92,11 +90,11 @@ def test_the_tab_moves_what_the_command_line_does(
     assert main(["transfer", str(lora), *bases, *asked]) == 0
     ui.load(target)
     try:
-        moved, expected, alone = (ui.draw(one) for one in (tag, f"<lora:{told.stem}:1>", ""))
+        here, expected, alone = (ui.draw(one) for one in (tag, f"<lora:{told.stem}:1>", ""))
     finally:
         ui.load(bundle.FINETUNE)
     # With few pictures, a millionth more or less in what a model gives moves single pixels of what bridge finds by 30 levels.
-    assert apart(moved, expected) < min(SAME, 0.1 * apart(moved, alone))
+    assert apart(here, expected) < min(SAME, 0.1 * apart(here, alone))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +104,11 @@ def test_interrupt_leaves_all_as_it_was(browser: Any, ui: Page, moment: str, run
     with tab(browser, ui, f"{XL}.safetensors") as page:
         before, picture = sorted(ui.loras.rglob("*")), ui.draw()
         ask(page, "refine", **running)
-        page.click("#lorax_transfer")
-        page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('{moment}, step')")
+        page.click("#lorax_move")
+        page.wait_for_selector(f"#lorax_progress :text('{moment}')")
         shoot(page, moment.replace(" ", "-"))
         page.click("#lorax_interrupt")
-        page.wait_for_selector("#lorax_status .lorax-warning")
-        assert "Nothing was written" in page.inner_text("#lorax_status")
+        page.wait_for_selector("#lorax_written :text('Nothing was written')")
     assert sorted(ui.loras.rglob("*")) == before
     assert loaded(ui) == ["finetune.safetensors"]
     assert ui.draw().distance(picture) == 0
@@ -121,9 +118,8 @@ def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> 
     """The host takes each pruned SDXL for SSD-1B."""
     with tab(browser, ui, f"{XL_PRUNED}.safetensors") as page:
         ask(page, "refine", pictures=16)
-        page.click("#lorax_transfer")
-        page.wait_for_selector("#lorax_status .lorax-error")
-        assert f"{XL_PRUNED}.safetensors: the WebUI cannot load it" in page.inner_text("#lorax_status")
+        moved(page)
+        assert f"{XL_PRUNED}.safetensors: the WebUI cannot load it" in page.inner_text("#lorax_written")
     assert loaded(ui) == ["finetune.safetensors"]
 
 

@@ -22,6 +22,7 @@ CLASSES = {
     double.Options: "modules/options.py",
     double.ScriptRunner: "modules/scripts.py",
     double.State: "modules/shared_state.py",
+    double.AxisOption: "scripts/xyz_grid.py",
     double.NetworkOnDisk: "extensions-builtin/Lora/network.py",
 }
 

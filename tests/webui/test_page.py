@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lorax.options import Options
 from lorax.transfer import plan
 from tests import builders
 from tests.ui.chromium import pick
-from tests.webui.page import LORA, Page, opened
+from tests.webui.page import LORA, Page, by_method, moved, opened
 from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
@@ -30,6 +31,23 @@ def settings(browser: Any, ui: Page) -> Iterator[Any]:
     page.locator("#settings > .tab-nav button", has_text="LoRA-X").click()
     yield page
     page.close()
+
+
+def test_defaults_of_the_settings_reach_the_tab_whatever_the_webui_has_stored(tmp_path: Path, browser: Any) -> None:
+    """In a data folder of earlier days, in which the WebUI has stored the tab's values."""
+    ui = Page(tmp_path, lorax_threshold=0.4, lorax_dtype="bf16")
+    stored = {"lorax_tab/Similarity threshold/value": 0.8, "lorax_tab/Precision/value": "fp16", "lorax_tab/Move/visible": False}
+    (tmp_path / "ui-config.json").write_text(json.dumps(stored))
+    with ui:
+        page = opened(browser, ui)
+        page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+        page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+        assert page.input_value("#lorax_threshold input[type=number]") == "0.4"
+        assert page.input_value("#lorax_dtype input") == "bf16"
+        assert page.is_visible("#lorax_move")
+        page.close()
+    now = json.loads((tmp_path / "ui-config.json").read_text())
+    assert {name: value for name, value in now.items() if name.startswith("lorax_tab/")} == stored, "it stores no more of it"
 
 
 def test_the_settings_page_holds_the_defaults(ui: Page) -> None:
@@ -105,11 +123,12 @@ def test_without_api_and_with_lora_disabled(tmp_path: Path, browser: Any) -> Non
         assert ui.status("lorax/v1/bases") == 404
         page = opened(browser, ui)
         page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-        page.wait_for_selector("#lorax .lorax-warning")
-        assert "extension Lora is disabled" in page.inner_text("#lorax .lorax-warning")
+        page.wait_for_selector(
+            "#lorax .lorax-warning :text('extension Lora is disabled'), #lorax .lorax-warning:text('Lora is disabled')"
+        )
         pick(page, "#lorax_target", "finetune")
         pick(page, "#lorax_adapters", LORA)
-        page.click("#lorax_transfer")
-        page.wait_for_selector("#lorax_written .lorax-done")
+        by_method(page, "copy")
+        moved(page)
         assert f"{LORA}-finetune.safetensors" in ui.moved()
         page.close()

@@ -1,23 +1,21 @@
 """AUTOMATIC1111's WebUI, v1.10, as a host."""
 
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from modules import call_queue, devices, paths_internal, processing, scripts, sd_models, shared
+from modules import call_queue, devices, paths_internal, sd_models, shared, util
 
 from lorax.catalog import ListedFile
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted
 from lorax.files import Cache, files_below
+from lorax.hosts.a1111 import tags
 from lorax.hosts.a1111.models import HostModels
-from lorax.hosts.a1111.network import SCRIPT
+from lorax.hosts.a1111.pictures import draw, samplers, schedules
 from lorax.hosts.a1111.settings import cache, stored
-from lorax.hosts.base import Shot, T
-from lorax.hosts.turns import Turn, Turns
+from lorax.hosts.base import Drawing, Drawn, Shot, T
+from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
@@ -28,19 +26,19 @@ class A1111:
 
     picture_size: int | None = 512
     has_prompt = True
+    jobs = Jobs()  # of the process: Reload UI makes another host
 
     def __init__(self) -> None:
-        self._turns = Turns()
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
-        self.notice = "" if _networks() else disabled
+        self.notice = "" if tags.loras() else disabled
 
     def bases(self) -> dict[str, ListedFile]:
         found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
         return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
 
     def adapters(self) -> dict[str, ListedFile]:
-        if networks := _networks():
+        if networks := tags.loras():
             return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
         return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 
@@ -54,7 +52,7 @@ class A1111:
 
     def refresh(self) -> None:
         sd_models.list_models()
-        if networks := _networks():
+        if networks := tags.loras():
             networks.list_available_networks()
 
     def defaults(self) -> Mapping[str, Any]:
@@ -80,71 +78,31 @@ class A1111:
                 with _loaded_again():
                     return work(both)
             finally:
+                shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
                 shared.state.end()
 
-    def handler(self, work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Sequence[Any]]:
-        def handle(task: str, turn: Turn, *values: Any) -> Sequence[Any]:  # the wrapper reads the task's id
-            def progress(done: int, total: int, text: str) -> None:
-                turn.check()
-                _progress(done, total, text)
-
-            self._turns.begin(turn)
-            with _loaded_again():
-                return work(progress, *values)
-
-        wrapped: Callable[..., Sequence[Any]] = call_queue.wrap_gradio_gpu_call(handle, [gr.update()] * (outputs - 1))
-
-        def queued(task: str, *values: Any) -> Sequence[Any]:
-            with self._turns.taken() as turn:
-                return wrapped(task, turn, *values)
-
-        return queued
-
     def interrupt(self) -> None:
-        if self._turns.stop():  # otherwise the WebUI is busy with somebody else's job
-            shared.state.interrupt()  # a picture stops at its next step
+        shared.state.interrupt()  # a picture stops at its next step
 
-    def tag(self, adapter: Path) -> str:
-        listed = _networks().available_networks.values() if _networks() else ()
-        name = next((network.get_alias() for network in listed if Path(network.filename) == adapter), adapter.stem)
-        return f"<lora:{name}:1>"
+    @property
+    def opens_folders(self) -> bool:
+        return not (shared.cmd_opts.hide_ui_dir_config or shared.cmd_opts.webui_is_non_local)
 
-    def pictures(
-        self, shots: Sequence[Shot], prompt: str, seed: int, steps: int, size: int | None, progress: Progress
-    ) -> tuple[list[Any], list[str]]:
-        """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``handler`` does."""
-        if (networks := _networks()) is None:
-            raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
-        adapters = {shot.adapter.path for shot in shots if shot.adapter}
-        names = [name for name, found in networks.available_network_aliases.items() if Path(found.filename) in adapters]
-        for name in names:  # a prompt from txt2img may have their tags
-            prompt = re.sub(rf"<(?:lora|lyco):{re.escape(name)}(?::[^>]*)?>", "", prompt)
-        drawn, comments = [], []
-        try:
-            for done, shot in enumerate(shots):
-                progress(done, len(shots), shot.title)
-                tag = self.tag(shot.adapter.path) if shot.adapter else ""
-                job = processing.StableDiffusionProcessingTxt2Img(
-                    prompt=f"{prompt} {tag}",
-                    seed=seed,
-                    steps=steps,
-                    width=size,
-                    height=size,
-                    do_not_save_samples=True,
-                    do_not_save_grid=True,
-                    override_settings={"sd_model_checkpoint": shot.base.name},
-                )
-                job.scripts, job.script_args = _script_runner(), ()
-                try:
-                    processed = processing.process_images(job)
-                    drawn += processed.images[:1]
-                    comments += [f"{shot.title}: {comment}" for comment in processed.comments.splitlines()]
-                finally:
-                    job.close()
-            progress(len(shots), len(shots), "")  # raises if the user stopped the last picture
-        finally:
-            sd_models.reload_model_weights()  # the checkpoint that was loaded before
-        return drawn, comments
+    def open_folder(self, folder: Path) -> None:
+        util.open_folder(str(folder))
+
+    def tag(self, adapter: Path, strength: float = 1.0) -> str:
+        return tags.tag(adapter, strength)
+
+    def samplers(self) -> Sequence[str]:
+        return samplers()
+
+    def schedules(self) -> Sequence[str]:
+        return schedules()
+
+    def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
+        """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``run`` does."""
+        return draw(shots, drawing, progress)
 
 
 def guards(app: Any) -> list[Any] | None:
@@ -158,14 +116,6 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
-
-
-def _script_runner() -> Any:
-    """Make a runner with our script alone: it fits LoRA-X files to the checkpoint. Scripts of other extensions do not run."""
-    runner = scripts.ScriptRunner()
-    always_on = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
-    runner.alwayson_scripts = [script for script in always_on if type(script).__name__ == SCRIPT]
-    return runner
 
 
 def _loaded() -> Any:
@@ -184,12 +134,6 @@ def _loaded_again() -> Iterator[None]:
         if _loaded() is not before:
             with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
                 sd_models.reload_model_weights(info=before)
-
-
-def _networks() -> Any:
-    """Return the module ``networks`` of the built-in extension Lora, or None if that is disabled."""
-    module = sys.modules.get("networks")
-    return module if hasattr(module, "available_networks") else None
 
 
 def _progress(done: int, total: int, text: str) -> None:

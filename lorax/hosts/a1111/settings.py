@@ -36,6 +36,16 @@ def stored(options: list[Option] | None = None) -> Mapping[str, Any]:
     return {name: shared.opts.data[PREFIX + name] for name in names if PREFIX + name in shared.opts.data}
 
 
+def keep_out_of_defaults(blocks: Any) -> Any:
+    """Mark the components of our tab, so that the WebUI does not store their values; return the blocks.
+
+    It would store them at its first start, in ui-config.json, and they would win over our page of the settings ever after.
+    """
+    for component in blocks.blocks.values():
+        component.do_not_save_to_config = True
+    return blocks
+
+
 def check() -> None:
     """Raise LoraxError if the defaults are not what the options expect; the WebUI then takes the change back."""
     given = stored()
@@ -82,7 +92,7 @@ def _defaults() -> list[Option]:
 def _add(option: Option) -> Any:
     component, arguments = _component(option)
     default = "" if option.default is None else option.default
-    info = shared.OptionInfo(default, option.label, component, arguments, section=SECTION).info(option.described)
+    info = shared.OptionInfo(default, option.label, component, arguments, section=SECTION).info(option.help)
     shared.opts.add_option(PREFIX + option.name, info)
     return info
 
@@ -92,7 +102,7 @@ def _component(option: Option) -> tuple[Any, dict[str, Any]]:
         return gr.Dropdown, {"choices": list(option.choices)}
     if option.bounds:
         return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": option.step}
-    return gr.Textbox, {"placeholder": option.example}
+    return gr.Textbox, {"placeholder": option.placeholder or option.example}
 
 
 def _clear_button(label: str, value: str, elem_id: str) -> Any:

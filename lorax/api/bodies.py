@@ -1,10 +1,10 @@
-"""What requests to the API hold, and what it answers, as pydantic's models."""
+"""The bodies of requests and answers, made from the declared options."""
 
 from typing import Any
 
 from pydantic import BaseModel, Field, create_model
 
-from lorax.options import Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared
 
 DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
 
@@ -27,6 +27,7 @@ def _model(name: str, declaration: type) -> Any:
 OptionsModel = _model("LoraxOptions", Options)
 RunningModel = _model("LoraxRunning", Running)
 SavingModel = _model("LoraxSaving", Saving)
+BatchingModel = _model("LoraxBatching", Batching)
 
 
 class LoraxBase(BaseModel):
@@ -46,22 +47,37 @@ class LoraxAdapter(BaseModel):
     problem: str = Field(description="Why it cannot be moved, else empty")
 
 
-class LoraxAnalysis(Strict):
-    source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
-    target: str = Field(description="Name of the base to move them to")
-    adapters: list[str] = Field(description="Names as /adapters lists them")
+class LoraxAsked(Strict):
     options: OptionsModel = Field(default_factory=OptionsModel, description=DEFAULTS)  # type: ignore[valid-type]
     running: RunningModel = Field(  # type: ignore[valid-type]
         default_factory=RunningModel, description=f"What bridge and refine have the bases draw. {DEFAULTS}"
     )
 
 
-class LoraxTransfer(LoraxAnalysis):
-    name: str = Field(
-        "", description="Name of the written file; empty: the adapter's, with the target's; with lorax for a LoRA-X file"
-    )
+class LoraxAnalysis(LoraxAsked):
+    source: str = Field(description="Name of the base that the adapters were trained on, as /bases lists it")
+    target: str = Field(description="Name of the base to move them to")
+    adapters: list[str] = Field(description="Names as /adapters lists them")
+
+
+class LoraxWritten(LoraxAsked):
     subfolder: str = Field("", description="Inside the LoRA folder; empty: beside the adapter")
     saving: SavingModel = Field(default_factory=SavingModel, description=DEFAULTS)  # type: ignore[valid-type]
+
+
+class LoraxTransfer(LoraxAnalysis, LoraxWritten):
+    name: str = Field("", description="The same as name in saving, and before that")
+
+
+class LoraxItem(Strict):
+    adapter: str = Field(description="Name as /adapters lists it")
+    source: str | None = Field(None, description="Name of its source as /bases lists it; empty: the one that its metadata names")
+
+
+class LoraxBatch(LoraxWritten):
+    items: list[LoraxItem] = Field(description="The adapters, each with its source")
+    targets: list[str] = Field(description="Names of the bases to move them to")
+    batching: BatchingModel = Field(default_factory=BatchingModel)  # type: ignore[valid-type]
 
 
 class LoraxJob(BaseModel):
@@ -72,7 +88,8 @@ class LoraxJob(BaseModel):
     text: str
     error: str
     results: list[dict[str, Any]] = Field(
-        description="For each adapter: its name, the report, the written file's name, and a note on it"
+        description="For each adapter: its name, the report, the written file's name, and a note on it; of a batch for each "
+        "adapter and target, with what became of it, and why"
     )
 
 

@@ -1,0 +1,73 @@
+"""Draws the pictures of a comparison with the WebUI."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from modules import processing, scripts, sd_models, sd_samplers
+
+from lorax.errors import LoraxError
+from lorax.hosts.a1111 import tags
+from lorax.hosts.a1111.network import SCRIPT
+from lorax.hosts.base import Drawing, Drawn, Shot
+from lorax.progress import Progress
+
+
+def samplers() -> Sequence[str]:
+    """Return the samplers that txt2img offers."""
+    return [sampler.name for sampler in sd_samplers.visible_samplers()]
+
+
+def schedules() -> Sequence[str]:
+    """Return the schedule types that txt2img offers; none in a WebUI where they are a part of the sampler."""
+    return [schedule.label for schedule in getattr(sys.modules.get("modules.sd_schedulers"), "schedulers", ())]
+
+
+def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
+    """Draw the shots; see ``Host.pictures``."""
+    if tags.loras() is None:
+        raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
+    prompt = tags.without(drawing.prompt, {shot.adapter.path for shot in shots if shot.adapter})  # as one from txt2img may be
+    try:
+        for done, shot in enumerate(shots):
+            progress(done, len(shots), shot.title)
+            tag = tags.tag(shot.adapter.path, shot.strength) if shot.adapter else ""
+            job = _job(shot, drawing, f"{prompt} {tag}")
+            try:
+                processed = processing.process_images(job)
+            finally:
+                job.close()
+            progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
+            yield Drawn(processed.images[0], processed.comments.splitlines())
+    finally:
+        sd_models.reload_model_weights()  # the checkpoint that was loaded before
+
+
+def _job(shot: Shot, drawing: Drawing, prompt: str) -> Any:
+    given = {
+        "sampler_name": drawing.sampler,
+        "scheduler": drawing.schedule,
+        "width": drawing.width,
+        "height": drawing.height,
+    }
+    job = processing.StableDiffusionProcessingTxt2Img(
+        prompt=prompt,
+        negative_prompt=drawing.negative,
+        seed=shot.seed,
+        steps=drawing.steps,
+        cfg_scale=drawing.cfg,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        override_settings={"sd_model_checkpoint": shot.base.name},
+        **{name: value for name, value in given.items() if value},
+    )
+    job.scripts, job.script_args = _script_runner(), ()
+    return job
+
+
+def _script_runner() -> Any:
+    """Make a runner with our script alone: it fits LoRA-X files to the checkpoint. Scripts of other extensions do not run."""
+    runner = scripts.ScriptRunner()
+    always_on = scripts.scripts_txt2img.alwayson_scripts if scripts.scripts_txt2img else ()
+    runner.alwayson_scripts = [script for script in always_on if type(script).__name__ == SCRIPT]
+    return runner

@@ -1,0 +1,44 @@
+"""Knows the WebUI's LoRAs by their tags in prompts."""
+
+import re
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+TAG = re.compile(r"<(?:lora|lyco):([^:>]+)((?::[^:>]*)*)>")
+
+
+def loras() -> Any:
+    """Return the module ``networks`` of the built-in extension Lora, or None if that is disabled."""
+    module = sys.modules.get("networks")
+    return module if hasattr(module, "available_networks") else None
+
+
+def tag(adapter: Path, strength: float = 1.0) -> str:
+    """Return the tag of an adapter's file, by the name that the WebUI's settings ask for."""
+    listed = found.available_networks.values() if (found := loras()) else ()
+    name = next((network.get_alias() for network in listed if Path(network.filename) == adapter), adapter.stem)
+    return f"<lora:{name}:{strength:g}>"
+
+
+def file_of(name: str) -> Path | None:
+    """Return the file that prompts load by this name, or None."""
+    found = loras()
+    network = found and (found.available_networks.get(name) or found.available_network_aliases.get(name))
+    return Path(network.filename) if network else None
+
+
+def replaced(prompt: str, files: Collection[Path], new: Callable[[Path, str], str]) -> str:
+    """Return the prompt with ``new(file, arguments)`` instead of each tag of these files, such as of ``:0.8:te=0``."""
+
+    def instead(found: re.Match[str]) -> str:
+        file = file_of(found[1])
+        return new(file, found[2]) if file in files and file is not None else found[0]
+
+    return TAG.sub(instead, prompt)
+
+
+def without(prompt: str, files: Collection[Path]) -> str:
+    """Return the prompt without the tags of these files."""
+    return replaced(prompt, files, lambda file, arguments: "")

@@ -1,0 +1,35 @@
+"""Remembers what each page has chosen, so that it is there again after F5 and in another tab of the browser."""
+
+import threading
+from dataclasses import dataclass, field
+
+from lorax.ui.requests import Values
+
+KEPT = 200  # pages
+
+
+@dataclass
+class Page:
+    """What is remembered of a page: the values of its form, and what was told and proposed for them."""
+
+    id: str
+    values: Values = field(default_factory=dict)
+    loaded: str | None = None  # the base that was loaded when the page last asked
+    guess: str | None = None  # the source that the user is asked to confirm
+
+
+class Pages:
+    """The pages that were open last. A browser has one, whose number it keeps."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, Page] = {}
+        self._lock = threading.Lock()
+
+    def of(self, id: str) -> Page:
+        """Return the page of this number, a new one if it is not known."""
+        with self._lock:
+            found = self._pages.pop(id, None) or Page(id)
+            self._pages[id] = found  # as the last one
+            for old in list(self._pages)[:-KEPT]:
+                del self._pages[old]
+            return found

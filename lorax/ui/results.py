@@ -1,0 +1,93 @@
+"""Shows what has come of a job in the tab, and deletes what a transfer has written."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from lorax.catalog import ListedFile, facts
+from lorax.files import stamp
+from lorax.hosts.base import Host
+from lorax.ui import telling, words
+from lorax.ui.comparing import chosen_of
+from lorax.ui.heatmap import heatmap
+from lorax.ui.requests import Reply
+from lorax.workflow import Batch, Outcome, Result
+
+# What a page shows on which nothing was done yet, by component.
+NOTHING: Reply = {
+    "status": "",
+    "result": gr.update(visible=False),
+    "written": "",
+    "tag": "",
+    "sent_to": "",
+    "last": {},
+    "deleting": gr.update(visible=False),
+    "analysis": gr.update(visible=False),
+    "summary": "",
+    "plot": None,
+    "table": [],
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What has come of a job. ``reply``: updates by component; ``files``: what was written, with marks of their state."""
+
+    reply: Reply
+    files: Sequence[Path] = ()
+    states: Sequence[Hashable] = ()
+
+
+def analysed(results: Sequence[Result]) -> Shown:
+    return Shown(_details(results) | {"status": words.message("Measured. Nothing was written.", "done")})
+
+
+def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
+    """Show what became of each LoRA; the tags are those of the files for the first target."""
+    files = [file for one in outcomes if one.result for file in one.result.files]
+    target, paths = asked.targets[0], [one.path for one in outcomes if one.path]
+    tags = [tag(host, one.path) for one in outcomes if one.path and one.target == target]
+    reply: Reply = {
+        "result": gr.update(visible=True),
+        "written": telling.written(outcomes, asked.options.method),
+        "tag": " ".join(tags),
+        "sent_to": target.name,
+        "last": {"target": target.name},
+        "compare_which": chosen_of(host, paths),
+        "using": gr.update(visible=bool(tags)),
+        "delete": gr.update(visible=bool(files), value="Delete these files" if len(paths) > 1 else "Delete this file"),
+    }
+    return Shown(reply | _details([one.result for one in outcomes if one.result]), files, [stamp(file) for file in files])
+
+
+def tag(host: Host, adapter: Path, strength: float | None = None) -> str:
+    """Return the tag with the card's preferred weight, unless another strength is given, and the trigger words."""
+    known = facts(adapter)
+    return words.tag(host.tag(adapter, strength or known.weight or 1.0), known)
+
+
+def original_tag(host: Host, adapters: Sequence[ListedFile], strengths: Sequence[float]) -> str:
+    """Return the tags of LoRAs that are used as they are; the target may have a part of one, which lowers its strength."""
+    rounded = (round(20 * one) / 20 if one != 1 else None for one in strengths)
+    return " ".join(tag(host, adapter.path, strength) for adapter, strength in zip(adapters, rounded, strict=True))
+
+
+def deleted(shown: Shown) -> str:
+    """Delete the files that are still as they were written; say so."""
+    there = [(file, state) for file, state in zip(shown.files, shown.states, strict=True) if file.is_file()]
+    changed = [file for file, state in there if stamp(file) != state]
+    gone = [file for file, _ in there if file not in changed]
+    for file in gone:
+        file.unlink()
+    said = f"Deleted: {', '.join(file.name for file in gone) or 'nothing'}."
+    return f"{said} Changed since, and kept: {', '.join(file.name for file in changed)}." if changed else said
+
+
+def _details(results: Sequence[Result]) -> Reply:
+    if not results:
+        return {}
+    records = [record for result in results for record in result.report.records]
+    shown = {"summary": words.summary(results), "plot": heatmap(records), "table": words.rows(results)}
+    return shown | {"analysis": gr.update(visible=True)}

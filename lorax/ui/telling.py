@@ -1,0 +1,96 @@
+"""Tells how a job goes and what has come of it, as HTML."""
+
+from collections.abc import Sequence
+from html import escape
+
+from lorax.hosts.jobs import Job
+from lorax.methods import runs_models
+from lorax.transfer import Verdict
+from lorax.transfer.verdict_words import words as verdict_words
+from lorax.ui.words import message, short
+from lorax.workflow import End, Outcome
+
+PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
+MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
+
+
+def progress(jobs: Sequence[Job]) -> str:
+    """Return a bar for the job that runs, with a mark for the browser of what has ended."""
+    running = next((job for job in jobs if job.state == "running"), None)
+    if running is None:
+        return f"<div data-seen='{seen(jobs)}' hidden></div>"
+    share = min(1.0, running.done / running.total) if running.total > 0 else 0.0
+    if running.stopping:
+        now = "Stopping after this step ..."
+    elif running.began is None:
+        now = "Waiting for its turn: something else is being computed"
+    else:
+        now = running.text
+    return (
+        f"<div class='lorax-progress' data-seen='{seen(jobs)}' data-running><div>{escape(running.title)}</div>"
+        f"<div class='lorax-bar'><div style='width: {share:.1%}'></div></div><div>{escape(now)}</div></div>"
+    )
+
+
+def seen(jobs: Sequence[Job]) -> str:
+    """Return what differs once another job has ended."""
+    ended = [job for job in jobs if job.state != "running"]
+    return f"{len(ended)}-{ended[-1].id}" if ended else "0"
+
+
+def ended(job: Job) -> str:
+    """Say why a job has come to nothing."""
+    return message("Stopped.", "warning") if job.state == "cancelled" else message(job.error, "error")
+
+
+def verdicts(names: Sequence[str], found: Sequence[Verdict]) -> str:
+    """Say what is true of each LoRA on the target."""
+    said = []
+    for name, verdict in zip(names, found, strict=True):
+        who = f"<b>{escape(name)}</b> " if len(names) > 1 else ""
+        said.append(f"<div class='lorax-verdict'>{who}{escape(verdict_words(verdict))}</div>")
+    return "".join(said)
+
+
+def written(outcomes: Sequence[Outcome], method: str) -> str:
+    """Tell what became of each LoRA: what was written, by which method, for which target and how large; or why nothing was."""
+    if len(outcomes) == 1:
+        return _written(outcomes[0], method)
+    rows = []
+    for one in outcomes:
+        name = escape(one.path.name if one.path else next(iter(one.reason.splitlines()), ""))
+        cells = escape(one.adapter.name), escape(short(one.target.name)), escape(one.end.value), name
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{title}</th>" for title in ("LoRA", "For", "What became of it", "File or reason"))
+    return f"<table class='lorax-outcomes'><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def delete(files: Sequence[str]) -> str:
+    """Ask whether these files are to be deleted."""
+    return message(f"Delete {', '.join(files)}? This cannot be undone.", "warning")
+
+
+def loaded(name: str | None, target: str | None) -> str:
+    """Say which checkpoint is loaded, if it is not the target; the page's script reads it, too."""
+    if name is None:
+        return ""
+    said = "" if name == target else message(f"Loaded now: {name}")
+    return f"<div id='lorax_loaded' data-loaded='{escape(name, quote=True)}'>{said}</div>"
+
+
+def guess(name: str | None) -> str:
+    """Ask whether the LoRA was trained on this checkpoint."""
+    return message(f"Not known: was it trained on {short(name)}?", "warning") if name else ""
+
+
+def _written(one: Outcome, method: str) -> str:
+    if one.path is None:
+        text = "Stopped. Nothing was written." if one.end is End.STOPPED else f"{one.adapter.name}: {one.reason}"
+        return message(text, MARKS.get(one.end, "warning"))
+    if one.result is None:
+        return message(f"Left as it is, since it exists already: {one.path}", "done")
+    how = "by running both checkpoints" if runs_models(method) else "by the weights"
+    size = f", {one.path.stat().st_size / 1e6:.1f} MB" if one.path.exists() else ""
+    facts = f"for {short(one.target.name)}, moved {how} ({method}){size}"
+    done = f"<div class='lorax-done'>Written: <code>{escape(str(one.path))}</code><br>{escape(facts)}</div>"
+    return done + (message(one.result.note) if one.result.note else "")

@@ -1,0 +1,234 @@
+"""Moves adapters with different sources to one or more targets. Each of them ends by itself, whatever becomes of the others."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lorax.catalog import ListedFile, named
+from lorax.checkpoint import open_checkpoint
+from lorax.errors import Interrupted, LoraxError, is_out_of_memory
+from lorax.files import Staging
+from lorax.formats import open_adapter
+from lorax.methods import runs_models
+from lorax.options import Batching, Options, Running
+from lorax.output import Naming
+from lorax.progress import Progress, silent
+from lorax.transfer import Cost, Moved
+from lorax.workflow.destination import Claims, Destination, ReportFile
+from lorax.workflow.memory import Memory
+from lorax.workflow.outcomes import End, Outcome, outcome_as_json
+from lorax.workflow.passes import Pass
+from lorax.workflow.request import Request, Result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An adapter with its source, which is looked for among the ``bases`` of the batch if it is None."""
+
+    adapter: ListedFile
+    source: ListedFile | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The adapters to move to each of the targets, and the options. Raises LoraxError if there is no adapter or no target."""
+
+    items: Sequence[Item]
+    targets: Sequence[ListedFile]
+    bases: Sequence[ListedFile] = ()
+    options: Options = field(default_factory=Options)
+    running: Running = field(default_factory=Running)
+    batching: Batching = field(default_factory=Batching)
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise LoraxError("No LoRA is chosen. Choose at least one.")
+        if not self.targets:
+            raise LoraxError("No target is chosen. Choose at least one.")
+
+
+def batch(
+    asked: Batch,
+    destination: Destination,
+    progress: Progress = silent,
+    memory: Memory | None = None,
+    report: ReportFile | None = None,
+    announce: Callable[[Cost], None] = lambda cost: None,
+) -> list[Outcome]:
+    """Move and write the adapters; return what became of each for each target, adapter by adapter.
+
+    The files of one adapter for one target appear together, or not at all, as soon as they are made: those of one pass over two
+    bases at its end, and with a method that runs the models one after the other. A stop, by ``progress`` or the keyboard, keeps
+    what was finished until then; the rest ends as stopped. The ``report`` is written in any case. ``announce`` gets the cost of
+    each pass before models are run. Raises LoraxError if the report cannot be written.
+    """
+    work = _Work(asked, destination, memory or Memory(), announce)
+    with suppress(Interrupted, KeyboardInterrupt):
+        work.run(progress, report)
+    outcomes = work.outcomes()
+    if report:
+        with Staging() as staging:
+            report.stage([outcome_as_json(one) for one in outcomes], staging)
+    return outcomes
+
+
+@dataclass
+class _Task:
+    """One adapter on its way to one target."""
+
+    adapter: ListedFile
+    target: ListedFile
+    source: ListedFile | None
+    path: Path | None = None
+    outcome: Outcome | None = None
+
+    def end(self, how: End, error: str = "", result: Result | None = None) -> None:
+        path = self.path if how.is_good else None
+        self.outcome = Outcome(self.adapter, self.target, how, self.source, path, error, result)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Have whatever goes wrong in the block end this task alone. A stop passes."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            self.end(End.FAILED, _in_words(self.adapter.path, error))
+
+
+class _Work:
+    """The tasks of a batch."""
+
+    def __init__(self, asked: Batch, destination: Destination, memory: Memory, announce: Callable[[Cost], None]) -> None:
+        self._asked, self._destination, self._memory, self._announce = asked, destination, memory, announce
+        self._tasks = [_Task(item.adapter, target, item.source) for item in asked.items for target in asked.targets]
+        self._sha256: dict[Path, str] = {}  # of bases that were hashed, which takes as long as reading them
+
+    def outcomes(self) -> list[Outcome]:
+        for task in self._tasks:
+            if task.outcome is None:
+                task.end(End.STOPPED)
+        return [task.outcome for task in self._tasks if task.outcome]
+
+    def run(self, progress: Progress, report: ReportFile | None) -> None:
+        """Do all tasks. Raises LoraxError, before any work, if the report must not be written."""
+        self._find_sources()
+        inputs = self._inputs()
+        if report:
+            report.check(inputs)
+        passes = self._passes(Claims(self._destination, inputs))
+        for number, tasks in enumerate(passes, 1):
+            self._move(tasks, _counted(progress, number, len(passes)))
+            if len(passes) > 1:  # what is written need not be kept while the next pass runs
+                self._memory = Memory(self._memory.cache, self._memory.models)
+
+    def _find_sources(self) -> None:
+        found: dict[Path, ListedFile] = {}
+        for task in self._tasks:
+            with task.failing():
+                task.source = task.source or found.get(task.adapter.path) or _source(task.adapter, self._asked.bases)
+                found[task.adapter.path] = task.source
+
+    def _inputs(self) -> list[Path]:
+        """Return the files and folders that the batch reads, as far as they can be opened."""
+        inputs: dict[Path, Sequence[Path]] = {}
+        for task in self._tasks:
+            for file, opened in ((task.adapter, open_adapter), (task.source, open_checkpoint), (task.target, open_checkpoint)):
+                if file and file.path not in inputs:
+                    inputs[file.path] = (file.path,)
+                    with suppress(LoraxError):
+                        inputs[file.path] = opened(file.path).inputs
+        return [path for paths in inputs.values() for path in paths]
+
+    def _passes(self, claims: Claims) -> list[list[_Task]]:
+        """Return the tasks that are to be done, those of one pass together. Those that exist, or cannot be named, end here."""
+        groups: dict[tuple[object, ...], list[_Task]] = {}
+        skip, method = self._asked.batching.skip_existing, self._asked.options.method
+        for number, task in enumerate(self._tasks):
+            if task.source is None:
+                continue
+            with task.failing():
+                given = task.adapter.path.absolute() if task.adapter.path.is_dir() else task.adapter.path
+                task.path = claims.path(Naming(given, task.source.path, task.target.path, method), may_exist=skip)
+                if skip and task.path.is_file():
+                    task.end(End.EXISTED)
+                    continue
+                alone = number if runs_models(method) else None
+                groups.setdefault((task.source.path, task.target.path, alone), []).append(task)
+        return list(groups.values())
+
+    def _move(self, tasks: list[_Task], progress: Progress) -> None:
+        """Move and write the adapters of one pass. If that fails, each half of them is tried by itself."""
+        try:
+            work = self._opened(tasks)
+            if work.cost:
+                self._announce(work.cost)
+            moved = work.run(progress, self._memory)
+            self._sha256 |= work.find_hashes(moved, self._destination.saving, progress)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if len(tasks) == 1:
+                tasks[0].end(End.FAILED, _in_words(tasks[0].adapter.path, error))
+                return
+        else:
+            for number, (task, one) in enumerate(zip(tasks, moved, strict=True)):
+                with task.failing():
+                    self._write(work, number, task, one, progress)
+            return
+        middle = len(tasks) // 2
+        self._move(tasks[:middle], progress)
+        self._move(tasks[middle:], progress)
+
+    def _opened(self, tasks: Sequence[_Task]) -> Pass:
+        source, target = tasks[0].source, tasks[0].target
+        assert source is not None
+        source, target = (replace(base, sha256=self._sha256.get(base.path, base.sha256)) for base in (source, target))
+        return Pass(Request(source, target, [task.adapter for task in tasks], self._asked.options, self._asked.running))
+
+    def _write(self, work: Pass, number: int, task: _Task, moved: Moved, progress: Progress) -> None:
+        assert task.path is not None
+        staging, result = Staging(), None
+        try:
+            with staging:
+                progress(number, len(work.plans), f"writing {task.path.name}")
+                result = work.stage(number, moved, task.path, staging, self._destination.saving)
+                progress(number + 1, len(work.plans), "")  # the last chance to stop before the files appear
+        except KeyboardInterrupt:
+            if staging.is_placed():
+                task.end(End.WRITTEN, result=result)
+            raise
+        left = End.DECLINED if result.report.declined else End.UNMOVED
+        task.end(End.WRITTEN if result.files else left, result=result)
+
+
+def _source(adapter: ListedFile, bases: Sequence[ListedFile]) -> ListedFile:
+    """Return the base that the adapter's metadata names. Raises LoraxError if it is not there, or the adapter cannot be read."""
+    open_adapter(adapter.path)
+    if (found := named(adapter.path, bases)) is None:
+        raise LoraxError(f"{adapter.path}: its metadata names none of the {len(bases)} checkpoints here as its source. Name it.")
+    return found
+
+
+def _in_words(adapter: Path, error: Exception) -> str:
+    """Return what a user reads about an error, which has ended one adapter of several."""
+    if is_out_of_memory(error):
+        return f"{adapter}: not enough memory. Close other programs."
+    if isinstance(error, LoraxError | OSError):
+        return str(error)
+    log.error("moving %s", adapter, exc_info=error)
+    return f"{adapter}: cannot be moved, because of an unexpected {type(error).__name__}."
+
+
+def _counted(progress: Progress, number: int, passes: int) -> Progress:
+    """Return the progress of one of several passes."""
+
+    def show(done: int, total: int, text: str) -> None:
+        progress(done, total, f"{number} of {passes}: {text}" if text and passes > 1 else text)
+
+    return show
