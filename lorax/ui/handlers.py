@@ -174,7 +174,7 @@ class Handlers:
         """Stop the job of this page, and no other."""
         for job in self.host.jobs.of(page.id):
             job.stop()
-        return self.progress(page)
+        return self.outcome(page) | self.progress(page)  # one that waited has ended already
 
     def poll(self, page: Page, mark: str, values: Values) -> Reply:
         """Tell how far the job is, and what has come of it if the page does not know. ``mark``: a number, and what it knows."""

@@ -216,6 +216,14 @@ def test_a_page_has_one_job_at_a_time_and_another_page_its_own(handlers: Any, pa
     finished(handlers, other)
 
 
+def test_a_job_that_waits_is_stopped_with_the_click(handlers: Any, page: Any) -> None:
+    with handlers.host._alone:  # somebody else's job runs
+        handlers.start(page, "compare", "Drawing", lambda progress: None)
+        answer = handlers.interrupt(page, "", values([]))
+    assert "Stopped." in answer["status"]
+    assert (answer["interrupt"]["visible"], answer["actions"]["visible"]) == (False, True)
+
+
 def test_an_analysis_of_what_runs_the_models_is_quick_and_keeps_nothing(
     handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
