@@ -6,19 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from lorax import output
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
-from lorax.files import Staging, stamp
+from lorax.files import Cache, Staging, stamp
 from lorax.formats import open_adapter
 from lorax.methods import runs_models
 from lorax.models import Models, check_all
 from lorax.options import Options, Saving
-from lorax.progress import Progress, silent
-from lorax.transfer import Context, Cost, Moved, Plan, as_json, estimate, plan_all, run_all, total
+from lorax.progress import Phase, Progress, silent, writing
+from lorax.transfer import (
+    Context,
+    Cost,
+    Moved,
+    Plan,
+    as_json,
+    estimate,
+    expected,
+    find_hashes,
+    hashing_of,
+    plan_all,
+    run_all,
+    total,
+)
 from lorax.workflow.destination import Destination, ReportFile
 from lorax.workflow.memory import Memory
 from lorax.workflow.request import Request, Result
+
+WRITING = 0.2  # seconds that a file takes, about
 
 
 def plans(request: Request) -> list[Plan]:
@@ -29,11 +44,14 @@ def plans(request: Request) -> list[Plan]:
     return plan_all(adapters, source, target, request.options, request.running)
 
 
-def cost_of(request: Request) -> Cost:
-    """Estimate a transfer by a method that runs the models, from headers alone. Raises LoraxError if they cannot be run."""
+def cost_of(request: Request, cache: Cache | None = None, *, related: bool | None = None) -> Cost:
+    """Estimate a transfer by a method that runs the models. Raises LoraxError if they cannot be run.
+
+    ``related``: whether the bases are related, which is found from a few layers if it is not known. ``cache`` may hold pictures.
+    """
     planned = plans(replace(request, options=replace(request.options, pairing="name")))  # other pairs take about as much
     check_all(planned[0].source, planned[0].target)
-    return total(estimate(one) for one in planned)
+    return total(estimate(one, related=related, cache=cache) for one in planned)
 
 
 def analyse(
@@ -44,7 +62,8 @@ def analyse(
         state, planned = _state(request), plans(request)
         if report:
             report.check(planned)
-        moved = _run(request, planned, progress, state, memory or Memory(), survey=True)
+        memory = memory or Memory()
+        moved = _run(request, planned, Context(progress, memory.cache), state, memory, survey=True)
         results = _results(request, planned, moved)
         if report:
             report.stage(reports_of(results), staging)
@@ -65,19 +84,21 @@ def transfer(
         if report:
             report.check(planned)
         paths, saving = destination.paths(planned), destination.saving
-        if runs_models(request.options.method):
-            announce(total(estimate(one) for one in planned))
-        moved = _run(request, planned, progress, state, memory or Memory(), survey=False)
-        if not output.holds_moved(planned[0], saving) or any(made.layers for made in moved):
-            _find_hashes(planned[0], saving, progress)
+        memory = memory or Memory()
+        context = Context(progress, memory.cache, _models(request, memory))
+        _prepare(planned, paths, context, saving, announce)
+        moved = _run(request, planned, context, state, memory, survey=False)
+        if any(made.layers for made in moved) or not output.holds_moved(planned[0], saving):
+            for base in _named(planned[0], saving):
+                base.identity.find(context.meter)
         results = _results(request, planned, moved)
         if report:
             report.stage(reports_of(results), staging)
         for number, (one, made, path) in enumerate(zip(planned, moved, paths, strict=True)):
-            progress(number, len(paths), f"writing {path.name}")
+            context.meter.at(0, 1, writing(path.name))
             files = output.stage(one, made, path, staging, saving)
             results[number] = replace(results[number], files=tuple(files), note=output.note(one, made, saving))
-        progress(len(paths), len(paths), "")  # the last chance to stop before the files appear
+        context.meter.at(1, 1, writing(paths[-1].name))  # the last chance to stop before the files appear
     return results
 
 
@@ -108,14 +129,28 @@ def _results(request: Request, planned: list[Plan], moved: list[Moved]) -> list[
     return [Result(listed, adapter.given, adapter.path, one.report) for listed, adapter, one in ends]
 
 
-def _find_hashes(plan: Plan, saving: Saving, progress: Progress) -> None:
-    """Hash the bases that a written header names, which takes as long as reading them."""
+def _prepare(
+    planned: list[Plan], paths: Sequence[Path], context: Context, saving: Saving, announce: Callable[[Cost], None]
+) -> None:
+    """Expect the phases of the job, and announce what it costs if models are run."""
+    running, cached = runs_models(planned[0].options.method), context.cache is not None and context.cache.is_on_disk
+    hashed = [] if running and cached else _named(planned[0], saving)
+    context.meter.expect([*hashing_of(hashed), *(Phase(writing(path.name), WRITING) for path in paths)], at_end=True)
+    if running:
+        if cached:  # whether the pictures are there already is only known then
+            context.meter.expect(expected(planned, None))
+            find_hashes(planned[0], context)
+        announce(total(estimate(one, cache=context.cache) for one in planned))
 
-    def show(done: int, total: int, name: str) -> None:
-        progress(done, total, f"{name}: {done} of {total} MB")
 
-    for base in (plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])):
-        base.identity.find(show)
+def _named(plan: Plan, saving: Saving) -> list[Checkpoint]:
+    """Return the bases whose hashes a written header names."""
+    return [plan.source, *([plan.target] if output.holds_moved(plan, saving) else [])]
+
+
+def _models(request: Request, memory: Memory) -> Models | None:
+    """Return what runs the models, if the method does."""
+    return (memory.models or diffusers_models(request.options)) if runs_models(request.options.method) else None
 
 
 def _state(request: Request) -> Hashable:
@@ -125,18 +160,11 @@ def _state(request: Request) -> Hashable:
 
 
 def _run(
-    request: Request, planned: list[Plan], progress: Progress, state: Hashable, memory: Memory, *, survey: bool
+    request: Request, planned: list[Plan], context: Context, state: Hashable, memory: Memory, *, survey: bool
 ) -> list[Moved]:
-    running = runs_models(request.options.method) and not survey
     if (last := memory.of(state, survey)) is not None:
         return last
-
-    def show(done: int, total: int, name: str) -> None:
-        step = f"{name}, step" if running else "layer"
-        progress(done, total, f"{request.adapters_in_words}: {step} {min(done + 1, total)} of {total}")
-
-    models = (memory.models or diffusers_models(request.options)) if running else None
-    moved = run_all(planned, Context(show, memory.cache, models), survey=survey)
-    if running or not runs_models(request.options.method):
+    moved = run_all(planned, context, survey=survey)
+    if not (survey and runs_models(request.options.method)):
         memory.keep(state, survey, moved)
     return moved

@@ -107,7 +107,7 @@ def test_interrupt_leaves_all_as_it_was(browser: Any, ui: Page, moment: str, run
         before, picture = sorted(ui.loras.rglob("*")), ui.draw()
         ask(page, "refine", **running)
         page.click("#lorax_transfer")
-        page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('{moment}, step')")
+        page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('{moment}, ')")
         shoot(page, moment.replace(" ", "-"))
         page.click("#lorax_interrupt")
         page.wait_for_selector("#lorax_status .lorax-warning")

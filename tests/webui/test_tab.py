@@ -83,7 +83,7 @@ def choose_much(page: Any, method: str) -> None:
 def test_analyse_has_the_webuis_progress_bar(page: Any, ui: Page) -> None:
     choose_much(page, "prolora-cross")
     page.click("#lorax_analyse")
-    page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes(': layer') && {BAR}")
+    page.wait_for_function(f"() => document.querySelector('#lorax .progress')?.textContent.includes('measuring layers') && {BAR}")
     page.wait_for_selector("#lorax_summary .lorax-summary")
     page.wait_for_selector("#lorax_heatmap img")
     page.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
@@ -95,7 +95,7 @@ def test_interrupt_leaves_nothing_behind(page: Any, ui: Page) -> None:
     before = sorted(ui.loras.rglob("*"))
     choose_much(page, "prolora")
     page.click("#lorax_transfer")
-    page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes(': layer')")
+    page.wait_for_function("() => document.querySelector('#lorax .progress')?.textContent.includes('measuring layers')")
     page.click("#lorax_interrupt")
     page.wait_for_selector("#lorax_status .lorax-warning")
     assert "Nothing was written" in page.inner_text("#lorax_status")
