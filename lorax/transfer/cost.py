@@ -25,7 +25,7 @@ from lorax.transfer.planning import Context, Plan
 from lorax.transfer.resume import Store
 from lorax.transfer.work import Stage, pictures_of, solving, stages
 
-UNET, TRAINED, TEXT, AUTOENCODER = 0.7, 0.65, 0.5, 1.15  # shares of a block's speed; that of the UNet is with an adapter on it
+UNET, TRAINED, TEXT, AUTOENCODER = 0.6, 0.55, 0.5, 1.15  # shares of a block's speed; that of the UNet is with an adapter on it
 BACKWARD = 2  # operations of a backward pass, in forward passes
 SAMPLED = 6  # layers that tell whether two bases are related
 LAYER, READ, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model
