@@ -74,7 +74,7 @@ def test_the_details_tell_of_every_layer(page: Any, ui: Page) -> None:
     choose_much(page, "prolora-cross")
     page.click("#lorax_details > .label-wrap")
     page.click("#lorax_analyse")
-    page.wait_for_selector("#lorax_progress :text('layer')")
+    page.wait_for_selector("#lorax_progress :text('layers')")
     page.wait_for_selector("#lorax_summary .lorax-summary")
     page.wait_for_selector("#lorax_heatmap img")
     page.wait_for_selector("#lorax_table tbody tr:nth-child(5)")
@@ -86,7 +86,7 @@ def test_interrupt_leaves_nothing_behind(page: Any, ui: Page) -> None:
     before = sorted(ui.loras.rglob("*"))
     choose_much(page, "prolora")
     page.click("#lorax_move")
-    page.wait_for_selector("#lorax_progress :text('layer')")
+    page.wait_for_selector("#lorax_progress :text('layers')")
     page.click("#lorax_interrupt")
     page.wait_for_selector("#lorax_written :text('stopped')")
     assert sorted(ui.loras.rglob("*")) == before
