@@ -15,16 +15,25 @@ class Chooser:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def lists(self, values: Values) -> Reply:
-        """Return updates of the three lists, in which what was selected stays so if it still exists."""
-        bases, labels = list(self.host.bases()), self.labels()
-        source, target, also, adapters = (values[name] for name in ("source", "target", "also", "adapters"))
-        return {
-            "adapters": gr.update(choices=list(labels), value=[label for label in adapters or () if label in labels]),
-            "source": gr.update(choices=bases, value=source if source in bases else None),
-            "target": gr.update(choices=bases, value=target if target in bases else self.host.loaded()),
-            "also": gr.update(choices=bases, value=[base for base in also or () if base in bases]),
+    def lists(self, values: Values, *, all_values: bool = False) -> Reply:
+        """Return updates of the lists. What was selected and is not there any more is taken out.
+
+        Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set.
+        """
+        bases, labels = list(self.host.bases()), list(self.labels())
+        found = {
+            "adapters": (labels, [label for label in values["adapters"] or () if label in labels]),
+            "also": (bases, [base for base in values["also"] or () if base in bases]),
+            "source": (bases, values["source"] if values["source"] in bases else None),
+            "target": (bases, values["target"] if values["target"] in bases else self.host.loaded()),
         }
+        reply = {}
+        for name, (choices, value) in found.items():
+            is_as_it_was = (value or None) == (values[name] or None)
+            reply[name] = (
+                gr.update(choices=choices) if is_as_it_was and not all_values else gr.update(choices=choices, value=value)
+            )
+        return reply
 
     def labels(self) -> dict[str, str]:
         """Return the LoRAs' names by their labels in the list."""

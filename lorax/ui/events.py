@@ -46,18 +46,16 @@ class Events:
 
     def connect(self, blocks: gr.Blocks) -> None:
         handlers, parts, wires = self.handlers, self.parts, self.wires
-        opened = self.on(blocks.load, handlers.load, script=PAGE)
-        opened.then(None, None, None, **js("() => { window.lorax?.ask(); return []; }"))
+        _ask(self.on(blocks.load, handlers.load, script=PAGE))
         self.on(wires["question"].input, handlers.noted, wires["question"])
         self.on(wires["poll"].input, handlers.poll, wires["poll"])
-        self.on(wires["card"].input, handlers.use_card, wires["card"])
+        _ask(self.on(wires["card"].input, handlers.use_card, wires["card"]))
         for component in self.asked.components:
             changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
             changed(None, None, None, **js("() => lorax.ask()"))
+        for name, handler in (("refresh", handlers.refresh), ("use_loaded", handlers.use_loaded), ("confirm", handlers.confirm)):
+            _ask(self.on(parts[name].click, handler))
         for name, handler in (
-            ("refresh", handlers.refresh),
-            ("use_loaded", handlers.use_loaded),
-            ("confirm", handlers.confirm),
             ("analyse", handlers.analyse),
             ("interrupt", handlers.interrupt),
             ("open", handlers.open_folder),
@@ -94,6 +92,11 @@ class Events:
         if script:
             named = f"(...values) => {{ const first = ({script})(); return [...first, ...values.slice(2, {len(inputs)})]; }}"
         return listen(handle, inputs, self.outputs.components, show_progress="hidden", queue=False, **js(named))
+
+
+def _ask(answered: Any) -> None:
+    """Have the browser ask about what is chosen once the answer to an event is there."""
+    answered.then(None, None, None, **js("() => { window.lorax?.ask(); return []; }"))
 
 
 def first(part: Any) -> Any:

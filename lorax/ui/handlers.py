@@ -37,7 +37,8 @@ class Handlers:
     def load(self, page: Page, mark: str, values: Values) -> Reply:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
-        return kept | self.chooser.lists(page.values or values) | self.progress(page) | self.outcome(page)
+        lists = self.chooser.lists(page.values or values, all_values=True)
+        return kept | lists | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.host.refresh()
