@@ -23,7 +23,7 @@ from lorax.options import Options
 from lorax.progress import Meter
 from lorax.runner import Runner, Runners
 from lorax.runner.runner import Conditioning
-from lorax.transfer import cost, plan
+from lorax.transfer import plan, work
 from lorax.transfer.assignment import assignments
 
 PROMPT = "a red car"
@@ -101,8 +101,8 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     X, Y = (torch.randn(bridge.ROWS, width, generator=made) for width in (typical[2], typical[1]))
     gauge("bridge: solve a layer", lambda: bridge.ridge(X, X @ torch.randn(X.shape[1], Y.shape[1], generator=made) + Y))
     stage = Stage({reading.action: reading for reading in gauge.readings}, _sizes(model, start))
-    stage.operations["solved"] = cost.regression(bridge.ROWS, typical[2], typical[1])
-    stage.operations["solving"] = sum(cost.solving(bridge.ROWS, *shape) for shape in shapes)
+    stage.operations["solved"] = work.regression(bridge.ROWS, typical[2], typical[1])
+    stage.operations["solving"] = sum(work.solving(bridge.ROWS, *shape) for shape in shapes)
     given = _on_meta(said([PROMPT]))
     opened.__exit__(None, None, None)
     model.device = META

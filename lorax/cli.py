@@ -242,15 +242,14 @@ def _report_file(options: argparse.Namespace) -> ReportFile | None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show a bar on a terminal, in steps of the current work."""
-    with tqdm(file=sys.stderr, disable=None, bar_format="{desc} |{bar}| {elapsed}<{remaining}") as bar:
+    """Show a bar on a terminal, with what is done now and how long it will take."""
+    with tqdm(file=sys.stderr, disable=None, bar_format="{desc} |{bar}| {elapsed}") as bar:
 
         def show(done: int, total: int, text: str) -> None:
-            if done < bar.n:  # another piece of work has begun
-                bar.reset()
             bar.total = total
             bar.set_description_str(text, refresh=False)
             bar.update(done - bar.n)
+            bar.refresh()
 
         yield show
 

@@ -18,13 +18,14 @@ from lorax.cli import main
 from lorax.demo.bundle import BASE
 from lorax.formats import open_adapter
 from lorax.methods import bridge
-from lorax.models import operations
+from lorax.models import operations, speed
 from lorax.options import Options, Running
 from lorax.runner import Runner, Runners
-from lorax.transfer import Context, Cost, Plan, as_json, cost, plan, run, run_all, wording
+from lorax.transfer import Context, Cost, Plan, as_json, cost, plan, run, run_all, wording, work
 from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)
+NOTHING = work.Work(0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,12 @@ def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = (folder / f"{name}.yaml").read_text(encoding="utf-8").replace("image_size: 8", "image_size: 16")
         (folder / "large" / f"{name}.yaml").write_text(settings, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates are compared with each other, and the machine may be slower by the time of the second."""
+    monkeypatch.setattr(speed, "REMEMBERED", float("inf"))
 
 
 def planned(models: Path, target: str, method: str, lora: Path = LORA, running: Running = ASKED) -> Plan:
@@ -60,9 +67,9 @@ def test_operations_are_those_that_torch_counts(models: Path, name: str) -> None
         "decode": lambda: runner.decode(latents),
         "read": lambda: runner.encode_pictures(torch.rand(2, 3, 8 * told.size, 8 * told.size)),
     }
-    for what, work in asked.items():
+    for what, act in asked.items():
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            work()
+            act()
         assert getattr(told, what) == pytest.approx(counter.get_total_flops() / 2, rel=0.005), what
     parts = (runner.unet, *runner.text_encoders.values())
     weights = [w for part in parts for key, w in part.named_parameters() if w.dim() > 1 and not key.endswith("_embedding.weight")]
@@ -78,7 +85,7 @@ def test_a_regression_takes_about_what_torch_counts(rows: int, n: int, m: int) -
     solutions = [min(n, 40)] * len(bridge.RIDGES) + [min(n, rows)]
     solved = sum(k**3 / 3 + 2 * k * k * m for k in solutions)
     counted = counter.get_total_flops() - 2 * rows * n * m + solved
-    assert counted / 1.5 < cost.regression(rows, n, m) < 1.5 * counted
+    assert counted / 1.5 < work.regression(rows, n, m) < 1.5 * counted
 
 
 @pytest.mark.parametrize(
@@ -114,13 +121,10 @@ def test_what_is_counted_is_what_is_done(
     made = planned(models / folder, target, method, lora)
     run(made, Context(models=Runners(torch.device("cpu"))))
     both = operations(made.source), operations(made.target)
-    works = (
-        cost.works_of_bridge(made.running, *both, of_text=of_text)
-        if method == "bridge"
-        else cost.works_of_refine(made.running, *both, of_text=of_text, related=False)
-    )
-    for base, work in zip((BASE, target), works, strict=True):
-        assert dataclasses.asdict(work) == {name: done[base][name] for name in dataclasses.asdict(work)}, base
+    stages = work.stages(method, made.running, both, of_text=of_text, related=False)
+    for base, of_target in ((BASE, False), (target, True)):
+        told = dataclasses.asdict(sum((stage.work for stage in stages if stage.of_target is of_target), NOTHING))
+        assert told == {name: done[base][name] for name in told}, base
 
 
 def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -> None:
@@ -136,7 +140,7 @@ def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -
 
 def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trained(models: Path) -> None:
     large = dataclasses.replace(operations(open_checkpoint(models / "base.safetensors")), size=64)
-    once, often = (cost.works_of_refine(ASKED, large, large, of_text, related=False)[1] for of_text in (False, True))
+    once, often = (work.stages("refine", ASKED, (large, large), of_text=one, related=False)[-1].work for one in (False, True))
     assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
     assert often.encoded == often.predicted > once.encoded
 
@@ -213,8 +217,14 @@ def test_no_more_is_said_than_is_known(seconds: float, words: str) -> None:
     assert said == f"about {words} on the CPU, and about 2.1 GB of its memory"
 
 
-def test_the_rate_of_a_device_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = cost.rate_of(torch.device("cpu"), torch.float32)
-    assert rate > 1e8
-    monkeypatch.setattr(cost.time, "perf_counter", None)
-    assert cost.rate_of(torch.device("cpu"), torch.float32) == rate
+def test_the_speed_of_a_device_is_measured_again_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on the machine comes and goes, and a WebUI runs for days."""
+    asked = torch.device("cpu"), torch.float32
+    monkeypatch.setattr(speed, "_known", {})
+    first = speed.speed_of(*asked, 64.0)
+    assert first > 1e8
+    assert speed.speed_of(*asked, 70.0) == first, "of nearly the same width"
+    assert len(speed._known) == 1
+    assert speed.speed_of(*asked, 320.0) != first
+    monkeypatch.setattr(speed, "REMEMBERED", 0.0)
+    assert speed.speed_of(*asked, 64.0) != first

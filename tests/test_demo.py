@@ -22,10 +22,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_demo_writes_a_grid_and_a_report(output: Path) -> None:
-    with Image.open(output / "grid.png") as grid:
-        assert min(grid.size) > 500
-        assert len(grid.convert("RGB").getcolors(1 << 24) or ()) > 1000, "the grid is blank"
+@pytest.mark.parametrize("picture", ["grid", "glance"])
+def test_the_demo_draws(output: Path, picture: str) -> None:
+    with Image.open(output / f"{picture}.png") as drawn:
+        assert min(drawn.size) > 400
+        assert len(drawn.convert("RGB").getcolors(1 << 24) or ()) > 1000, "the picture is blank"
+
+
+def test_the_demo_writes_a_report(output: Path) -> None:
     report = json.loads((output / "report.json").read_text())
     assert report.keys() == {FINETUNE, PRUNED}
     assert all(entry["counts"]["transferred"] > 0 and entry["declined"] is None for entry in report.values())

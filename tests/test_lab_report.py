@@ -14,7 +14,8 @@ import torch
 
 from lab import report
 from lab.__main__ import parser
-from lab.report import behaviour, checks, page, plots, prose, tables
+from lab.paths import RESULTS
+from lab.report import behaviour, checks, page, plots, prose, readme, tables
 from lab.report.cells import Cells
 from lab.report.claims import Verdict, verdict
 from lab.report.records import records, show
@@ -238,6 +239,24 @@ def test_what_is_not_measured_is_left_out(tmp_path: Path) -> None:
     assert [(r["style"], r["at"], r["recovery"], r["harm"]) for r in records(cells)] == [("blobs", "1", 0.2, None)]
     page.write(cells, tmp_path / "findings.md")
     assert "kept_rank.svg" not in (tmp_path / "findings.md").read_text()
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    said = (report.ROOT / "README.md").read_text(encoding="utf-8").partition(readme.BEGIN)[2].partition(readme.END)[0]
+    assert said.strip() == readme.what_to_expect(Cells(Results(RESULTS)))
+
+
+def test_a_quote_replaces_the_one_before(cells: Cells, tmp_path: Path) -> None:
+    pages = tmp_path / "README.md", tmp_path / "methods.md"
+    for page_ in pages:
+        page_.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    for _ in range(2):
+        readme.write(cells, *pages)
+    for page_ in pages:
+        assert re.fullmatch(rf"before\n{readme.BEGIN}\n\n\|?.*\n\n{readme.END}\nafter\n", page_.read_text(), re.DOTALL)
+        assert "old" not in page_.read_text()
+    assert re.search(r"not related.* \| declines \|", pages[0].read_text())
+    assert "| `prolora` | 0.80 [" in pages[1].read_text()
 
 
 def test_a_plot_is_small(cells: Cells, tmp_path: Path) -> None:

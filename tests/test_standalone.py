@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from diffusers import AutoencoderKL
 from lab import data, ldm, vae, xl
 from lab.models import Model, new_text_encoder, new_unet
 from lorax.catalog import ListedFile
-from lorax.demo.bundle import BUNDLE
+from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.hosts.standalone import Standalone
@@ -44,3 +45,20 @@ def test_without_a_tokenizer_it_is_said_what_is_missing(tmp_path: Path) -> None:
     host, listed = Standalone(tmp_path), ListedFile("x", tmp_path / "deeper" / "x.safetensors")
     with pytest.raises(LoraxError, match=r"x\.safetensors: pictures need a tokenizer folder"):
         list(host.pictures([Shot("x", listed, None)], Drawing("guitar"), lambda done, total, name: None))
+
+
+def test_a_picture_is_drawn_at_the_strength_and_away_from_the_negative_prompt(tmp_path: Path) -> None:
+    unpack(tmp_path)
+    host = Standalone(tmp_path)
+    base, lora = host.bases()[BASE], ListedFile("style", BUNDLE / "loras" / "contrast-base.safetensors")
+    drawing = Drawing("guitar", steps=2)
+
+    def drawn(shot: Shot, how: Drawing = drawing) -> bytes:
+        (one,) = host.pictures([shot], how, lambda done, total, name: None)
+        return bytes(one.picture.tobytes())
+
+    alone, whole, half = (drawn(Shot("x", base, lora, strength)) for strength in (0.0, 1.0, 0.5))
+    assert alone == drawn(Shot("x", base, None))
+    assert len({alone, whole, half}) == 3
+    assert drawn(Shot("x", base, None), replace(drawing, negative="red")) != alone
+    assert drawn(Shot("x", base, None, seed=8)) != alone

@@ -33,6 +33,16 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
     assert list(stream(work)(range(20))) == [f"{task} on cpu" for task in range(20)]
 
 
+def test_a_slow_task_does_not_keep_a_stop_waiting() -> None:
+    asked = threading.Event()
+
+    def work(task: int, loaded: str) -> bool:
+        return asked.wait(20)
+
+    slow = Stream(CPU, lambda task: 1, lambda task, where: "", work, asked.set)
+    assert list(slow([1])) == [True]
+
+
 def test_workers_run_side_by_side_with_one_thread_each() -> None:
     both = threading.Barrier(2, timeout=20)
 

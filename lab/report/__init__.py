@@ -23,10 +23,10 @@ def summary(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write docs/findings.md with its plots, and what the README quotes of it, from the stored results."""
+    """Write docs/findings.md with its plots, and what README and docs/methods.md quote of it, from the stored results."""
     cells = _stored(options.results)
     page.write(cells, FINDINGS)
-    readme.write(cells, ROOT / "README.md")
+    readme.write(cells, ROOT / "README.md", ROOT / "docs" / "methods.md")
     print(FINDINGS)
 
 

@@ -1,4 +1,4 @@
-"""What the README quotes of the findings, between two markers, so that it cannot say anything else."""
+"""What README and methods page quote of the findings, between two markers, so that they cannot say anything else."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 
 from lab.measure import SEEDS
 from lab.report import prose
-from lab.report.cells import Cell, Cells
+from lab.report.cells import Cell, Cells, Pair
+from lab.report.claims import Verdict, verdict
 from lab.report.tables import markdown, number
+from lab.stats import Interval
 from lab.variants import AUTO, BY_NAME, COPY, LORAX
-from lab.zoo import CROSSING, HEADLINE_RANK, STYLES, are_related
+from lab.zoo import BASE, CROSSING, FINETUNE, HEADLINE_RANK, PRUNED, SCRATCH, STYLES, are_related
 from lorax.methods import BRIDGE, REFINE
 
 BEGIN, END = "<!-- from python -m lab report: begin -->", "<!-- end -->"
@@ -18,17 +20,50 @@ RUN = {
     REFINE: "trains the target on what the source draws with the LoRA",
 }
 QUOTED = (BY_NAME, COPY, LORAX, "prolora", "prolora-cross", AUTO)
+TOLD = {  # in the README: what an artist calls such a pair
+    (BASE, FINETUNE): "close relatives: one is a fine-tune of the other",
+    (BASE, PRUNED): "a pruned sibling, as SSD-1B is of SDXL",
+    (BASE, SCRATCH): "not related: trained apart",
+    CROSSING: "SD 1.x to SDXL",
+}
+BUTTONS = {"the original, as it is": BY_NAME, "Move": AUTO, "Refine": REFINE, "Bridge": BRIDGE}
+DURATIONS = ("how long at full size", "no time", "seconds to minutes", "1 to 2 hours\\*", "less than Refine\\*")
 
 
-def write(cells: Cells, readme: Path) -> None:
-    """Replace what stands between the markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n\n{_quote(cells)}\n\n{END}{after}", encoding="utf-8")
+def write(cells: Cells, readme: Path, methods: Path) -> None:
+    """Replace what stands between the markers: what to expect in the README, how the methods compare on their page."""
+    for page, text in ((readme, what_to_expect(cells)), (methods, _comparison(cells))):
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def _quote(cells: Cells) -> str:
+def what_to_expect(cells: Cells) -> str:
+    """A row for each kind of pair, a column for each button of the tab."""
+    rows = [
+        [told, *(_share(cells, pair, variant) for variant in BUTTONS.values())]
+        for pair, told in TOLD.items()
+        if cells.pooled(*pair, AUTO, HEADLINE_RANK) or cells.pooled(*pair, REFINE, HEADLINE_RANK)
+    ]
+    return markdown(("your two checkpoints", *BUTTONS), [*rows, DURATIONS])
+
+
+def _share(cells: Cells, pair: Pair, variant: str) -> str:
+    cell = cells.pooled(*pair, variant, HEADLINE_RANK)
+    recovery = cells.recovery(cell) if cell else None
+    if pair == CROSSING and variant == BY_NAME:
+        return "does not fit"
+    if variant == AUTO and (pair == CROSSING or (recovery and verdict(recovery) is Verdict.SAME)):
+        return "declines"  # of all that it does, this alone changes nothing
+    return _in_percent(recovery) if recovery else "-"
+
+
+def _in_percent(recovery: Interval) -> str:
+    mean, low, high = (round(100 * value) for value in (recovery.mean, recovery.low, recovery.high))
+    return f"{mean}% ({low} to {high})"
+
+
+def _comparison(cells: Cells) -> str:
     pairs = cells.headline_pairs()
     found = {pair: {cell.variant: cell for cell in cells.headline(pair)} for pair in pairs}
     rows = [

@@ -1,11 +1,12 @@
 """The hashes that identify a base."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from lorax.files import Hashes, Part, hashes, legacy_hash, title_of
+from lorax.progress import Meter, hashing
 
 
 class Identity:
@@ -24,11 +25,16 @@ class Identity:
         """The WebUI's old 8-digit hash of the file; empty for a folder."""
         return self._hashes.legacy if self._path.is_file() else ""
 
-    def find(self, progress: Callable[[int, int, str], None]) -> None:
-        """Compute the hashes now. ``progress`` is called with mebibytes, their total and a description, and may raise to stop."""
-        if "_hashes" not in vars(self) and not self._given:
-            total = max(1, sum(file.stat().st_size for file in self._files) >> 20)
-            self._hashes = hashes(*self._files, read=lambda done: progress(done, total, f"hashing {title_of(self._path)}"))
+    @property
+    def unread(self) -> int:
+        """Bytes that must be read before the hashes are known."""
+        return 0 if "_hashes" in vars(self) or self._given else sum(file.stat().st_size for file in self._files)
+
+    def find(self, meter: Meter) -> None:
+        """Compute the hashes now. Raises what the progress raises to stop."""
+        if unread := self.unread:
+            name, total = hashing(title_of(self._path)), unread >> 20
+            self._hashes = hashes(*self._files, read=lambda done: meter.at(done, total, name, unit=" MB"))
 
     def fingerprint(self, layers: Iterable[str]) -> str:
         """Return the sha256 of these layers' weights in half precision. The layout and the stored precision do not matter."""

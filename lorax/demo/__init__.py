@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA was trained on the last two
 SEED = 7
+AT_A_GLANCE = {  # the README's picture: title of a column -> the row of the grid that it shows
+    "your checkpoint,\nno LoRA": (bundle.PRUNED, "alone"),
+    "the LoRA on its\nown checkpoint": (bundle.BASE, "with the LoRA"),
+    "the LoRA on\nyours, as it is": (bundle.PRUNED, "copied by name"),
+    "the LoRA on\nyours, moved": (bundle.PRUNED, "transferred"),
+}
+SHOWN = ["koala", "bread", "rocket"]  # in the README's picture
 
 
 def run(output: Path) -> Iterator[str]:
-    """Write a grid, the transferred adapters and a report into ``output``; yield a line about each step.
+    """Write two pictures, the transferred adapters and a report into ``output``; yield a line about each step.
 
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """
@@ -36,7 +43,7 @@ def run(output: Path) -> Iterator[str]:
     adapter = bundle.BUNDLE / "loras" / f"{STYLE}-{bundle.BASE}.safetensors"
     yield f"bundled models unpacked into {models}"
     runner = Runner(models / f"{bundle.BASE}.safetensors", tokenizer)
-    rows = [("base", "alone", _pictures(runner, None)), ("base", "with the LoRA", _pictures(runner, adapter))]
+    rows = [(bundle.BASE, label, _pictures(runner, path)) for label, path in (("alone", None), ("with the LoRA", adapter))]
     reports = {}
     for target in (bundle.FINETUNE, bundle.PRUNED):
         copied, _ = _transfer(adapter, models, target, output, Options("copy", pairing="name"), "copied")
@@ -47,10 +54,11 @@ def run(output: Path) -> Iterator[str]:
         runner = Runner(models / f"{target}.safetensors", tokenizer)
         variants = {"alone": None, "copied by name": copied, "transferred": moved, "trained natively": native}
         rows += [(target, label, _pictures(runner, path)) for label, path in variants.items()]
-    grid = output / "grid.png"
+    grid, glance = output / "grid.png", output / "glance.png"
     draw(rows, PROMPTS, grid)
+    draw(_at_a_glance(rows), list(AT_A_GLANCE), glance, inches=1.3)
     (output / "report.json").write_text(json.dumps(reports, indent=2), encoding="utf-8")
-    yield f"wrote {grid} and {output / 'report.json'} in {time.monotonic() - began:.0f} s"
+    yield f"wrote {grid}, {glance} and {output / 'report.json'} in {time.monotonic() - began:.0f} s"
 
 
 def _transfer(adapter: Path, models: Path, target: str, output: Path, options: Options, label: str) -> tuple[Path, Report]:
@@ -59,6 +67,12 @@ def _transfer(adapter: Path, models: Path, target: str, output: Path, options: O
     destination = AtPath(output / f"{STYLE}-{target}-{label}.safetensors", Saving(overwrite=True))
     [result] = transfer(Request(source, target_base, [lora], options), destination)
     return result.files[0], result.report
+
+
+def _at_a_glance(rows: list[tuple[str, str, torch.Tensor]]) -> list[tuple[str, str, torch.Tensor]]:
+    """Return a row for each subject that is shown, with what becomes of the LoRA side by side."""
+    drawn = {(model, label): pictures for model, label, pictures in rows}
+    return [(name, "", torch.stack([drawn[row][PROMPTS.index(name)] for row in AT_A_GLANCE.values()])) for name in SHOWN]
 
 
 def _pictures(runner: "Runner", adapter: Path | None) -> torch.Tensor:

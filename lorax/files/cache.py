@@ -62,6 +62,11 @@ class Cache:
                 self._remember(key, entry)
             return entry
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is an entry, without reading it."""
+        with self._lock:
+            return key in self._memory or (self.folder is not None and (self.folder / (key + SUFFIX)).is_file())
+
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
         """Store an entry on the disk and, with ``remember``, in memory."""
         with self._lock:

@@ -7,6 +7,7 @@ fitted on y_s and y_t. The models may differ in width and resolution: layers are
 the end, the strength of each direction is trained on the pictures.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import nn
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job
 from lorax.models import Hook, Lesson, Model, NoisyBatch, Scales, check, effect, hooked, rows_in, rows_out, sampling, train
-from lorax.progress import Meter
+from lorax.progress import FITTING, WATCHING, Meter
 
 ROWS = 4096  # points at which layers are compared
 SOURCE_BYTES = 4 << 30  # limit for the source's outputs; a very large adapter is compared at fewer points
@@ -30,15 +31,14 @@ SCALING_STEPS, SCALING_RATE = 40, 3e-2  # the best ones in docs/behaviour.md
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer. Raises LoraxError if a model cannot be run."""
     recorded, meter = {one.source for one in job.assignments.values()}, job.meter
-    with job.models.opened(job.source) as source:
+    with job.opened(job.source) as source:
         count = pictures_seen(job.pictures, max(source.size, check(job.target).size))
-        meter.expect(len({*job.deltas, *recorded}) + len(job.assignments) + SCALING_STEPS)
         pictures = job.teacher.stored(count) or job.teacher.draw(source, count)
         batch = sampling.noised(source, pictures.latents_in(source, meter), pictures.prompts, count, seed=0)
         width = sum(source.base.matrix(layer)[0] for layer in recorded)
         points = SamplePoints.drawn(count, points_for(width))
         outputs = record(source, job.deltas, recorded, batch, points, meter)
-    with job.models.opened(job.target) as target:
+    with job.opened(job.target) as target:
         latents = pictures.latents_in(target, meter)
         batch = sampling.noised(target, latents, pictures.prompts, count, seed=0)
         layers = solve(target, outputs, job.assignments, batch, points, meter)
@@ -101,10 +101,12 @@ def record(
 ) -> dict[str, Output]:
     """Return the outputs of the source's layers, from one run on two copies of the batch, of which the second is adapted."""
     found: dict[str, Output] = {}
+    seen, total = itertools.count(), len({*adapter, *layers})
+    meter.at(0, total, WATCHING)
 
     def recording(layer: str) -> Hook:
         def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            meter.step(layer)
+            meter.at(next(seen), total, WATCHING)
             half = len(x) // 2
             if layer in deltas:
                 y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
@@ -131,18 +133,19 @@ def solve(
 ) -> dict[str, LowRank]:
     """Return the deltas by target layer, except for unused layers, from one run as in ``record``, adapted layer by layer."""
     found: dict[str, LowRank] = {}
+    meter.at(0, len(assignments), FITTING)
 
     def solving(layer: str) -> Hook:
         assigned = assignments[layer]
 
         def hook(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            meter.step(layer)
+            meter.at(len(found), len(assignments), FITTING)
             half = len(x) // 2
             y_s, change = outputs[assigned.source].alone.float(), outputs[assigned.source].change.float()
             y_t, y_1 = (points.of(rows_out(module, part), half) for part in torch.split(y, half))
             x_1 = points.of_input(module, x[half:])
-            R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0))
-            found[layer] = _reduced(x_1, ridge(x_1, change @ R - (y_1 - y_t)), assigned.rank)
+            R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0), meter)
+            found[layer] = _reduced(x_1, ridge(x_1, change @ R - (y_1 - y_t), meter), assigned.rank)
             return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])
 
         return hook
@@ -156,7 +159,7 @@ def _run_on_two_copies(model: Model, batch: NoisyBatch, hooks: Mapping[str, Hook
         model.predict(batch.latents.repeat(2, 1, 1, 1), batch.times.repeat(2), model.encode(batch.prompts * 2))
 
 
-def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
+def ridge(X: torch.Tensor, Y: torch.Tensor, meter: Meter | None = None) -> torch.Tensor:
     """Return argmin_W ||Y - X W||^2 + lambda ||W||^2, float32 (n, m), for X (rows, n) and Y (rows, m).
 
     lambda is chosen from RIDGES by cross-validation on the last rows. The result is 0 if none predicts them better than 0 does.
@@ -164,7 +167,11 @@ def ridge(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     X, Y = X.double(), Y.double()
     cut = int(len(X) * (1 - HELD_OUT))
     solve = _solver(X[:cut], Y[:cut])
-    errors = [(Y[cut:] - X[cut:] @ solve(one)).square().sum().item() for one in RIDGES]
+    errors = []
+    for one in RIDGES:
+        errors.append((Y[cut:] - X[cut:] @ solve(one)).square().sum().item())
+        if meter:
+            meter.tick()
     best = min(range(len(RIDGES)), key=errors.__getitem__)
     if errors[best] >= Y[cut:].square().sum().item():
         return torch.zeros(X.shape[1], Y.shape[1])

@@ -1,13 +1,14 @@
 """The job of a method that runs the models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
-from lorax.models import Model, Models, Pictures, SavedTraining, Watch
-from lorax.progress import Meter
+from lorax.models import Model, Models, Pictures, SavedTraining, Watch, watched
+from lorax.progress import Meter, opening
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,10 @@ class Job:
     related: bool = False  # whether the bases are related
     saved: SavedTraining | None = None
     watch: Watch | None = None  # called at every validation of a training, which then does not resume from ``saved``
+
+    @contextmanager
+    def opened(self, base: Checkpoint) -> Iterator[Model]:
+        """Open a base for the length of the block, within which a stop works at every layer."""
+        self.meter.at(0, 1, opening(base.path.stem))
+        with self.models.opened(base) as model, watched(model, self.meter):
+            yield model

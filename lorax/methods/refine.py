@@ -17,11 +17,10 @@ STEPS_UNRELATED, STEPS_RELATED = 150, 10
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
     steps, rate = steps_of(job.steps, job.related), RATE_RELATED if job.related else RATE_UNRELATED
-    job.meter.expect(steps)
     if (pictures := job.teacher.stored(job.pictures)) is None:
-        with job.models.opened(job.source) as source:
+        with job.opened(job.source) as source:
             pictures = job.teacher.draw(source, job.pictures)
-    with job.models.opened(job.target) as target:
+    with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)
         lesson = Lesson(pictures.latents_in(target, job.meter), pictures.prompts, steps, rate)

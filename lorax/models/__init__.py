@@ -2,15 +2,18 @@
 
 from lorax.models.captions import captions, with_triggers
 from lorax.models.flops import Operations, operations
-from lorax.models.hooks import Hook, adapted, effect, hooked, recomputed, rows_in, rows_out, text_module
+from lorax.models.hooks import Hook, adapted, effect, hooked, recomputed, rows_in, rows_out, text_module, watched
 from lorax.models.optimizer import Factors, Scales
-from lorax.models.pictures import Pictures
+from lorax.models.pictures import AT_ONCE, PIXELS, Pictures
 from lorax.models.protocol import Conditioning, Model, Models
 from lorax.models.runnable import can_run, check, check_all
 from lorax.models.sampling import NoisyBatch, batch_size, batches, draw, noised, trajectory
+from lorax.models.speed import speed_of, speed_of_solving
 from lorax.models.training import Lesson, SavedTraining, State, Watch, train
 
 __all__ = [
+    "AT_ONCE",
+    "PIXELS",
     "Conditioning",
     "Factors",
     "Hook",
@@ -39,8 +42,11 @@ __all__ = [
     "recomputed",
     "rows_in",
     "rows_out",
+    "speed_of",
+    "speed_of_solving",
     "text_module",
     "train",
     "trajectory",
+    "watched",
     "with_triggers",
 ]

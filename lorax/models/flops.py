@@ -46,6 +46,7 @@ class Operations:
     decode: float  # by the autoencoder
     read: float  # by the autoencoder, to encode a picture
     layers: dict[str, Layer]  # of the UNet and the text encoders
+    autoencoder: list[Layer]
 
     @property
     def width(self) -> float:
@@ -68,8 +69,9 @@ def operations(base: Checkpoint) -> Operations:
     unet = {name: layer for name, layer in layers.items() if name.startswith("unet.")}
     predict = sum(layer.operations + _attention(name, layer, unet) for name, layer in unet.items())
     encode = sum(layer.operations for name, layer in layers.items() if name not in unet)
-    decode, read = (sum(layer.operations for layer in _autoencoder(base, size, side)) for side in ("decoder", "encoder"))
-    return Operations(size, predict, encode, decode, read, layers)
+    decoder, encoder = (list(_autoencoder(base, size, side)) for side in ("decoder", "encoder"))
+    decode, read = (sum(layer.operations for layer in side) for side in (decoder, encoder))
+    return Operations(size, predict, encode, decode, read, layers, [*decoder, *encoder])
 
 
 def _layers(base: Checkpoint, size: int) -> Iterator[tuple[str, Layer]]:

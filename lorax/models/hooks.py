@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lorax.checkpoint import TEXT_MODEL
 from lorax.low_rank import LowRank
 from lorax.models.protocol import Model
+from lorax.progress import Meter
 
 Hook = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]  # module, input, output -> output in its place
 
@@ -32,6 +33,16 @@ def adapted(model: Model, layers: Mapping[str, LowRank]) -> AbstractContextManag
     deltas = {layer: dW.to(model.device) for layer, dW in layers.items()}
     modules = {layer: model.module(layer) for layer in layers}
     return hooked(modules, lambda layer: lambda module, x, y: y + effect(module, x, deltas[layer]))
+
+
+@contextmanager
+def watched(model: Model, meter: Meter) -> Iterator[None]:
+    """Have every layer of the UNet tick within the block, so that a stop need not wait for a batch to pass through all of it."""
+    with ExitStack() as stack:
+        for layer in model.base.layers:
+            if layer.startswith("unet."):
+                stack.callback(model.module(layer).register_forward_pre_hook(lambda *given: meter.tick()).remove)
+        yield
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import torch
 
 from lorax.models.protocol import Model
 from lorax.models.sampling import batches
-from lorax.progress import Meter
+from lorax.progress import DECODING, ENCODING, Meter
 
 PIXELS = 8  # side of one latent
+AT_ONCE = 4  # latents with a side of 8 that the autoencoder takes at once
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class Pictures:
     def decoded(cls, model: Model, latents: torch.Tensor, prompts: list[str], meter: Meter) -> "Pictures":
         """Decode scaled latents (P, 4, h, w) with the model's autoencoder."""
         parts = []
-        for rows in batches(len(latents), model.size):
-            meter.note("decoding pictures")
+        for rows in batches(len(latents), model.size, AT_ONCE):
+            meter.at(int(rows[0]), len(latents), DECODING)
             parts.append((255 * model.decode(latents[rows])).round().byte().cpu())
         return cls(prompts, torch.cat(parts))
 
     def latents_in(self, model: Model, meter: Meter) -> torch.Tensor:
         """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU."""
         side, parts = PIXELS * model.size, []
-        for rows in batches(len(self.pixels), model.size):
-            meter.note("encoding pictures")
+        for rows in batches(len(self.pixels), model.size, AT_ONCE):
+            meter.at(int(rows[0]), len(self.pixels), ENCODING)
             part = self.pixels[rows] / 255
             if part.shape[-1] != side:
                 part = torch.nn.functional.interpolate(part, (side, side), mode="bicubic", antialias=True).clamp(0, 1)

@@ -7,7 +7,7 @@ import torch
 
 from lorax.models.protocol import Model
 from lorax.models.sampling import batches
-from lorax.progress import Meter
+from lorax.progress import CAPTIONS, Meter
 
 UNET = "unet."
 
@@ -24,8 +24,9 @@ class Prompts:
         one_by_one = len(batches(2, model.size)) == 2
         if one_by_one and all(layer.startswith(UNET) for layer in adapted):
             with torch.no_grad():
-                for prompt in dict.fromkeys(prompts):
-                    meter.note("encoding captions")
+                different = list(dict.fromkeys(prompts))
+                for number, prompt in enumerate(different):
+                    meter.at(number, len(different), CAPTIONS)
                     self._encoded[prompt] = model.encode([prompt])
 
     def __call__(self, prompts: list[str]) -> Any:

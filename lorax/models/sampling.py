@@ -8,7 +8,7 @@ import torch
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
 from lorax.models.protocol import Model
-from lorax.progress import Meter
+from lorax.progress import DRAWING, Meter
 
 STEPS = 12  # DDIM steps for a picture that a target learns from
 GUIDANCE = 3.0
@@ -46,12 +46,15 @@ def batches(count: int, size: int, small: int = 64) -> Sequence[torch.Tensor]:
 @torch.no_grad()
 def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], meter: Meter) -> torch.Tensor:
     """Draw a picture for each prompt with the adapter on the model's layers; return latents (P, 4, h, w) on the CPU."""
-    parts = []
+    parts, count, done = [], len(prompts), 0
     with adapted(model, adapter):
-        for rows in batches(len(prompts), model.size):
-            *_, (_, latents) = trajectory(model, [prompts[i] for i in rows.tolist()], rows.tolist(), STEPS, GUIDANCE)
-            parts.append(latents.cpu())
-            meter.step("drawing pictures")
+        for rows in batches(count, model.size):
+            passed: list[torch.Tensor] = []  # all that a batch passes through is small beside the model
+            for _, latents in trajectory(model, [prompts[i] for i in rows.tolist()], rows.tolist(), STEPS, GUIDANCE):
+                meter.at(done, count, DRAWING, share=(done + len(rows) * len(passed) / STEPS) / count)
+                passed.append(latents)
+            parts.append(passed[-1].cpu())
+            done += len(rows)
     return torch.cat(parts)
 
 

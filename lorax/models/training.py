@@ -14,7 +14,7 @@ from lorax.models.optimizer import Factors, Optimizer, Scales
 from lorax.models.prompts import Prompts
 from lorax.models.protocol import Model
 from lorax.models.sampling import NoisyBatch, batches, noised
-from lorax.progress import Meter
+from lorax.progress import TRAINING, Meter
 
 BATCH = 16  # pictures per step
 HELD_OUT = 8  # one picture in so many is held out for validation
@@ -61,14 +61,13 @@ def train(
     """
     run = _Run(target, trained, lesson, meter, watch)
     optimizer = run.optimizer
-    if _resumed(optimizer, saved):
-        for _ in range(optimizer.step):
-            meter.step("going on")
-    else:
+    resumed = _resumed(optimizer, saved)
+    meter.at(optimizer.step, lesson.steps, TRAINING)
+    if not resumed:
         run.validate()
     while optimizer.step < lesson.steps and optimizer.stale < PATIENCE:
         try:
-            meter.step("training")
+            meter.at(optimizer.step, lesson.steps, TRAINING)
         except BaseException:
             _save(optimizer, saved)
             raise
@@ -99,6 +98,7 @@ class _Run:
 
         def add_gradient(scale: float) -> None:
             for part in batches(len(batch), self._target.size, BATCH):
+                self._meter.tick()
                 layers = self._trained.layers(self._trained.parameters)
                 with adapted(self._target, layers), recomputed(self._blocks):
                     torch.autograd.backward(scale * self._loss(batch.rows(part)) / len(batch))
@@ -111,7 +111,7 @@ class _Run:
         layers, total = self._trained.layers(self.optimizer.average), 0.0
         with adapted(self._target, layers):
             for rows in batches(len(self._held_out), self._target.size):
-                self._meter.note("looking at what is left out")
+                self._meter.tick()
                 total += self._loss(self._held_out.rows(rows)).item()
         loss = total / len(self._held_out)
         if self.optimizer.step == 0 and not math.isfinite(loss):

@@ -1,11 +1,12 @@
 """Transfers adapters: plans which layer goes where, moves the layers by a method, and reports the result for each."""
 
 from lorax.transfer.as_json import as_json
-from lorax.transfer.cost import estimate, total
+from lorax.transfer.by_models import find_hashes
+from lorax.transfer.cost import estimate, hashing_of, total
 from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
-from lorax.transfer.running import run, run_all
+from lorax.transfer.running import expected, run, run_all
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "Verdict",
     "as_json",
     "estimate",
+    "expected",
+    "find_hashes",
+    "hashing_of",
     "plan",
     "plan_all",
     "run",

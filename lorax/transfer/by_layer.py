@@ -13,6 +13,7 @@ from lorax.devices import pick_device
 from lorax.low_rank import LowRank
 from lorax.methods import WeightPair, auto, pair_cache, weight_method
 from lorax.pairing import Columns, Vector
+from lorax.progress import MOVING
 from lorax.reasons import Reason, Why
 from lorax.subspace import SMALL, Decomposition, RankRule
 from lorax.transfer.planning import Context, Moved, Plan
@@ -27,16 +28,20 @@ STEP = 7  # every seventh row of a copied layer is compared with the delta; head
 SAMPLE = 5  # large layers in a sample
 
 
-def run(plans: Sequence[Plan], context: Context, *, survey: bool = False) -> list[Moved]:
+def run(plans: Sequence[Plan], context: Context, *, survey: bool = False, phase: str = MOVING) -> list[Moved]:
     """Move adapters by weights, in one pass, each as if alone. A ``survey`` also measures the similarity of every layer."""
-    total, done = sum(len(plan.pairs) for plan in plans), itertools.count()
+    total, done, meter = sum(len(plan.pairs) for plan in plans), 0, context.meter
     layers = LayerPass(plans, context, survey)
-    stream = Stream(pick_device(plans[0].options.device), layers.size, layers.load, layers.work)
-    for sampled in (True, False):
-        for (number, name), end in itertools.chain.from_iterable(stream(layers.tasks(sampled))):
-            context.progress(next(done), total, name)
-            layers.ended[number][name] = end
-    context.progress(total, total, "")
+    stream = Stream(pick_device(plans[0].options.device), layers.size, layers.load, layers.work, meter.tick)
+    parts = [layers.tasks(sampled) for sampled in (True, False)]
+    passed, ahead = 0, max(1, sum(map(layers.size, itertools.chain(*parts))))
+    for tasks in parts:
+        for task, ends in zip(tasks, stream(tasks), strict=True):
+            meter.at(done, total, phase, share=passed / ahead)
+            passed, done = passed + layers.size(task), done + len(ends)
+            for (number, name), end in ends:
+                layers.ended[number][name] = end
+    meter.at(total, total, phase)
     return [
         _concluded(plan, [layers.ended[number][name] for name in plan.pairs], layers.deciding(number))
         for number, plan in enumerate(plans)

@@ -7,9 +7,9 @@ from functools import partial
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO, BRIDGE, METHODS, REFINE, Job, ModelMethod
-from lorax.models import Model, Pictures, Watch, batches, check_all, draw
+from lorax.models import Model, Pictures, Watch, check_all, draw
 from lorax.pairing import Pair
-from lorax.progress import Meter
+from lorax.progress import COMPARING, Meter
 from lorax.reasons import Reason, Why
 from lorax.transfer import by_layer
 from lorax.transfer.assignment import assignments
@@ -30,13 +30,11 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     if context.models is None:
         raise LoraxError(f"method {plan.options.method} runs the models, and nothing is given that runs them.")
     check_all(plan.source, plan.target)
-    if context.cache is not None and context.cache.is_on_disk:  # the keys contain the bases' hashes
-        for base in (plan.source, plan.target):
-            base.identity.find(context.progress)
+    find_hashes(plan, context)
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    store, meter, method = Store.of(plan, context.cache, start), Meter(context.progress), _method(plan.options.method)
+    store, meter, method = Store.of(plan, context.cache, start), context.meter, _method(plan.options.method)
     deltas = plan.adapter.deltas_of(plan.source)
     assigned = assignments(plan)
     if not assigned:
@@ -61,6 +59,13 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     return concluded(plan, auto, method.fit(job), deltas)
 
 
+def find_hashes(plan: Plan, context: Context) -> None:
+    """Hash the bases if there is a cache on the disk, whose keys contain that."""
+    if context.cache is not None and context.cache.is_on_disk:
+        for base in (plan.source, plan.target):
+            base.identity.find(context.meter)
+
+
 def foretold(plan: Plan, context: Context) -> Moved:
     """Return a report of what the method would do, and its cost, without running a model. Raises LoraxError as ``run`` does."""
     check_all(plan.source, plan.target)
@@ -72,7 +77,7 @@ def foretold(plan: Plan, context: Context) -> Moved:
     for name, (pair, target) in _paired(plan).items():
         record = _record(name, pair, plan.adapter.delta(name, plan.source).norm())
         records[name] = record(status=Status.TRANSFERRED, reason=how, rank=assigned[target].rank)
-    cost = estimate(plan, related=bool(auto.layers)) if records else None
+    cost = estimate(plan, related=bool(auto.layers), cache=context.cache) if records else None
     extra = len(assigned) - len(records)
     return Moved({}, dataclasses.replace(_report(plan, auto, records), cost=cost, extra_layers=extra))
 
@@ -94,7 +99,6 @@ class _Teacher:
         return self._store.pictures(self._plan, count)
 
     def draw(self, source: Model, count: int) -> Pictures:
-        self._meter.expect(len(batches(count, source.size)))
         prompts = prompts_of(self._plan, count)
         latents = draw(source, self._deltas, prompts, self._meter)
         pictures = Pictures.decoded(source, latents, prompts, self._meter)
@@ -104,12 +108,8 @@ class _Teacher:
 
 def _by_weights(plan: Plan, context: Context) -> Moved:
     """Return the result of ``auto``, which also tells whether the bases are related."""
-
-    def comparing(done: int, total: int, name: str) -> None:
-        context.progress(done, total, "comparing the checkpoints")
-
     of_auto = dataclasses.replace(plan, options=dataclasses.replace(plan.options, method=AUTO))
-    return by_layer.run([of_auto], dataclasses.replace(context, progress=comparing))[0]
+    return by_layer.run([of_auto], context, phase=COMPARING)[0]
 
 
 def _has_already(plan: Plan, auto: Moved) -> bool:

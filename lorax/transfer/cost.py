@@ -1,75 +1,70 @@
-"""Estimates the time and memory of bridge and refine, before a model is opened.
+"""Estimates the time and memory of bridge and refine, before a model is opened, phase by phase.
 
-The number of runs follows from the methods' constants, and the operations of a run from the bases' headers. The speed of the
-device is measured; ``EFFICIENCY`` is the share of it that these models reach (docs/behaviour.md).
+How often each model runs follows from the methods' constants, and the operations of a run from the bases' headers
+(``lorax.transfer.work``). The speed of the device is measured on a small block of the model's width (``lorax.models.speed``).
+What a part of a model reaches of that speed was measured on the lab's models (docs/behaviour.md).
 """
 
-import math
-import time
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
-from lorax.checkpoint import component_of
+from lorax.checkpoint import Checkpoint, component_of
 from lorax.devices import pick_device, precision
-from lorax.methods import BRIDGE, bridge, refine
-from lorax.models import Operations, operations, sampling, training
-from lorax.options import Running
+from lorax.files import Cache
+from lorax.methods import AUTO, BRIDGE, bridge, runs_models, weight_method
+from lorax.models import AT_ONCE, PIXELS, Operations, operations, sampling, speed_of, speed_of_solving, training
+from lorax.progress import COMPARING, FITTING, MOVING, Phase, hashing, opening
+from lorax.subspace import SMALL
+from lorax.transfer import by_layer
 from lorax.transfer.assignment import assignments
 from lorax.transfer.expected import Cost
-from lorax.transfer.planning import Plan
+from lorax.transfer.planning import Context, Plan
+from lorax.transfer.resume import Store
+from lorax.transfer.work import Stage, pictures_of, solving, stages
 
-EFFICIENCY = 0.8  # speed of a wide model, relative to a large matrix product; half of that at the width NARROW
-NARROW = 80
-SOLVING = 0.7  # speed of regressions, relative to a large matrix product
+UNET, TRAINED, TEXT, AUTOENCODER = 0.6, 0.55, 0.5, 1.15  # shares of a block's speed; that of the UNet is with an adapter on it
 BACKWARD = 2  # operations of a backward pass, in forward passes
-EIGEN = 10  # operations of an eigendecomposition, in cubes of the size
+SAMPLED = 6  # layers that tell whether two bases are related
+LAYER, READ, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model
+SOLVED = 0.7  # speed of regressions, relative to products in float64
+EIGEN = 24.0  # operations of comparing two layers, in cubes of the smaller side
 HELD = 3  # values in memory at a time, relative to those of the largest layer, or of a block's layers together
 STATES = 6  # copies of a trained factor: itself, its gradient, AdamW's two moments, the average, and the best average
-FLOAT = 4  # bytes
+FLOAT, DOUBLE = 4, 8  # bytes
+GRAMS = 4  # matrices of a regression that are as large as its Gram matrix
+PROGRAM = 350_000_000  # bytes of the program with its packages, in main memory
 
 
-@dataclass(frozen=True)
-class Work:
-    """The work of one model, in samples."""
+def estimate(plan: Plan, method: str | None = None, *, related: bool | None = None, cache: Cache | None = None) -> Cost:
+    """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early.
 
-    predicted: int  # by the UNet
-    encoded: int  # by the text encoders
-    at_once: int  # the largest batch of the UNet
-    decoded: int = 0  # by the autoencoder
-    read: int = 0  # encoded by the autoencoder
-    trained: int = 0  # the part of ``predicted`` that has a backward pass
-
-    def __add__(self, other: "Work") -> "Work":
-        """Return the work of doing one after the other."""
-        sums = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
-        return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
+    Whether the bases are related is found from a few layers, if it is not given. ``cache`` may hold pictures drawn earlier.
+    """
+    job = _Job.of(plan, method or plan.options.method, related, cache)
+    return Cost(sum(phase.seconds for phase in job.phases()), job.bytes(), job.device.type)
 
 
-def estimate(plan: Plan, method: str | None = None, *, related: bool = False) -> Cost:
-    """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early."""
-    method, device = method or plan.options.method, pick_device(plan.options.device)
-    dtype = precision(device)
-    rate, models = rate_of(device, dtype), (operations(plan.source), operations(plan.target))
-    assigned = assignments(plan)
-    of_text = any(component_of(target) != "unet" for target in assigned)
-    outs = [models[0].layers[one.source].out for one in assigned.values()]
-    shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
-    if method == BRIDGE:
-        works = works_of_bridge(plan.running, *models, of_text)
-        stored = 2 * torch.half.itemsize * sum(outs)  # bytes for a point
-        rows = bridge.points_for(sum(outs))
-        solved = sum(solving(rows, m_s, m, n) for m_s, (m, n) in zip(outs, shapes, strict=True))
-        seconds = solved / SOLVING / rate_of(torch.device("cpu"), torch.float64)
-        held = rows * stored if device.type == "cpu" else 0
-    else:
-        works = works_of_refine(plan.running, *models, of_text, related)
-        factors = sum(one.rank * (m + n) for one, (m, n) in zip(assigned.values(), shapes, strict=True))
-        seconds, held = 0.0, STATES * FLOAT * factors
-    seconds += sum(_seconds(work, of, rate, of_text) for work, of in zip(works, models, strict=True))
-    return Cost(seconds, held + max(_bytes(work, of, dtype) for work, of in zip(works, models, strict=True)), device.type)
+def phases(plan: Plan, cache: Cache | None = None) -> list[Phase]:
+    """Return the phases of moving one adapter by the plan's method, which runs the models, as ``estimate`` does."""
+    hashed = [plan.source, plan.target] if cache is not None and cache.is_on_disk else []  # the keys contain the hashes
+    return [*hashing_of(hashed), *_Job.of(plan, plan.options.method, None, cache).phases()]
+
+
+def moving(plans: Sequence[Plan], name: str = MOVING) -> Phase:
+    """Return the phase of moving adapters by weights."""
+    method = plans[0].options.method
+    measures_all = not runs_models(method) and weight_method(method).gated
+    targets = [plan.target.matrix(pair.target) for plan in plans for pair in plan.pairs.values() if pair and pair.target]
+    sides = [min(shape) for shape in targets if measures_all or min(shape) <= SMALL]
+    return Phase(name, LAYER * len(targets) + sum(EIGEN * side**3 for side in sides) / speed_of_solving())
+
+
+def hashing_of(bases: Iterable[Checkpoint]) -> list[Phase]:
+    """Return the phases of hashing bases."""
+    return [Phase(hashing(base.title), base.identity.unread / READ) for base in bases]
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -78,80 +73,98 @@ def total(costs: Iterable[Cost]) -> Cost:
     return Cost(sum(one.seconds for one in found), max(one.bytes for one in found), found[0].device)
 
 
-def works_of_bridge(running: Running, source: Operations, target: Operations, of_text: bool) -> tuple[Work, Work]:
-    """Return the work of the source and of the target. ``of_text``: whether the adapter has layers of text encoders."""
-    count = bridge.pictures_seen(running.pictures, max(source.size, target.size))
-    both = Work(2 * count, 2 * count, 2 * count, read=count)  # with the adapter and without it, in one batch
-    scaling = _training(count, bridge.SCALING_STEPS, target, of_text)
-    return _drawing(count, source) + both, both + scaling
+def are_related(plan: Plan) -> bool:
+    """Tell whether the bases are related, by a few of the layers that ``auto`` judges them by."""
+    judged = [name for name in plan.pairs if plan.same_shape(name) and plan.is_judged(name)]
+    few = {name: plan.pairs[name] for name in judged[:: max(1, -(-len(judged) // SAMPLED))]}
+    options = dataclasses.replace(plan.options, method=AUTO)
+    sampled = dataclasses.replace(plan, pairs=few, options=options, vectors=[])
+    return bool(few) and by_layer.run([sampled], Context())[0].report.unrelated is None
 
 
-def works_of_refine(running: Running, source: Operations, target: Operations, of_text: bool, related: bool) -> tuple[Work, Work]:
-    """Return the work of the source and of the target, as ``works_of_bridge`` does."""
-    steps = refine.steps_of(running.steps, related)
-    reading = Work(0, 0, 0, read=running.pictures)
-    return _drawing(running.pictures, source), _training(running.pictures, steps, target, of_text) + reading
+@dataclass(frozen=True)
+class _Job:
+    """A job whose cost is asked for."""
+
+    plan: Plan
+    device: torch.device
+    models: tuple[Operations, Operations]
+    stages: list[Stage]
+    rows: int  # points at which bridge compares layers; 0 for refine
+    solved: list[tuple[int, int, int]]  # shapes of the layers that bridge solves: outputs of the source's, shape of the target's
+    factors: int  # values that are trained
+
+    @classmethod
+    def of(cls, plan: Plan, method: str, related: bool | None, cache: Cache | None) -> "_Job":
+        models, assigned = (operations(plan.source), operations(plan.target)), assignments(plan)
+        outs = [models[0].layers[one.source].out for one in assigned.values()]
+        shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
+        is_bridge = method == BRIDGE
+        done = stages(
+            method,
+            plan.running,
+            models,
+            of_text=any(component_of(target) != "unet" for target in assigned),
+            related=not is_bridge and (are_related(plan) if related is None else related),
+            drawn=_is_drawn(plan, pictures_of(method, plan.running, models), cache),
+        )
+        ranks = [assigned_to.rank for assigned_to in assigned.values()]
+        factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
+        solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
+        return cls(plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors)
+
+    def phases(self) -> list[Phase]:
+        """Return the phases with their seconds."""
+        found, of_target = [moving([self.plan], COMPARING)], None
+        for stage in self.stages:
+            if stage.of_target is not of_target:
+                of_target = stage.of_target
+                base, of = (self.plan.source, self.plan.target)[of_target], self.models[of_target]
+                found.append(Phase(opening(base.path.stem), MODULES + of.parameters / OPENED))
+            found.append(Phase(stage.phase, self._seconds(stage)))
+        return found
+
+    def _seconds(self, stage: Stage) -> float:
+        of, work = self.models[stage.of_target], stage.work
+        again = BACKWARD + (of.size > training.LARGE)  # blocks of a large model are recomputed
+        unet = (work.predicted - work.trained) * of.predict / UNET + work.trained * (1 + again) * of.predict / TRAINED
+        others = work.encoded * of.encode / TEXT + (work.decoded * of.decode + work.read * of.read) / AUTOENCODER
+        seconds = (unet + others) / speed_of(self.device, precision(self.device), of.width)
+        if stage.phase == FITTING:
+            seconds += sum(solving(self.rows, *shapes) for shapes in self.solved) / SOLVED / speed_of_solving()
+        return seconds
+
+    def bytes(self) -> int:
+        """Return the bytes at the peak: in the graphics card's memory if that computes, else of the whole program."""
+        on_card = self.device.type != "cpu"
+        held = max(self._bytes(stage, precision(self.device).itemsize) for stage in self.stages)
+        return held if on_card else held + PROGRAM + self._in_main_memory()
+
+    def _in_main_memory(self) -> int:
+        """Return the bytes of the pictures and of what bridge keeps of the source."""
+        drawn = max(stage.work.read for stage in self.stages)
+        pictures = drawn * 3 * (PIXELS * self.models[0].size) ** 2
+        return pictures + 2 * torch.half.itemsize * self.rows * sum(out for out, _, _ in self.solved)
+
+    def _bytes(self, stage: Stage, width: int) -> int:
+        """Return the bytes of the weights, of the values between layers, and of what is trained or solved."""
+        of, work = self.models[stage.of_target], stage.work
+        layers = [layer.values for layer in of.layers.values()]
+        values = HELD * work.at_once * max(layers)
+        trained, solved = 0, 0
+        if work.trained:
+            at_once = min(work.at_once, sampling.batch_size(training.BATCH, of.size))
+            values = max(values, at_once * sum(layers) * HELD // (2 if of.size <= training.LARGE else 8))
+            trained = STATES * FLOAT * self.factors
+        if stage.phase == FITTING and self.device.type == "cpu":
+            solved = max(DOUBLE * (self.rows * (2 * n + 4 * m) + GRAMS * min(n, self.rows) ** 2) for _, m, n in self.solved)
+        coded = min(work.decoded + work.read, sampling.batch_size(AT_ONCE, of.size))
+        coded *= HELD * FLOAT * max((layer.values for layer in of.autoencoder), default=0)
+        weights = width * of.parameters + FLOAT * sum(layer.parameters for layer in of.autoencoder)
+        return weights + width * values + trained + solved + coded
 
 
-@lru_cache
-def rate_of(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations per second of a matrix product, for 0.3 seconds."""
-    size = 512 if device.type == "cpu" else 4096
-    matrix, done = torch.ones(size, size, device=device, dtype=dtype), 0
-    (matrix @ matrix)[0, 0].item()  # the first product takes longer; reading a value waits for the device
-    began = time.perf_counter()
-    while (passed := time.perf_counter() - began) < 0.3:
-        (matrix @ matrix)[0, 0].item()
-        done += 1
-    return 2.0 * size**3 * done / passed
-
-
-def _drawing(count: int, of: Operations) -> Work:
-    """Return the work of drawing pictures: each step predicts with the caption and without it."""
-    return Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, of), decoded=count)
-
-
-def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
-    """Return the work of a training that does not stop early."""
-    held_out = math.ceil(pictures / training.HELD_OUT)
-    judged, batch = training.REPEATS * held_out, min(training.BATCH, pictures - held_out)
-    validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
-    predicted = validations * judged + trained
-    encoded = pictures if _at_once(2, of) == 1 and not of_text else predicted  # see ``lorax.models.prompts``
-    return Work(predicted, encoded, max(_at_once(judged, of), _at_once(batch, of, training.BATCH)), trained=trained)
-
-
-def _at_once(count: int, of: Operations, most: int = 64) -> int:
-    return min(count, sampling.batch_size(most, of.size))
-
-
-def _seconds(work: Work, of: Operations, rate: float, of_text: bool) -> float:
-    forward = work.predicted * of.predict + work.encoded * of.encode + work.decoded * of.decode + work.read * of.read
-    again = BACKWARD + (of.size > training.LARGE)  # blocks of a large model are recomputed
-    backward = work.trained * (again * of.predict + BACKWARD * of.encode * of_text)
-    return (forward + backward) * (1 + NARROW / of.width) / (EFFICIENCY * rate)
-
-
-def solving(rows: int, m_s: int, m: int, n: int) -> float:
-    """Estimate the operations of ``bridge.solve`` for a source layer (m_s, ...) and a target layer (m, n)."""
-    k = min(rows, m)
-    cut = 2.0 * rows * n * m + 2.0 * k * k * max(rows, m) + EIGEN * k**3
-    return regression(rows, m_s, m) + regression(rows, n, m) + cut
-
-
-def regression(rows: int, n: int, m: int) -> float:
-    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, and a solution for each lambda."""
-    k, solutions = min(rows, n), len(bridge.RIDGES) + 1
-    applied = rows if n > rows else 2 * bridge.HELD_OUT * rows
-    return 4.0 * k * k * max(rows, n) + solutions * (k**3 / 3 + 2.0 * k * k * m + 2.0 * applied * n * m)
-
-
-def _bytes(work: Work, of: Operations, dtype: torch.dtype) -> int:
-    """Estimate the bytes of the weights and of the values between layers; of one block if a backward pass recomputes blocks."""
-    width = dtype.itemsize
-    layers = [layer.values for layer in of.layers.values()]
-    held = HELD * work.at_once * max(layers)
-    if work.trained:
-        at_once = _at_once(training.BATCH, of, training.BATCH)
-        held = max(held, at_once * sum(layers) * HELD // (2 if of.size <= training.LARGE else 8))
-    return width * (of.parameters + held)
+def _is_drawn(plan: Plan, count: int, cache: Cache | None) -> bool:
+    """Tell whether the pictures are in the cache. It is not asked before the bases' hashes, by which it keeps them, are known."""
+    known = cache is not None and not plan.source.identity.unread and not plan.target.identity.unread
+    return known and Store.of(plan, cache).has_pictures(count)

@@ -14,7 +14,7 @@ from lorax.low_rank import LowRank
 from lorax.models import Models
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, Vector, pair, pair_vectors
-from lorax.progress import Progress, silent
+from lorax.progress import Meter, Progress, silent
 from lorax.transfer.report import Report
 
 
@@ -132,6 +132,11 @@ class Context:
     progress: Progress = silent
     cache: Cache | None = None
     models: Models | None = None
+
+    @cached_property
+    def meter(self) -> Meter:
+        """The progress of the job in this environment. It begins when it is first asked for."""
+        return Meter(self.progress)
 
 
 def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None) -> Plan:

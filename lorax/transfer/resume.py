@@ -41,6 +41,10 @@ class Store:
         entry = self._get(f"{self.source}-{count}-drawn")
         return Pictures(prompts_of(plan, count), entry.tensors["pictures"]) if entry is not None else None
 
+    def has_pictures(self, count: int) -> bool:
+        """Tell whether ``count`` pictures of the source are stored."""
+        return self._cache is not None and self._cache.has(f"{self.source}-{count}-drawn")
+
     def save_pictures(self, pictures: Pictures) -> None:
         """Store pictures, which serve other targets of the adapter too."""
         self._put(f"{self.source}-{len(pictures.prompts)}-drawn", {"pictures": pictures.pixels}, {})

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 
 from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory
+from lorax.progress import EVERY
 
 Task = TypeVar("Task")
 Loaded = TypeVar("Loaded")
@@ -23,7 +24,8 @@ class Stream(Generic[Task, Loaded, Done]):
     """A pipeline: one thread reads ahead by ``load(task, device)``, others run ``work(task, loaded)``. Results are in order.
 
     On a CPU there are as many workers as torch has threads, with one thread each: parallel decompositions are faster than a
-    parallel decomposition. On CUDA there is one worker. ``size(task)`` is the number of bytes that a task takes.
+    parallel decomposition. On CUDA there is one worker. ``size(task)`` is the number of bytes that a task takes. ``idle`` is
+    called now and then while a result is waited for, and may raise to stop.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class Stream(Generic[Task, Loaded, Done]):
         size: Callable[[Task], int],
         load: Callable[[Task, torch.device], Loaded],
         work: Callable[[Task, Loaded], Done],
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
-        self.device, self._size, self._load, self._work = device, size, load, work
+        self.device, self._size, self._load, self._work, self._idle = device, size, load, work, idle
         self.budget = min(LIMITS[device.type], _free(device) // 2)
         self._workers = torch.get_num_threads() if device.type == "cpu" else 1
 
@@ -54,6 +57,8 @@ class Stream(Generic[Task, Loaded, Done]):
                     running.append((task, begin(task)))
                 task, future = running.popleft()
                 while True:
+                    while not wait([future], timeout=EVERY).done:
+                        self._idle()
                     try:
                         done = future.result()
                         break

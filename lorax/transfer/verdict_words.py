@@ -1,9 +1,10 @@
 """Puts verdicts into words for artists: one or two sentences."""
 
+from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Do, Kind, Verdict
-from lorax.transfer.wording import between, time_words
+from lorax.transfer.wording import between
 
 FEW = 10  # seconds, below which no number is said
 UNSURE = "The two checkpoints do not predict the same, so the effect may be weaker or another one: compare."
@@ -17,7 +18,7 @@ def words(verdict: Verdict) -> str:
 
 def duration(seconds: float) -> str:
     """Say how long an action takes."""
-    return "a few seconds" if seconds < FEW else f"about {time_words(seconds)}"
+    return "a few seconds" if seconds < FEW else f"about {in_words(seconds)}"
 
 
 def _works(verdict: Verdict) -> str:

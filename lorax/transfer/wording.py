@@ -8,6 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from lorax.checkpoint import Mismatch
+from lorax.progress import in_words
 from lorax.reasons import Why
 from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS, Cost, Forecast, Measured, Proposal
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated
@@ -126,7 +127,7 @@ def proposal_words(proposal: Proposal) -> str:
 def cost_words(cost: Cost) -> str:
     """Say how much time and memory something takes."""
     where = "the CPU" if cost.device == "cpu" else "the graphics card"
-    return f"about {time_words(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
+    return f"about {in_words(cost.seconds)} on {where}, and about {cost.bytes / 1e9:.1f} GB of its memory"
 
 
 def expected_words(expected: Forecast | Measured) -> str:
@@ -242,18 +243,6 @@ def between(low: float, high: float) -> str:
 def _percent(share: float) -> str:
     """Round to 5 %: more would be a claim."""
     return f"{5 * round(20 * share)} %"
-
-
-def time_words(seconds: float) -> str:
-    """Say a time as exactly as it can be known."""
-    if seconds < 90:
-        return f"{max(10, 10 * round(seconds / 10))} seconds"
-    minutes = seconds / 60
-    if minutes < 90:
-        step = 1 if minutes < 10 else 5
-        return f"{step * round(minutes / step)} minutes"
-    hours = minutes / 60
-    return f"{round(hours)} hours" if hours >= 9.5 else f"{round(2 * hours) / 2:g} hours"
 
 
 def _number(value: float | None) -> str:

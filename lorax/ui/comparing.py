@@ -13,8 +13,7 @@ import gradio as gr
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.output import previews, store_preview, store_weight
-from lorax.progress import Progress
-from lorax.transfer.wording import time_words
+from lorax.progress import Progress, in_words
 from lorax.ui import words
 from lorax.ui.comparison import MOST, OTHERS, Comparison, Pace, Sheet, moved_loras, sheet
 from lorax.ui.controls import js
@@ -152,7 +151,7 @@ class Comparing:
 
     def _count(self, asked: Comparison, planned: Sheet) -> str:
         seconds = self._pace.expected(planned.shots, asked.work)
-        long = f", about {time_words(seconds)}" if seconds else ". How long they take is told once the first ones are drawn"
+        long = f", about {in_words(seconds)}" if seconds else ". How long they take is told once the first ones are drawn"
         count = f"{len(planned.shots)} of at most {MOST} pictures{long}."
         return "".join(words.message(text, kind) for text, kind in [(count, "note"), *((w, "warning") for w in planned.warnings)])
 
@@ -264,7 +263,7 @@ class Comparing:
 
         def telling(done: int, total: int, text: str) -> None:
             last = next(reversed(took.values()))[-1] if took else None
-            left = f", about {time_words(last * (total - done))} left" if last and done < total else ""
+            left = f", about {in_words(last * (total - done))} left" if last and done < total else ""
             progress(done, total, f"{text}: picture {min(done + 1, total)} of {total}{left}" if text else text)
 
         before, stopped = time.monotonic(), True

@@ -87,7 +87,10 @@ def sheet(asked: Comparison, host: Host) -> Sheet:
     """Plan the pictures. Raises LoraxError if there are none or too many, or if a file is not there any more."""
     listed, warnings = moved_loras(host), list[str]()
     if gone := [label for label in asked.which if label not in listed]:
-        raise LoraxError(f"{gone[0].partition('  (')[0]}: not there any more. Choose another moved LoRA.")
+        name = gone[0].partition("  (")[0]
+        there = host.adapters().get(name)
+        problem = facts(there.path).problem if there and there.path.is_file() else ""
+        raise LoraxError(problem or f"{name}: not there any more. Choose another moved LoRA.")
     if not asked.which:
         raise LoraxError("No moved LoRA is chosen. Transfer a LoRA, or choose one that was moved before.")
     others, moved = list[Shot](), list[Shot]()

@@ -165,11 +165,10 @@ class _Work:
     def _move(self, tasks: list[_Task], progress: Progress) -> None:
         """Move and write the adapters of one pass. If that fails, each half of them is tried by itself."""
         try:
-            work = self._opened(tasks)
-            if work.cost:
-                self._announce(work.cost)
-            moved = work.run(progress, self._memory)
-            self._sha256 |= work.find_hashes(moved, self._destination.saving, progress)
+            work, saving = self._opened(tasks, progress), self._destination.saving
+            work.prepare([task.path for task in tasks if task.path], saving, self._announce)
+            moved = work.run()
+            self._sha256 |= work.find_hashes(moved, saving)
         except Interrupted:
             raise
         except Exception as error:
@@ -179,26 +178,26 @@ class _Work:
         else:
             for number, (task, one) in enumerate(zip(tasks, moved, strict=True)):
                 with task.failing():
-                    self._write(work, number, task, one, progress)
+                    self._write(work, number, task, one)
             return
         middle = len(tasks) // 2
         self._move(tasks[:middle], progress)
         self._move(tasks[middle:], progress)
 
-    def _opened(self, tasks: Sequence[_Task]) -> Pass:
+    def _opened(self, tasks: Sequence[_Task], progress: Progress) -> Pass:
         source, target = tasks[0].source, tasks[0].target
         assert source is not None
         source, target = (replace(base, sha256=self._sha256.get(base.path, base.sha256)) for base in (source, target))
-        return Pass(Request(source, target, [task.adapter for task in tasks], self._asked.options, self._asked.running))
+        adapters = [task.adapter for task in tasks]
+        return Pass(Request(source, target, adapters, self._asked.options, self._asked.running), progress, self._memory)
 
-    def _write(self, work: Pass, number: int, task: _Task, moved: Moved, progress: Progress) -> None:
+    def _write(self, work: Pass, number: int, task: _Task, moved: Moved) -> None:
         assert task.path is not None
         staging, result = Staging(), None
         try:
             with staging:
-                progress(number, len(work.plans), f"writing {task.path.name}")
                 result = work.stage(number, moved, task.path, staging, self._destination.saving)
-                progress(number + 1, len(work.plans), "")  # the last chance to stop before the files appear
+                work.finish(task.path)
         except KeyboardInterrupt:
             if staging.is_placed():
                 task.end(End.WRITTEN, result=result)
@@ -226,9 +225,9 @@ def _in_words(adapter: Path, error: Exception) -> str:
 
 
 def _counted(progress: Progress, number: int, passes: int) -> Progress:
-    """Return the progress of one of several passes."""
+    """Return the progress of one of several passes, as a share of all of them."""
 
     def show(done: int, total: int, text: str) -> None:
-        progress(done, total, f"{number} of {passes}: {text}" if text and passes > 1 else text)
+        progress((number - 1) * total + done, passes * total, f"{number} of {passes}: {text}" if passes > 1 else text)
 
     return show

@@ -19,7 +19,7 @@ from lorax.formats import AdapterFile, Header, open_adapter, split
 from lorax.low_rank import LowRank
 from lorax.options import Options
 from lorax.output import plain_lora
-from lorax.progress import Progress, silent
+from lorax.progress import MOVING, Meter, Progress, silent
 from lorax.transfer import Context, plan, run, wording
 
 
@@ -146,9 +146,9 @@ def _matches(adapter: AdapterFile, base: Checkpoint) -> bool:
 def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Progress) -> dict[str, LowRank]:
     """Return the adapter's deltas on its source. In the small form, each takes a decomposition."""
     layers = [(name, layer) for name, layer in adapter.layers_of(base).items() if layer is not None]
-    deltas = {}
+    deltas, meter = {}, Meter(progress)
     for done, (name, layer) in enumerate(layers):
-        progress(done, len(layers), name)
+        meter.at(done, len(layers), MOVING)
         deltas[layer] = adapter.delta(name, base, pick_device(device))
     return deltas
 

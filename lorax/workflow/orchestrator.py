@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorax.files import Staging
+from lorax.files import Cache, Staging
 from lorax.models import check_all
 from lorax.output import Naming
 from lorax.progress import Progress, silent
@@ -15,11 +15,14 @@ from lorax.workflow.passes import Pass, plans
 from lorax.workflow.request import Request, Result
 
 
-def cost_of(request: Request) -> Cost:
-    """Estimate a transfer by a method that runs the models, from headers alone. Raises LoraxError if they cannot be run."""
+def cost_of(request: Request, cache: Cache | None = None, *, related: bool | None = None) -> Cost:
+    """Estimate a transfer by a method that runs the models. Raises LoraxError if they cannot be run.
+
+    ``related``: whether the bases are related, which is found from a few layers if it is not known. ``cache`` may hold pictures.
+    """
     planned = plans(replace(request, options=replace(request.options, pairing="name")))  # other pairs take about as much
     check_all(planned[0].source, planned[0].target)
-    return total(estimate(one) for one in planned)
+    return total(estimate(one, related=related, cache=cache) for one in planned)
 
 
 def analyse(
@@ -27,11 +30,10 @@ def analyse(
 ) -> list[Result]:
     """Do all but write, and measure the similarity of every layer. Models are not run: the report tells what would be done."""
     with Staging() as staging:
-        work = Pass(request)
+        work = Pass(request, progress, memory, survey=True)
         if report:
             report.check(work.inputs)
-        moved = work.run(progress, memory or Memory(), survey=True)
-        results = [work.result(number, one) for number, one in enumerate(moved)]
+        results = [work.result(number, one) for number, one in enumerate(work.run())]
         if report:
             report.stage(reports_of(results), staging)
     return results
@@ -47,22 +49,20 @@ def transfer(
 ) -> list[Result]:
     """Move and write the adapters; all files appear together, or none does. ``announce`` gets the cost before models are run."""
     with Staging() as staging:
-        work, saving = Pass(request), destination.saving
+        work, saving = Pass(request, progress, memory), destination.saving
         if report:
             report.check(work.inputs)
         claims = Claims(destination, work.inputs)
         paths = [claims.path(Naming.of(plan)) for plan in work.plans]
-        if work.cost:
-            announce(work.cost)
-        moved = work.run(progress, memory or Memory())
-        work.find_hashes(moved, saving, progress)
+        work.prepare(paths, saving, announce)
+        moved = work.run()
+        work.find_hashes(moved, saving)
         results = [work.result(number, one, saving.strength) for number, one in enumerate(moved)]
         if report:
             report.stage(reports_of(results), staging)
         for number, (one, path) in enumerate(zip(moved, paths, strict=True)):
-            progress(number, len(paths), f"writing {path.name}")
             results[number] = work.stage(number, one, path, staging, saving)
-        progress(len(paths), len(paths), "")  # the last chance to stop before the files appear
+        work.finish(paths[-1])
     return results
 
 

@@ -1,11 +1,11 @@
 """Passes over two bases: what an analysis, a transfer and a batch have in common."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lorax import output
-from lorax.checkpoint import open_checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
 from lorax.files import Staging, stamp
@@ -13,10 +13,24 @@ from lorax.formats import open_adapter
 from lorax.methods import runs_models
 from lorax.models import Models
 from lorax.options import Options, Saving
-from lorax.progress import Progress
-from lorax.transfer import Context, Cost, Moved, Plan, estimate, plan_all, run_all, total
+from lorax.progress import Phase, Progress, silent, writing
+from lorax.transfer import (
+    Context,
+    Cost,
+    Moved,
+    Plan,
+    estimate,
+    expected,
+    find_hashes,
+    hashing_of,
+    plan_all,
+    run_all,
+    total,
+)
 from lorax.workflow.memory import Memory
 from lorax.workflow.request import Request, Result
+
+WRITING = 0.2  # seconds that a file takes, about
 
 
 def plans(request: Request) -> list[Plan]:
@@ -28,51 +42,54 @@ def plans(request: Request) -> list[Plan]:
 
 
 class Pass:
-    """A request with its ``plans``. Raises LoraxError if one of the adapters does not fit the bases."""
+    """A request with its ``plans``. A ``survey`` measures the similarity of every layer, and runs no model.
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    Raises LoraxError if one of the adapters does not fit the bases, or if models must be run and nothing runs them.
+    """
+
+    def __init__(
+        self, request: Request, progress: Progress = silent, memory: Memory | None = None, *, survey: bool = False
+    ) -> None:
+        self.request, self._memory, self._survey = request, memory or Memory(), survey
         self._state = _state(request)  # before the files are read
         self.plans = plans(request)
+        running = runs_models(request.options.method) and not survey
+        models = (self._memory.models or diffusers_models(request.options)) if running else None
+        self._context = Context(progress, self._memory.cache, models)
 
     @property
     def inputs(self) -> list[Path]:
         """The files and folders that are read and must not be written."""
         return [path for plan in self.plans for path in plan.inputs]
 
-    @property
-    def cost(self) -> Cost | None:
-        """The estimated cost, if models are run."""
-        return total(estimate(plan) for plan in self.plans) if runs_models(self.request.options.method) else None
+    def prepare(self, paths: Sequence[Path], saving: Saving, announce: Callable[[Cost], None]) -> None:
+        """Expect the phases until the files at ``paths`` are written, and announce what they cost if models are run."""
+        context, running = self._context, self._context.models is not None
+        cached = context.cache is not None and context.cache.is_on_disk
+        hashed = [] if running and cached else self._named(saving)
+        context.meter.expect([*hashing_of(hashed), *(Phase(writing(path.name), WRITING) for path in paths)], at_end=True)
+        if running:
+            if cached:  # whether the pictures are there already is only known then
+                context.meter.expect(expected(self.plans, None))
+                find_hashes(self.plans[0], context)
+            announce(total(estimate(plan, cache=context.cache) for plan in self.plans))
 
-    def run(self, progress: Progress, memory: Memory, *, survey: bool = False) -> list[Moved]:
-        """Move the adapters, unless ``memory`` has the result. A ``survey`` measures every layer, and runs no model."""
-        running = runs_models(self.request.options.method) and not survey
-        if (last := memory.of(self._state, survey)) is not None:
+    def run(self) -> list[Moved]:
+        """Move the adapters, unless the memory has the result."""
+        if (last := self._memory.of(self._state, self._survey)) is not None:
             return last
-
-        def show(done: int, total: int, name: str) -> None:
-            step = f"{name}, step" if running else "layer"
-            progress(done, total, f"{self.request.adapters_in_words}: {step} {min(done + 1, total)} of {total}")
-
-        models = (memory.models or diffusers_models(self.request.options)) if running else None
-        moved = run_all(self.plans, Context(show, memory.cache, models), survey=survey)
-        if running or not runs_models(self.request.options.method):
-            memory.keep(self._state, survey, moved)
+        moved = run_all(self.plans, self._context, survey=self._survey)
+        if not (self._survey and runs_models(self.request.options.method)):
+            self._memory.keep(self._state, self._survey, moved)
         return moved
 
-    def find_hashes(self, moved: Sequence[Moved], saving: Saving, progress: Progress) -> dict[Path, str]:
+    def find_hashes(self, moved: Sequence[Moved], saving: Saving) -> dict[Path, str]:
         """Hash the bases that a written header names, if one is written, which takes as long as reading; return the hashes."""
-
-        def show(done: int, total: int, name: str) -> None:
-            progress(done, total, f"{name}: {done} of {total} MB")
-
-        plan, holds_moved = self.plans[0], output.holds_moved(self.request.options.method, saving)
-        if holds_moved and not any(one.layers for one in moved):
+        if self._holds_moved(saving) and not any(one.layers for one in moved):
             return {}
-        bases = (plan.source, *([plan.target] if holds_moved else []))
+        bases = self._named(saving)
         for base in bases:
-            base.identity.find(show)
+            base.identity.find(self._context.meter)
         return {base.path: base.identity.sha256 for base in bases if base.path.is_file()}
 
     def result(self, number: int, moved: Moved, strength: float = 1.0) -> Result:
@@ -83,9 +100,21 @@ class Pass:
     def stage(self, number: int, moved: Moved, path: Path, staging: Staging, saving: Saving) -> Result:
         """Stage the files of an adapter; return its result with them."""
         plan = self.plans[number]
+        self._context.meter.at(0, 1, writing(path.name))
         files = output.stage(plan, moved, path, staging, saving)
         result = self.result(number, moved, saving.strength)
         return replace(result, files=tuple(files), note=output.note(plan, moved, saving))
+
+    def finish(self, path: Path) -> None:
+        """Tell that the file is staged: the last chance to stop before it appears."""
+        self._context.meter.at(1, 1, writing(path.name))
+
+    def _holds_moved(self, saving: Saving) -> bool:
+        return output.holds_moved(self.request.options.method, saving)
+
+    def _named(self, saving: Saving) -> list[Checkpoint]:
+        """Return the bases whose hashes a written header names."""
+        return [self.plans[0].source, *([self.plans[0].target] if self._holds_moved(saving) else [])]
 
 
 def diffusers_models(options: Options) -> Models:

@@ -52,7 +52,7 @@ def test_interrupting_the_fit(webui: WebUI) -> None:
             save_file(load_file(webui.loras / "x.safetensors"), file, builders.header(file.with_stem("x")) | {"n": str(attempt)})
             drawn = pool.submit(webui.draw, "<lora:slow:1>")
             while not drawn.done():
-                if "LoRA-X: fitting slow, layer " in (webui.call("sdapi/v1/progress")["textinfo"] or ""):
+                if "LoRA-X: fitting slow: moving layers, " in (webui.call("sdapi/v1/progress")["textinfo"] or ""):
                     webui.call("sdapi/v1/interrupt", {})
                     break
             if "not applied: interrupted" in drawn.result().messages:

@@ -164,11 +164,11 @@ def apply_again(fits: dict[str, Any]) -> None:
 
 
 def _progress(name: str) -> Progress:
-    def show(done: int, total: int, layer: str) -> None:
+    def show(done: int, total: int, text: str) -> None:
         state = shared.state
         if state.interrupted or state.skipped:
             raise Interrupted
-        state.textinfo = f"LoRA-X: fitting {name}, layer {done} of {total}"
+        state.textinfo = f"LoRA-X: fitting {name}: {text}"
         state.sampling_steps, state.sampling_step = total, done  # the progress bar; sampling sets its own
 
     return show

@@ -1,0 +1,97 @@
+"""Counts the work of bridge and refine: what each model does in each phase."""
+
+import math
+from dataclasses import dataclass
+
+from lorax.methods import BRIDGE, bridge, refine
+from lorax.models import Operations, sampling, training
+from lorax.options import Running
+from lorax.progress import DECODING, DRAWING, ENCODING, FITTING, TRAINING, WATCHING
+
+EIGEN = 10  # operations of an eigendecomposition, in cubes of the size
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one model, in samples."""
+
+    predicted: int  # by the UNet
+    encoded: int  # by the text encoders
+    at_once: int  # the largest batch of the UNet
+    decoded: int = 0  # by the autoencoder
+    read: int = 0  # encoded by the autoencoder
+    trained: int = 0  # the part of ``predicted`` that has a backward pass
+
+    def __add__(self, other: "Work") -> "Work":
+        """Return the work of doing one after the other."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        return Work(**sums | {"at_once": max(self.at_once, other.at_once)})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The work of one model in one phase."""
+
+    phase: str
+    of_target: bool  # else of the source
+    work: Work
+
+
+def stages(
+    method: str, running: Running, models: tuple[Operations, Operations], *, of_text: bool, related: bool, drawn: bool = False
+) -> list[Stage]:
+    """Return the stages of a method in order, on the source and on the target.
+
+    ``of_text``: whether the adapter has layers of text encoders. ``drawn``: whether the pictures are there already.
+    """
+    source, target = models
+    count = pictures_of(method, running, models)
+    drawing = [
+        Stage(DRAWING, False, Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, source))),
+        Stage(DECODING, False, Work(0, 0, 0, decoded=count)),
+    ]
+    reading, both = Work(0, 0, 0, read=count), Work(2 * count, 2 * count, 2 * count)  # with the adapter and without it
+    watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
+    fitting = [Stage(FITTING, True, both)]
+    is_bridge = method == BRIDGE
+    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, related)
+    return [
+        *([] if drawn else drawing),
+        *(watching if is_bridge else []),
+        Stage(ENCODING, True, reading),
+        *(fitting if is_bridge else []),
+        Stage(TRAINING, True, _training(count, steps, target, of_text)),
+    ]
+
+
+def pictures_of(method: str, running: Running, models: tuple[Operations, Operations]) -> int:
+    """Return how many pictures the source draws."""
+    return bridge.pictures_seen(running.pictures, max(one.size for one in models)) if method == BRIDGE else running.pictures
+
+
+def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
+    """Return the work of a training that does not stop early."""
+    held_out = math.ceil(pictures / training.HELD_OUT)
+    judged, batch = training.REPEATS * held_out, min(training.BATCH, pictures - held_out)
+    validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
+    predicted = validations * judged + trained
+    encoded = pictures if _at_once(2, of) == 1 and not of_text else predicted  # see ``lorax.models.prompts``
+    return Work(predicted, encoded, max(_at_once(judged, of), _at_once(batch, of, training.BATCH)), trained=trained)
+
+
+def _at_once(count: int, of: Operations, most: int = 64) -> int:
+    return min(count, sampling.batch_size(most, of.size))
+
+
+def solving(rows: int, m_s: int, m: int, n: int) -> float:
+    """Estimate the operations of ``bridge.solve`` for a source layer (m_s, ...) and a target layer (m, n)."""
+    k = min(rows, m)
+    cut = 2.0 * rows * n * m + 2.0 * k * k * max(rows, m) + EIGEN * k**3
+    return regression(rows, m_s, m) + regression(rows, n, m) + cut
+
+
+def regression(rows: int, n: int, m: int) -> float:
+    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, and a solution for each lambda."""
+    k, solutions = min(rows, n), len(bridge.RIDGES) + 1
+    applied = rows if n > rows else 2 * bridge.HELD_OUT * rows
+    return 4.0 * k * k * max(rows, n) + solutions * (k**3 / 3 + 2.0 * k * k * m + 2.0 * applied * n * m)
