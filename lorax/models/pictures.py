@@ -26,7 +26,8 @@ class Pictures:
         for rows in batches(len(latents), model.size, AT_ONCE):
             meter.at(int(rows[0]), len(latents), DECODING)
             parts.append((255 * model.decode(latents[rows])).round().byte().cpu())
-        return cls(prompts, torch.cat(parts))
+        # In one order of memory, as the cache gives them back: it decides how the autoencoder rounds.
+        return cls(prompts, torch.cat(parts).contiguous())
 
     def latents_in(self, model: Model, meter: Meter) -> torch.Tensor:
         """Encode the pictures at the model's own size; return scaled latents (P, 4, h, w) on the CPU."""

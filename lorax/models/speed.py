@@ -1,5 +1,6 @@
 """Measures how fast a device computes what models consist of, beside whatever else it does at the time."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ _known: dict[tuple[object, ...], tuple[float, float]] = {}  # when it was measur
 def speed_of(device: torch.device, dtype: torch.dtype, width: float) -> float:
     """Return the operations per second of a block of a UNet of this width: a convolution, attention and linear layers."""
     channels = CHANNELS * max(1, round(width / CHANNELS))
-    return _measured((device, dtype, channels), lambda: _block(device, dtype, channels))
+    return _measured((device, dtype, channels), lambda: _block(device, dtype, channels), device.type != "cpu")
 
 
 def speed_of_solving() -> float:
@@ -28,18 +29,31 @@ def speed_of_solving() -> float:
     return _measured(("solving",), product)
 
 
-def _measured(key: tuple[object, ...], make: Callable[[], tuple[float, Callable[[], object]]]) -> float:
+def _measured(key: tuple[object, ...], make: Callable[[], tuple[float, Callable[[], object]]], on_card: bool = False) -> float:
     """Return a speed from operations and what does them. It is measured if it was not in the last minute."""
     if key in _known and time.monotonic() - _known[key][0] < REMEMBERED:
         return _known[key][1]
     operations, run = make()
     run()  # the first time takes longer
-    began, done = time.perf_counter(), 0
-    while (passed := time.perf_counter() - began) < MEASURED or not done:
+    clock, share = (time.perf_counter, 1.0) if on_card else _clock()
+    began, first, done = time.perf_counter(), clock(), 0
+    while time.perf_counter() - began < MEASURED or not done or clock() == first:
         run()
         done += 1
-    _known[key] = time.monotonic(), operations * done / passed
+    _known[key] = time.monotonic(), share * operations * done / (clock() - first)
     return _known[key][1]
+
+
+def _clock() -> tuple[Callable[[], float], float]:
+    """Return the clock by which a CPU is measured, and the share of its cores that a job gets beside others.
+
+    On a busy machine a tenth of a second by the clock tells next to nothing: three measurements in a row differed threefold. So
+    there the processor's own seconds count, and the system's mean of what ran in the last minute. Windows does not tell that.
+    """
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if not hasattr(os, "getloadavg"):
+        return time.perf_counter, 1.0
+    return lambda: time.process_time() / threads, min(1.0, cores / (os.getloadavg()[0] + threads))
 
 
 def _block(device: torch.device, dtype: torch.dtype, channels: int) -> tuple[float, Callable[[], object]]:
