@@ -69,7 +69,7 @@ def test_the_labs_models(models: Path, source: str, target: str, kind: Kind, can
     assert (moved.declined is not None) == (kind in (Kind.UNRELATED, Kind.CROSSED))
     assert moved.draws_as_original == (kind is Kind.WORKS)
     assert found.overlap == pytest.approx(moved.overlap, abs=0.1)
-    assert all(action.seconds > 5 for action in found.actions if action.do in (Do.REFINE, Do.BRIDGE))
+    assert all(action.seconds > 5 and action.bytes > 1e8 for action in found.actions if action.do in (Do.REFINE, Do.BRIDGE))
 
 
 @pytest.mark.parametrize(("c", "strength"), [(0.5, 0.5), (0.02, 1.0)])

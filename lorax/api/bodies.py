@@ -103,6 +103,7 @@ class LoraxAction(BaseModel):
     do: str = Field(description="use_original, move, refine or bridge")
     method: str | None = Field(description="That of a transfer which does it; null if there is nothing to transfer")
     seconds: float = Field(description="About how long it takes")
+    bytes: int = Field(description="About how much memory it takes at most, if it runs the bases; else 0")
 
 
 class LoraxVerdict(BaseModel):

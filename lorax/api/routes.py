@@ -120,7 +120,7 @@ def _name(host: Host, file: Path | None) -> str | None:
 
 
 def _verdict(adapter: ListedFile, found: Verdict) -> LoraxVerdict:
-    actions = [{"do": one.do.value, "method": one.do.method, "seconds": one.seconds} for one in found.actions]
+    actions = [{"do": one.do.value, "method": one.do.method, "seconds": one.seconds, "bytes": one.bytes} for one in found.actions]
     shown = {
         "adapter": adapter.name,
         "kind": found.kind.value,

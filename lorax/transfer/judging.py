@@ -10,7 +10,7 @@ from lorax.pairing import Pair
 from lorax.reasons import Why
 from lorax.subspace import Decomposition
 from lorax.transfer.by_layer import SAMPLE, STEP, sample, stored
-from lorax.transfer.expected import CROSSED, STRANGERS
+from lorax.transfer.expected import CROSSED, STRANGERS, Cost
 from lorax.transfer.forecast import measured
 from lorax.transfer.planning import Plan
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
@@ -119,13 +119,14 @@ def overlap_of(plan: Plan, names: Sequence[str]) -> float:
     return total / weight if weight > 0 else 0.0
 
 
-def actions(verdict: Verdict, moving: float, running: dict[str, float]) -> tuple[Action, ...]:
-    """Return what can be done, the recommended action first. ``running``: seconds of the methods that can run the models here."""
-    refine = tuple(Action(Do.REFINE, running[REFINE]) for _ in range(REFINE in running))
+def actions(verdict: Verdict, moving: float, running: dict[str, Cost]) -> tuple[Action, ...]:
+    """Return what can be done, the recommended action first. ``running``: methods that can run the models here."""
+    runs = {method: Action(Do(method), cost.seconds, cost.bytes) for method, cost in running.items()}
+    refine = tuple(action for method, action in runs.items() if method == REFINE)
     original, move = Action(Do.USE_ORIGINAL), Action(Do.MOVE, moving)
     if verdict.kind in (Kind.UNRELATED, Kind.CROSSED):
         worth = measured(STRANGERS if verdict.kind is Kind.UNRELATED else CROSSED)
-        return tuple(Action(Do(method), running[method]) for method in worth if method in running)
+        return tuple(runs[method] for method in worth if method in runs)
     return {
         Kind.SAME: (original,),
         Kind.WORKS: (original, *refine),

@@ -40,10 +40,11 @@ class Do(str, Enum):
 
 @dataclass(frozen=True)
 class Action:
-    """Something that can be done, and about how many seconds it takes."""
+    """Something that can be done, and about how many seconds it takes; ``bytes`` of memory at its peak, if models are run."""
 
     do: Do
     seconds: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
-from lorax.transfer.verdict import Do, Kind, Verdict
+from lorax.transfer.verdict import Action, Do, Kind, Verdict
 from lorax.transfer.wording import between
 
 FEW = 10  # seconds, below which no number is said
@@ -19,6 +19,11 @@ def words(verdict: Verdict) -> str:
 def duration(seconds: float) -> str:
     """Say how long an action takes."""
     return "a few seconds" if seconds < FEW else f"about {in_words(seconds)}"
+
+
+def _cost(action: Action) -> str:
+    """Say how long an action takes, and how much memory if it runs the models."""
+    return duration(action.seconds) + (f" and {action.bytes / 1e9:.1f} GB of memory" if action.bytes else "")
 
 
 def _works(verdict: Verdict) -> str:
@@ -52,7 +57,7 @@ def _by_running(verdict: Verdict, kind: str) -> str:
     """Tell of the methods that run the models what they take, and what they were worth."""
     worth = measured(kind)
     told = [
-        f"{action.do.value.capitalize()}, {duration(action.seconds)}, had {between(one.low, one.high)}"
+        f"{action.do.value.capitalize()}, {_cost(action)}, had {between(one.low, one.high)}"
         for action in verdict.actions
         if action.do.method and (one := worth.get(action.do.method))
     ]
@@ -82,8 +87,8 @@ def _source_missing(verdict: Verdict) -> str:
 
 
 def _refining(verdict: Verdict) -> str:
-    takes = next((action.seconds for action in verdict.actions if action.do is Do.REFINE), None)
-    return "" if takes is None else f" Refining may add to it, {duration(takes)}."
+    refine = next((action for action in verdict.actions if action.do is Do.REFINE), None)
+    return f" Refining may add to it, {_cost(refine)}." if refine else ""
 
 
 def _weaker(verdict: Verdict) -> str:

@@ -4,7 +4,7 @@ from lorax.workflow.batch import Batch, Item, batch
 from lorax.workflow.destination import AtPath, Destination, InFolder, ReportFile
 from lorax.workflow.fitting import Fit, Fitter, Library
 from lorax.workflow.memory import Memory
-from lorax.workflow.orchestrator import analyse, cost_of, reports_of, transfer
+from lorax.workflow.orchestrator import analyse, reports_of, transfer
 from lorax.workflow.outcomes import End, Outcome, outcome_as_json, table
 from lorax.workflow.passes import plans
 from lorax.workflow.request import Request, Result
@@ -28,7 +28,6 @@ __all__ = [
     "Verdicts",
     "analyse",
     "batch",
-    "cost_of",
     "outcome_as_json",
     "plans",
     "reports_of",

@@ -13,7 +13,7 @@ from lorax.checkpoint import Checkpoint, Mismatch
 from lorax.files import Cache, Entry, stamp
 from lorax.pairing import Pair, pair, shared_inputs
 from lorax.reasons import Reason, Why
-from lorax.transfer import Action, Do, Kind, Verdict
+from lorax.transfer import Action, Cost, Do, Kind, Verdict
 from lorax.transfer.judging import Relation
 
 PAIRS = 4  # of bases that are remembered in memory, at some ten megabytes each
@@ -31,7 +31,7 @@ class Known:
     layers: dict[str, str | None] | None = None
     similarities: dict[str, list[float]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    seconds: dict[tuple, float] = field(default_factory=dict)
+    costs: dict[tuple, Cost] = field(default_factory=dict)
     is_new: bool = False  # whether the cache lacks a part of it
     _relation: Relation | None = None
 
@@ -121,7 +121,7 @@ def _verdict(found: dict[str, Any]) -> Verdict:
         **found
         | {
             "kind": Kind(found["kind"]),
-            "actions": tuple(Action(Do(one["do"]), float(one["seconds"])) for one in found["actions"]),
+            "actions": tuple(Action(Do(one["do"]), float(one["seconds"]), int(one["bytes"])) for one in found["actions"]),
             "names": tuple(found["names"]),
             "mismatch": Mismatch(**found["mismatch"]) if found["mismatch"] else None,
         }

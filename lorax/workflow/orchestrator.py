@@ -1,28 +1,16 @@
 """Analyses, transfers and writes adapters, for the tab, the API and the command line alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
-from lorax.files import Cache, Staging
-from lorax.models import check_all
+from lorax.files import Staging
 from lorax.output import Naming
 from lorax.progress import Progress, silent
-from lorax.transfer import Cost, as_json, estimate, total
+from lorax.transfer import Cost, as_json
 from lorax.workflow.destination import Claims, Destination, ReportFile
 from lorax.workflow.memory import Memory
-from lorax.workflow.passes import Pass, plans
+from lorax.workflow.passes import Pass
 from lorax.workflow.request import Request, Result
-
-
-def cost_of(request: Request, cache: Cache | None = None, *, related: bool | None = None) -> Cost:
-    """Estimate a transfer by a method that runs the models. Raises LoraxError if they cannot be run.
-
-    ``related``: whether the bases are related, which is found from a few layers if it is not known. ``cache`` may hold pictures.
-    """
-    planned = plans(replace(request, options=replace(request.options, pairing="name")))  # other pairs take about as much
-    check_all(planned[0].source, planned[0].target)
-    return total(estimate(one, related=related, cache=cache) for one in planned)
 
 
 def analyse(

@@ -16,7 +16,7 @@ from lorax.formats import open_adapter
 from lorax.models import Models, check_all
 from lorax.options import Options
 from lorax.progress import Progress, silent
-from lorax.transfer import Kind, Plan, Verdict, estimate, judging, plan_all
+from lorax.transfer import Cost, Kind, Plan, Verdict, estimate, judging, plan_all
 from lorax.workflow.known import PAIRS, Known, KnownPairs, state_of
 
 log = logging.getLogger(__name__)
@@ -145,17 +145,17 @@ class Verdicts:
         methods = judging.methods_for(verdict.kind)
         if methods and (why := self._lacking or bases.cannot_run):
             verdict, methods = replace(verdict, reason=why), ()
-        running = {method: self._seconds(plan, method, verdict.kind, bases.known) for method in methods}
+        running = {method: self._cost(plan, method, verdict.kind, bases.known) for method in methods}
         return replace(verdict, actions=judging.actions(verdict, judging.moving_seconds(plan.source, plan.target), running))
 
     @staticmethod
-    def _seconds(plan: Plan, method: str, kind: Kind, known: Known) -> float:
-        """Estimate the time, once for all adapters that change the same layers at the same ranks."""
+    def _cost(plan: Plan, method: str, kind: Kind, known: Known) -> Cost:
+        """Estimate the cost, once for all adapters that change the same layers at the same ranks."""
         changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
         key = method, kind, changed
-        if key not in known.seconds:
-            known.seconds[key] = estimate(plan, method, related=kind not in (Kind.UNRELATED, Kind.CROSSED)).seconds
-        return known.seconds[key]
+        if key not in known.costs:
+            known.costs[key] = estimate(plan, method, related=kind not in (Kind.UNRELATED, Kind.CROSSED))
+        return known.costs[key]
 
 
 class UnsupportedBase(UnsupportedFamily):
