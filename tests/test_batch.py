@@ -95,7 +95,7 @@ def test_one_pass_for_one_pair_of_bases(folder: Path, monkeypatch: pytest.Monkey
     texts: list[str] = []
     outcomes = batch(asked(folder, "one", "far", "three"), into(folder), lambda done, total, text: texts.append(text))
     assert sorted(calls) == [1, 1, 2, 2]
-    hashed = {(text.split(":")[0], text.split("hashing ")[1].split(":")[0]) for text in texts if "hashing" in text}
+    hashed = {(text.split(":")[0], text.split("hashing ")[1].split(",")[0]) for text in texts if "hashing" in text}
     assert sorted(base for _, base in hashed) == ["base", "pruned", "target"], "each is hashed in one of the passes alone"
     assert {one.end for one in outcomes} == {End.WRITTEN, End.DECLINED}
 
