@@ -60,6 +60,11 @@ def test_a_pickle_for_which_memory_is_short_is_not_called_damaged(tmp_path: Path
         open_tensors(tmp_path / "whole.ckpt")
 
 
+def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.nn.Parameter(torch.ones(4, 4))}}, tmp_path / "trained.ckpt")
+    assert not open_tensors(tmp_path / "trained.ckpt").get("a").requires_grad
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04 not a zip", b"hello", pickle.dumps({}), pickle.dumps([1])])
 def test_pickles_of_nothing(tmp_path: Path, refused: Callable[..., str], content: bytes) -> None:
     bad = write(tmp_path / "bad.ckpt", content)

@@ -33,7 +33,8 @@ class PickleFile:
                 ) from error
         state = state.get("state_dict", state) if isinstance(state, dict) else {}
         state = state if isinstance(state, dict) else {}
-        self._state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        self._state = {key: value.detach() for key, value in tensors.items()}  # a parameter would ask for its gradient
         if odd := next((key for key, value in self._state.items() if not _is_plain(value)), None):
             raise LoraxError(
                 f"{path}: {odd} is not a plain tensor, but sparse, nested, quantized, expanded or without data. "
