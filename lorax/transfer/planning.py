@@ -78,9 +78,8 @@ class Plan:
         ``moved``: the target's layers, by name in the adapter, to which the moved file adds what the original says. A layer whose
         delta depends on the base always differs.
         """
-        return [
-            name for name, layer in self.adapter.layers.items() if layer.is_on_base or moved.get(name) != self.of_original(name)
-        ]
+        layers = self.adapter.layers  # of which a plan may have a few only, for a look at the bases
+        return [name for name in self.pairs if layers[name].is_on_base or moved.get(name) != self.of_original(name)]
 
     def of_original(self, name: str) -> str | None:
         """Return the layer of the target that the original file changes by this name, or None.
