@@ -157,7 +157,8 @@ class _Job:
             values = max(values, at_once * sum(layers) * HELD // (2 if of.size <= training.LARGE else 8))
             trained = STATES * FLOAT * self.factors
         if stage.phase == FITTING and self.device.type == "cpu":
-            solved = max(DOUBLE * (self.rows * (2 * n + 4 * m) + GRAMS * min(n, self.rows) ** 2) for _, m, n in self.solved)
+            sizes = (self.rows * (2 * n + 4 * m) + GRAMS * min(n, self.rows) ** 2 for _, m, n in self.solved)
+            solved = DOUBLE * max(sizes, default=0)
         coded = min(work.decoded + work.read, sampling.batch_size(AT_ONCE, of.size))
         coded *= HELD * FLOAT * max((layer.values for layer in of.autoencoder), default=0)
         weights = width * of.parameters + FLOAT * sum(layer.parameters for layer in of.autoencoder)

@@ -116,7 +116,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('-pruned:1>')")
         page.wait_for_function("() => document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('pruned')")
         page.click("#txt2img_generate")
-        page.wait_for_selector("#txt2img_gallery img")
+        page.wait_for_selector("#txt2img_gallery img", state="attached")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
         assert f"{LORA}-pruned" in page.inner_text("#html_info_txt2img")
         shoot(page, "four-clicks")
