@@ -1,5 +1,6 @@
 """Measures how fast a device computes what models consist of, beside whatever else it does at the time."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -35,25 +36,31 @@ def _measured(key: tuple[object, ...], make: Callable[[], tuple[float, Callable[
         return _known[key][1]
     operations, run = make()
     run()  # the first time takes longer
-    clock, share = (time.perf_counter, 1.0) if on_card else _clock()
+    clock = time.perf_counter if on_card else _seconds_of_cores
     began, first, done = time.perf_counter(), clock(), 0
     while time.perf_counter() - began < MEASURED or not done or clock() == first:
         run()
         done += 1
-    _known[key] = time.monotonic(), share * operations * done / (clock() - first)
+    taken, passed = clock() - first, time.perf_counter() - began
+    share = 1.0 if on_card else math.sqrt(min(1.0, taken / passed) * _share_of_cores())
+    _known[key] = time.monotonic(), share * operations * done / taken
     return _known[key][1]
 
 
-def _clock() -> tuple[Callable[[], float], float]:
-    """Return the clock by which a CPU is measured, and the share of its cores that a job gets beside others.
+def _seconds_of_cores() -> float:
+    """Return the seconds that each of the cores on which torch computes has computed for this program."""
+    return time.process_time() / torch.get_num_threads()
 
-    On a busy machine a tenth of a second by the clock tells next to nothing: three measurements in a row differed threefold. So
-    there the processor's own seconds count, and the system's mean of what ran in the last minute. Windows does not tell that.
+
+def _share_of_cores() -> float:
+    """Return the share of its cores that a job gets beside others, by the system's mean load of the last minute.
+
+    On a busy machine a tenth of a second tells little of that: measured three times in a row it differed threefold. The load also
+    counts what gives way to others, and what has ended since. So the mean of both is taken. Windows does not tell its load.
     """
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if not hasattr(os, "getloadavg"):
-        return time.perf_counter, 1.0
-    return lambda: time.process_time() / threads, min(1.0, cores / (os.getloadavg()[0] + threads))
+        return 1.0
+    return min(1.0, (os.cpu_count() or 1) / (os.getloadavg()[0] + torch.get_num_threads()))
 
 
 def _block(device: torch.device, dtype: torch.dtype, channels: int) -> tuple[float, Callable[[], object]]:

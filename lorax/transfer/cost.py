@@ -25,11 +25,17 @@ from lorax.transfer.planning import Context, Plan
 from lorax.transfer.resume import Store
 from lorax.transfer.work import Stage, pictures_of, solving, stages
 
-UNET, TRAINED, TEXT, AUTOENCODER = 0.6, 0.55, 0.5, 1.15  # shares of a block's speed; that of the UNet is with an adapter on it
+UNET, TRAINED, TEXT, DECODED, READ = (
+    0.45,
+    0.43,
+    0.4,
+    1.05,
+    0.45,
+)  # shares of a block's speed; that of the UNet is with an adapter on it
 BACKWARD = 2  # operations of a backward pass, in forward passes
 SAMPLED = 6  # layers that tell whether two bases are related
-LAYER, READ, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model
-SOLVED = 0.7  # speed of regressions, relative to products in float64
+LAYER, HASHED, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model
+SOLVED = 0.55  # speed of regressions, relative to products in float64
 EIGEN = 24.0  # operations of comparing two layers, in cubes of the smaller side
 HELD = 3  # values in memory at a time, relative to those of the largest layer, or of a block's layers together
 STATES = 6  # copies of a trained factor: itself, its gradient, AdamW's two moments, the average, and the best average
@@ -64,7 +70,7 @@ def moving(plans: Sequence[Plan], name: str = MOVING) -> Phase:
 
 def hashing_of(bases: Iterable[Checkpoint]) -> list[Phase]:
     """Return the phases of hashing bases."""
-    return [Phase(hashing(base.title), base.identity.unread / READ) for base in bases]
+    return [Phase(hashing(base.title), base.identity.unread / HASHED) for base in bases]
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -128,7 +134,7 @@ class _Job:
         of, work = self.models[stage.of_target], stage.work
         again = BACKWARD + (of.size > training.LARGE)  # blocks of a large model are recomputed
         unet = (work.predicted - work.trained) * of.predict / UNET + work.trained * (1 + again) * of.predict / TRAINED
-        others = work.encoded * of.encode / TEXT + (work.decoded * of.decode + work.read * of.read) / AUTOENCODER
+        others = work.encoded * of.encode / TEXT + work.decoded * of.decode / DECODED + work.read * of.read / READ
         seconds = (unet + others) / speed_of(self.device, precision(self.device), of.width)
         if stage.phase == FITTING:
             seconds += sum(solving(self.rows, *shapes) for shapes in self.solved) / SOLVED / speed_of_solving()

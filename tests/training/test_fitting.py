@@ -46,7 +46,7 @@ def test_progress_is_told_while_it_is_rebuilt(runner: Runner, small: Path) -> No
     from lorax.workflow import Fitter
     from tests.fitted import Shelf
 
-    told = []
-    Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, name: told.append((done, total)))
+    told: list[str] = []
+    Fitter(Cache(None, 0, 0), Shelf()).fit(small, runner.base.path, "cpu", lambda done, total, text: told.append(text))
     count = len(open_adapter(small).layers)
-    assert told == [(done, count) for done in range(count)]
+    assert [text.split(", about")[0] for text in told] == [f"moving layers, {done} of {count}" for done in range(count)]
