@@ -39,8 +39,8 @@ class Start(Protocol):
     ) -> Any: ...
 
 
-def lay_out(host: Host, page: gr.Blocks, start: Start, last: Any) -> Any:
-    """Lay the part out in the current context; return the list of moved LoRAs, which ``chosen_of`` fills after a transfer.
+def lay_out(host: Host, start: Start, last: Any) -> Any:
+    """Lay the part out in the current context; return the list of moved LoRAs, which the page's own events fill.
 
     ``last`` is the state of the last transfer: a mapping in which ``target`` names its target.
     """
@@ -75,7 +75,6 @@ def lay_out(host: Host, page: gr.Blocks, start: Start, last: Any) -> Any:
     for button, handler in ((save, comparing.save), (swap, comparing.swap), (weigh, comparing.weigh)):
         stored = button.click(handler, [drawn, chosen], [about, swap], show_progress="hidden")
         stored.then(None, None, None, **js("() => lorax.refresh()"))
-    page.load(comparing.lists, [fields["which"]], [fields["which"]])
     for component in fields.values():
         changed = component.blur if isinstance(component, gr.Textbox) else component.change
         changed(lambda *values: comparing.tell(form.read(values)), form.components, [told], show_progress="hidden")
@@ -132,11 +131,6 @@ class Comparing:
 
     def __init__(self, host: Host) -> None:
         self._host, self._pace, self._kept = host, Pace(), Kept()
-
-    def lists(self, chosen: list[str] | None) -> Any:
-        """Return the update of the list of moved LoRAs. Those that still exist stay chosen."""
-        found = moved_loras(self._host)
-        return gr.update(choices=list(found), value=[label for label in chosen or [] if label in found])
 
     def tell(self, values: Values) -> str:
         """Say how many pictures the choices make and how long they take, or what is wrong with the choices."""

@@ -38,7 +38,8 @@ class Handlers:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
         lists = self.chooser.lists(page.values or values, all_values=True)
-        return kept | lists | self.progress(page) | self.outcome(page)
+        listed = {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
+        return kept | lists | listed | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.host.refresh()

@@ -26,8 +26,12 @@ class Form:
         return {name(one): component for one, component in zip(self._names, self.components, strict=True)}
 
     def fill(self, reply: Reply, otherwise: Any) -> list[Any]:
-        """Return a value for each component, ``otherwise`` for those that are not in the reply."""
-        return [reply.get(name, otherwise) for name in self._names]
+        """Return a value for each component, ``otherwise`` for those that are not in the reply.
+
+        Updates are copied: gradio takes the value out of those that it gets, and what came of a job is shown again after F5.
+        """
+        found = (reply.get(name, otherwise) for name in self._names)
+        return [dict(one) if isinstance(one, dict) else one for one in found]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
             with gr.Column(scale=3, min_width=400):
                 shown = layout.doing() | layout.result(host)
                 shown["last"] = gr.State({})  # what the comparison knows of the last transfer
-                comparing.lay_out(host, blocks, lambda *given: compared.append(Comparing(*given)), shown["last"])
+                comparing.lay_out(host, lambda *given: compared.append(Comparing(*given)), shown["last"])
         shown |= layout.details()
         asked = {name: part for name, part in (chosen | options).items() if layout.is_asked(part)}
         events = Events(handlers, wires, Form(**asked), chosen | options | shown, compared)
