@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Metadata that names the base: by the hash of its file, by its name and by the WebUI's old hash.
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")
-Naming = tuple[str, str, str]  # what these say; empty if they do not
+NamedBy = tuple[str, str, str]  # what these say; empty if they do not
 # Civitai's name of a kind of base -> pattern of the usual names of the base itself, in letters and digits only.
 CIVITAI_BASES = {
     "SD 1.4": r"(sd|stablediffusion)?v?14(full|ema|pruned|fp16|fp32)*",
@@ -126,20 +126,12 @@ def origin(adapter: Path, bases: Iterable[ListedFile]) -> Origin:
     return Origin(Sure.GUESS, could_be[0], could_be=could_be) if could_be else Origin(Sure.UNKNOWN)
 
 
-def propose(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """Return the base that the adapter was trained on according to its metadata, or else to Civitai; None if not listed."""
-    bases = list(bases)
-    if any(_named_by(adapter, _changed(adapter), sidecars.changes(adapter))[0]):
-        return named(adapter, bases)
-    return next((base for base in bases if _is_of_kind(base, sidecars.read(adapter).base)), None)
-
-
 def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
     """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
     return _listed(_named_by(adapter, _changed(adapter), sidecars.changes(adapter))[0], list(bases))
 
 
-def _listed(named_by: Naming, bases: list[ListedFile]) -> ListedFile | None:
+def _listed(named_by: NamedBy, bases: list[ListedFile]) -> ListedFile | None:
     sha256, name, legacy = named_by
     if found := next((base for base in bases if sha256 and base.sha256 == sha256), None):
         return found
@@ -168,7 +160,7 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 @lru_cache(maxsize=16384)
-def _named_by(adapter: Path, changed: int, beside: tuple[int, ...]) -> tuple[Naming, Family | None]:
+def _named_by(adapter: Path, changed: int, beside: tuple[int, ...]) -> tuple[NamedBy, Family | None]:
     """Return how an adapter's metadata names its base, and the adapter's family."""
     if isinstance(opened := _opened(adapter), str):
         return ("", "", ""), None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import ListedFile, facts, named, propose
+from lorax.catalog import ListedFile, Sure, facts, named, origin
 from lorax.cli import main
 from tests import builders
 from tests.samples import Files, arguments
@@ -50,7 +50,7 @@ def test_hints(lora: Path) -> None:
 def test_the_metadata_comes_before_civitai(files: Files, lora: Path) -> None:
     builders.save_lora(lora, files.deltas, metadata={"ss_sd_model_name": "mine.safetensors"})
     assert facts(lora).trained_on == "mine.safetensors"
-    assert propose(lora, [ListedFile("v1-5", lora.with_name("v1-5-pruned-emaonly.safetensors"))]) is None
+    assert origin(lora, [ListedFile("v1-5", lora.with_name("v1-5-pruned-emaonly.safetensors"))]).base is None
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_civitais_kind_of_base_is_proposed_when_nothing_is_named(lora: Path, bas
     lora.with_suffix(".civitai.info").write_text(json.dumps(CIVITAI | {"baseModel": base}))
     fine_tune = ListedFile("other", lora.with_name("sd15_cute_merge.safetensors"))
     meant = ListedFile("meant", lora.with_name(file))
-    assert propose(lora, [fine_tune, meant]) == meant
-    assert propose(lora, [fine_tune]) is None
+    assert origin(lora, [fine_tune, meant]).base == meant
+    assert origin(lora, [fine_tune]).base is None
     assert named(lora, [meant]) is None  # a hint only: to choose another source is no contradiction
 
 
@@ -110,7 +110,7 @@ def test_damaged_ones_are_ignored_and_logged(
     assert len(ignored) == 2
     for suffix, message in zip((".json", ".civitai.info"), ignored, strict=True):
         assert f"{lora.with_suffix(suffix)}: cannot be read as a card" in message
-    assert propose(lora, [ListedFile("base", files.base)]) is None
+    assert origin(lora, [ListedFile("base", files.base)]).sure is Sure.GUESS, "by its family alone"
     assert main(["transfer", *arguments(files, lora), "--method", "copy", "--output", str(out)]) == 0
     assert {path.suffix for path in out.iterdir()} == {".png", ".safetensors"}
 

@@ -74,4 +74,4 @@ def test_one_bad_file_never_hides_the_others(
     assert list(host.adapters()) == ["bad", "good"]
     assert facts(tmp_path / "bad.safetensors").problem.startswith(f"{tmp_path / 'bad.safetensors'}: cannot be read")
     assert facts(tmp_path / "good.safetensors").problem == ""
-    assert catalog.propose(tmp_path / "bad.safetensors", []) is catalog.named(tmp_path / "bad.safetensors", []) is None
+    assert catalog.origin(tmp_path / "bad.safetensors", []).base is catalog.named(tmp_path / "bad.safetensors", []) is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import ListedFile, facts, propose
+from lorax.catalog import ListedFile, Sure, facts, origin
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
@@ -53,12 +53,12 @@ def test_trigger_words_of_the_card_come_first_then_civitais(folder: Path) -> Non
 def test_a_base_is_proposed_by_hash_or_by_name(files: Files, folder: Path, tmp_path: Path) -> None:
     named = folder / "Lora" / "one.safetensors"
     base, target = ListedFile("a", files.base), ListedFile("b", files.target)
-    assert propose(named, [target, base]) == base
-    assert propose(folder / "Lora" / "styles" / "two.safetensors", [base, target]) is None
+    assert origin(named, [target, base]).base == base
+    assert origin(folder / "Lora" / "styles" / "two.safetensors", [base, target]).sure is Sure.GUESS, "it names none"
     metadata = {"ss_sd_model_name": "base.safetensors", "ss_new_sd_model_hash": "ab" * 32}
     hashed = builders.save_lora(tmp_path / "hashed.safetensors", files.deltas, metadata=metadata)
     known = ListedFile("c", files.target, sha256="ab" * 32)
-    assert propose(hashed, [base, known]) == known
+    assert origin(hashed, [base, known]).base == known
 
 
 def test_several_adapters(folder: Path) -> None:

@@ -29,11 +29,6 @@ class Request:
         """Whether source and target are one file."""
         return self.source.path.resolve() == self.target.path.resolve()
 
-    @property
-    def adapters_in_words(self) -> str:
-        """The name of the adapter, or the number of adapters."""
-        return self.adapters[0].name if len(self.adapters) == 1 else f"{len(self.adapters)} LoRAs"
-
 
 @dataclass(frozen=True)
 class Result:
