@@ -25,13 +25,8 @@ from lorax.transfer.planning import Context, Plan
 from lorax.transfer.resume import Store
 from lorax.transfer.work import Stage, pictures_of, solving, stages
 
-UNET, TRAINED, TEXT, DECODED, READ = (
-    0.45,
-    0.43,
-    0.4,
-    1.05,
-    0.45,
-)  # shares of a block's speed; that of the UNet is with an adapter on it
+# Shares of a block's speed; that of the UNet is with an adapter on it.
+UNET, TRAINED, TEXT, DECODED, READ = 0.45, 0.43, 0.4, 1.05, 0.45
 BACKWARD = 2  # operations of a backward pass, in forward passes
 SAMPLED = 6  # layers that tell whether two bases are related
 LAYER, HASHED, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model

@@ -16,7 +16,7 @@ from lorax.output import previews, store_preview, store_weight
 from lorax.progress import Progress, in_words
 from lorax.ui import words
 from lorax.ui.comparison import MOST, OTHERS, Comparison, Pace, Sheet, moved_loras, sheet
-from lorax.ui.controls import js
+from lorax.ui.controls import js, line
 from lorax.ui.kept import Kept
 from lorax.ui.requests import Form, Values
 
@@ -97,8 +97,8 @@ def _fields(host: Host) -> dict[str, Any]:
         made["prompt"] = gr.Textbox(label="Prompt", lines=2, elem_id="lorax_prompt")
         made["negative"] = gr.Textbox(label="Negative prompt", lines=2, elem_id="lorax_compare_negative")
     with gr.Row():
-        made["strengths"] = _line("Strengths", "1", "0.4, 0.6, 0.8, 1", "lorax_compare_strengths")
-        made["seeds"] = _line("Seeds", "7", "7, 8, 9; -1 is a random one", "lorax_compare_seeds")
+        made["strengths"] = line("Strengths", "Such as 0.4, 0.6, 0.8, 1", "lorax_compare_strengths", value="1")
+        made["seeds"] = line("Seeds", "Such as 7, 8, 9; -1 is a random one", "lorax_compare_seeds", value="7")
         made["steps"] = gr.Slider(1, 150, 20, step=1, label="Steps", elem_id="lorax_compare_steps")
         made["cfg"] = gr.Slider(1, 30, 7, step=0.5, label="CFG scale", elem_id="lorax_compare_cfg")
     samplers, schedules, size = list(host.samplers()), list(host.schedules()), host.picture_size
@@ -110,10 +110,6 @@ def _fields(host: Host) -> dict[str, Any]:
     if not samplers:
         gr.HTML(words.message(OWN))
     return made
-
-
-def _line(label: str, value: str, example: str, elem_id: str) -> Any:
-    return gr.Textbox(value, label=label, info=f"Such as {example}", max_lines=1, elem_id=elem_id)
 
 
 def _choice(label: str, names: Sequence[str], elem_id: str) -> Any:

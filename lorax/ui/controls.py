@@ -47,9 +47,9 @@ def control(option: Option, default: Any) -> Any:
     return gr.Textbox(value=value, placeholder=option.placeholder or option.example, max_lines=1, **shown)
 
 
-def line(label: str, info: str, elem_id: str, placeholder: str = "") -> Any:
+def line(label: str, info: str, elem_id: str, placeholder: str = "", value: str = "") -> Any:
     """Make a text field of one line."""
-    return gr.Textbox(label=label, info=info, max_lines=1, placeholder=placeholder, elem_id=elem_id)
+    return gr.Textbox(value, label=label, info=info, max_lines=1, placeholder=placeholder, elem_id=elem_id)
 
 
 def wire(elem_id: str, text: str = "") -> Any:
