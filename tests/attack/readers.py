@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import ListedFile, facts, propose
+from lorax.catalog import ListedFile, facts, origin
 from lorax.checkpoint import config_of, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.inspection import inspect
@@ -75,7 +75,7 @@ def _inspect(kept: Kept, seed: Seed, given: Path, number: int) -> str:
 def _list(kept: Kept, seed: Seed, given: Path, number: int) -> str:
     if seed.role == "adapter":
         str(facts(given)).encode()
-        propose(given, [ListedFile("base", kept.base)])
+        origin(given, [ListedFile("base", kept.base)])
         return ""
     base = open_checkpoint(given)
     _ = base.prediction
