@@ -140,8 +140,8 @@ class Handlers:
         """Start a transfer, by ``method`` or else by the chosen one."""
         choice = Choice.of({**values, "method": method or values["method"]})
         adapters, source = self.chooser.adapters(choice.adapters), None
-        if choice.source or len(adapters) == 1:
-            source = self._base(choice.source, "source")
+        if choice.source or len(adapters) == 1:  # who is quick presses before the source that the LoRA names is filled in
+            source = self._base(choice.source or self.chooser.source_of(adapters)[0], "source")
         targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
         running, batching = choice.of_options(Running), choice.of_options(Batching)
         items, bases = [Item(adapter, source) for adapter in adapters], list(self.host.bases().values())
