@@ -140,7 +140,7 @@ def test_the_source_is_what_the_lora_names_until_another_is_chosen(handlers: Any
 
 def test_who_presses_before_the_source_is_filled_in_is_served(handlers: Any, page: Any) -> None:
     handlers.transfer(page, "", values(labels(handlers, "Lora/contrast-base"), source=None, method="copy"))
-    assert "lorax-done" in finished(handlers, page)["written"]["value"]
+    assert "lorax-done" in finished(handlers, page)["written"]
 
 
 def test_a_guess_is_asked_and_not_taken(handlers: Any, page: Any, models: Path) -> None:
