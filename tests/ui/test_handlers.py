@@ -68,7 +68,7 @@ def moved(handlers: Any, page: Any, *names: str, **changed: Any) -> dict[str, An
 
 def test_what_is_chosen_reaches_the_file(handlers: Any, page: Any, models: Path) -> None:
     shown = moved(handlers, page, "Lora/contrast-base", save_as="lora-x", dtype="fp32", subfolder=" moved ", method="copy")
-    assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
+    assert [path.name for path in (models / "Lora" / "moved").glob("*.safetensors")] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in shown["written"]
     assert shown["tag"] == "<lora:contrast-base-lorax:1>"
     assert shown["sent_to"] == "pruned"
