@@ -55,7 +55,7 @@ def test_metadata(files: Files, styled: Path, out: Path) -> None:
     note = "my style.v2, moved from base to target by LoRA-X (copy). sha256: my style.v2 {}, base {}, target {}."
     note = note.format(*(builders.sha256(file)[:10] for file in (styled, files.base, files.target)))
     assert found["modelspec.description"] == f"Folds.\n{note}"
-    assert found["ss_training_comment"] == f"{note}; by hand"
+    assert found["ss_training_comment"] == f"{note.removesuffix('.')}; by hand"
     assert json.loads(found["lorax_settings"])["rank"] == "auto"
 
 
@@ -69,6 +69,13 @@ def test_what_was_true_of_the_family_only(tmp_path: Path, out: Path) -> None:
     assert found["modelspec.implementation"] == "https://github.com/Stability-AI/generative-models"
     assert (found["modelspec.resolution"], found["ss_resolution"]) == ("1024x1024", "(1024, 1024)")
     assert not found.keys() & {"modelspec.thumbnail", "modelspec.encoder_layer"}
+
+
+@pytest.mark.parametrize(("trained", "expected"), [("(768, 512)", "768x512"), ("640,640", "640x640"), ("None", "512x512")])
+def test_the_resolution_is_that_of_the_training(files: Files, tmp_path: Path, out: Path, trained: str, expected: str) -> None:
+    lora = changed(files.lora, tmp_path, ss_resolution=trained)
+    found = builders.header(transfer(lora, files.base, files.target, out, "--method", "copy"))
+    assert (found["modelspec.resolution"], found["ss_resolution"]) == (expected, trained)
 
 
 @pytest.mark.parametrize("thumbnail", ["C:/mine/picture.png", "data:image/png;base64," + "A" * (1 << 20)])

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -85,9 +86,11 @@ def _resolution(plan: Plan, base: Checkpoint, inherited: Mapping[str, str]) -> d
     """Return the size of the pictures: that of the training, unless it was for a base that draws others."""
     pixels = _pixels(base, plan.prediction(base))
     if pixels == _pixels(plan.source, plan.prediction(plan.source)):
-        return {"modelspec.resolution": inherited.get("modelspec.resolution") or f"{pixels}x{pixels}"}
-    trained = {"ss_resolution": f"({pixels}, {pixels})"} if "ss_resolution" in inherited else {}
-    return {"modelspec.resolution": f"{pixels}x{pixels}"} | trained
+        found = re.fullmatch(r"\(?(\d{2,5}), ?(\d{2,5})\)?", inherited.get("ss_resolution", ""))
+        trained = "x".join(found.groups()) if found else f"{pixels}x{pixels}"
+        return {"modelspec.resolution": inherited.get("modelspec.resolution") or trained}
+    kohyas = {"ss_resolution": f"({pixels}, {pixels})"} if "ss_resolution" in inherited else {}
+    return {"modelspec.resolution": f"{pixels}x{pixels}"} | kohyas
 
 
 def _pixels(base: Checkpoint, predicts: str | None) -> int:
@@ -99,7 +102,7 @@ def _seen(plan: Plan, inherited: Mapping[str, str], note: str) -> dict[str, str]
     trained, words = inherited.get("ss_training_comment", ""), trigger_words(plan.adapter)
     return {
         "modelspec.description": "\n".join(filter(None, [inherited.get("modelspec.description", ""), note])),
-        "ss_training_comment": "; ".join([note, *([trained] if trained not in ("", "None") else [])]),  # as sd-scripts resizes
+        "ss_training_comment": note if trained in ("", "None") else f"{note.removesuffix('.')}; {trained}",  # as sd-scripts does
         **({"modelspec.trigger_phrase": words} if words else {}),
     }
 
@@ -161,8 +164,8 @@ def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
     return dim, alpha
 
 
-def hashes_of(path: Path) -> dict[str, str]:
-    """Return the hashes of a file whose header has only ``ss_*`` (sd-scripts, ``precalculate_safetensors_hashes``)."""
+def kohya_hashes(path: Path) -> dict[str, str]:
+    """Return kohya's hashes, and ModelSpec's, of a file whose header has only ``ss_*`` (``precalculate_safetensors_hashes``)."""
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     found = hashes(path, skip=8 + header)
@@ -170,7 +173,10 @@ def hashes_of(path: Path) -> dict[str, str]:
 
 
 def named_hashes(tensors: str, legacy: str) -> dict[str, str]:
-    """Return the hashes under kohya's and ModelSpec's keys. ``tensors``: sha256 of all tensors' bytes, in the file's order."""
+    """Return the hashes under kohya's and ModelSpec's keys.
+
+    ``tensors``: sha256 of all tensors' bytes, in the file's order; ``legacy``: the WebUI's old hash of the file.
+    """
     return {"sshs_model_hash": tensors, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{tensors}"}
 
 

@@ -65,7 +65,7 @@ def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[
 def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
     """Write the file with its hashes in its header."""
     save_file(tensors, path, {key: value for key, value in described.items() if key.startswith("ss_")})
-    save_file(tensors, path, described | metadata.hashes_of(path))
+    save_file(tensors, path, described | metadata.kohya_hashes(path))
     path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
 
 
