@@ -8,11 +8,12 @@ import torch
 
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files import Staging
+from lorax.files import Staging, as_utf8
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
 from lorax.options import DENSE_RANK, Saving
 from lorax.output import metadata, plain_lora, sidecars
+from lorax.output.cards import About
 from lorax.transfer import Moved, Plan
 
 
@@ -25,15 +26,14 @@ def stage_lorax(plan: Plan, path: Path, staging: Staging, saving: Saving) -> lis
             largest = None if adapter.layers[name].is_low_rank else plan.options.max_rank or DENSE_RANK
             layers[layer] = adapter.delta(name, source).compressed(largest)[0]
     core = adapter.header.core if adapter.header else ""
-    note = f"{adapter.title}, for {source.title} and whatever checkpoint LoRA-X fits it to."
-    made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, note)
+    made = _Made(source, layers, adapter.bundled(), plan.options.method, core, {}, metadata.kept_note(plan))
     return _stage(plan, made, path, staging, saving)
 
 
 def stage_moved(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the moved layers as an adapter of the target, to be fitted to others by ``auto``. ``path`` must be free."""
     bundled = plan.adapter.bundled() if plan.within_family else {}
-    note = f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to."
+    note = as_utf8(f"{metadata.moved_note(plan)} For {plan.target.title} and whatever checkpoint LoRA-X fits it to.")
     made = _Made(plan.target, moved.layers, bundled, AUTO, "", metadata.moved_from(plan), note)
     return _stage(plan, made, path, staging, saving)
 
@@ -62,7 +62,7 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, saving: Saving
         layers[layer] = replace(delta, scale=balanced.scale)
     plain_lora.check_finite(plan, tensors)
     header = metadata.lorax_header(base, layers, made.method, plan.options, saving.dtype, made.core)
-    described = metadata.common(plan, base, layers, path.stem, "lorax") | header | made.described
-    beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
+    described = metadata.common(plan, base, layers, path.stem, "lorax", made.note) | header | made.described
     staging.write(path, lambda temporary: plain_lora.save(tensors, temporary, described), saving.overwrite)
-    return [path, *beside]
+    about = About.of(plan, base, made.note, path, staging.size(path))
+    return [path, *sidecars.carry(plan.adapter.path, path, staging, about)]

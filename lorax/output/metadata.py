@@ -3,13 +3,14 @@
 import datetime
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lorax import __version__
 from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
-from lorax.files import hashes
-from lorax.formats import Header
+from lorax.files import as_utf8, hashes
+from lorax.formats import Header, trigger_words
 from lorax.low_rank import LowRank
 from lorax.options import Options, Saving
 from lorax.transfer import Moved, Plan
@@ -24,12 +25,14 @@ STALE = (
     "format",
     "lorax_",
 )
+OF_FAMILY = ("modelspec.thumbnail", "modelspec.encoder_layer")  # keys that are true of the source's family only
+LARGEST_THUMBNAIL = 1 << 20  # characters of the data URL
 MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
-def describe(plan: Plan, moved: Moved, name: str, saving: Saving) -> dict[str, str]:
+def describe(plan: Plan, moved: Moved, name: str, saving: Saving, note: str) -> dict[str, str]:
     """Return the header of a plain LoRA: the source file's metadata with a new base, rank, alpha, title and origin."""
-    return common(plan, plan.target, moved.layers, name, "networks.lora") | {
+    return common(plan, plan.target, moved.layers, name, "networks.lora", note) | {
         "lorax_target_model": plan.target.path.name,
         "lorax_target_model_hash": plan.target.identity.sha256,
         "lorax_method": plan.options.method,
@@ -39,10 +42,12 @@ def describe(plan: Plan, moved: Moved, name: str, saving: Saving) -> dict[str, s
     }
 
 
-def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str) -> dict[str, str]:
-    """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``."""
-    inherited = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
-    predicts = plan.prediction(base)
+def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str, note: str) -> dict[str, str]:
+    """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``.
+
+    ``note`` becomes a part of what people see of it.
+    """
+    inherited, predicts = _inherited(plan, base), plan.prediction(base)
     name = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, but a header's text must
     return inherited | {
         **of_base(base, predicts),
@@ -52,15 +57,53 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": _names(base, predicts)[1],
         **({"modelspec.prediction_type": MODELSPEC[predicts]} if predicts in MODELSPEC else {}),
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        **_resolution(plan, base, inherited),
+        "modelspec.implementation": base.family.implementation,
+        "modelspec.implementation_version": f"lorax-webui/{__version__}",
         "modelspec.title": name,
+        **_seen(plan, inherited, note),
         "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "modelspec.merged_from": plan.adapter.title,
         "lorax_version": __version__,
         "lorax_source_lora": plan.adapter.given.name,
-        "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
+        "lorax_source_lora_hash": plan.adapter.sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.identity.sha256,
+    }
+
+
+def _inherited(plan: Plan, base: Checkpoint) -> dict[str, str]:
+    """Return the source file's metadata, without what is not true of the adapter on ``base``."""
+    stale = STALE if base.family == plan.source.family else (*STALE, *OF_FAMILY)
+    kept = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(stale)}
+    thumbnail = kept.get("modelspec.thumbnail", "")
+    if not thumbnail.startswith("data:image/") or len(thumbnail) > LARGEST_THUMBNAIL:
+        kept.pop("modelspec.thumbnail", None)
+    return kept
+
+
+def _resolution(plan: Plan, base: Checkpoint, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the size of the pictures: that of the training, unless it was for a base that draws others."""
+    pixels = _pixels(base, plan.prediction(base))
+    if pixels == _pixels(plan.source, plan.prediction(plan.source)):
+        found = re.fullmatch(r"\(?(\d{2,5}), ?(\d{2,5})\)?", inherited.get("ss_resolution", ""))
+        trained = "x".join(found.groups()) if found else f"{pixels}x{pixels}"
+        return {"modelspec.resolution": inherited.get("modelspec.resolution") or trained}
+    kohyas = {"ss_resolution": f"({pixels}, {pixels})"} if "ss_resolution" in inherited else {}
+    return {"modelspec.resolution": f"{pixels}x{pixels}"} | kohyas
+
+
+def _pixels(base: Checkpoint, predicts: str | None) -> int:
+    return base.family.velocity_resolution if base.family.velocity and predicts == VELOCITY else base.family.resolution
+
+
+def _seen(plan: Plan, inherited: Mapping[str, str], note: str) -> dict[str, str]:
+    """Return what programs show of an adapter: trigger words, and where it is from before what was said of it."""
+    trained, words = inherited.get("ss_training_comment", ""), trigger_words(plan.adapter)
+    return {
+        "modelspec.description": "\n".join(filter(None, [inherited.get("modelspec.description", ""), note])),
+        "ss_training_comment": note if trained in ("", "None") else f"{note.removesuffix('.')}; {trained}",  # as sd-scripts does
+        **({"modelspec.trigger_phrase": words} if words else {}),
     }
 
 
@@ -122,11 +165,19 @@ def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
 
 
 def kohya_hashes(path: Path) -> dict[str, str]:
-    """Return kohya's ``sshs_*`` of a file whose header has only ``ss_*`` (sd-scripts, ``precalculate_safetensors_hashes``)."""
+    """Return kohya's hashes, and ModelSpec's, of a file whose header has only ``ss_*`` (``precalculate_safetensors_hashes``)."""
     with path.open("rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     found = hashes(path, skip=8 + header)
-    return {"sshs_model_hash": found.sha256, "sshs_legacy_hash": found.legacy}
+    return named_hashes(found.sha256, found.legacy)
+
+
+def named_hashes(tensors: str, legacy: str) -> dict[str, str]:
+    """Return the hashes under kohya's and ModelSpec's keys.
+
+    ``tensors``: sha256 of all tensors' bytes, in the file's order; ``legacy``: the WebUI's old hash of the file.
+    """
+    return {"sshs_model_hash": tensors, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{tensors}"}
 
 
 def moved_from(plan: Plan) -> dict[str, str]:
@@ -139,6 +190,19 @@ def moved_from(plan: Plan) -> dict[str, str]:
 
 
 def moved_note(plan: Plan, strength: float = 1.0) -> str:
-    """Return a sentence about the transfer, for the adapter's description."""
+    """Return a note on the transfer for people, with the hashes by which they find the files."""
     how = plan.options.method + (f", at strength {strength:g}" if strength != 1 else "")
-    return f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({how})."
+    moved = f"{plan.adapter.title}, moved from {plan.source.title} to {plan.target.title} by LoRA-X ({how})."
+    return as_utf8(f"{moved} {_hashes(plan, plan.source, plan.target)}")
+
+
+def kept_note(plan: Plan) -> str:
+    """Return a note on a LoRA-X file that holds the adapter as it is, with hashes."""
+    kept = f"{plan.adapter.title}, for {plan.source.title} and whatever checkpoint LoRA-X fits it to."
+    return as_utf8(f"{kept} {_hashes(plan, plan.source)}")
+
+
+def _hashes(plan: Plan, *bases: Checkpoint) -> str:
+    """Return the first ten digits of each sha256, as Civitai and WebUIs show them."""
+    named = [(plan.adapter.title, plan.adapter.sha256), *((base.title, base.identity.sha256) for base in bases)]
+    return f"sha256: {', '.join(f'{title} {sha256[:10]}' for title, sha256 in dict.fromkeys(named))}."

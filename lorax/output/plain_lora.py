@@ -13,6 +13,7 @@ from lorax.files import Staging, is_finite
 from lorax.low_rank import LowRank
 from lorax.options import Saving
 from lorax.output import metadata, sidecars
+from lorax.output.cards import About
 from lorax.transfer import Moved, Plan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -33,10 +34,11 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
     if plan.within_family:
         tensors |= plan.adapter.bundled()
     check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving)
-    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan, saving.strength))
+    note = metadata.moved_note(plan, saving.strength)
+    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving, note)
     staging.write(path, lambda temporary: save(tensors, temporary, described), saving.overwrite)
-    return [path, *beside]
+    about = About.of(plan, plan.target, note, path, staging.size(path))
+    return [path, *sidecars.carry(plan.adapter.path, path, staging, about)]
 
 
 def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
@@ -61,7 +63,7 @@ def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
-    """Write the file with kohya's hashes in its header."""
+    """Write the file with its hashes in its header."""
     save_file(tensors, path, {key: value for key, value in described.items() if key.startswith("ss_")})
     save_file(tensors, path, described | metadata.kohya_hashes(path))
     path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
