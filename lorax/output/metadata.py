@@ -4,15 +4,14 @@ import datetime
 import json
 import math
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from lorax import __version__
 from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
-from lorax.files import hashes
+from lorax.files import TensorWriter, hashes
 from lorax.formats import Header
 from lorax.low_rank import LowRank
 from lorax.options import Options, Saving
-from lorax.transfer import Moved, Plan
+from lorax.transfer import Plan, Report
 
 # Prefixes of keys that are true of the source file only.
 STALE = (
@@ -24,18 +23,19 @@ STALE = (
     "format",
     "lorax_",
 )
+UNHASHED = {"sshs_model_hash": 64 * "0", "sshs_legacy_hash": 8 * "0"}  # as long as ``kohya_hashes``
 MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
-def describe(plan: Plan, moved: Moved, name: str, saving: Saving) -> dict[str, str]:
+def describe(plan: Plan, layers: Mapping[str, LowRank], report: Report, name: str, saving: Saving) -> dict[str, str]:
     """Return the header of a plain LoRA: the source file's metadata with a new base, rank, alpha, title and origin."""
-    return common(plan, plan.target, moved.layers, name, "networks.lora") | {
+    return common(plan, plan.target, layers, name, "networks.lora") | {
         "lorax_target_model": plan.target.path.name,
         "lorax_target_model_hash": plan.target.identity.sha256,
         "lorax_method": plan.options.method,
         "lorax_settings": json.dumps(settings(plan.options, saving.dtype)),
         **({"lorax_strength": f"{saving.strength:g}"} if saving.strength != 1 else {}),
-        "lorax_coverage": f"{moved.report.coverage:.4f}",
+        "lorax_coverage": f"{report.coverage:.4f}",
     }
 
 
@@ -47,7 +47,7 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
     return inherited | {
         **of_base(base, predicts),
         "ss_network_module": module,
-        **_network(base, layers),
+        **network(base, layers),
         "ss_output_name": name,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": _names(base, predicts)[1],
@@ -102,16 +102,16 @@ def settings(options: Options, dtype: str) -> dict[str, str | float | int | None
     return {name: getattr(options, name) for name in ("rank", "threshold", "pairing", "max_rank")} | {"dtype": dtype}
 
 
-def _network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str]:
+def network(target: Checkpoint, layers: Mapping[str, LowRank]) -> dict[str, str]:
     """Return rank and alpha of these layers under kohya's names, which treat convolutions larger than 1x1 separately."""
     kernels = {layer: delta for layer, delta in layers.items() if math.prod(target.layers[layer][2:]) > 1}
     plain = {layer: delta for layer, delta in layers.items() if layer not in kernels} or kernels
     dim, alpha = _common(plain.values())
-    network = {"ss_network_dim": dim, "ss_network_alpha": alpha}
+    found = {"ss_network_dim": dim, "ss_network_alpha": alpha}
     if kernels:
         dim, alpha = _common(kernels.values())
-        network["ss_network_args"] = json.dumps({"conv_dim": dim, "conv_alpha": alpha})
-    return network
+        found["ss_network_args"] = json.dumps({"conv_dim": dim, "conv_alpha": alpha})
+    return found
 
 
 def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
@@ -121,11 +121,9 @@ def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
     return dim, alpha
 
 
-def kohya_hashes(path: Path) -> dict[str, str]:
-    """Return kohya's ``sshs_*`` of a file whose header has only ``ss_*`` (sd-scripts, ``precalculate_safetensors_hashes``)."""
-    with path.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-    found = hashes(path, skip=8 + header)
+def kohya_hashes(file: TensorWriter, described: Mapping[str, str]) -> dict[str, str]:
+    """Return kohya's ``sshs_*``: those of a file whose header has only ``ss_*`` (``precalculate_safetensors_hashes``)."""
+    found = file.hashes({key: value for key, value in described.items() if key.startswith("ss_")})
     return {"sshs_model_hash": found.sha256, "sshs_legacy_hash": found.legacy}
 
 
