@@ -48,12 +48,12 @@ def test_interrupted_while_working(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", ["put", "finish"])
+@pytest.mark.parametrize("step", ["put_all", "finish"])
 @pytest.mark.parametrize(("error", "code"), FAILURES)
 def test_interrupted_while_writing(
     files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException, code: int
 ) -> None:
-    """After the third tensor, or after the header."""
+    """After the third layer, or after the header."""
     calls, function = [0], getattr(TensorWriter, step)
 
     def half(self: TensorWriter, *given: Any) -> None:
@@ -64,7 +64,7 @@ def test_interrupted_while_writing(
 
     monkeypatch.setattr(TensorWriter, step, half)
     assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
-    assert calls == [3 if step == "put" else 1]
+    assert calls == [3 if step == "put_all" else 1]
     assert list(out.iterdir()) == []
 
 

@@ -55,10 +55,11 @@ class TensorWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
-    def put(self, key: str, tensor: torch.Tensor) -> None:
-        """Write a tensor."""
-        self._file.seek(self._begin + self._entries[key]["data_offsets"][0])
-        self._file.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    def put_all(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write tensors."""
+        for key, tensor in tensors.items():
+            self._file.seek(self._begin + self._entries[key]["data_offsets"][0])
+            self._file.write(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header."""

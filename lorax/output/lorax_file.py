@@ -61,9 +61,9 @@ def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, saving: Saving
         parts = plain_lora.factors(base, layer, delta, dtype)
         return {f"{base.names.kohya(layer)}.{part.replace('lora_', 'lorax_')}": tensor for part, tensor in parts.items()}
 
-    content = plain_lora.Content(base, outlines, made.layers.items, encoded, dict(made.bundled))
+    content = plain_lora.Content(plan.adapter.path, base, outlines, made.layers.__getitem__, encoded, made.bundled)
     header = metadata.lorax_header(base, outlines, made.method, plan.options, saving.dtype, made.core)
     described = metadata.common(plan, base, outlines, path.stem, "lorax") | header | made.described
     beside = sidecars.carry(plan.adapter.path, path, staging, base.family, made.note)
-    staging.write(path, lambda temporary: content.write(plan, temporary, described), saving.overwrite)
+    staging.write(path, lambda temporary: content.write(temporary, described), saving.overwrite)
     return [path, *beside]

@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from lorax import __version__
 from lorax.checkpoint import NOISE, VELOCITY, Checkpoint
@@ -23,7 +24,8 @@ STALE = (
     "format",
     "lorax_",
 )
-UNHASHED = {"sshs_model_hash": 64 * "0", "sshs_legacy_hash": 8 * "0"}  # as long as ``kohya_hashes``
+# As long as what ``kohya_hashes`` and ``adapter_hash`` return.
+UNHASHED = {"sshs_model_hash": 64 * "0", "sshs_legacy_hash": 8 * "0", "lorax_source_lora_hash": 64 * "0"}
 MODELSPEC = {NOISE: "epsilon", VELOCITY: "v"}
 
 
@@ -40,7 +42,7 @@ def describe(plan: Plan, layers: Mapping[str, LowRank], report: Report, name: st
 
 
 def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: str, module: str) -> dict[str, str]:
-    """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``."""
+    """Return the common part of all headers: the source file's metadata, updated for these layers of ``base``, without hashes."""
     inherited = {key: value for key, value in plan.adapter.metadata.items() if not key.startswith(STALE)}
     predicts = plan.prediction(base)
     name = name.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8, but a header's text must
@@ -58,7 +60,6 @@ def common(plan: Plan, base: Checkpoint, layers: Mapping[str, LowRank], name: st
         "modelspec.merged_from": plan.adapter.title,
         "lorax_version": __version__,
         "lorax_source_lora": plan.adapter.given.name,
-        "lorax_source_lora_hash": hashes(plan.adapter.path).sha256,
         "lorax_source_model": plan.source.path.name,
         "lorax_source_model_hash": plan.source.identity.sha256,
     }
@@ -119,6 +120,11 @@ def _common(deltas: Collection[LowRank]) -> tuple[str, str]:
     ranks, alphas = {str(delta.rank) for delta in deltas}, {f"{delta.scale * delta.rank:g}" for delta in deltas}
     dim, alpha = (values.pop() if len(values) == 1 else "Dynamic" for values in (ranks, alphas))
     return dim, alpha
+
+
+def adapter_hash(path: Path) -> dict[str, str]:
+    """Return the entry with the hash of the source file."""
+    return {"lorax_source_lora_hash": hashes(path).sha256}
 
 
 def kohya_hashes(file: TensorWriter, described: Mapping[str, str]) -> dict[str, str]:

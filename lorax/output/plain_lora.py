@@ -1,6 +1,7 @@
 """Writes plain LoRAs, which every UI loads."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lorax.files import Staging, TensorWriter, is_finite
 from lorax.low_rank import LowRank
 from lorax.options import Saving
 from lorax.output import metadata, sidecars
-from lorax.transfer import Moved, Plan
+from lorax.transfer import Moved, Plan, Stream
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -29,30 +30,30 @@ def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving
     def encoded(layer: str, delta: LowRank) -> dict[str, torch.Tensor]:
         return (encode_whole if layer in whole else encode)(target, layer, delta, dtype)
 
-    def layers() -> Iterator[tuple[str, LowRank]]:
-        yield from zeros.items()
-        yield from ((layer, delta.times(saving.strength)) for layer, delta in moved.layers.items())
+    def read(layer: str) -> LowRank:
+        return zeros[layer] if layer in zeros else moved.layers[layer].times(saving.strength)
 
-    content = Content(target, zeros | outlines, layers, encoded, others, whole)
+    content = Content(plan.adapter.path, target, zeros | outlines, read, encoded, others, whole)
     described = metadata.describe(plan, content.factored, moved.report, path.stem, saving)
     beside = sidecars.carry(plan.adapter.path, path, staging, target.family, metadata.moved_note(plan, saving.strength))
-    staging.write(path, lambda temporary: content.write(plan, temporary, described), saving.overwrite)
+    staging.write(path, lambda temporary: content.write(temporary, described), saving.overwrite)
     return [path, *beside]
 
 
 @dataclass
 class Content:
-    """What is written of an adapter, of which one layer at a time is in memory.
+    """What is written of the adapter at ``adapter``, of which a few layers at a time are in memory.
 
-    ``outlines`` are the layers without their values, ``layers`` reads them, and ``encoded`` makes tensors of one. ``others`` are
-    the tensors that belong to no layer, and ``whole`` the layers whose tensors are not factors.
+    ``outlines`` are the layers without their values. ``read`` reads one, and ``encoded`` makes tensors of it. ``others`` are the
+    tensors that belong to no layer, and ``whole`` the layers whose tensors are not factors.
     """
 
+    adapter: Path
     base: Checkpoint
     outlines: dict[str, LowRank]
-    layers: Callable[[], Iterable[tuple[str, LowRank]]]
+    read: Callable[[str], LowRank]
     encoded: Callable[[str, LowRank], dict[str, torch.Tensor]]
-    others: dict[str, torch.Tensor]
+    others: Mapping[str, torch.Tensor]
     whole: Collection[str] = ()
 
     @property
@@ -60,27 +61,35 @@ class Content:
         """The outlines of the layers that are written as factors."""
         return {layer: outline for layer, outline in self.outlines.items() if layer not in self.whole}
 
-    def write(self, plan: Plan, path: Path, described: dict[str, str]) -> None:
+    def write(self, path: Path, described: Mapping[str, str]) -> None:
         """Write the file. Its rank and alpha are those of the layers as written. Raises LoraxError if a value is not finite."""
-        outlines = dict(self.others)
+        tensors = dict(self.others)
         for layer, outline in self.outlines.items():
-            outlines |= self.encoded(layer, outline)
-        with TensorWriter(path, outlines, described | metadata.UNHASHED) as file:
-            _put(plan, file, self.others)
-            for layer, delta in self.layers():
-                balanced = delta.balanced()
-                self.outlines[layer] = replace(self.outlines[layer], scale=balanced.scale)
-                _put(plan, file, self.encoded(layer, balanced))
-            described |= metadata.network(self.base, self.factored)
-            file.finish(described | metadata.kohya_hashes(file, described))
+            tensors |= self.encoded(layer, outline)
+        stream = Stream(torch.device("cpu"), self._size, lambda layer, device: self.read(layer), self._work)
+        with TensorWriter(path, tensors, {**described, **metadata.UNHASHED}) as file, ThreadPoolExecutor(1) as pool:
+            of_adapter = pool.submit(metadata.adapter_hash, self.adapter)  # takes as long as all else
+            file.put_all(self._checked(self.others))
+            for layer, (scale, encoded) in zip(list(self.outlines), stream(self.outlines), strict=True):
+                self.outlines[layer] = replace(self.outlines[layer], scale=scale)
+                file.put_all(encoded)
+            header = {**described, **metadata.network(self.base, self.factored)}
+            file.finish(header | metadata.kohya_hashes(file, header) | of_adapter.result())
 
+    def _size(self, layer: str) -> int:
+        """Return about how many bytes a layer takes on its way, of which there are several copies."""
+        outline = self.outlines[layer]
+        return 4 * (outline.up.nbytes + outline.down.nbytes)
 
-def _put(plan: Plan, file: TensorWriter, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors. Raises LoraxError if one holds NaN or infinite values."""
-    for key, tensor in tensors.items():
-        if not is_finite(tensor):
-            raise LoraxError(f"{plan.adapter.path}: {key} would be infinite in what is written. The adapter's training diverged.")
-        file.put(key, tensor)
+    def _work(self, layer: str, delta: LowRank) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return the scale of a layer as it is written, and its tensors."""
+        balanced = delta.balanced()
+        return balanced.scale, self._checked(self.encoded(layer, balanced))
+
+    def _checked(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
+            raise LoraxError(f"{self.adapter}: {odd} would be infinite in what is written. The adapter's training diverged.")
+        return dict(tensors)
 
 
 def missing_in_attentions(base: Checkpoint, layers: Iterable[str]) -> dict[str, str]:
@@ -101,8 +110,7 @@ def missing_in_attentions(base: Checkpoint, layers: Iterable[str]) -> dict[str, 
 def save(tensors: Mapping[str, torch.Tensor], path: Path, described: Mapping[str, str]) -> None:
     """Write tensors that are in memory, with kohya's hashes in the header."""
     with TensorWriter(path, tensors, {**described, **metadata.UNHASHED}) as file:
-        for key, tensor in tensors.items():
-            file.put(key, tensor)
+        file.put_all(tensors)
         file.finish({**described, **metadata.kohya_hashes(file, described)})
 
 

@@ -8,6 +8,7 @@ from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
 from lorax.transfer.running import expected, run, run_all
 from lorax.transfer.spool import Layers
+from lorax.transfer.streaming import Stream
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Plan",
     "Report",
     "Status",
+    "Stream",
     "Verdict",
     "as_json",
     "estimate",

@@ -137,8 +137,8 @@ class Layers(Mapping[str, LowRank]):
 def _narrowest(values: torch.Tensor) -> torch.Tensor:
     """Return the values in half precision if that holds them exactly, as it does in a copy of what was stored so."""
     for dtype in HALVES:
-        if all(torch.equal(part.to(dtype).float(), part) for part in (values[:1], values)):
-            return values.to(dtype)
+        if torch.equal(values[:1].to(dtype).float(), values[:1]) and torch.equal((half := values.to(dtype)).float(), values):
+            return half
     return values
 
 
