@@ -13,6 +13,7 @@ from lorax.checkpoint import Checkpoint, Family
 from lorax.files import is_file
 from lorax.formats import sidecars, trigger_words
 from lorax.output.base_name import civitai_name
+from lorax.output.metadata import told
 from lorax.transfer import Plan
 
 Content = dict[str, Any]
@@ -66,7 +67,7 @@ class About:
             size=size,
             family=base.family,
             base=civitai_name(base),
-            note=note,
+            note=told(note, plan.adapter.sha256),
             found_on=plan.source.title,
             trigger_words=trigger_words(plan.adapter),
             weight=sidecars.read(original).weight,

@@ -10,7 +10,7 @@ from lorax.transfer import Moved
 class Memory:
     """The last result, unless it is large, so that a transfer need not repeat an analysis; and the host's cache and models."""
 
-    LIMIT = 1 << 30  # bytes
+    LIMIT = 4 << 30  # bytes on the disk
 
     def __init__(self, cache: Cache | None = None, models: Models | None = None) -> None:
         self.cache, self.models = cache, models
@@ -23,5 +23,4 @@ class Memory:
 
     def keep(self, key: Hashable, survey: bool, moved: list[Moved]) -> None:
         """Replace the last result."""
-        size = sum(factor.nbytes for one in moved for delta in one.layers.values() for factor in (delta.up, delta.down))
-        self._last = (key, survey, moved) if size <= self.LIMIT else None
+        self._last = (key, survey, moved) if sum(one.layers.size for one in moved) <= self.LIMIT else None
