@@ -12,7 +12,7 @@ import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
 from tests.ui.chromium import launched, pick
-from tests.ui.double import Double
+from tests.ui.double import KINDS, Double
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +37,12 @@ def models(unpacked: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-@pytest.fixture
-def double(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
-    """A WebUI's modules over a folder with the bundled models and their LoRAs."""
+@pytest.fixture(params=KINDS)
+def double(request: Any, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """A WebUI's modules over a folder with the bundled models and their LoRAs, in each of the shapes."""
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
     shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path)
+    made = Double(tmp_path, request.param)
     made.install(monkeypatch)
     return made
 

@@ -113,8 +113,28 @@ def test_fitting_happens_where_the_settings_page_says(double: Double) -> None:
     assert device() == "cpu"
 
 
-def test_without_network_types_the_script_has_none(double: Double) -> None:
-    assert loaded().LoraxNetworks is None
+def test_a_webui_that_cannot_apply_lorax_files_says_so_everywhere(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = double.modules["networks"]
+    for name in ("module_types", "load_lora_state_dict"):
+        monkeypatch.delattr(networks, name, raising=False)
+    networks.available_networks["contrast-pruned"].metadata = {"lorax_format": "1"}
+    from lorax.hosts.a1111.host import A1111
+
+    host = A1111()
+    assert "save it as a plain LoRA" in host.notice
+    ((blocks, *_),) = callbacks(double)["tabs"]()
+    shown = {component.elem_id: getattr(component, "value", "") for component in blocks.blocks.values()}
+    assert "save it as a plain LoRA" in shown["lorax_save_as_notice"]
+    messages: list[str] = []
+    asked = {"lora": [SimpleNamespace(positional=[name]) for name in ("contrast-base", "contrast-pruned")]}
+    loaded().LoraxNetworks().after_extra_networks_activate(SimpleNamespace(comment=messages.append), extra_network_data=asked)
+    (message,) = messages
+    assert message.startswith("LoRA-X, contrast-pruned: not applied")
+    assert "save it as a plain LoRA" in message
+
+
+def test_models_run_by_the_webui_or_by_our_runner_once_it_made_room(double: Double, host: Any) -> None:
+    assert type(host.models()).__name__ == ("HostModels" if double.kind == "a1111" else "HostRunners")
 
 
 def test_lists(double: Double, host: Any) -> None:
@@ -122,7 +142,22 @@ def test_lists(double: Double, host: Any) -> None:
     assert host.loaded() == "base.safetensors"
     assert host.adapters()["contrast-base"].path == host.adapter_folder / "contrast-base.safetensors"
     assert host.tag(host.adapter_folder / "contrast-base.safetensors") == "<lora:contrast-base:1>"
-    assert host.notice == ""
+    assert host.notice == host.without_lorax == ""
+
+
+def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any) -> None:
+    infos, data = {info.name: info for info in double.infos}, double.modules["sd_models"].model_data
+
+    def choose(name: str) -> None:
+        if double.kind == "forge":
+            data.forge_loading_parameters = {"checkpoint_info": infos[name]}
+        else:
+            data.sd_model = SimpleNamespace(sd_checkpoint_info=infos[name])
+
+    choose("finetune.safetensors")
+    assert host.loaded() == "finetune.safetensors"
+    host.run(lambda progress: choose("pruned.safetensors"), lambda *given: None)
+    assert double.returns == ([] if double.kind == "forge" else ["finetune.safetensors"])
 
 
 def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +244,8 @@ def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     assert all(drawn.items() >= (asked | {"width": 64, "height": 72}).items() for drawn in double.drawn)
     assert [drawn["seed"] for drawn in double.drawn] == [8, 7]
     assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
-    assert double.reloaded == 1
+    assert double.reloaded == (double.kind != "forge"), "which loads by itself what is chosen"
+    assert double.temporary == 1, "Neo has a folder of temporary files that it never makes"
 
 
 def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Double, host: Any) -> None:
@@ -228,7 +264,7 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
 
     with pytest.raises(Interrupted):
         list(host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], Drawing("cat"), stop))
-    assert double.reloaded == 1
+    assert double.reloaded == (double.kind != "forge")
 
 
 def test_pictures_are_drawn_by_what_txt2img_offers(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
