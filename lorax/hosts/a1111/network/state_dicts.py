@@ -116,11 +116,12 @@ class Loading:
 
 
 def is_lorax(filename: str) -> bool:
-    """Tell whether the file is a LoRA-X file, by its header as it is now. What cannot be read is left to the WebUI."""
+    """Tell whether the file is a LoRA-X file, by its header as it is now, or was when the WebUI listed it if it is damaged."""
     try:
         return filename.lower().endswith(".safetensors") and "lorax_format" in open_tensors(Path(filename)).metadata
     except LoraxError:
-        return False
+        listed = (net for net in networks.available_networks.values() if net.filename == filename)
+        return any("lorax_format" in net.metadata for net in listed)
 
 
 def _outcomes(model: Any) -> dict[str, Outcome]:
