@@ -118,10 +118,15 @@ class PatchingHost(Host):
 
     def load(self, path: Path) -> None:
         info = SimpleNamespace(filename=str(path), sha256=builders.sha256(path))
-        self.shared.sd_model = SimpleNamespace(sd_checkpoint_info=info, current_lora_hash=str([]))
+        unet, clip = (SimpleNamespace(lora_loader=SimpleNamespace(loaded_hash=str([]))) for _ in range(2))
+        objects = SimpleNamespace(unet=unet, clip=SimpleNamespace(patcher=clip))
+        self.shared.sd_model = SimpleNamespace(sd_checkpoint_info=info, current_lora_hash=str([]), forge_objects=objects)
 
     def draw(self, script: Any, *files: Path) -> tuple[list[str], list[dict[str, torch.Tensor]] | None]:
-        """Draw with these LoRAs; return the messages, and the tensors that were applied, or None if those before stayed."""
+        """Draw with these LoRAs; return the messages, and the tensors that were applied, or None if those before stayed.
+
+        As in Forge, names and strengths are compared twice: before files are read, and before weights are changed.
+        """
         model, messages = self.shared.sd_model, []  # type: ignore[var-annotated]
         self.networks.available_networks = {
             file.stem: SimpleNamespace(filename=str(file), metadata=metadata_of(file)) for file in files
@@ -135,6 +140,9 @@ class PatchingHost(Host):
         if model.current_lora_hash != wanted:
             model.current_lora_hash = wanted
             applied = [self.networks.load_lora_state_dict(str(file)) for file in files]
+            for patcher in (model.forge_objects.unet, model.forge_objects.clip.patcher):
+                applied = None if patcher.lora_loader.loaded_hash == wanted else applied
+                patcher.lora_loader.loaded_hash = wanted
         script.after_extra_networks_activate(p, batch_number=0, extra_network_data={})
         return messages, applied
 

@@ -87,7 +87,7 @@ class Loading:
         model = sd_models.model_data.get_sd_model()
         files = {net.network_on_disk.filename for net in networks.loaded_networks} & _outcomes(model).keys()
         if not all(self._is_current(filename, model) for filename in files):
-            model.current_lora_hash = AGAIN
+            _load_again(model)
 
     def messages(self) -> dict[str, str]:
         """Return what there is to tell of the networks of this picture, by their names."""
@@ -122,6 +122,14 @@ def is_lorax(filename: str) -> bool:
     except LoraxError:
         listed = (net for net in networks.available_networks.values() if net.filename == filename)
         return any("lorax_format" in net.metadata for net in listed)
+
+
+def _load_again(model: Any) -> None:
+    """Have the WebUI load the networks of this model again, and Forge put them into the weights again, which compares anew."""
+    model.current_lora_hash = AGAIN
+    for patcher in (model.forge_objects.unet, model.forge_objects.clip.patcher):
+        if hasattr(patcher, "lora_loader"):
+            patcher.lora_loader.loaded_hash = AGAIN
 
 
 def _outcomes(model: Any) -> dict[str, Outcome]:
