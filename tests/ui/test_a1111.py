@@ -10,13 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.workflow import InFolder, Request, transfer
-from tests.ui.double import Double
+from lorax.transfer.verdict_words import words
+from lorax.workflow import InFolder, Request, Verdicts, transfer
+from tests.ui.double import CheckpointInfo, Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
@@ -133,6 +136,16 @@ def test_a_webui_that_cannot_apply_lorax_files_says_so_everywhere(double: Double
     assert "save it as a plain LoRA" in message
 
 
+def test_a_webui_without_the_needed_modules_is_left_alone_with_a_sentence(
+    double: Double, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SD.Next, which has no modules.util."""
+    monkeypatch.delitem(sys.modules, "modules.util")
+    assert not hasattr(loaded(), "LoraxNetworks")
+    assert double.callbacks == {}
+    assert "this WebUI has no modules.util. Move LoRAs by python -m lorax serve" in caplog.text
+
+
 def test_models_run_by_the_webui_or_by_our_runner_once_it_made_room(double: Double, host: Any) -> None:
     assert type(host.models()).__name__ == ("HostModels" if double.kind == "a1111" else "HostRunners")
 
@@ -143,6 +156,24 @@ def test_lists(double: Double, host: Any) -> None:
     assert host.adapters()["contrast-base"].path == host.adapter_folder / "contrast-base.safetensors"
     assert host.tag(host.adapter_folder / "contrast-base.safetensors") == "<lora:contrast-base:1>"
     assert host.notice == host.without_lorax == ""
+
+
+def test_checkpoints_of_other_kinds_are_listed_and_declined_in_words(double: Double, host: Any, tmp_path: Path) -> None:
+    """Forge and Neo list them all. A UNet alone is recognised as one in a whole checkpoint is."""
+    folder = tmp_path / "Stable-diffusion"
+    (folder / "flux-Q4.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    save_file({"net.llm_adapter.blocks.0.cross_attn.q_proj.weight": torch.zeros(2, 2)}, folder / "anima.safetensors")
+    save_file({"double_blocks.0.img_attn.proj.weight": torch.zeros(2, 2)}, folder / "flux-unet-only.safetensors")
+    listed = double.modules["sd_models"].checkpoints_list
+    for name in ("flux-Q4.gguf", "anima.safetensors", "flux-unet-only.safetensors"):
+        listed[name] = CheckpointInfo(str(folder / name))
+    bases, lora = host.bases(), host.adapters()["contrast-base"]
+    for name, title in (
+        ("flux-Q4.gguf", "a GGUF file"),
+        ("anima.safetensors", "Anima"),
+        ("flux-unet-only.safetensors", "FLUX.1"),
+    ):
+        assert f"is {title}" in words(Verdicts().of(lora, bases["base.safetensors"], bases[name])), name
 
 
 def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any) -> None:

@@ -25,6 +25,7 @@ from lorax.models import Models
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
+GGUF = ".gguf"  # of checkpoints that are listed, and declined in words when they are chosen
 DISABLED = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
 WITHOUT_LORAX = (
     "This WebUI gives extensions no way to apply LoRA-X files in prompts. Move a LoRA to the checkpoint that you want to use it "
@@ -47,7 +48,7 @@ class A1111:
 
     def bases(self) -> dict[str, ListedFile]:
         found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
-        return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
+        return {model.name: model for model in found if model.path.suffix.lower() in (*SUFFIXES, GGUF)}
 
     def adapters(self) -> dict[str, ListedFile]:
         if networks := tags.loras():
