@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ui.double import KINDS
+
 gradio = pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
 START = """
@@ -16,7 +18,7 @@ from pathlib import Path
 import gradio, pytest, safetensors.torch, torch  # the WebUI has them by then
 from tests.ui.double import Double
 
-host = Double(Path(sys.argv[1]))
+host = Double(Path(sys.argv[1]), sys.argv[2])
 host.install(pytest.MonkeyPatch())
 assert not any(name.startswith("lorax") for name in sys.modules)
 with gradio.Blocks():
@@ -31,9 +33,10 @@ print(spent, *({"scipy", "diffusers", "transformers"} & sys.modules.keys()))
 """
 
 
-def test_the_start_is_quick_and_imports_nothing_heavy(models: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_is_quick_and_imports_nothing_heavy(models: Path, kind: str) -> None:
     models.rename(models.with_name("Stable-diffusion"))
-    command = [sys.executable, "-c", START, str(models.parent)]
+    command = [sys.executable, "-c", START, str(models.parent), kind]
     started = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=True)
     spent, *heavy = started.stdout.split()
     assert heavy == []
