@@ -3,6 +3,7 @@
 Everything in a line is measured side by side in one run, so lines of different machines compare. Other work on the machine
 blurs them: ``--repeat`` takes the fastest of several, and ``--cpu-time`` counts the seconds that the processors worked, whatever
 else they did; what is gained by working side by side is not in it. Each target is its source with noise, a relative.
+``python -m bench library`` measures something else: what it takes to know a folder of LoRAs.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bench import library
 from bench.lines import lines
 from bench.plots import plot
 from lorax.devices import pick_device
@@ -29,6 +32,8 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("bench-output"), metavar="DIR", help="for the plot (default: %(default)s)"
     )
+    if sys.argv[1:2] == ["library"]:
+        return library.main(sys.argv[2:])
     options = parser.parse_args()
     device, found = pick_device(options.device).type, []
     clock = time.process_time if options.cpu_time else time.perf_counter

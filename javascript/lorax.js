@@ -57,7 +57,15 @@ window.lorax = (() => {
         if (find("#lorax_verdict [data-pending]")) {
             ask();
         }
+        // What nobody looks at is not read: only what is in view asks for it, and how far the reading is.
+        for (const mark of root().querySelectorAll("#lorax [data-look]")) {
+            const field = find(`#lorax_${mark.dataset.look} textarea, #lorax_${mark.dataset.look} input`);
+            if (field && mark.getClientRects().length) {
+                put(field, `${++looks}`);
+            }
+        }
     }
+    let looks = 0;
     let lastSeen;
     setInterval(watch, 1000);
 

@@ -49,6 +49,7 @@ class Events:
         _ask(self.on(blocks.load, handlers.load, script=PAGE))
         self.on(wires["question"].input, handlers.noted, wires["question"])
         self.on(wires["poll"].input, handlers.poll, wires["poll"])
+        self.on(wires["look"].input, handlers.look, wires["look"])
         _ask(self.on(wires["card"].input, handlers.use_card, wires["card"]))
         for component in self.asked.components:
             changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter

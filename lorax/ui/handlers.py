@@ -42,8 +42,14 @@ class Handlers:
         return kept | lists | listed | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
-        self.host.refresh()
+        self.chooser.refresh()
         return self.chooser.lists(values)
+
+    def look(self, page: Page, mark: str, values: Values) -> Reply:
+        """Have the LoRAs be read, since the tab is looked at; tell how far that is, and in the end what is known of them."""
+        if not self.chooser.look():
+            return {"looking": self.chooser.looking()}
+        return self.chooser.lists(values) | {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
 
     def use_card(self, page: Page, name: str, values: Values) -> Reply:
         """Choose the LoRA that was sent from its card."""
@@ -73,7 +79,7 @@ class Handlers:
             reply |= self._judged(page, choice, models)
         except (LoraxError, OSError) as error:
             reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")}
-        if page.values and Choice.of(page.values).files != Choice.of(values).files:
+        if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
             self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
             reply |= self.outcome(page) | self.progress(page)
         page.values = values
@@ -83,7 +89,7 @@ class Handlers:
         """Return the values with the source that the LoRAs tell, and the target that is loaded if none is chosen by hand."""
         before, choice, loaded = page.values.get("adapters") or [], Choice.of(values), self.host.loaded()
         found: dict[str, Any] = {}
-        if choice.adapters != before:
+        if self.chooser.names(choice.adapters) != self.chooser.names(before):
             found["source"], page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
@@ -92,6 +98,10 @@ class Handlers:
         is_open = found.get("source", choice.source) is None
         reply |= {"asking": gr.update(visible=bool(page.guess) and is_open), "guess": telling.guess(page.guess)}
         return {**values, **found}
+
+    def _files(self, choice: Choice) -> tuple[Any, ...]:
+        """Return the chosen checkpoints and LoRAs alone. A LoRA's label changes once it was read."""
+        return choice.source, choice.target, tuple(choice.also), *self.chooser.names(choice.adapters)
 
     def _judged(self, page: Page, choice: Choice, models: Sequence[ListedFile]) -> Reply:
         """Return what is true of the LoRAs on the target, once it is known, and the buttons that go with it."""
@@ -151,7 +161,7 @@ class Handlers:
 
         def work(progress: Progress) -> Shown:
             outcomes = batch(asked, destination, progress, self.memory)
-            self.host.refresh()
+            self.chooser.refresh()
             return moved(self.host, asked, outcomes)
 
         what = words.short(adapters[0].name) if len(adapters) == 1 else f"{len(adapters)} LoRAs"
@@ -215,7 +225,7 @@ class Handlers:
         """Delete what the page's last transfer has written."""
         said = "".join(words.message(deleted(shown), "done") for shown in self._written(page))
         self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
-        self.host.refresh()
+        self.chooser.refresh()
         return self.outcome(page) | self.progress(page) | self.chooser.lists(values) | {"status": said}
 
     def open_folder(self, page: Page, mark: str, values: Values) -> Reply:

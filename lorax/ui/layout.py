@@ -17,6 +17,7 @@ def choices(host: Host) -> Parts:
     """Make the lists of LoRAs, source and target, and what is said of them."""
     parts: Parts = {}
     parts["adapters"] = _list("LoRA", "One or several; type to search by name, rank or base", "lorax_adapters", multiselect=True)
+    parts["looking"] = gr.HTML(elem_id="lorax_looking")
     parts["notes"] = gr.HTML(elem_id="lorax_notes")
     parts["source"] = _list("It was trained on", "The source checkpoint, filled in if the file tells", "lorax_source")
     with gr.Row(visible=False, elem_id="lorax_asking") as parts["asking"]:

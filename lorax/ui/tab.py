@@ -20,7 +20,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False, **page) as blocks, gr.Column(elem_id="lorax"):
         if host.notice:
             gr.HTML(words.message(host.notice, "warning"))
-        wires = {name: wire(f"lorax_{name}") for name in ("page", "question", "poll", "card")}
+        wires = {name: wire(f"lorax_{name}") for name in ("page", "question", "poll", "look", "card")}
         with gr.Row(elem_id="lorax_columns"):
             with gr.Column(scale=2, min_width=400):
                 chosen = layout.choices(host)

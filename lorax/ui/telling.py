@@ -10,6 +10,7 @@ from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
 from lorax.workflow import End, Outcome
 
+LOOKING = "Reading what the LoRAs are: {done} of {total}"
 PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
 MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 
@@ -41,6 +42,12 @@ def seen(jobs: Sequence[Job]) -> str:
 def ended(job: Job) -> str:
     """Say why a job has come to nothing."""
     return message("Stopped.", "warning") if job.state == "cancelled" else message(job.error, "error")
+
+
+def looking(wire: str, done: int, total: int, text: str = LOOKING) -> str:
+    """Say how far a reading is. As long as this is in view, the page's script asks by the ``wire`` how it goes."""
+    said = message(text.format(done=done, total=total)) if total else ""
+    return f"<div data-look='{wire}'>{said}</div>"
 
 
 def verdicts(names: Sequence[str], found: Sequence[Verdict]) -> str:

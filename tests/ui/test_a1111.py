@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import ListedFile
+from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
@@ -87,6 +87,8 @@ def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: 
     assert (cache().folder, cache().disk_limit, cache().memory_limit) == (tmp_path / "data" / "elsewhere", 2 << 30, 0)
 
     (cache().folder / "key.lorax-fit").write_bytes(b"fitted")
+    facts(next(iter(host.adapters().values())).path)
+    assert len(list(cache().folder.iterdir())) == 2, "what is known of the LoRAs is kept beside it"
     info = labels["lorax_cache_clear"]
     with gr.Blocks() as page:
         button = info.component(label=info.label, value=info.default, elem_id="setting_lorax_cache_clear")

@@ -125,7 +125,9 @@ def test_a_lora_of_another_family_cannot_be_moved(handlers: Any, page: Any, mode
     factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
     save_file(factors, models / "Lora" / "large.safetensors")
     handlers.host.refresh()
-    answer = judged(handlers, page, values(labels(handlers, "Lora/large")))
+    given = values(labels(handlers, "Lora/large"))
+    assert handlers.noted(page, "1", given)["source"]["value"] is None
+    answer = judged(handlers, page, given)  # the source is chosen by hand
     assert "Stable Diffusion XL" in answer["verdict"]
     assert not any(answer[name]["visible"] for name in ("move", "refine", "bridge", "original"))
 

@@ -13,7 +13,7 @@ from lorax.files import Cache, files_below
 from lorax.hosts.a1111 import tags
 from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.pictures import draw, samplers, schedules
-from lorax.hosts.a1111.settings import cache, stored
+from lorax.hosts.a1111.settings import cache, keep_index, stored
 from lorax.hosts.base import Drawing, Drawn, Shot, T
 from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
@@ -31,6 +31,7 @@ class A1111:
     def __init__(self) -> None:
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
+        keep_index()
         self.notice = "" if tags.loras() else disabled
 
     def bases(self) -> dict[str, ListedFile]:
