@@ -173,6 +173,14 @@ window.lorax = (() => {
         onUiTabChange(() => isOurs(get_uiCurrentTab()) && look());
         onOptionsChanged(ask); // another checkpoint may be loaded now
     }
+    // Keeps the names of the ticked LoRAs of the library, which the table may show again.
+    document.addEventListener("change", ({target}) => {
+        const field = find("#lorax_library_chosen textarea, #lorax_library_chosen input");
+        if (field && target.matches("#lorax_library_table [data-lora]")) {
+            const others = JSON.parse(field.value || "[]").filter((name) => name !== target.dataset.lora);
+            put(field, JSON.stringify(target.checked ? [...others, target.dataset.lora] : others));
+        }
+    });
     document.addEventListener("visibilitychange", () => document.hidden || look());
 
     function look() {

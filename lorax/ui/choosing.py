@@ -18,11 +18,13 @@ class Chooser:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._survey, self._is_new = Survey(), True  # whether there may be LoRAs that nobody has read
+        self.revision = 0  # how often the lists were read again
 
     def refresh(self) -> None:
         """Have the host look for files, of which some may be new."""
         self.host.refresh()
         self._is_new = True
+        self.revision += 1
 
     def look(self) -> bool:
         """Have what is new be read; tell whether all is."""

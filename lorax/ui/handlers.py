@@ -16,9 +16,11 @@ from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
 from lorax.ui.comparison import moved_loras
 from lorax.ui.judging import Asked, Judging
+from lorax.ui.library import Library
 from lorax.ui.pages import Page, Pages
 from lorax.ui.requests import Choice, Reply, Values
 from lorax.ui.results import NOTHING, Shown, analysed, deleted, moved, original_tag
+from lorax.ui.shelves import Shelves
 from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batch
 
 EXPLAINED = [option for kind in (Options, Running, Saving) for option in declared(kind) if option.choices]
@@ -32,6 +34,7 @@ class Handlers:
     def __init__(self, host: Host) -> None:
         self.host, self.chooser, self.pages, self.judging = host, Chooser(host), Pages(), Judging(host)
         self.memory = Memory(host.cache(), host.models())
+        self.library = Library(host, Shelves(host, self.judging.verdicts), lambda: self.chooser.revision, self.move_several)
         self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
     def load(self, page: Page, mark: str, values: Values) -> Reply:
@@ -43,7 +46,7 @@ class Handlers:
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.chooser.refresh()
-        return self.chooser.lists(values)
+        return self.chooser.lists(values) | self.library.stale()
 
     def look(self, page: Page, mark: str, values: Values) -> Reply:
         """Have the LoRAs be read, since the tab is looked at; tell how far that is, and in the end what is known of them."""
@@ -82,6 +85,8 @@ class Handlers:
         if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
             self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
             reply |= self.outcome(page) | self.progress(page)
+        if page.values.get("target") != values["target"]:
+            reply |= self.library.stale()
         page.values = values
         return reply | {f"{one.name}_means": words.meaning(one, values[one.name]) for one in EXPLAINED}
 
@@ -153,9 +158,16 @@ class Handlers:
         if choice.source or len(adapters) == 1:
             source = self._base(choice.source, "source")
         targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
+        return self._start_batch(page, [Item(adapter, source) for adapter in adapters], targets, choice)
+
+    def move_several(self, page: Page, adapters: Sequence[ListedFile], values: Values) -> Reply:
+        """Start a transfer of LoRAs of the library, each from the source that it names. What is there already is left out."""
+        choice = Choice.of({**values, "skip_existing": values["skip_existing"] or not values["overwrite"]})
+        return self._start_batch(page, [Item(adapter) for adapter in adapters], [self._base(choice.target, "target")], choice)
+
+    def _start_batch(self, page: Page, items: Sequence[Item], targets: Sequence[ListedFile], choice: Choice) -> Reply:
         running, batching = choice.of_options(Running), choice.of_options(Batching)
-        items, bases = [Item(adapter, source) for adapter in adapters], list(self.host.bases().values())
-        asked = Batch(items, targets, bases, self._options(choice), running, batching)
+        asked = Batch(items, targets, list(self.host.bases().values()), self._options(choice), running, batching)
         subfolder = choice.values["subfolder"].strip()
         destination = InFolder(self.host.adapter_folder, subfolder, choice.of_options(Saving), self.host.prompt_names)
 
@@ -164,7 +176,7 @@ class Handlers:
             self.chooser.refresh()
             return moved(self.host, asked, outcomes)
 
-        what = words.short(adapters[0].name) if len(adapters) == 1 else f"{len(adapters)} LoRAs"
+        what = words.short(items[0].adapter.name) if len(items) == 1 else f"{len(items)} LoRAs"
         return self.start(page, TRANSFER, f"Moving {what} to {' and '.join(words.short(one.name) for one in targets)}", work)
 
     def comparison(self, work: Callable[..., list[Any]], ask: Callable[[Values], Any], names: list[str]) -> Callable[..., Reply]:
@@ -193,7 +205,7 @@ class Handlers:
         reply = self.progress(page)
         if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
             return reply
-        return reply | self.outcome(page) | self.chooser.lists(page.values or values)
+        return reply | self.outcome(page) | self.chooser.lists(page.values or values) | self.library.stale()
 
     def progress(self, page: Page) -> Reply:
         jobs = self.host.jobs.of(page.id)

@@ -17,7 +17,6 @@ def choices(host: Host) -> Parts:
     """Make the lists of LoRAs, source and target, and what is said of them."""
     parts: Parts = {}
     parts["adapters"] = _list("LoRA", "One or several; type to search by name, rank or base", "lorax_adapters", multiselect=True)
-    parts["looking"] = gr.HTML(elem_id="lorax_looking")
     parts["notes"] = gr.HTML(elem_id="lorax_notes")
     parts["source"] = _list("It was trained on", "The source checkpoint, filled in if the file tells", "lorax_source")
     with gr.Row(visible=False, elem_id="lorax_asking") as parts["asking"]:
@@ -27,6 +26,7 @@ def choices(host: Host) -> Parts:
     with gr.Row():
         parts["use_loaded"] = _small("Use the loaded one", "lorax_target_loaded", host.has_prompt)
         parts["refresh"] = _small("Refresh lists", "lorax_refresh")
+    parts["looking"] = gr.HTML(elem_id="lorax_looking")
     return parts
 
 

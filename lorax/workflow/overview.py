@@ -96,6 +96,15 @@ class Row:
         """The base that the adapter was trained on, if it is listed for sure."""
         return self.origin.base if self.origin.sure is Sure.FOUND else None
 
+    @property
+    def can_move(self) -> bool:
+        """Whether the adapter can be moved from the source that it names."""
+        return (
+            self.source is not None
+            and self.group in (Group.GAINS, Group.WORKS, Group.RUNS)
+            and self.verdict.kind is not Kind.SAME
+        )
+
     @cached_property
     def words(self) -> str:
         """What the tab says of the adapter, and whether it was moved."""
