@@ -91,6 +91,7 @@ class Events:
             (parts["library_more"].click, library.more),
             (parts["library_all"].click, library.choose_all),
             (parts["library_none"].click, library.choose_none),
+            (parts["library_closely"].click, library.closely),
             (parts["library_move"].click, library.move),
         ):
             self.on(listen, handler, form=form)

@@ -41,6 +41,7 @@ def lay_out() -> Parts:
         with gr.Row():
             parts["library_all"] = gr.Button("Choose all of these", size="sm", elem_id="lorax_library_all")
             parts["library_none"] = gr.Button("Choose none", size="sm", elem_id="lorax_library_none")
+            parts["library_closely"] = gr.Button("Look closely at the chosen ones", size="sm", elem_id="lorax_library_closely")
             parts["library_more"] = gr.Button("Show more", size="sm", visible=False, elem_id="lorax_library_more")
             parts["library_move"] = gr.Button("Move the chosen ones", variant="primary", size="sm", elem_id="lorax_library_move")
         parts["library_chosen"] = wire("lorax_library_chosen", "[]")
@@ -101,6 +102,15 @@ class Library:
 
     def choose_none(self, page: Page, mark: str, values: Values) -> Reply:
         return self._choose(page, Asked.of(values, self._host), set())
+
+    def closely(self, page: Page, mark: str, values: Values) -> Reply:
+        """Have the chosen LoRAs themselves be looked at."""
+        asked = Asked.of(values, self._host)
+        shelf = self._shelf(asked)
+        chosen = [row.adapter for row in shelf.rows if row.adapter.name in asked.chosen] if shelf else []
+        if shelf and asked.target and chosen and shelf.is_whole:
+            self._shelves.look_closely(shelf, chosen, asked.target)
+        return self._shown(page, asked)
 
     def move(self, page: Page, mark: str, values: Values) -> Reply:
         """Move the chosen LoRAs that are there. Files that exist stay, unless they are to be replaced."""

@@ -4,9 +4,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted, LoraxError
@@ -57,9 +57,14 @@ class Shelves:
             shelf.asked = time.monotonic()
         return shelf
 
-    def _fill(self, shelf: Shelf, target: ListedFile) -> None:
+    def look_closely(self, shelf: Shelf, adapters: Sequence[ListedFile], target: ListedFile) -> None:
+        """Have a sample of the layers of these adapters be read, too, and their rows be told anew."""
+        shelf.is_whole = False
+        self._worker.submit(self._fill, shelf, target, adapters)
+
+    def _fill(self, shelf: Shelf, target: ListedFile, closely: Sequence[ListedFile] = ()) -> None:
         try:
-            self._look(shelf, target)
+            self._look(shelf, target, closely)
             shelf.is_whole = True
         except Interrupted:
             shelf.is_given_up = True  # what was found is kept, so that the next question goes on from there
@@ -68,12 +73,17 @@ class Shelves:
                 log.exception("looking over the library for %s", target.path)
             shelf.error = str(error) or type(error).__name__
 
-    def _look(self, shelf: Shelf, target: ListedFile) -> None:
+    def _look(self, shelf: Shelf, target: ListedFile, closely: Sequence[ListedFile]) -> None:
         def progress(done: int, total: int, text: str) -> None:
             shelf.done, shelf.total, shelf.text = done, total, text
             if time.monotonic() - shelf.asked > PATIENCE:
                 raise Interrupted
 
-        adapters, bases = list(self._host.adapters().values()), list(self._host.bases().values())
-        for row in Overview(self._verdicts, adapters, target, bases).rows(progress):
-            shelf.rows.append(row)
+        adapters = closely or list(self._host.adapters().values())
+        overview = Overview(self._verdicts, adapters, target, self._host.bases().values(), bool(closely))
+        places = {row.adapter.name: place for place, row in enumerate(shelf.rows)}
+        for row in overview.rows(progress):
+            if (place := places.get(row.adapter.name)) is None:
+                shelf.rows.append(row)
+            else:
+                shelf.rows[place] = replace(shelf.rows[place], verdict=row.verdict)

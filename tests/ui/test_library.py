@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lorax.checkpoint import Checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.formats import open_adapter
 from lorax.workflow import Overview
 from tests.ui.chromium import pick, shoot
 from tests.ui.test_handlers import finished, values
@@ -108,6 +109,26 @@ def test_a_run_that_is_stopped_goes_on_with_what_is_missing(
     assert all(rows(answer)[name].endswith("Moved already.") for name in chosen), "told by what is written in the files"
     assert json.loads(handlers.library.choose_all(page, "", given)["library_chosen"]) == []
     assert list(rows(shown(handlers, page, library_only="Moved already"))) == chosen
+
+
+def test_a_close_look_at_some_tells_what_headers_do_not(handlers: Any, page: Any, models: Path) -> None:
+    """That the checkpoint has the LoRA already."""
+    merged = models / "merged.safetensors"
+    source = open_checkpoint(models / "base.safetensors")
+    state = load_file(models / "base.safetensors")
+    for layer, delta in open_adapter(models / "Lora" / "contrast-base.safetensors").deltas_of(source).items():
+        key = next(key for key in state if key.endswith(f".{layer.partition('.')[2]}.weight"))
+        state[key] += (delta.scale * delta.up @ delta.down).reshape(state[key].shape).to(state[key])
+    save_file(state, merged)
+    shutil.copy(models / "base.yaml", models / "merged.yaml")
+    handlers.chooser.refresh()
+    name = "Lora/contrast-base"
+    assert rows(shown(handlers, page, target="merged"))[name].startswith("Works as it is")
+    given = values([], source=None) | FIRST | {"target": "merged", "library_chosen": json.dumps([name])}
+    handlers.library.closely(page, "", given)
+    found = rows(shown(handlers, page, target="merged"))
+    assert found[name].startswith("In it already: It is in this checkpoint already")
+    assert found["Lora/contrast-finetune"].startswith("Works as it is"), "which was not chosen"
 
 
 def test_what_nobody_looks_at_any_more_is_given_up(handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
