@@ -30,7 +30,8 @@ def headers() -> Iterator[dict[str, tuple[int, ...]]]:
 
     layers = xl.layers(xl.FULL)
     trained = xl.trained(xl.FULL)
-    old = [param for param in structure.FULL.unet() if param.is_layer and ".transformer_blocks." in param.ldm]
+    inside = (".transformer_blocks.", ".proj_")
+    old = [one for one in structure.FULL.unet() if one.is_layer and any(part in one.ldm for part in inside)]
     names = [
         [(xl.spelled(layer, xl.FULL, "kohya"), layers[layer].shape) for layer in trained],
         [(xl.spelled(layer, xl.FULL, "kohya"), layers[layer].shape) for layer in trained if layer.startswith("unet.")],
@@ -40,8 +41,12 @@ def headers() -> Iterator[dict[str, tuple[int, ...]]]:
         for named in names:
             yield {
                 f"{name}.{part}": shape
-                for name, (m, n, *_) in named
-                for part, shape in (("alpha", ()), ("lora_down.weight", (rank, n)), ("lora_up.weight", (m, rank)))
+                for name, (m, n, *kernel) in named
+                for part, shape in (
+                    ("alpha", ()),
+                    ("lora_down.weight", (rank, n, *kernel)),
+                    ("lora_up.weight", (m, rank, *(1 for _ in kernel))),
+                )
             }
         peft = [(xl.spelled(layer, xl.FULL, "peft"), layers[layer].shape) for layer in trained if layer.startswith("unet.")]
         yield {
