@@ -1,6 +1,7 @@
 """Knows what there is to choose in the tab, and what is likely meant."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import gradio as gr
 
@@ -17,7 +18,8 @@ class Chooser:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._survey, self._is_new = Survey(), True  # whether there may be LoRAs that nobody has read
+        self._survey, self._surveyed = Survey(), set[Path]()
+        self._is_new = False  # whether a LoRA may be another file than it was
         self.revision = 0  # how often the lists were read again
 
     def refresh(self) -> None:
@@ -28,15 +30,22 @@ class Chooser:
 
     def look(self) -> bool:
         """Have what is new be read; tell whether all is."""
-        if self._is_new and not self._survey.is_running:
-            self._is_new = False
-            self._survey.begin([model.path for model in self.host.adapters().values()])
+        if not self._survey.is_running and self._must_read():
+            self._is_new, paths = False, [model.path for model in self.host.adapters().values()]
+            self._surveyed = set(paths)
+            self._survey.begin(paths)
         return not self._survey.is_running
 
     def looking(self) -> str:
         """Say how far the reading is, with a mark by which the page's script asks again."""
-        running = self._survey.is_running
-        return telling.looking("look", self._survey.done, self._survey.total) if running or self._is_new else ""
+        if self._survey.is_running or self._must_read():
+            return telling.looking("look", self._survey.done, self._survey.total)
+        return ""
+
+    def _must_read(self) -> bool:
+        """Tell whether something may be new, or was never read."""
+        paths = (model.path for model in self.host.adapters().values())
+        return self._is_new or any(seen(path) is None and path not in self._surveyed for path in paths)
 
     def lists(self, values: Values, *, all_values: bool = False) -> Reply:
         """Return updates of the lists. What was selected and is not there any more is taken out.

@@ -134,7 +134,7 @@ class Verdicts:
         found = known.verdicts.get(state) or known.structures.get(structure)
         if found is None:
             found = self._judged(adapter, bases, closely=not structure)
-            if structure and not found.reason.startswith(str(adapter.path)):  # which is true of this file alone
+            if structure and found.kind is not Kind.WRONG_SOURCE:  # whose reason names this file
                 known.keep_structure(structure, found)
             elif state:
                 known.keep(state, found)

@@ -12,6 +12,7 @@ import pytest
 
 from lorax.catalog import Facts, Record, known
 from lorax.catalog.index import Index
+from tests.ui.chromium import pick
 from tests.ui.double import Double
 from tests.ui.test_handlers import values
 
@@ -119,3 +120,26 @@ def test_thousands_cost_no_event_anything(handlers: Any, monkeypatch: pytest.Mon
     handlers.noted(page, "1", given)
     assert set(asked) == {"contrast-base.safetensors"}
     assert set(told) == {"base.safetensors"}, "and makes no other label"
+
+
+AWAY = """document.addEventListener("DOMContentLoaded", () => {
+    const style = document.createElement("style");
+    style.id = "away";
+    style.textContent = "#lorax { display: none; }"; // as in a WebUI that shows another tab
+    document.head.append(style);
+});"""
+
+
+def test_a_page_asks_once_the_tab_comes_into_view(server: str, reads: list[str], browser: Any) -> None:
+    page = browser.new_context().new_page()
+    page.set_default_timeout(120_000)
+    page.add_init_script(AWAY)
+    page.goto(server)
+    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+    page.wait_for_timeout(3000)
+    assert reads == []
+    page.evaluate("document.querySelector('#away').remove()")
+    page.wait_for_selector("#lorax_looking [data-look]", state="detached")
+    assert sorted(reads) == [f"{name}.safetensors" for name in NAMES]
+    pick(page, "#lorax_adapters", "Lora/contrast-base  (rank 4")
+    page.context.close()
