@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest
 import torch
 
 from lab.paths import CACHE
@@ -33,6 +34,7 @@ def planned(models: Path, target: str, method: str, lora: Path = LORA, **running
 
 def on_diffusers(progress: Progress = silent, cache: Cache | None = None) -> Context:
     """The context of a transfer whose models diffusers runs, on the processor."""
-    from lorax.runner import Runners  # needs diffusers, which not every test has
+    pytest.importorskip("diffusers", reason="without diffusers nothing runs the models")
+    from lorax.runner import Runners
 
     return Context(progress, cache, Runners(torch.device("cpu")))
