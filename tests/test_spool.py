@@ -58,20 +58,20 @@ def spools(folder: Path) -> int:
 
 @pytest.mark.skipif(not PROC.exists(), reason="tells how much memory a process has")
 def test_memory_does_not_grow_with_the_number(tmp_path: Path) -> None:
-    """Ten more LoRAs have 240 MB in half precision, and took 500 MB more when all were held until they were written."""
+    """Ten more LoRAs have 125 MB in half precision, and took three times as much when all were held until they were written."""
     full_size.write(tmp_path / "a.safetensors", full_size.checkpoint(xl.XL))
     full_size.write(tmp_path / "b.safetensors", full_size.checkpoint(xl.SSD), prefix="noise.")
     loras = [tmp_path / f"lora-{number}.safetensors" for number in range(12)]
     for path in loras:
-        full_size.write(path, list(full_size.lora(xl.XL, 512)), own=path.stem)
+        full_size.write(path, list(full_size.lora(xl.XL, 64)), own=path.stem)
     peaks = []
     for count in (2, 12):
         command = [sys.executable, "-m", "lorax", "transfer", *map(str, loras[:count]), "--output", str(tmp_path), "--overwrite"]
         bases = ["--source", str(tmp_path / "a.safetensors"), "--target", str(tmp_path / "b.safetensors")]
         peaks.append(full_size.measure([*command, *bases, "--device", "cpu"]).peak or 0)
     assert len(list(tmp_path.glob("lora-*-b.safetensors"))) == 12
-    assert sum(path.stat().st_size for path in loras[2:]) > 200e6
-    assert peaks[1] - peaks[0] < 60e6, peaks
+    assert sum(path.stat().st_size for path in loras[2:]) > 120e6
+    assert peaks[1] - peaks[0] < 50e6, peaks
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
