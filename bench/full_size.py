@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
@@ -43,8 +44,11 @@ def weight(name: str, shape: tuple[int, ...], noise: str = "") -> torch.Tensor:
     return torch.add(values, drawn(noise, size), alpha=NOISE * scale) if noise else values
 
 
-def write(path: Path, tensors: list[Tensor], prefix: str = "") -> None:
-    """A safetensors file in half precision, one tensor after the other; of a relative, the UNet has noise on it."""
+def write(path: Path, tensors: list[Tensor], prefix: str = "", own: str = "") -> None:
+    """A safetensors file in half precision, one tensor after the other; of a relative, the UNet has noise on it.
+
+    ``own``: what makes its values others than those of other files with these keys.
+    """
     header, end = {}, 0
     for key, shape in tensors:
         begin, end = end, end + 2 * math.prod(shape)
@@ -53,7 +57,7 @@ def write(path: Path, tensors: list[Tensor], prefix: str = "") -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for key, shape in tensors:
-            file.write(weight(key, shape, prefix + key if prefix and key.startswith(xl.UNET) else "").numpy().tobytes())
+            file.write(weight(own + key, shape, prefix + key if prefix and key.startswith(xl.UNET) else "").numpy().tobytes())
 
 
 def checkpoint(size: xl.Size) -> list[Tensor]:
@@ -73,23 +77,41 @@ def lora(size: xl.Size, rank: int) -> Iterator[Tensor]:
         yield from ((f"{name}.lora_up.weight", (m, rank)), (f"{name}.lora_down.weight", (rank, n)), (f"{name}.alpha", ()))
 
 
-def measure(command: list[str]) -> tuple[float, float, int]:
-    """Seconds, seconds of computing, and the most anonymous memory in bytes, of a process on two cores."""
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
-    environment = os.environ | {"OMP_NUM_THREADS": str(CORES)}
-    began, peak = time.perf_counter(), 0
-    process = subprocess.Popen(
-        command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, cores), stdout=subprocess.DEVNULL
-    )
+class Measured(NamedTuple):
+    """Of a process: seconds, seconds of computing, and the most anonymous memory in bytes; None if the system does not tell."""
+
+    seconds: float
+    computing: float
+    peak: int | None
+
+    def __str__(self) -> str:
+        memory = f"at most {self.peak / 1e9:.2f} GB of anonymous memory" if self.peak else "there is no /proc to tell the memory"
+        return f"{self.seconds:.0f} s ({self.computing:.0f} s of computing), {memory}"
+
+
+def measure(command: list[str]) -> Measured:
+    """Measure a process, on two cores where the system lets them be chosen."""
+    environment, began, peak, before = os.environ | {"OMP_NUM_THREADS": str(CORES)}, time.perf_counter(), 0, _computed()
+    process = subprocess.Popen(command, env=environment, preexec_fn=_on_few_cores, stdout=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
-        lines = status.read_text().splitlines()
+        lines = status.read_text().splitlines() if status.exists() else []
         peak = max([peak, *(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))])
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"the transfer failed with exit code {process.returncode}")
+    return Measured(time.perf_counter() - began, _computed() - before, peak or None)
+
+
+def _on_few_cores() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+
+
+def _computed() -> float:
+    """Seconds that processes which have ended have computed."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.perf_counter() - began, used.ru_utime + used.ru_stime, peak
+    return used.ru_utime + used.ru_stime
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -107,10 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
         write(folder / "lora.safetensors", list(lora(source, chosen.rank)))
         command = [sys.executable, "-m", "lorax", "transfer", str(folder / "lora.safetensors"), "--method", chosen.method]
         command += ["--source", str(folder / "sdxl.safetensors"), "--target", str(folder / "ssd.safetensors"), "--device", "cpu"]
-        seconds, computing, peak = measure(command)
+        measured = measure(command)
         layers = len(xl.trained(source))
         print(f"{layers} layers, rank {chosen.rank}, --method {chosen.method}, {CORES} cores:")
-        print(f"{seconds:.0f} s ({computing:.0f} s of computing), at most {peak / 1e9:.2f} GB of anonymous memory")
+        print(measured)
     finally:
         shutil.rmtree(folder)
 

@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary and report, or headline and compare.
+loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or headline and compare.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import FINDINGS, compare, report, summary
-from lab.results import Results
+from lab.results import Results, pack
 from lab.zoo import ADAPTERS, BASES, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
@@ -138,6 +138,11 @@ def pictures(options: argparse.Namespace) -> None:
     gallery.run(options.results, FINDINGS.with_suffix(""), options.sets)
 
 
+def pack_results(options: argparse.Namespace) -> None:
+    """Compress the stored results, before they are committed."""
+    pack(options.results)
+
+
 def _measure(tasks: Iterator[sweep.Task], options: argparse.Namespace) -> None:
     sweep.run((task for task in tasks if options.target in (None, task[1])), Results(options.results))
 
@@ -169,8 +174,9 @@ COMMANDS = {
     "summary": summary,
     "report": report,
     "compare": compare,
+    "pack": pack_results,
 }
-MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "summary", "report")
+MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "summary", "report", "pack")
 STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 

@@ -1,8 +1,12 @@
-"""What was measured, as lines of JSON: one file for each target, only ever appended to, so a stopped sweep goes on."""
+"""What was measured, as lines of JSON: one file for each target, only ever appended to, so a stopped sweep goes on.
+
+``pack`` compresses what is committed to a fifth; new measurements are again appended to a plain file beside it.
+"""
 
 from __future__ import annotations
 
 import json
+import lzma
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +42,11 @@ class Results:
         self.reports: dict[Key, dict[str, Any]] = {}
         self.probes: dict[Key, dict[str, Any]] = {}
         self.minutes: dict[str, float] = {}
-        for file in sorted(folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-                if not line.endswith("\n"):
-                    continue  # half a line, of a process that was killed or is at it
+        for target in sorted({file.name.partition(".")[0] for file in folder.glob("*.jsonl*")}):
+            for line in _stored(folder / f"{target}.jsonl").decode().splitlines():
                 record = json.loads(line)
                 if "minutes" in record:
-                    self.minutes[file.stem] = self.minutes.get(file.stem, 0.0) + record["minutes"]
+                    self.minutes[target] = self.minutes.get(target, 0.0) + record["minutes"]
                 elif "losses" in record:
                     self.losses[Key(**record["key"])] = torch.tensor(record["losses"])
                 elif "probe" in record:
@@ -80,8 +82,31 @@ class Results:
             file.write(json.dumps(record, separators=(",", ":")) + "\n")
 
 
+def pack(folder: Path) -> None:
+    """Compress what is stored in a folder."""
+    for path in folder.glob("*.jsonl"):
+        content = lzma.compress(_stored(path), preset=9 | lzma.PRESET_EXTREME)
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(_packed(path))
+        path.unlink()
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.xz")
+
+
+def _stored(path: Path) -> bytes:
+    """The whole lines about a target, the packed ones first, since the later of two measurements counts."""
+    packed = lzma.decompress(_packed(path).read_bytes()) if _packed(path).exists() else b""
+    return packed + (_whole_lines(path.read_bytes()) if path.exists() else b"")
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """All but half a last line, of a process that was killed or is at it; what it says is measured again."""
+    return content[: content.rfind(b"\n") + 1]
+
+
 def _drop_half_a_line(path: Path) -> None:
-    """A process that was killed while it wrote leaves a last line without an end; what it says is measured again."""
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+    if path.exists() and (content := path.read_bytes()) != (whole := _whole_lines(content)):
+        path.write_bytes(whole)

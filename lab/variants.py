@@ -24,7 +24,7 @@ from lorax.methods import BRIDGE, METHODS, REFINE, refine, runs_models
 from lorax.models import Watch
 from lorax.options import Options, Running
 from lorax.runner import Runners
-from lorax.transfer import Context, Moved, Plan, by_models, plan, run
+from lorax.transfer import Context, Layers, Moved, Plan, by_models, plan, run
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
@@ -120,7 +120,8 @@ def move(
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
-        moved = Moved({layer: random_like(delta, generator) for layer, delta in moved.layers.items()}, moved.report)
+        drawn = ((layer, random_like(delta, generator)) for layer, delta in moved.layers.items())
+        moved = Moved(Layers.of(drawn), moved.report)
     return planned, moved
 
 
@@ -131,7 +132,7 @@ def _changed(planned: Plan, watch: Watch | None) -> Moved:
         rate = refine.RATE_UNRELATED
         moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), _context())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
-    return Moved(found, moved.report)
+    return Moved(Layers.of(found.items()), moved.report)
 
 
 def _context() -> Context:

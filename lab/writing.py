@@ -7,7 +7,7 @@ from pathlib import Path
 from lorax import output
 from lorax.files import Staging, check_folder, check_free
 from lorax.options import LORAX, Saving
-from lorax.transfer import Moved, Plan, Report
+from lorax.transfer import Layers, Moved, Plan, Report
 
 
 def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
@@ -17,7 +17,7 @@ def write(plan: Plan, moved: Moved, path: Path, *, dtype: str = "fp16", overwrit
 
 def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool = False) -> list[Path]:
     """Write the plan's adapter as it is for its source as a LoRA-X file; return the files."""
-    return _write(plan, Moved({}, Report([], plan.options.method)), path, Saving(LORAX, dtype, overwrite))
+    return _write(plan, Moved(Layers(), Report([], plan.options.method)), path, Saving(LORAX, dtype, overwrite))
 
 
 def _write(plan: Plan, moved: Moved, path: Path, saving: Saving) -> list[Path]:

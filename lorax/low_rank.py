@@ -37,6 +37,10 @@ class LowRank:
     def times(self, factor: float) -> "LowRank":
         return LowRank(self.up, self.down, factor * self.scale)
 
+    def zero(self) -> "LowRank":
+        """Return a delta of 0 with factors of these sizes."""
+        return LowRank(torch.zeros(self.up.shape), torch.zeros(self.down.shape), self.scale)
+
     def norm(self) -> float:
         """Return ||dW||_F, from the Gram matrices (k, k) of the factors in float64."""
         up, down = self.up.double(), self.down.double()

@@ -22,6 +22,8 @@ SOURCE_METADATA = {
     "ss_base_model_version": "sd_v1",
     "ss_sd_model_name": "old.safetensors",
     "ss_new_sd_model_hash": "0" * 64,
+    "ss_resolution": "(640, 640)",
+    "ss_training_comment": "by hand",
     "ss_network_dim": "128",
     "ss_network_alpha": "64",
     "ss_network_module": "lycoris.kohya",
@@ -29,6 +31,10 @@ SOURCE_METADATA = {
     "sshs_legacy_hash": "12345678",
     "modelspec.title": "Style",
     "modelspec.hash_sha256": "0x" + "2" * 64,
+    "modelspec.description": "Folds.",
+    "modelspec.implementation_version": "sd-scripts/0",
+    "modelspec.resolution": "640x640",
+    "modelspec.thumbnail": "data:image/png;base64,AAAA",
     "modelspec.trigger_phrase": "origami",
 }
 

@@ -56,6 +56,10 @@ def ends(outcomes: list[Outcome]) -> dict[str, str]:
     return {f"{one.adapter.path.stem} {one.target.name}": one.end.value for one in outcomes}
 
 
+def with_cards(*names: str) -> set[str]:
+    return {f"{name}{suffix}" for name in names for suffix in (".safetensors", ".json")}
+
+
 def files_in(folder: Path) -> set[str]:
     return {path.name for path in (folder / "Lora" / "moved").rglob("*")}
 
@@ -80,7 +84,7 @@ def test_each_ends_by_itself_and_as_it_is_alone(folder: Path) -> None:
     assert "exists already" in said["three pruned"]
     assert "are not related" in said["far pruned"]
     assert {one.source.name for one in outcomes if one.source} == {"base", "stranger"}
-    assert files_in(folder) == {f"{name}.safetensors" for name in ("one-target", "one-pruned", "three-target", "three-pruned")}
+    assert files_in(folder) == {*with_cards("one-target", "one-pruned", "three-target"), "three-pruned.safetensors"}
     for target in ("target", "pruned"):
         request = replace(library.request(folder, "one", options=Options()), target=Standalone(folder).bases()[target])
         (alone,) = transfer(request, InFolder(folder / "Lora", "alone"), silent)
@@ -114,7 +118,7 @@ def test_what_was_finished_before_a_stop_stays_and_a_second_run_goes_on(folder: 
         "three target": "stopped",
         "three pruned": "stopped",
     }
-    assert files_in(folder) == {"one-target.safetensors"}
+    assert files_in(folder) == with_cards("one-target")
     kept = (folder / "Lora" / "moved" / "one-target.safetensors").stat()
     second = batch(wanted, into(folder), silent)
     assert [one.end for one in second] == [End.EXISTED, End.WRITTEN, End.WRITTEN, End.WRITTEN]
@@ -138,9 +142,9 @@ def test_a_kill_leaves_whole_files_and_a_second_run_goes_on(folder: Path) -> Non
     wanted = asked(folder, "one", "three", targets=("target",), skip=True)
     assert forked(lambda: batch(wanted, into(folder), progress)) == -signal.SIGKILL
     visible = {name for name in files_in(folder) if not name.startswith(".") and not name.endswith(".tmp")}
-    assert visible == {"one-target.safetensors", "one-target.json"}
+    assert visible == with_cards("one-target")
     assert [one.end for one in batch(wanted, into(folder), silent)] == [End.EXISTED, End.WRITTEN]
-    assert files_in(folder) == {*visible, "three-target.safetensors"}
+    assert files_in(folder) == with_cards("one-target", "three-target")
     assert load_file(folder / "Lora" / "moved" / "one-target.safetensors")
 
 
@@ -229,7 +233,7 @@ def test_on_the_command_line(folder: Path, out: Path, capsys: pytest.CaptureFixt
         *["declined"] * 2,
     ]
     assert all(str(out / f"{target} one.safetensors") in row for target, row in zip(("target", "pruned"), rows, strict=False))
-    assert {path.name for path in out.iterdir()} == {"target one.safetensors", "pruned one.safetensors"}
+    assert {path.name for path in out.iterdir()} == with_cards("target one", "pruned one")
 
     command = ["transfer", loras[0], loras[2], *command[4:]]
     report = out / "report.json"
@@ -249,7 +253,7 @@ def test_the_plain_command_still_writes_all_or_none(folder: Path, out: Path, cap
     assert main(["transfer", *loras, *bases, "--output", str(out)]) == 2
     assert list(out.iterdir()) == []
     assert main(["transfer", *loras, *bases, "--output", str(out), "--skip-existing"]) == 2
-    assert [path.name for path in out.iterdir()] == ["one-target.safetensors"]
+    assert {path.name for path in out.iterdir()} == with_cards("one-target")
 
 
 def test_no_input_of_the_batch_is_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

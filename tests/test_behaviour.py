@@ -27,7 +27,7 @@ from lorax.progress import Meter
 from lorax.runner import Runner
 from lorax.transfer import Plan, run
 from lorax.transfer.teaching import trigger
-from tests import builders
+from tests import builders, narrow
 from tests.lab_models import LOCON, LORA, STRANGER, on_diffusers, planned
 from tests.measures import between
 from tests.samples import SOURCE_METADATA, Files
@@ -120,10 +120,10 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) ->
     for base in (BASE, STRANGER):
         for suffix in ("safetensors", "yaml"):
             shutil.copy(models / f"{base}.{suffix}", out)
-    shutil.copy(LORA, out)
+    lora = narrow.save_lora(out / "lora.safetensors")
     bases = ["--source", f"{BASE}.safetensors", "--target", f"{STRANGER}.safetensors"]
     asked = ["--method", method, "--pictures", "16", "--steps", "1", "--device", "cpu", "--output", "moved.safetensors"]
-    command = [sys.executable, "-m", "lorax", "transfer", LORA.name, *bases, *asked]
+    command = [sys.executable, "-m", "lorax", "transfer", lora.name, *bases, *asked]
     done = subprocess.run(command, cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     moved = open_adapter(out / "moved.safetensors")

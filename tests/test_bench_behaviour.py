@@ -60,6 +60,7 @@ def test_memory_and_operations_are_those_of_the_action() -> None:
     assert operations(lambda: torch.ones(3, 4) @ torch.ones(4, 5)) == 2 * 3 * 4 * 5
 
 
+@pytest.mark.usefixtures("quick_bridge")
 def test_it_measures(capfd: pytest.CaptureFixture[str]) -> None:
     bench.main(["--narrow", "--rank", "4", "--device", "cpu", "--pictures", "32", "--steps", "2"])
     said = capfd.readouterr().out

@@ -19,7 +19,7 @@ def test_json(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(command) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["method"] == "lorax"
-    assert report["written"] == [str(out / "style-target.safetensors")]
+    assert report["written"] == [str(out / f"style-target{suffix}") for suffix in (".safetensors", ".json")]
     assert report["counts"] == {"transferred": len(files.deltas)}
     assert {layer["target"] for layer in report["layers"]} == {delta.layer for delta in files.deltas}
     assert all(0 < layer["kept"] <= 1 for layer in report["layers"])

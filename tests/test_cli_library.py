@@ -30,7 +30,7 @@ def bases(files: Files) -> list[str]:
 
 def test_each_is_written_as_it_is_alone(files: Files, library: list[Path], out: Path) -> None:
     assert main(["transfer", *map(str, library), *bases(files), "--output", str(out), "--method", "lorax"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["one-target.safetensors", "two-target.safetensors"]
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["one-target.safetensors", "two-target.safetensors"]
     for lora in library:
         alone = out / "alone.safetensors"
         assert main(["transfer", str(lora), *bases(files), "--output", str(alone), "--method", "lorax", "--overwrite"]) == 0
@@ -58,7 +58,9 @@ def test_reports_are_a_list(files: Files, library: list[Path], out: Path, capsys
     assert main(command) == 0
     printed, stored = json.loads(capsys.readouterr().out), json.loads(report.read_text())
     assert [one["adapter"] for one in printed] == [one["adapter"] for one in stored] == [str(lora) for lora in library]
-    assert [one["written"] for one in printed] == [[str(out / f"{lora.stem}-target.safetensors")] for lora in library]
+    assert [one["written"] for one in printed] == [
+        [str(out / f"{lora.stem}-target{suffix}") for suffix in (".safetensors", ".json")] for lora in library
+    ]
 
 
 def test_the_texts_say_of_which(files: Files, library: list[Path], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,7 @@ def test_one_of_which_nothing_moves_does_not_hold_up_the_others(
     captured = capsys.readouterr()
     assert f"error: {lost}: no layer could be transferred" in captured.err
     assert f"wrote {out / 'one-pruned.safetensors'}" in captured.out
-    assert [path.name for path in out.iterdir()] == ["one-pruned.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["one-pruned.json", "one-pruned.safetensors"]
 
 
 def test_an_interrupt_keeps_none(files: Files, library: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

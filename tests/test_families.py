@@ -40,7 +40,7 @@ def test_a_further_row_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_written_file_says_what_the_row_says(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = dataclasses.replace(SD1, base_version="v9", v2=True, architecture="nine/lora", card_version="SD9")
+    row = dataclasses.replace(SD1, base_version="v9", v2=True, architecture="nine/lora", card_versions=("SD9",))
     monkeypatch.setattr(families, "FAMILIES", (row,))
     lora = builders.save_lora(tmp_path / "a.safetensors", files.deltas)
     lora.with_suffix(".json").write_text("{}")

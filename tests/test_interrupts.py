@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lorax import cli
 from lorax.checkpoint import Checkpoint
 from lorax.cli import main
-from lorax.output import plain_lora
+from lorax.files import TensorWriter
 from lorax.progress import Progress
 from lorax.transfer import Report, wording
 from tests.samples import Files, arguments
@@ -48,22 +48,23 @@ def test_interrupted_while_working(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("when", [1, 2])
+@pytest.mark.parametrize("step", ["put_all", "finish"])
 @pytest.mark.parametrize(("error", "code"), FAILURES)
 def test_interrupted_while_writing(
-    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, when: int, error: BaseException, code: int
+    files: Files, styled: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException, code: int
 ) -> None:
-    calls: list[Path] = []
+    """After the third layer, or after the header."""
+    calls, function = [0], getattr(TensorWriter, step)
 
-    def half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-        calls.append(path)
-        save_file(tensors, path, metadata)
-        if len(calls) == when:
+    def half(self: TensorWriter, *given: Any) -> None:
+        calls[0] += 1
+        function(self, *given)
+        if calls[0] == 3 or step == "finish":
             raise error
 
-    monkeypatch.setattr(plain_lora, "save_file", half)
+    monkeypatch.setattr(TensorWriter, step, half)
     assert main(["transfer", *arguments(files, styled), "--output", str(out), "--method", "copy"]) == code
-    assert len(calls) == when
+    assert calls == [3 if step == "put_all" else 1]
     assert list(out.iterdir()) == []
 
 

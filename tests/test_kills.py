@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lorax.cli import main
 from lorax.errors import LoraxError
-from lorax.files import Staging
-from lorax.output import plain_lora
+from lorax.files import Staging, TensorWriter
 from tests.samples import Files, arguments
 
 if not hasattr(os, "fork"):
@@ -177,11 +176,13 @@ def test_of_two_runs_at_once_one_is_told(out: Path, monkeypatch: pytest.MonkeyPa
 def test_a_transfer_does_not_replace_what_appeared_meanwhile(
     files: Files, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def busy(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-        save_file(tensors, path, metadata)
+    finish = TensorWriter.finish
+
+    def busy(self: TensorWriter, metadata: dict[str, str]) -> None:
+        finish(self, metadata)
         (out / "moved.safetensors").write_text("theirs")
 
-    monkeypatch.setattr(plain_lora, "save_file", busy)
+    monkeypatch.setattr(TensorWriter, "finish", busy)
     command = ["transfer", *arguments(files), "--output", str(out / "moved.safetensors"), "--report", str(out / "report.json")]
     assert main(command) == 2
     assert "moved.safetensors: appeared while this was made" in capsys.readouterr().err

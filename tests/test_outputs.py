@@ -48,7 +48,7 @@ def test_suffixes_in_any_case(files: Files, tmp_path: Path, out: Path, suffix: s
     base = builders.save(files.target_state, tmp_path / f"target{suffix.lower()}").rename(tmp_path / f"target{suffix}")
     written = out / "moved.SafeTensors"
     assert main(["transfer", *arguments(files, target=base), "--output", str(written), "--method", "copy"]) == 0
-    assert list(out.iterdir()) == [written]
+    assert set(out.iterdir()) == {written, out / "moved.json"}
 
 
 def test_overwrite(files: Files, out: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_folder_that_does_not_exist(files: Files, out: Path, capsys: pytest.Ca
     assert f"error: {out}/newdir/: no such folder. Create it" in capsys.readouterr().err
     assert list(out.iterdir()) == []
     assert main([*command, "--output", f"{out}/"]) == 0
-    assert [path.name for path in out.iterdir()] == ["style-target.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["style-target.json", "style-target.safetensors"]
 
 
 def test_a_report_that_is_a_folder(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, pack
 
 MOVED = Key("pruned", "contrast-r4", "copy", "base")
 LOSSES = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
@@ -48,6 +48,20 @@ def test_the_later_of_two_measurements_counts(tmp_path: Path) -> None:
     for add in (0, 1):
         Results(tmp_path).add_losses(MOVED, LOSSES + add)
     assert torch.allclose(Results(tmp_path).losses[MOVED], LOSSES + 1, rtol=1e-4)
+
+
+def test_what_is_packed_is_read_and_added_to(tmp_path: Path) -> None:
+    for add in (0, 1):
+        results = Results(tmp_path)
+        results.add_losses(MOVED, LOSSES + add)
+        results.add_minutes("pruned", 1.5)
+        pack(tmp_path)
+    Results(tmp_path).add_losses(Key("pruned", "contrast-r4", NATIVE), LOSSES)
+    assert {path.name for path in tmp_path.iterdir()} == {"pruned.jsonl", "pruned.jsonl.xz"}
+    read = Results(tmp_path)
+    assert torch.allclose(read.losses[MOVED], LOSSES + 1, rtol=1e-4)
+    assert len(read.losses) == 2
+    assert read.minutes == {"pruned": 3.0}
 
 
 def test_nothing_is_made_where_nothing_is_stored(tmp_path: Path) -> None:

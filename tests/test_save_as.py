@@ -34,7 +34,7 @@ def test_a_lorax_file_is_called_after_no_target_and_does_not_depend_on_it(
     for target in (files.target, files.pruned):
         command = ["transfer", *arguments(files, target=target), "--save-as", "lora-x", "--output", str(out), "--overwrite"]
         assert main(command) == 0
-        assert [path.name for path in out.iterdir()] == ["style-lorax.safetensors"]
+        assert sorted(path.name for path in out.iterdir()) == ["style-lorax.json", "style-lorax.safetensors"]
         found.append(load_file(out / "style-lorax.safetensors"))
         printed = capsys.readouterr().out
         assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in printed
@@ -55,7 +55,7 @@ def test_a_pair_that_is_declined_does_not_stop_it_and_is_told(
     assert main([*command, "--save-as", "lora-x"]) == 0
     assert open_adapter(out / "style-lorax.safetensors").header
     printed = json.loads(capsys.readouterr().out)
-    assert printed["written"] == [str(out / "style-lorax.safetensors")]
+    assert printed["written"] == [str(out / "style-lorax.safetensors"), str(out / "style-lorax.json")]
     assert "On stranger it will not be applied:" in printed["note"]
     assert "are not related" in printed["note"]
 

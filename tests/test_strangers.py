@@ -118,12 +118,15 @@ def test_cards_that_are_deep_or_large_are_ignored(files: Files, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("depth", [100, 700, 940])
-def test_a_card_that_can_be_read_and_not_written_is_left_out(files: Files, tmp_path: Path, out: Path, depth: int) -> None:
+def test_a_card_that_can_be_read_and_not_written_does_not_hold_up_a_move(
+    files: Files, tmp_path: Path, out: Path, depth: int
+) -> None:
     lora = changed(files, tmp_path / "style.safetensors", {})
     lora.with_suffix(".json").write_text(
         json.dumps({"activation text": "origami"})[:-1] + ', "description": ' + "[" * depth + "]" * depth + "}"
     )
-    assert transfer(lora, files.base, files.target, out, "--method", "copy").is_file()
+    written = transfer(lora, files.base, files.target, out, "--method", "copy")
+    assert "style, moved from base to target" in json.loads(written.with_suffix(".json").read_text())["description"]
 
 
 YAML = "model: {{params: {{image_size: {}, unet_config: {{params: {{num_heads: 4}}}}}}}}\n"
@@ -183,7 +186,11 @@ def test_an_index_that_names_what_no_file_is_called(files: Files, tmp_path: Path
 def test_tensors_of_odd_shapes(
     files: Files, tmp_path: Path, refused: Refused, key: str, tensor: torch.Tensor, words: str
 ) -> None:
-    message = refused(changed(files, tmp_path / "odd.safetensors", {key: tensor}), None, None, "--method", "copy")
+    try:
+        odd = changed(files, tmp_path / "odd.safetensors", {key: tensor})
+    except KeyError:
+        pytest.skip(f"this version of safetensors writes no {tensor.dtype}")
+    message = refused(odd, None, None, "--method", "copy")
     assert f"odd.safetensors: {key.partition('.')[0]}" in message
     assert words in message
 

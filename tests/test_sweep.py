@@ -121,6 +121,7 @@ def test_the_sweep_is_the_headline_and_more() -> None:
     assert all(adapter.rank == 4 and not adapter.is_concept for _, _, adapter, _ in running), "what is committed"
 
 
+@pytest.mark.usefixtures("quick_drawing")
 def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is measured after the steps that are asked for; and what it moved is left for the pictures."""
     monkeypatch.setattr(variants, "CACHE", tmp_path / "cache")
@@ -136,6 +137,7 @@ def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypat
     assert torch.allclose(results.losses[Key(FINETUNE, ADAPTER.name, refined.name, BASE)], at[20], atol=1e-3)
 
 
+@pytest.mark.usefixtures("quick_drawing")
 def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path: Path) -> None:
     """Trained from nothing, the target's change comes nearer to the source's, which there is the adapter's own."""
     base = open_checkpoint(checkpoints / f"{BASE}.safetensors")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save
 
 from lorax import __version__
 from lorax.cli import main
-from tests import builders
-from tests.samples import SOURCE_METADATA, Files, arguments
+from tests import builders, families
+from tests.samples import SOURCE_METADATA, Files, arguments, changed, transfer
 
 
 def test_metadata(files: Files, styled: Path, out: Path) -> None:
@@ -30,9 +30,14 @@ def test_metadata(files: Files, styled: Path, out: Path) -> None:
         "ss_sd_model_hash": hashlib.sha256(files.target.read_bytes()[0x100000:0x110000]).hexdigest()[:8],
         "ss_network_module": "networks.lora",
         "ss_network_dim": "4",
+        "ss_resolution": "(640, 640)",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.title": "moved",
+        "modelspec.implementation": "diffusers",
+        "modelspec.implementation_version": f"lorax-webui/{__version__}",
+        "modelspec.resolution": "640x640",
+        "modelspec.thumbnail": "data:image/png;base64,AAAA",
         "modelspec.merged_from": "my style.v2",
         "modelspec.trigger_phrase": "origami",
         "lorax_version": __version__,
@@ -47,8 +52,41 @@ def test_metadata(files: Files, styled: Path, out: Path) -> None:
     }
     assert expected.items() <= found.items()
     assert found["modelspec.date"] > "2024"
-    assert "modelspec.hash_sha256" not in found
+    note = "my style.v2, moved from base to target by LoRA-X (copy). sha256: my style.v2 {}, base {}, target {}."
+    note = note.format(*(builders.sha256(file)[:10] for file in (styled, files.base, files.target)))
+    assert found["modelspec.description"] == f"Folds.\n{note}"
+    assert found["ss_training_comment"] == f"{note.removesuffix('.')}; by hand"
     assert json.loads(found["lorax_settings"])["rank"] == "auto"
+
+
+def test_what_was_true_of_the_family_only(tmp_path: Path, out: Path) -> None:
+    """A LoRA of SD 1.x's text encoder, which SDXL has, too."""
+    bases = families.make(tmp_path)
+    families.save_lora(tmp_path / "a.safetensors", bases["sd1"].path, lambda layer: layer.startswith("te."))
+    lora = changed(tmp_path / "a.safetensors", tmp_path, **SOURCE_METADATA, **{"modelspec.encoder_layer": "2"})
+    found = builders.header(transfer(lora, bases["sd1"].path, bases["sdxl"].path, out))
+    assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert found["modelspec.implementation"] == "https://github.com/Stability-AI/generative-models"
+    assert (found["modelspec.resolution"], found["ss_resolution"]) == ("1024x1024", "(1024, 1024)")
+    assert not found.keys() & {"modelspec.thumbnail", "modelspec.encoder_layer"}
+
+
+@pytest.mark.parametrize(("trained", "expected"), [("(768, 512)", "768x512"), ("640,640", "640x640"), ("None", "512x512")])
+def test_the_resolution_is_that_of_the_training(files: Files, tmp_path: Path, out: Path, trained: str, expected: str) -> None:
+    lora = changed(files.lora, tmp_path, ss_resolution=trained)
+    found = builders.header(transfer(lora, files.base, files.target, out, "--method", "copy"))
+    assert (found["modelspec.resolution"], found["ss_resolution"]) == (expected, trained)
+
+
+@pytest.mark.parametrize("thumbnail", ["C:/mine/picture.png", "data:image/png;base64," + "A" * (1 << 20)])
+def test_a_thumbnail_that_is_none_or_huge_is_left_out(files: Files, tmp_path: Path, out: Path, thumbnail: str) -> None:
+    lora = changed(files.lora, tmp_path, **{"modelspec.thumbnail": thumbnail})
+    assert "modelspec.thumbnail" not in builders.header(transfer(lora, files.base, files.target, out, "--method", "copy"))
+
+
+def test_the_trigger_phrase_is_the_one_that_people_see(files: Files, styled: Path, out: Path) -> None:
+    styled.with_suffix(".json").write_text(json.dumps({"activation text": "crane"}))
+    assert builders.header(transfer(styled, files.base, files.target, out))["modelspec.trigger_phrase"] == "crane"
 
 
 def test_alpha_and_rank_that_vary_are_dynamic(files: Files, tmp_path: Path, out: Path) -> None:
@@ -88,13 +126,14 @@ def test_alphas_that_differ_by_rounding_are_one(files: Files, tmp_path: Path, ou
     assert (found["ss_network_dim"], found["ss_network_alpha"]) == ("2", "0.2")
 
 
-def test_hashes_are_kohyas(files: Files, styled: Path, out: Path) -> None:
-    """sd-scripts hashes a file whose header holds the ss_ keys alone."""
+def test_hashes_are_kohyas_and_modelspecs(files: Files, styled: Path, out: Path) -> None:
+    """sd-scripts hashes a file whose header holds the ss_ keys alone. ModelSpec's hash is that of all after the header."""
     written = out / "moved.safetensors"
     assert main(["transfer", *arguments(files, styled), "--output", str(written), "--method", "copy"]) == 0
     found, content = builders.header(written), written.read_bytes()
     body = content[8 + int.from_bytes(content[:8], "little") :]
     assert found["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+    assert found["modelspec.hash_sha256"] == f"0x{hashlib.sha256(body).hexdigest()}"
     as_kohya = save(load_file(written), {key: value for key, value in found.items() if key.startswith("ss_")})
     assert found["sshs_legacy_hash"] == hashlib.sha256(as_kohya[0x100000:0x110000]).hexdigest()[:8]
     assert found["sshs_model_hash"] != SOURCE_METADATA["sshs_model_hash"]
@@ -108,7 +147,7 @@ def test_preview_and_card_are_carried(files: Files, styled: Path, capsys: pytest
     card = json.loads((folder / f"{stem}.json").read_text())
     assert card["activation text"] == "origami"
     assert card["preferred weight"] == 0.7
-    assert card["sd version"] == "SD1"
+    assert card["sd version"] == "sd"
     assert card["description"].startswith("Paper folds.\nmy style.v2, moved from base to target")
     printed = capsys.readouterr().out
     assert all(f"wrote {folder / stem}{suffix}" in printed for suffix in (".safetensors", ".preview.png", ".jpg", ".json"))
@@ -119,7 +158,23 @@ def test_sidecars_that_exist_or_are_not_the_webuis_are_left_alone(files: Files, 
     styled.with_suffix(".json").write_text("[1, 2]")
     assert main(["transfer", *arguments(files, styled), "--output", str(out / "moved.safetensors"), "--method", "copy"]) == 0
     assert (out / "moved.jpg").read_bytes() == b"mine"
-    assert not (out / "moved.json").exists()
+    assert set(json.loads((out / "moved.json").read_text())) == {"activation text", "description", "sd version", "lorax"}
+
+
+def test_a_card_of_an_earlier_transfer_is_kept_true(files: Files, styled: Path, out: Path) -> None:
+    """What the user has changed on it stays; a card of anyone else is left alone."""
+    written = transfer(styled, files.base, files.target, out, "--method", "copy")
+    card = written.with_suffix(".json")
+    changed = json.loads(card.read_text()) | {"notes": "mine", "preferred weight": 0.5}
+    card.write_text(json.dumps(changed | {"description": changed["description"].replace("Paper folds.", "Cranes.")}))
+    transfer(styled, files.base, files.pruned, out, "--method", "copy", "--overwrite")
+    again = json.loads(card.read_text())
+    assert again["description"].startswith("Cranes.\nmy style.v2, moved from base to pruned by LoRA-X (copy).")
+    assert "target" not in again["description"]
+    assert (again["notes"], again["preferred weight"]) == ("mine", 0.5)
+    card.write_text('{"description": "mine"}')
+    transfer(styled, files.base, files.pruned, out, "--method", "copy", "--overwrite")
+    assert card.read_text() == '{"description": "mine"}'
 
 
 def test_a_card_with_odd_content(files: Files, styled: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 NAME = "library.sqlite"
 SCHEMA = 1
-MOST, LARGEST = 30_000, 8_000  # files; characters of what is kept of each, which are some hundred as a rule
+MOST, LARGEST = 30_000, 32_000  # files; characters of what is kept of each, which are some hundred as a rule
 TOGETHER, SOON = 200, 2.0  # records that are written at a time; seconds after which fewer are written, too
 PATIENCE = 5.0  # seconds to wait for another process
 T = TypeVar("T")

@@ -47,6 +47,7 @@ XL_CLIP_L = Component("te1", "CLIP ViT-L", "conditioner.embedders.0.transformer.
 XL_BIG_G = Component(
     "te2", "OpenCLIP ViT-bigG", "conditioner.embedders.1.model.", "text_encoder_2", ("lora_te2_",), open_clip=True
 )
+GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 REFINER_BIG_G = dataclasses.replace(XL_BIG_G, checkpoint="conditioner.embedders.0.model.", other_peft=("text_encoder.",))
 
 
@@ -70,8 +71,12 @@ class Family:
     base_version: str  # kohya's ss_base_model_version
     v2: bool  # kohya's ss_v2
     architecture: str  # modelspec.architecture of its LoRAs
-    card_version: str  # "sd version" on the WebUI's cards
+    card_versions: tuple[str, ...]  # "sd version" on WebUIs' cards; the first one is written
+    civitai: str  # Civitai's name of its usual base, by which LoRA Manager and others know a LoRA's base
+    resolution: int = 512  # of the pictures that its bases draw
+    implementation: str = "diffusers"  # modelspec.implementation of its LoRAs, as sd-scripts writes it
     velocity: tuple[str, str] | None = None  # base_version and architecture of bases that predict velocity
+    velocity_resolution: int = 512
     adapter_names: str | None = None  # pattern of layer names that only this family's adapters have
     has_adapters: bool = True  # False: adapters for it are rare, and not recognised unless it is the chosen source
     ldm_names: bool = False  # kohya's adapters have LDM's names of its UNet's layers, not diffusers'
@@ -87,6 +92,8 @@ class Family:
         return {self.base_version, self.architecture, *(self.velocity or ())}
 
 
+# The values of "sd version" that are written are those of Forge Neo, which knows no others. AUTOMATIC1111, Forge, reForge and
+# Forge Classic leave them aside, and tell the version by the LoRA's header.
 SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
@@ -95,7 +102,8 @@ SD1 = Family(
     base_version="sd_v1",
     v2=False,
     architecture="stable-diffusion-v1/lora",
-    card_version="SD1",
+    card_versions=("sd", "SD1"),
+    civitai="SD 1.5",
     velocity=("sd_v1_v", "stable-diffusion-v1/lora"),
 )
 SD2 = Family(
@@ -106,8 +114,10 @@ SD2 = Family(
     base_version="sd_v2",
     v2=True,
     architecture="stable-diffusion-v2-512/lora",
-    card_version="SD2",
+    card_versions=("SD2",),
+    civitai="SD 2.1",
     velocity=("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
+    velocity_resolution=768,
 )
 SDXL = Family(
     name="sdxl",
@@ -117,7 +127,10 @@ SDXL = Family(
     base_version="sdxl_base_v1-0",
     v2=False,
     architecture="stable-diffusion-xl-v1-base/lora",
-    card_version="SDXL",
+    card_versions=("xl", "SDXL"),
+    civitai="SDXL 1.0",
+    resolution=1024,
+    implementation=GENERATIVE_MODELS,
     adapter_names=r"lora_te2_|text_encoder_2\.",
     ldm_names=True,
 )
@@ -129,7 +142,10 @@ SDXL_REFINER = Family(
     base_version="sdxl_refiner_v1-0",
     v2=False,
     architecture="stable-diffusion-xl-v1-refiner/lora",
-    card_version="SDXL",
+    card_versions=("xl", "SDXL"),
+    civitai="SDXL 1.0",
+    resolution=1024,
+    implementation=GENERATIVE_MODELS,
     has_adapters=False,
     ldm_names=True,
 )

@@ -7,6 +7,7 @@ from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
 from lorax.files.texts import is_file, json_object, read_json, read_yaml
 from lorax.files.walking import as_utf8, files_below
+from lorax.files.writer import TensorWriter
 
 __all__ = [
     "Cache",
@@ -17,6 +18,7 @@ __all__ = [
     "Staging",
     "Stamp",
     "TensorFile",
+    "TensorWriter",
     "as_utf8",
     "check_folder",
     "check_free",

@@ -77,7 +77,15 @@ class Staging:
 
     def is_free(self, path: Path) -> bool:
         """Tell whether ``path`` neither exists nor was added."""
-        return not path.exists() and _key(path) not in self._files
+        return not path.exists() and not self.is_added(path)
+
+    def is_added(self, path: Path) -> bool:
+        """Tell whether ``path`` was added."""
+        return _key(path) in self._files
+
+    def size(self, path: Path) -> int:
+        """Return the size in bytes of what was written for ``path``."""
+        return self._files[_key(path)].temporary.stat().st_size
 
     def is_placed(self) -> bool:
         """Tell whether there are files, and all of them have taken their places."""

@@ -8,9 +8,20 @@ from safetensors import SafetensorError, safe_open
 
 from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files.pickles import PickleFile
+from lorax.files.texts import json_object
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HEADER = 32 << 20  # bytes of a header: most have some hundred thousand, and a few a picture of some million
+TYPES = {
+    "BOOL",
+    "F16",
+    "BF16",
+    "F32",
+    "F64",
+    "F8_E4M3",
+    "F8_E5M2",
+    *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64)),
+}
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2}
 Stamp = tuple[str, int, int]  # path, size, time of the last change
 
@@ -94,6 +105,11 @@ class SafetensorsFile:
             except (SafetensorError, ValueError, OverflowError) as error:
                 if is_out_of_memory(error):
                     raise
+                if odd := _unknown(path):
+                    raise LoraxError(
+                        f"{path}: {odd[0]} holds {odd[1]} values, which the installed version of safetensors cannot read. Use an "
+                        "fp16 or fp32 copy."
+                    ) from error
                 raise LoraxError(
                     f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
                 ) from error
@@ -117,3 +133,15 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
     if HEADER < length < path.stat().st_size:
         raise LoraxError(f"{path}: its header has {length >> 20} MB, and at most {HEADER >> 20} MB are read. It is damaged.")
+
+
+def _unknown(path: Path) -> tuple[str, str] | None:
+    """Return name and type of a tensor that older versions of safetensors do not know: they refuse the whole file for it."""
+    with path.open("rb") as stream:
+        content = stream.read(min(HEADER, int.from_bytes(stream.read(8), "little")))
+    try:
+        entries = json_object(path, content, "a header")
+    except LoraxError:
+        return None
+    types = {key: entry.get("dtype") for key, entry in entries.items() if isinstance(entry, dict) and key != "__metadata__"}
+    return next(((key, str(kind)) for key, kind in types.items() if kind not in TYPES), None)

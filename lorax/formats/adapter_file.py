@@ -9,7 +9,7 @@ import torch
 
 from lorax.checkpoint import Checkpoint, Family, families
 from lorax.errors import LoraxError, reading
-from lorax.files import TensorFile, is_finite, title_of
+from lorax.files import TensorFile, hashes, is_finite, title_of
 from lorax.formats import dora, loraxfile, sidecars, stored
 from lorax.formats.configuration import LARGEST, Configuration
 from lorax.formats.keys import EMBEDDING
@@ -40,6 +40,11 @@ class AdapterFile:
     def title(self) -> str:
         """The adapter's name for users: that of the file or the PEFT folder."""
         return title_of(self.given)
+
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 of the file with the tensors."""
+        return hashes(self.path).sha256
 
     @cached_property
     def family(self) -> Family | None:

@@ -1,5 +1,6 @@
 """The two weights of a pair of layers, and the rank of a projection between them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,13 +83,26 @@ class WeightPair:
 
     def _overlap(self, dW: LowRank, step: int) -> float:
         """Estimate <W_t - W_s, dW> from every ``step``-th row."""
-        dtype = self.target.dtype
-        W_s, W_t, up = self.source.stored[::step], self.target.stored[::step], dW.up[::step].to(dtype)
-        rows = max(1, CHUNK[W_t.device.type] // W_t.shape[1])
-        projected = up.new_zeros(dW.rank, W_t.shape[1])  # up^T (W_t - W_s)
-        for B, t, s in zip(*(torch.split(one, rows) for one in (up, W_t, W_s)), strict=True):
-            projected.addmm_(B.mT, t.to(dtype) - s.to(dtype))
+        up, (_, columns) = dW.up[::step].to(self.target.dtype), self.target.shape
+        rows = max(1, CHUNK[up.device.type] // columns)
+        projected = up.new_zeros(dW.rank, columns)  # up^T (W_t - W_s)
+        for B, difference in zip(torch.split(up, rows), self._difference(step, rows), strict=True):
+            projected.addmm_(B.mT, difference)
         return dW.scale * (projected.double() * dW.down).sum().item() * len(dW.up) / len(up)
+
+    def _difference(self, step: int, rows: int) -> Iterable[torch.Tensor]:
+        """Return every ``step``-th row of W_t - W_s, so many at a time. A sample of rows is kept for the deltas that follow."""
+        if step not in self._sampled:
+            dtype, W_s, W_t = self.target.dtype, self.source.stored[::step], self.target.stored[::step]
+            chunks = (t.to(dtype) - s.to(dtype) for t, s in zip(torch.split(W_t, rows), torch.split(W_s, rows), strict=True))
+            if step == 1:
+                return chunks
+            self._sampled[step] = list(chunks)
+        return self._sampled[step]
+
+    @once
+    def _sampled(self) -> dict[int, list[torch.Tensor]]:
+        return {}
 
 
 def from_factors(like: LowRank, up: torch.Tensor, down: torch.Tensor) -> LowRank:

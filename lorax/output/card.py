@@ -7,27 +7,29 @@ from typing import Any
 from lorax.errors import LoraxError
 from lorax.files import Staging, read_json
 from lorax.formats import sidecars
-from lorax.output.sidecars import encoded
+from lorax.output.cards import WEIGHT, encoded, without_weight_note
 
-WEIGHT = "preferred weight"  # the WebUI's key
 PREVIEW = ".preview.png"
 
 
 def store_weight(adapter: Path, weight: float) -> Path:
-    """Store the weight on the adapter's card, which is made if there is none; return the card. All else on it is kept.
+    """Store the weight on the adapter's card, which is made if there is none; return the card. All else on it is kept,
+    but for the line that says that the weight is the original's.
 
     Raises LoraxError if the card cannot be read, which is not replaced then.
     """
     path = adapter.with_suffix(sidecars.CARD)
     there = path.exists()
     content: dict[str, Any] = read_json(path, "a card", "utf-8-sig") if there else {}
+    if isinstance(described := content.get("description"), str):
+        content["description"] = without_weight_note(described)
     _write({path: encoded(content | {WEIGHT: round(weight, 4)})}, overwrite=there)
     return path
 
 
 def previews(adapter: Path) -> Sequence[Path]:
-    """Return the previews that lie beside the adapter."""
-    return [path for suffix in sidecars.PREVIEWS if (path := adapter.with_suffix(suffix)).is_file()]
+    """Return the previews beside the adapter that can be drawn anew, so none that move."""
+    return [path for suffix in sidecars.PICTURES if (path := adapter.with_suffix(suffix)).is_file()]
 
 
 def store_preview(adapter: Path, encode: Callable[[str], bytes], overwrite: bool = False) -> Sequence[Path]:

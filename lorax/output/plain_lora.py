@@ -1,70 +1,123 @@
 """Writes plain LoRAs, which every UI loads."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from lorax.checkpoint import Checkpoint
 from lorax.errors import LoraxError
-from lorax.files import Staging, is_finite
+from lorax.files import Staging, TensorWriter, is_finite
+from lorax.formats import AdapterFile
 from lorax.low_rank import LowRank
 from lorax.options import Saving
 from lorax.output import metadata, sidecars
-from lorax.transfer import Moved, Plan
+from lorax.output.cards import About
+from lorax.output.metadata import moved_note
+from lorax.transfer import Moved, Plan, Stream
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def stage(plan: Plan, moved: Moved, path: Path, staging: Staging, saving: Saving) -> list[Path]:
     """Stage the adapter, its preview and its card at ``path``, which must be free; return the files, the adapter first."""
+    target, dtype = plan.target, DTYPES[saving.dtype]
     whole = {layer for layer in moved.layers if f"{layer}.bias" in moved.vectors}
-    tensors: dict[str, torch.Tensor] = {}
-    factored: dict[str, LowRank] = {}
-    for layer, delta in with_whole_attentions(plan.target, moved.layers).items():
-        balanced = delta.times(saving.strength).balanced()  # a copy of one layer at a time
-        tensors |= (encode_whole if layer in whole else encode)(plan.target, layer, balanced, DTYPES[saving.dtype])
-        if layer not in whole:
-            factored[layer] = replace(delta, scale=balanced.scale)
+    outlines = {layer: outline.times(saving.strength) for layer, outline in moved.layers.outlines.items()}
+    zeros = {layer: outlines[other].zero() for layer, other in missing_in_attentions(target, outlines).items()}
     vectors = {parameter: saving.strength * vector for parameter, vector in moved.vectors.items()}
-    tensors |= encode_vectors(plan.target, whole, vectors, DTYPES[saving.dtype])
-    if plan.within_family:
-        tensors |= plan.adapter.bundled()
-    check_finite(plan, tensors)
-    described = metadata.describe(plan, Moved(factored, moved.report), path.stem, saving)
-    beside = sidecars.carry(plan.adapter.path, path, staging, plan.target.family, metadata.moved_note(plan, saving.strength))
-    staging.write(path, lambda temporary: save(tensors, temporary, described), saving.overwrite)
-    return [path, *beside]
+    others = encode_vectors(target, whole, vectors, dtype) | (plan.adapter.bundled() if plan.within_family else {})
+
+    def encoded(layer: str, delta: LowRank) -> dict[str, torch.Tensor]:
+        return (encode_whole if layer in whole else encode)(target, layer, delta, dtype)
+
+    def read(layer: str) -> LowRank:
+        return zeros[layer] if layer in zeros else moved.layers[layer].times(saving.strength)
+
+    content, note = (
+        Content(plan.adapter, target, zeros | outlines, read, encoded, others, whole),
+        moved_note(plan, saving.strength),
+    )
+    described = metadata.describe(plan, content.factored, moved.report, path.stem, saving, note)
+    staging.write(path, lambda temporary: content.write(temporary, described), saving.overwrite)
+    about = About.of(plan, target, note, path, staging.size(path))
+    return [path, *sidecars.carry(plan.adapter.path, path, staging, about)]
 
 
-def check_finite(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
-    """Raise LoraxError if the tensors hold NaN or infinite values."""
-    if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
-        raise LoraxError(f"{plan.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
+@dataclass
+class Content:
+    """What is written of the adapter, of which a few layers at a time are in memory.
 
-
-def with_whole_attentions(base: Checkpoint, layers: dict[str, LowRank]) -> dict[str, LowRank]:
-    """Return the layers, with deltas of zero for the other layers of the same attention in an OpenCLIP encoder.
-
-    AUTOMATIC1111 changes such an attention only if the file has q, k, v and out, and silently drops incomplete ones.
+    ``outlines`` are the layers without their values. ``read`` reads one, and ``encoded`` makes tensors of it. ``others`` are the
+    tensors that belong to no layer, and ``whole`` the layers whose tensors are not factors.
     """
-    whole = dict(layers)
+
+    adapter: AdapterFile
+    base: Checkpoint
+    outlines: dict[str, LowRank]
+    read: Callable[[str], LowRank]
+    encoded: Callable[[str, LowRank], dict[str, torch.Tensor]]
+    others: Mapping[str, torch.Tensor]
+    whole: Collection[str] = ()
+
+    @property
+    def factored(self) -> dict[str, LowRank]:
+        """The outlines of the layers that are written as factors."""
+        return {layer: outline for layer, outline in self.outlines.items() if layer not in self.whole}
+
+    def write(self, path: Path, described: Mapping[str, str]) -> None:
+        """Write the file. Its rank and alpha are those of the layers as written. Raises LoraxError if a value is not finite."""
+        tensors = dict(self.others)
+        for layer, outline in self.outlines.items():
+            tensors |= self.encoded(layer, outline)
+        stream = Stream(torch.device("cpu"), self._size, lambda layer, device: self.read(layer), self._work)
+        with TensorWriter(path, tensors, {**described, **metadata.UNHASHED}) as file, ThreadPoolExecutor(1) as pool:
+            sha256 = pool.submit(lambda: self.adapter.sha256)  # takes as long as all else
+            file.put_all(self._checked(self.others))
+            for layer, (scale, encoded) in zip(list(self.outlines), stream(self.outlines), strict=True):
+                self.outlines[layer] = replace(self.outlines[layer], scale=scale)
+                file.put_all(encoded)
+            header = metadata.hashed(described, sha256.result()) | metadata.network(self.base, self.factored)
+            file.finish(header | metadata.kohya_hashes(file, header))
+
+    def _size(self, layer: str) -> int:
+        """Return about how many bytes a layer takes on its way, of which there are several copies."""
+        outline = self.outlines[layer]
+        return 4 * (outline.up.nbytes + outline.down.nbytes)
+
+    def _work(self, layer: str, delta: LowRank) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return the scale of a layer as it is written, and its tensors."""
+        balanced = delta.balanced()
+        return balanced.scale, self._checked(self.encoded(layer, balanced))
+
+    def _checked(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):
+            raise LoraxError(f"{self.adapter.path}: {odd} would be infinite in what is written. The adapter's training diverged.")
+        return dict(tensors)
+
+
+def missing_in_attentions(base: Checkpoint, layers: Iterable[str]) -> dict[str, str]:
+    """Return what is missing of attentions in OpenCLIP encoders, each with a layer that is there of the same attention.
+
+    AUTOMATIC1111 changes such an attention only if the file has q, k, v and out, and silently drops incomplete ones. So the
+    others are written with deltas of 0.
+    """
+    found: dict[str, str] = {}
     encoders = tuple(f"{component.name}." for component in base.family.components if component.open_clip)
-    for layer, delta in layers.items():
+    for layer in layers:
         head, attention, _ = layer.partition(".self_attn.")
         if attention and layer.startswith(encoders):
-            zero = LowRank(torch.zeros_like(delta.up), torch.zeros_like(delta.down), delta.scale)
-            whole = {head + attention + part: zero for part in ("q_proj", "k_proj", "v_proj", "out_proj")} | whole
-    return whole
+            found = {head + attention + part: layer for part in ("q_proj", "k_proj", "v_proj", "out_proj")} | found
+    return {missing: layer for missing, layer in found.items() if missing not in layers}
 
 
-def save(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, str]) -> None:
-    """Write the file with kohya's hashes in its header."""
-    save_file(tensors, path, {key: value for key, value in described.items() if key.startswith("ss_")})
-    save_file(tensors, path, described | metadata.kohya_hashes(path))
-    path.chmod(0o644)  # newer versions of safetensors make files that only their owner can read
+def save(tensors: Mapping[str, torch.Tensor], path: Path, described: Mapping[str, str]) -> None:
+    """Write tensors that are in memory, with kohya's hashes in the header."""
+    with TensorWriter(path, tensors, {**described, **metadata.UNHASHED}) as file:
+        file.put_all(tensors)
+        file.finish({**described, **metadata.kohya_hashes(file, described)})
 
 
 def encode(target: Checkpoint, layer: str, delta: LowRank, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -7,6 +7,8 @@ from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
 from lorax.transfer.running import expected, run, run_all
+from lorax.transfer.spool import Layers
+from lorax.transfer.streaming import Stream
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 __all__ = [
@@ -18,11 +20,13 @@ __all__ = [
     "Forecast",
     "Kind",
     "LayerRecord",
+    "Layers",
     "Measured",
     "Moved",
     "Plan",
     "Report",
     "Status",
+    "Stream",
     "Verdict",
     "as_json",
     "estimate",

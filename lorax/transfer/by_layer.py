@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from lorax.subspace import SMALL, Decomposition, RankRule
 from lorax.transfer.concluding import End, concluded
 from lorax.transfer.planning import Context, Moved, Plan
 from lorax.transfer.report import LayerRecord, Status
+from lorax.transfer.spool import Spool
 from lorax.transfer.streaming import Stream
 
 Use = tuple[int, str]  # number of the plan among those of the pass, name of the layer in its adapter
@@ -60,6 +61,7 @@ class LayerPass:
         cache = context.cache
         self._cache = cache if all_measured and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes written into the cache
+        self._spools = Spool.of_each(len(plans))
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def deciding(self, number: int) -> Collection[str]:
@@ -100,15 +102,17 @@ class LayerPass:
         if self._survey or not all(self._is_left_unsampled(use) for use in task):
             self._check_finite(task, weights)
         device = weights[1].device
-        deltas = {use: self._delta(use, device).to(device) for use in task}
-        rules = {use: _rule(self.plans[use[0]], dW) for use, dW in deltas.items()}
         source = Decomposition(weights[0])
         target = source if weights[1] is weights[0] else Decomposition(weights[1])
-        ends = []
-        for rule in dict.fromkeys(rules.values()):
-            of_rule = [use for use in task if rules[use] == rule]
-            with self._cached(WeightPair(source, target, rule)) as pair:
-                ends += [(use, self._move(use, deltas[use], pair)) for use in of_rule]
+        ends: list[tuple[Use, End]] = []
+        pairs: dict[RankRule, WeightPair] = {}
+        with ExitStack() as stack:
+            for use in task:  # the delta of one adapter at a time
+                dW = self._delta(use, device).to(device)
+                rule = _rule(self.plans[use[0]], dW)
+                if rule not in pairs:
+                    pairs[rule] = stack.enter_context(self._cached(WeightPair(source, target, rule)))
+                ends.append((use, self._move(use, dW, pairs[rule])))
         if any(end[0].overlap is not None and not math.isfinite(end[0].overlap) for _, end in ends):
             self._check_finite(task, weights)
         return ends
@@ -190,7 +194,7 @@ class LayerPass:
             rank=moved.rank,
             compression_error=error,
         )
-        return moved_record, moved.to("cpu")
+        return moved_record, self._spools[number].keep(moved)
 
     def _is_left_unsampled(self, use: Use) -> bool:
         """Tell whether the layer is copied without being measured, since no layer of the sample was projected."""

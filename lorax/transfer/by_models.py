@@ -18,6 +18,7 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 from lorax.transfer.planning import Context, Moved, Plan
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated
 from lorax.transfer.resume import Store
+from lorax.transfer.spool import Layers
 from lorax.transfer.teaching import prompts_of
 
 
@@ -79,7 +80,7 @@ def foretold(plan: Plan, context: Context) -> Moved:
         records[name] = record(status=Status.TRANSFERRED, reason=how, rank=assigned[target].rank)
     cost = estimate(plan, related=bool(auto.layers), cache=context.cache) if records else None
     extra = len(assigned) - len(records)
-    return Moved({}, dataclasses.replace(_report(plan, auto, records), cost=cost, extra_layers=extra))
+    return Moved(Layers(), dataclasses.replace(_report(plan, auto, records), cost=cost, extra_layers=extra))
 
 
 def kind_of(plan: Plan, unrelated: Unrelated | None) -> str:
@@ -137,7 +138,8 @@ def concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Ma
             kept = dW.norm() / norm if norm > 0 else 1.0
             records[name] = record(status=Status.TRANSFERRED, reason=done, kept=kept, rank=dW.rank)
     useful = {layer: dW for layer, dW in layers.items() if layer in own or (dW.up.any() and dW.down.any())}
-    return Moved(useful, dataclasses.replace(_report(plan, auto, records), extra_layers=len(useful.keys() - own)))
+    report = dataclasses.replace(_report(plan, auto, records), extra_layers=len(useful.keys() - own))
+    return Moved(Layers.of(useful.items()), report)
 
 
 def _paired(plan: Plan) -> dict[str, tuple[Pair, str]]:

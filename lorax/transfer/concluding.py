@@ -1,16 +1,16 @@
 """Concludes from the ends of an adapter's layers what becomes of the adapter as a whole."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
-from lorax.low_rank import LowRank
 from lorax.methods import auto, weight_method
 from lorax.pairing import Vector
 from lorax.reasons import Reason, Why
 from lorax.transfer.planning import Moved, Plan
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status, Unrelated
+from lorax.transfer.spool import Kept, Layers
 
-End = tuple[LayerRecord, LowRank | None]
+End = tuple[LayerRecord, Kept | None]
 
 
 def concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Moved:
@@ -28,7 +28,7 @@ def concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mov
     if strength == 0:
         there = AlreadyThere(plan.target.path, plan.adapter.path, report.overlap)
         return _declined(report, there, Why.TARGET_HAS_IT)
-    layers = {layer: delta.times(strength) for layer, delta in layers.items()}
+    layers = {layer: kept.times(strength) for layer, kept in layers.items()}
     vectors = [_without_lost_bias(vector, layers) for vector in plan.vectors]
     report = dataclasses.replace(
         report,
@@ -38,7 +38,7 @@ def concluded(plan: Plan, ends: Iterable[End], deciding: Collection[str]) -> Mov
         draws_as_original=_draws_as_original(plan, records),
     )
     added = {vector.target: strength * plan.adapter.vector(vector.key) for vector in vectors if vector.target}
-    return Moved(layers, report, added)
+    return Moved(Layers(layers), report, added)
 
 
 def _draws_as_original(plan: Plan, records: Iterable[LayerRecord]) -> bool:
@@ -51,10 +51,10 @@ def _declined(report: Report, why: Unrelated | AlreadyThere, of_layer: Why) -> M
     """Decline the transfer as a whole: all moved layers become skipped ones."""
     gone = {"kept": None, "subspace_rank": None, "rank": None, "compression_error": None}
     records = [r.ended(Status.SKIPPED, Reason(of_layer), **gone) if r.is_transferred else r for r in report.records]
-    return Moved({}, dataclasses.replace(report, records=records, declined=why))
+    return Moved(Layers(), dataclasses.replace(report, records=records, declined=why))
 
 
-def _without_lost_bias(vector: Vector, layers: Mapping[str, LowRank]) -> Vector:
+def _without_lost_bias(vector: Vector, layers: Collection[str]) -> Vector:
     """Return the vector, without its target if it is the bias of a layer that was not moved."""
     layer, _, parameter = (vector.target or "").rpartition(".")
     if parameter == "bias" and vector.key.endswith(".diff_b") and layer not in layers:

@@ -10,12 +10,12 @@ import torch
 from lorax.checkpoint import Checkpoint, Mismatch, component_of, mismatch, prediction_in
 from lorax.files import Cache
 from lorax.formats import AdapterFile
-from lorax.low_rank import LowRank
 from lorax.models import Models
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, Vector, pair, pair_vectors
 from lorax.progress import Meter, Progress, silent
 from lorax.transfer.report import Report
+from lorax.transfer.spool import Layers
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Plan:
 class Moved:
     """A moved adapter: deltas by target layer, and float32 ``vectors`` to add to norms and biases, by parameter of the target."""
 
-    layers: dict[str, LowRank] = field(repr=False)
+    layers: Layers = field(repr=False)
     report: Report
     vectors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 

@@ -155,8 +155,8 @@ class Handlers:
         """Start a transfer, by ``method`` or else by the chosen one."""
         choice = Choice.of({**values, "method": method or values["method"]})
         adapters, source = self.chooser.adapters(choice.adapters), None
-        if choice.source or len(adapters) == 1:
-            source = self._base(choice.source, "source")
+        if choice.source or len(adapters) == 1:  # who is quick presses before the source that the LoRA names is filled in
+            source = self._base(choice.source or self.chooser.source_of(adapters)[0], "source")
         targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
         return self._start_batch(page, [Item(adapter, source) for adapter in adapters], targets, choice)
 

@@ -176,9 +176,10 @@ class _Work:
                 tasks[0].end(End.FAILED, _in_words(tasks[0].adapter.path, error))
                 return
         else:
-            for number, (task, one) in enumerate(zip(tasks, moved, strict=True)):
+            moved.reverse()
+            for number, task in enumerate(tasks):  # what is written is needed no more
                 with task.failing():
-                    self._write(work, number, task, one)
+                    self._write(work, number, task, moved.pop())
             return
         middle = len(tasks) // 2
         self._move(tasks[:middle], progress)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -153,9 +153,11 @@ def _rebuilt(adapter: AdapterFile, base: Checkpoint, device: str, progress: Prog
     return deltas
 
 
-def _encoded(base: Checkpoint, layers: dict[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
-    whole = plain_lora.with_whole_attentions(base, layers)
-    return {layer: plain_lora.factors(base, layer, delta.balanced(), dtype) for layer, delta in whole.items()}
+def _encoded(base: Checkpoint, layers: Mapping[str, LowRank], dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
+    missing = plain_lora.missing_in_attentions(base, layers).items()
+    return {layer: plain_lora.factors(base, layer, layers[other].zero(), dtype) for layer, other in missing} | {
+        layer: plain_lora.factors(base, layer, delta.balanced(), dtype) for layer, delta in layers.items()
+    }
 
 
 def _from_entry(entry: Entry) -> Fit:

@@ -37,6 +37,8 @@ YAML = """model:
 """
 CARD = {"description": "a style", "sd version": "SD1", "activation text": "origami", "preferred weight": 0.8}
 CIVITAI = {"modelId": 7, "name": "Origami", "trainedWords": ["origami"], "baseModel": "SD 1.5", "model": {"type": "LORA"}}
+MANAGER = {"base_model": "SD 1.5", "trainedWords": ["a"], "usage_tips": '{"strength": 0.8}', "notes": "n", "civitai": CIVITAI}
+MATRIX = {"ModelId": 7, "ModelName": "Origami", "BaseModel": "SD 1.5", "TrainedWords": ["origami"], "Hashes": {"SHA256": "0"}}
 PEFT = {
     "peft_type": "LORA",
     "r": 2,
@@ -114,6 +116,8 @@ class Kept:
         builders.save_lora(path, self.deltas())
         path.with_suffix(".json").write_text(json.dumps(CARD))
         path.with_suffix(".civitai.info").write_text(json.dumps(CIVITAI))
+        path.with_suffix(".metadata.json").write_text(json.dumps(MANAGER))
+        path.with_suffix(".cm-info.json").write_text(json.dumps(MATRIX))
         path.with_suffix(".png").write_bytes(b"a picture")
 
     def _trained(self) -> None:

@@ -68,7 +68,7 @@ def moved(handlers: Any, page: Any, *names: str, **changed: Any) -> dict[str, An
 
 def test_what_is_chosen_reaches_the_file(handlers: Any, page: Any, models: Path) -> None:
     shown = moved(handlers, page, "Lora/contrast-base", save_as="lora-x", dtype="fp32", subfolder=" moved ", method="copy")
-    assert [path.name for path in (models / "Lora" / "moved").iterdir()] == ["contrast-base-lorax.safetensors"]
+    assert [path.name for path in (models / "Lora" / "moved").glob("*.safetensors")] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in shown["written"]
     assert shown["tag"] == "<lora:contrast-base-lorax:1>"
     assert shown["sent_to"] == "pruned"
@@ -140,6 +140,11 @@ def test_the_source_is_what_the_lora_names_until_another_is_chosen(handlers: Any
     assert "says that it was trained on base" in answer["verdict"]
 
 
+def test_who_presses_before_the_source_is_filled_in_is_served(handlers: Any, page: Any) -> None:
+    handlers.transfer(page, "", values(labels(handlers, "Lora/contrast-base"), source=None, method="copy"))
+    assert "lorax-done" in finished(handlers, page)["written"]
+
+
 def test_a_guess_is_asked_and_not_taken(handlers: Any, page: Any, models: Path) -> None:
     save_file(load_file(models / "Lora" / "contrast-base.safetensors"), models / "Lora" / "nameless.safetensors")
     handlers.host.refresh()
@@ -196,10 +201,9 @@ def test_if_nothing_was_moved_there_is_nothing_to_send(handlers: Any, page: Any)
 def test_only_what_is_as_it_was_written_is_deleted(handlers: Any, page: Any, models: Path) -> None:
     moved(handlers, page, "Lora/contrast-base", "Lora/contrast-finetune", source=None)
     (models / "Lora" / "contrast-finetune-pruned.safetensors").write_bytes(b"another")
-    assert (
-        "Deleted: contrast-base-pruned.safetensors. Changed since, and kept: contrast-finetune-pruned"
-        in (handlers.delete(page, "", values([]))["status"])
-    )
+    told = handlers.delete(page, "", values([]))["status"]
+    assert "Deleted: contrast-base-pruned.safetensors, contrast-base-pruned.json, " in told
+    assert "Changed since, and kept: contrast-finetune-pruned.safetensors." in told
     assert not (models / "Lora" / "contrast-base-pruned.safetensors").exists()
     assert (models / "Lora" / "contrast-finetune-pruned.safetensors").exists()
 

@@ -119,7 +119,13 @@ def by_method(page: Any, method: str) -> None:
 def moved(page: Any) -> None:
     """Move what is chosen, and wait for what comes of it."""
     page.click("#lorax_move")
-    page.wait_for_selector("#lorax_written .lorax-done, #lorax_written .lorax-warning, #lorax_written .lorax-error")
+    ended = (
+        "#lorax_written .lorax-done",
+        "#lorax_written .lorax-warning",
+        "#lorax_written .lorax-error",
+        "#lorax_status .lorax-error",
+    )
+    page.wait_for_selector(", ".join(ended))
 
 
 def as_in_txt2img(page: Any, **values: Any) -> None:

@@ -27,7 +27,7 @@ INSTALLATION = Path(os.environ.get("LORAX_WEBUI_DIR", ""))
 needs_webui = pytest.mark.skipif(
     Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run"
 )
-STARTED, PATIENCE = "Startup time", 600
+STARTED, PATIENCE = "Startup time", 200
 FLAGS = (
     "--skip-torch-cuda-test --skip-prepare-environment --use-cpu all --no-half-vae --no-download-sd-model --api "
     "--disable-console-progressbars --server-name 127.0.0.1"

@@ -53,14 +53,24 @@ def test_all_that_was_chosen_in_quick_succession_is_in_the_notes(page: Any) -> N
     )
 
 
-def test_another_checkpoint_that_was_loaded_meanwhile_is_said(page: Any, ui: Page) -> None:
+def test_another_checkpoint_that_was_loaded_meanwhile_is_the_target_unless_another_was_chosen(page: Any, ui: Page) -> None:
     ui.load("base")
     try:
-        page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
-        page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+        look_again(page)
+        page.wait_for_function("() => document.querySelector('#lorax_target input').value === 'base.safetensors'")
+        pick(page, "#lorax_target", "pruned")
         page.wait_for_selector("#lorax_loaded >> text=Loaded now: base.safetensors")
+        ui.load("finetune")
+        look_again(page)
+        page.wait_for_selector("#lorax_loaded >> text=Loaded now: finetune.safetensors")
+        assert page.input_value("#lorax_target input") == "pruned.safetensors"
     finally:
         ui.load("finetune")
+
+
+def look_again(page: Any) -> None:
+    for name in ("txt2img", "LoRA-X"):
+        page.locator("#tabs > .tab-nav button", has_text=name).click()
 
 
 def choose_much(page: Any, method: str) -> None:
