@@ -191,6 +191,7 @@ def test_a_full_disk_is_a_sentence(files: Files, large: Path, out: Path, capfd: 
     said = capfd.readouterr().err
     assert said.startswith(f"error: {large}: cannot hold what is moved until it is written (File too large). Nothing was")
     assert "TMPDIR" in said
+    assert said.count("\n") == 1
     assert not [*out.iterdir(), *large.iterdir()]
 
 
