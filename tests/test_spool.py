@@ -160,7 +160,7 @@ def test_each_adapter_goes_by_itself_with_few_files_open(
 
     def progress(done: int, total: int, text: str) -> None:
         if text.startswith("writing"):
-            opened[text.split(",")[0]] = spools(large)
+            opened.setdefault(text.split(",")[0], spools(large))
 
     base, target = (ListedFile(path.stem, path) for path in (files.base, files.target))
     asked = Request(base, target, [ListedFile(Path(path).stem, Path(path)) for path in loras], Options("copy"))
@@ -191,6 +191,7 @@ def test_a_full_disk_is_a_sentence(files: Files, large: Path, out: Path, capfd: 
     said = capfd.readouterr().err
     assert said.startswith(f"error: {large}: cannot hold what is moved until it is written (File too large). Nothing was")
     assert "TMPDIR" in said
+    assert said.count("\n") == 1
     assert not [*out.iterdir(), *large.iterdir()]
 
 

@@ -6,9 +6,10 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -30,7 +31,7 @@ class Spool:
     def __init__(self, small: int = SMALL) -> None:
         self._folder, self._lock = _folder(), threading.Lock()
         self._file = tempfile.SpooledTemporaryFile(small, dir=self._folder)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
 
     @classmethod
     def of_each(cls, adapters: int) -> "list[Spool]":
@@ -52,7 +53,8 @@ class Spool:
     def _append(self, values: torch.Tensor) -> "_Stretch":
         stored = _narrowest(values.cpu()).contiguous()
         with self._lock, self._failing():
-            start = self._file.seek(0, os.SEEK_END)
+            self._file.seek(0, os.SEEK_END)
+            start = self._file.tell()
             self._file.write(stored.view(-1).view(torch.uint8).numpy().data)
             self._file.flush()
         return _Stretch(self, start, stored.dtype, tuple(stored.shape))
@@ -153,6 +155,11 @@ def _narrowest(values: torch.Tensor) -> torch.Tensor:
         if torch.equal(values[:1].to(dtype).float(), values[:1]) and torch.equal((half := values.to(dtype)).float(), values):
             return half
     return values
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # of a full disk, which was told before
+        file.close()
 
 
 def _folder() -> str:
