@@ -13,7 +13,7 @@ gradio = pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 START = """
 import gc, runpy, sys, time
 from pathlib import Path
-import gradio, pytest, safetensors.torch, torch  # the WebUI has them by then
+import gradio, pytest, safetensors.torch, sqlite3, torch  # the WebUI has them by then
 from tests.ui.double import Double
 
 host = Double(Path(sys.argv[1]))
