@@ -101,6 +101,7 @@ window.lorax = (() => {
             selectCheckpoint(target);
         }
         switch_to_txt2img();
+        find("#txt2img_extra_tabs > .tab-nav button")?.click(); // Generation: the picture is drawn there, and not among the cards
         return [];
     }
 
