@@ -122,7 +122,7 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path, method: str) ->
             shutil.copy(models / f"{base}.{suffix}", out)
     lora = narrow.save_lora(out / "lora.safetensors")
     bases = ["--source", f"{BASE}.safetensors", "--target", f"{STRANGER}.safetensors"]
-    asked = ["--method", method, "--pictures", "8", "--steps", "1", "--device", "cpu", "--output", "moved.safetensors"]
+    asked = ["--method", method, "--pictures", "16", "--steps", "1", "--device", "cpu", "--output", "moved.safetensors"]
     command = [sys.executable, "-m", "lorax", "transfer", lora.name, *bases, *asked]
     done = subprocess.run(command, cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
