@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax import catalog
 from lorax.catalog import facts, reading
 from lorax.files import as_utf8, files_below
 from lorax.hosts.standalone import Standalone
+from tests.origins import named, origin
 from tests.samples import Files
 
 ODD = os.fsdecode(b"caf\xe9.safetensors")  # Latin-1, which is no UTF-8
@@ -73,4 +73,4 @@ def test_one_bad_file_never_hides_the_others(
     assert list(host.adapters()) == ["bad", "good"]
     assert facts(tmp_path / "bad.safetensors").problem.startswith(f"{tmp_path / 'bad.safetensors'}: cannot be read")
     assert facts(tmp_path / "good.safetensors").problem == ""
-    assert catalog.origin(tmp_path / "bad.safetensors", []).base is catalog.named(tmp_path / "bad.safetensors", []) is None
+    assert origin(tmp_path / "bad.safetensors", []).base is named(tmp_path / "bad.safetensors", []) is None

@@ -1,7 +1,7 @@
 """Finds facts about the files in a library, and the bases that adapters were trained on. What was read is kept in an index."""
 
 from lorax.catalog.known import Survey, facts, forget, keep_in, record, seen, sha256
-from lorax.catalog.origins import Origin, Origins, Sure, adapter_of, base_of, named, origin
+from lorax.catalog.origins import Origin, Origins, Sure, adapter_of, base_of
 from lorax.catalog.record import Facts, FileKind, ListedFile, Named, Provenance, Record
 
 __all__ = [
@@ -20,8 +20,6 @@ __all__ = [
     "facts",
     "forget",
     "keep_in",
-    "named",
-    "origin",
     "record",
     "seen",
     "sha256",

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 
 from lorax.catalog.known import record, sha256
 from lorax.catalog.record import ListedFile, Named, Record, stem
@@ -91,16 +90,6 @@ class Origins:
     @cached_property
     def _by_legacy(self) -> dict[str, ListedFile]:
         return {legacy_hash(base.path): base for base in reversed(self._bases) if base.path.is_file()}
-
-
-def origin(adapter: Path, bases: Iterable[ListedFile]) -> Origin:
-    """Return the base on which the adapter was trained, and how sure that is."""
-    return Origins(bases).of(record(adapter))
-
-
-def named(adapter: Path, bases: Iterable[ListedFile]) -> ListedFile | None:
-    """Return the base that the adapter's metadata names by hash or by name; None if it is not listed."""
-    return Origins(bases).named(record(adapter))
 
 
 def base_of(named: Named, bases: Iterable[ListedFile]) -> ListedFile | None:

@@ -61,8 +61,7 @@ def _opened(path: Path, seen: Outline | None) -> Record:
 
 def _adapter(path: Path, metadata: Mapping[str, str], structure: Structure, seen: Outline | None) -> Record:
     hints = sidecars.read(path)
-    family = next((family for family in families.FAMILIES if family.name == structure.family), None)
-    family = family or families.named_in(metadata) or hints.family
+    family = families.of_name(structure.family) or families.named_in(metadata) or hints.family
     facts = Facts(
         rank=structure.rank,
         format=structure.format,

@@ -168,6 +168,11 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
+def of_name(name: str) -> Family | None:
+    """Return the family of this name of ours; None if there is none."""
+    return next((family for family in FAMILIES if family.name == name), None)
+
+
 def named_in(metadata: Mapping[str, str]) -> Family | None:
     """Return the family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
     names = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-from lorax.files.tensors import HEADER
+from lorax.files.tensors import read_header
 
 BEGIN, METADATA = b'{"__metadata__":', b'"__metadata__"'
 SURROGATE = "\\ud"  # begins the escape of half a character, which safetensors refuses
@@ -26,13 +25,12 @@ class Outline(NamedTuple):
 def outline(path: Path) -> Outline | None:
     """Return the outline of a safetensors file; None if its header is not as tools write it, or cannot be read."""
     try:
-        with path.open("rb") as stream:
-            length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
-            if not 0 < length <= min(HEADER, size - 8):
-                return None
-            content = stream.read(length)
+        found = read_header(path)
     except (OSError, ValueError):  # what opens the file says why
         return None
+    if found is None:
+        return None
+    content, following = found
     metadata, rest = dict[str, str](), content
     if content.startswith(BEGIN):
         try:
@@ -46,7 +44,7 @@ def outline(path: Path) -> Outline | None:
     if METADATA in rest:
         return None
     tensors = rest[1:].rstrip(b" ")  # the header is padded
-    return Outline(metadata, hashlib.blake2b(tensors + str(size - 8 - length).encode(), digest_size=16).hexdigest())
+    return Outline(metadata, hashlib.blake2b(tensors + str(following).encode(), digest_size=16).hexdigest())
 
 
 def _are_texts(metadata: object) -> bool:

@@ -1,5 +1,6 @@
 """Opens files of named tensors by their headers. Each tensor is read when needed."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -9,19 +10,11 @@ from safetensors import SafetensorError, safe_open
 from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files.pickles import PickleFile
 from lorax.files.texts import json_object
+from lorax.files.writer import NAMES
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HEADER = 32 << 20  # bytes of a header: most have some hundred thousand, and a few a picture of some million
-TYPES = {
-    "BOOL",
-    "F16",
-    "BF16",
-    "F32",
-    "F64",
-    "F8_E4M3",
-    "F8_E5M2",
-    *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64)),
-}
+TYPES = {*NAMES.values(), "U16", "U32", "U64"}  # that every version of safetensors knows
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2}
 Stamp = tuple[str, int, int]  # path, size, time of the last change
 
@@ -120,6 +113,13 @@ class SafetensorsFile:
         return tensor
 
 
+def read_header(path: Path) -> tuple[bytes, int] | None:
+    """Return a safetensors file's header, and how many bytes follow it; None if it is larger than is read, or than the file."""
+    with path.open("rb") as stream:
+        length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
+        return (stream.read(length), size - 8 - length) if 0 < length <= min(HEADER, size - 8) else None
+
+
 def is_finite(values: torch.Tensor) -> bool:
     """Tell whether no value is NaN or infinite, in any floating point dtype."""
     values = values if values.element_size() > 1 else values.float()
@@ -137,10 +137,10 @@ def _check_header(path: Path) -> None:
 
 def _unknown(path: Path) -> tuple[str, str] | None:
     """Return name and type of a tensor that older versions of safetensors do not know: they refuse the whole file for it."""
-    with path.open("rb") as stream:
-        content = stream.read(min(HEADER, int.from_bytes(stream.read(8), "little")))
+    if (found := read_header(path)) is None:
+        return None
     try:
-        entries = json_object(path, content, "a header")
+        entries = json_object(path, found[0], "a header")
     except LoraxError:
         return None
     types = {key: entry.get("dtype") for key, entry in entries.items() if isinstance(entry, dict) and key != "__metadata__"}

@@ -38,6 +38,15 @@ def models(unpacked: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def handlers(models: Path) -> Any:
+    """The handlers of the standalone tab."""
+    from lorax.hosts.standalone import Standalone
+    from lorax.ui.handlers import Handlers
+
+    return Handlers(Standalone(models))
+
+
+@pytest.fixture
 def double(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     """A WebUI's modules over a folder with the bundled models and their LoRAs."""
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")

@@ -26,14 +26,6 @@ def values(adapters: list[str], **changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def handlers(models: Path) -> Any:
-    from lorax.hosts.standalone import Standalone
-    from lorax.ui.handlers import Handlers
-
-    return Handlers(Standalone(models))
-
-
-@pytest.fixture
 def page(handlers: Any) -> Any:
     return handlers.pages.of("1")
 
