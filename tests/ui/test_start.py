@@ -40,8 +40,7 @@ def test_the_start_is_quick_and_imports_nothing_heavy(models: Path) -> None:
         spent, *heavy = started.stdout.split()
         assert heavy == []
         seconds.append(float(spent))
-        if not gradio.__version__.startswith("3."):  # version 4 imports matplotlib for any table, by itself more than this
+        is_third = gradio.__version__.startswith("3.")  # version 4 imports matplotlib for any table, by itself more than this
+        if seconds[-1] < 0.3 or not is_third:
             return
-        if seconds[-1] < 0.3:
-            return
-    assert min(seconds) < 0.4, "seconds of computing that the WebUI's start would take longer"
+    pytest.fail(f"{min(seconds):.2f} seconds of computing that the WebUI's start would take longer")
