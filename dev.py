@@ -36,7 +36,8 @@ T = TypeVar("T")
 GRADIOS = {"gradio3": ("tab", "tests/ui"), "gradio4": ("tab", "tests/ui"), "serve": ("serve", "tests/ui/test_attack.py")}
 PINS = {"a1111": "3.10", "reforge": "3.10", "neo": "3.13"}  # the host's Python; tests/pins/NAME.txt says what .venv-NAME has
 SHARE = (  # what ``test`` runs with A1111's pins: the tests of what reads, keeps and writes files, and of what computes
-    *("bad_adapters", "bad_files", "cache", "convert", "hashes", "kept", "loraxfile", "outputs", "pickles", "staging", "written"),
+    *("bad_adapters", "bad_files", "cache", "convert", "hashes", "index", "kept", "loraxfile", "outputs", "pickles", "staging"),
+    "written",
     *("methods", "subspace", "transfer"),
 )
 ROOM = 12  # GB on the disk for A1111's pins and for what else arrives with them; on Linux, torch comes with CUDA

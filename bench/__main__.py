@@ -3,7 +3,7 @@
 Everything in a line is measured side by side in one run, so lines of different machines compare. Other work on the machine
 blurs them: ``--repeat`` takes the fastest of several, and ``--cpu-time`` counts the seconds that the processors worked, whatever
 else they did; what is gained by working side by side is not in it. Each target is its source with noise, a relative.
-``python -m bench batch`` is about many LoRAs in one pass.
+``python -m bench batch`` is about many LoRAs in one pass, and ``python -m bench library`` about a folder of thousands.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import batch
+from bench import batch, library
 from bench.lines import lines
 from bench.plots import plot
 from lorax.devices import pick_device
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["batch"]:
-        batch.main(sys.argv[2:])
-        return
+    for name, bench in (("batch", batch), ("library", library)):
+        if sys.argv[1:2] == [name]:
+            bench.main(sys.argv[2:])
+            return
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="some shapes of SDXL and SSD-1B only, in less than a minute")
     parser.add_argument("--json", action="store_true", help="print the lines as JSON")

@@ -3,13 +3,14 @@
 ``python -m bench batch`` writes two synthetic checkpoints (6.8 and 4.3 GB) and LoRAs with tensors of their own (0.4 GB each at
 rank 64) into a temporary folder. It moves one LoRA, then all, then one again, each time in a process of its own on two cores.
 What one takes, and what it takes to read the other LoRAs and to write what became of them, is what the time of all is compared
-with. Beside these files, it needs twice the size of the LoRAs on the disk.
+with. 30 LoRAs need 42 GB of disk for the while.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import shutil
 import sys
@@ -20,11 +21,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from bench.full_size import CORES, Measured, checkpoint, lora, measure, write
+from bench.full_size import CORES, Measured, Tensor, checkpoint, lora, measure, write
 from bench.lines import Line, at_most
 from tests import xl
 
 MEMORY, TIME = 1.5, 1.3  # GB; times
+ON_DISK = 2.25  # a LoRA, what becomes of it, and what is kept until that is written, in sizes of the LoRA
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     source, target = (_narrowed(size, chosen.part) for size in (xl.FULL, xl.FULL_SSD))
     folder = Path(tempfile.mkdtemp(prefix="lorax-bench-", dir=chosen.folder))
+    tensors = [*checkpoint(source), *checkpoint(target)]
+    needed = 2 * (_values(tensors) + ON_DISK * chosen.loras * _values(lora(source, chosen.rank)))
     try:
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise SystemExit(f"{folder}: needs {needed / 1e9:.0f} GB, and {free / 1e9:.0f} are free. Choose fewer --loras.")
         write(folder / "sdxl.safetensors", checkpoint(source))
         write(folder / "ssd.safetensors", checkpoint(target), prefix="noise.")
         loras = [folder / f"lora-{number}.safetensors" for number in range(chosen.loras)]
@@ -59,6 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _narrowed(size: xl.Size, part: int) -> xl.Size:
     channels = tuple(width // part for width in size.channels)
     return dataclasses.replace(size, channels=channels, first=size.first // part, second=size.second // part)
+
+
+def _values(tensors: Iterable[Tensor]) -> int:
+    return sum(math.prod(shape) for _, shape in tensors)
 
 
 def _moved(folder: Path, loras: list[Path], method: str, name: str) -> Measured:

@@ -57,7 +57,15 @@ window.lorax = (() => {
         if (find("#lorax_verdict [data-pending]")) {
             ask();
         }
+        // What nobody looks at is not read: only what is in view asks for it, and how far the reading is.
+        for (const mark of root().querySelectorAll("#lorax [data-look]")) {
+            const field = find(`#lorax_${mark.dataset.look} textarea, #lorax_${mark.dataset.look} input`);
+            if (field && mark.getClientRects().length) {
+                put(field, `${++looks}`);
+            }
+        }
     }
+    let looks = 0;
     let lastSeen;
     setInterval(watch, 1000);
 
@@ -93,6 +101,7 @@ window.lorax = (() => {
             selectCheckpoint(target);
         }
         switch_to_txt2img();
+        find("#txt2img_extra_tabs > .tab-nav button")?.click(); // Generation: the picture is drawn there, and not among the cards
         return [];
     }
 
@@ -165,6 +174,14 @@ window.lorax = (() => {
         onUiTabChange(() => isOurs(get_uiCurrentTab()) && look());
         onOptionsChanged(ask); // another checkpoint may be loaded now
     }
+    // Keeps the names of the ticked LoRAs of the library, which the table may show again.
+    document.addEventListener("change", ({target}) => {
+        const field = find("#lorax_library_chosen textarea, #lorax_library_chosen input");
+        if (field && target.matches("#lorax_library_table [data-lora]")) {
+            const others = JSON.parse(field.value || "[]").filter((name) => name !== target.dataset.lora);
+            put(field, JSON.stringify(target.checked ? [...others, target.dataset.lora] : others));
+        }
+    });
     document.addEventListener("visibilitychange", () => document.hidden || look());
 
     function look() {

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,26 @@ def add_moving(commands: Any) -> tuple[argparse.ArgumentParser, argparse.Argumen
     analyze.add_argument("--source", type=to_path, required=True, metavar="BASE", help=SOURCE)
     analyze.add_argument("--target", type=to_path, required=True, metavar="BASE", help="the base to move them to")
     return transfer, analyze
+
+
+def add_library(commands: Any, filters: Mapping[str, str], sorts: Iterable[str]) -> argparse.ArgumentParser:
+    """Add the command library, and return its parser."""
+    library = commands.add_parser(
+        "library",
+        help="say of each adapter in a folder what it is worth on a base, and which were moved to it",
+        description="Say of each adapter in a folder what it is worth on a base, by the headers of the files. To look at two "
+        "bases takes a while at first; with --cache, what is found is kept.",
+    )
+    library.add_argument("--models", type=to_path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
+    library.add_argument("--target", type=to_path, required=True, metavar="BASE", help="the base to use them on")
+    shown = "; ".join(f"{name}: {title}" for name, title in filters.items())
+    library.add_argument("--only", choices=list(filters), default="", help=f"show these only ({shown})")
+    library.add_argument("--search", default="", metavar="WORDS", help="show those only that have all of these words")
+    library.add_argument("--sort", choices=list(sorts), default="verdict", help="(default: %(default)s)")
+    library.add_argument("--closely", action="store_true", help="read a sample of each adapter's layers, too, for seconds each")
+    library.add_argument("--json", action="store_true")
+    add_cache(library)
+    return library
 
 
 def add_options(parser: argparse.ArgumentParser, declaration: type) -> None:

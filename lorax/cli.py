@@ -16,8 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lorax import __version__, demo
-from lorax.arguments import add_cache, add_moving, cache_of, chosen, to_path, to_user_and_password
+from lorax.arguments import add_cache, add_library, add_moving, cache_of, chosen, to_path, to_user_and_password
 from lorax.catalog import ListedFile
+from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, is_out_of_memory, printable
 from lorax.hosts.standalone import Standalone
 from lorax.inspection import inspect
@@ -25,18 +26,26 @@ from lorax.options import Batching, Options, Running, Saving, without_effect
 from lorax.progress import Progress
 from lorax.transfer import Cost, wording
 from lorax.workflow import (
+    COARSE,
+    FILTERS,
+    SORTS,
     AtPath,
     Batch,
     End,
     Item,
     Memory,
+    Overview,
     ReportFile,
     Request,
     Result,
+    Verdicts,
     analyse,
     batch,
+    counts,
     outcome_as_json,
     reports_of,
+    row_as_json,
+    selected,
     table,
     transfer,
 )
@@ -78,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=to_path)
     command.add_argument("--json", action="store_true")
     command.set_defaults(command=_inspect)
+
+    add_library(commands, FILTERS, SORTS).set_defaults(command=_library)
 
     command = commands.add_parser("serve", help="open the tab on a folder of checkpoints and LoRAs, without a WebUI")
     command.add_argument("--models", type=to_path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
@@ -133,7 +144,7 @@ def _transfer(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace, destination: AtPath, announce: Callable[[Cost], None]) -> int:
     source = _listed(options.source) if options.source else None
-    bases = Standalone(options.models).bases().values() if options.models else ()
+    bases = Standalone(options.models, cache_of(options)).bases().values() if options.models else ()
     asked = Batch(
         [Item(_listed(lora), source) for lora in options.loras],
         [_listed(target) for target in options.target],
@@ -188,6 +199,24 @@ def _inspect(options: argparse.Namespace) -> int:
         _print_json(found)
     else:
         print("\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in found.items()))
+    return 0
+
+
+def _library(options: argparse.Namespace) -> int:
+    host, target = Standalone(options.models, cache_of(options)), _listed(options.target)
+    open_checkpoint(target.path)  # a target that is none is not the fault of each adapter
+    asked = Overview(Verdicts(host.cache()), host.adapters().values(), target, host.bases().values(), options.closely)
+    with progress_bar() as progress:
+        rows = list(asked.rows(progress))
+    shown = selected(rows, options.only, options.search, options.sort)
+    if options.json:
+        _print_json([dict(row_as_json(row)) for row in shown])
+        return 0
+    if shown:
+        print(wording.columns([("LoRA", "", ""), *((row.adapter.name, row.group.words, row.words) for row in shown)]))
+    print(f"{len(shown)} of {len(rows)} LoRAs. " + "; ".join(f"{FILTERS[name]}: {count}" for name, count in counts(rows).items()))
+    if not options.closely:
+        print(f"note: {COARSE} --closely does that.", file=sys.stderr)
     return 0
 
 

@@ -13,7 +13,7 @@ DRAWING, DECODING, ENCODING = "drawing pictures", "decoding pictures", "encoding
 CAPTIONS, WATCHING, FITTING, TRAINING = "encoding captions", "watching the source", "fitting layers", "training"
 EVERY = 0.25  # seconds between two reports within a step
 TRUSTED = 0.25  # share of a phase after which only its own pace counts
-INERTIA = 2.0  # seconds that must pass before the pace of past phases counts much
+INERTIA, SMALL = 2.0, 0.002  # seconds, and share of what is left, that must pass before the pace of past phases counts much
 FARTHEST = 4.0  # by which the pace of past phases may change what is expected
 FEW = 5.0  # seconds; fewer are not told
 
@@ -95,9 +95,11 @@ class Meter:
         whole = taken / reached if reached > 0 else 0.0
         known = trust if now.seconds else 0.0  # how much the phase tells of those to come
         spent, expected = self._taken + known * taken, self._expected + known * now.seconds * reached
-        pace = min(FARTHEST, max(1 / FARTHEST, (spent + INERTIA) / (expected + INERTIA)))
+        ahead = sum(phase.seconds for phase in [*self._ahead, *self._last])
+        inertia = INERTIA + SMALL * ahead  # some seconds tell nothing of hours to come
+        pace = min(FARTHEST, max(1 / FARTHEST, (spent + inertia) / (expected + inertia)))
         of_phase = (1 - self._at) * ((1 - trust) * pace * now.seconds + trust * whole)
-        return of_phase + pace * sum(phase.seconds for phase in [*self._ahead, *self._last])
+        return of_phase + pace * ahead
 
     def _begin(self, name: str, reached: float) -> None:
         """Begin a phase. Those that were expected before it do not come any more."""

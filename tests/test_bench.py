@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import library
 from bench.layers import BASES, Layers
 from bench.lines import SMALL, times_of
 from bench.measure import error, move
 from bench.synthetic import Relatives
+from lorax.catalog import reading
+from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.transfer import run_all
 from lorax.transfer.by_layer import SAMPLE
@@ -70,3 +73,16 @@ def test_a_survey_measures_every_layer_of_a_real_size(relatives: Relatives) -> N
 def test_figures(relatives: Relatives, tmp_path: Path) -> None:
     assert all(figure > 0 for figure in times_of(relatives, SHAPE, "cpu", tmp_path, 1, time.process_time))
     assert 0 < error(relatives, SHAPE, "cpu") < 1e-3
+
+
+def test_the_benchs_library_is_one_of_real_loras(tmp_path: Path) -> None:
+    """Of two families, in two spellings, and whole, though nothing of their tensors is on the disk."""
+    library.write(tmp_path, 2 * 28)
+    files = sorted(tmp_path.iterdir())
+    found = [reading.read(file) for file in files]
+    assert [one.facts.problem for one in found] == [""] * len(files)
+    assert {one.facts.family for one in found} == {"Stable Diffusion 1.x", "Stable Diffusion XL"}
+    assert len({one.structure for one in found}) == 28
+    assert max(len(open_adapter(file).layers) for file in files[:4]) > 900
+    assert sum(file.stat().st_blocks * 512 for file in files) < sum(file.stat().st_size for file in files) / 10
+    library.scan(tmp_path, tmp_path)()

@@ -27,6 +27,8 @@ def forked(work: Callable[[], object]) -> int:
     """Do the work in another process; return its exit code, negative if it was killed."""
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    signal.alarm(60)  # instead of waiting for ever
+    torch.set_num_threads(1)  # the threads of the parent are not there to share a product of matrices
     try:
         os._exit(int(work() or 0))
     finally:

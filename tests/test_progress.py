@@ -57,6 +57,12 @@ def test_what_is_left_is_corrected_by_what_the_first_steps_take(slower: float) -
     assert shares[-1] == 1.0
 
 
+def test_some_seconds_tell_nothing_of_hours_to_come() -> None:
+    told = Told(Phase("comparing", 0.5), Phase("drawing", 40_000))
+    told.work("comparing", 10, 10)
+    assert told.meter.seconds_left == pytest.approx(40_000, rel=0.15)
+
+
 def test_what_need_not_be_done_is_not_waited_for() -> None:
     """Pictures in the cache, and a training that goes on in its middle, tell nothing about the speed."""
     told = Told(Phase("opening", 1), Phase("drawing", 300), Phase("training", 100))

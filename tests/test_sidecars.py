@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from lorax.catalog import ListedFile, Sure, facts, named, origin
+from lorax.catalog import ListedFile, Sure, facts
 from lorax.cli import main
 from lorax.formats import sidecars
 from lorax.output import store_weight
 from tests import builders, families
+from tests.origins import named, origin
 from tests.samples import Files, arguments
 
 CIVITAI: dict[str, Any] = {

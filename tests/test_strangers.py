@@ -186,7 +186,11 @@ def test_an_index_that_names_what_no_file_is_called(files: Files, tmp_path: Path
 def test_tensors_of_odd_shapes(
     files: Files, tmp_path: Path, refused: Refused, key: str, tensor: torch.Tensor, words: str
 ) -> None:
-    message = refused(changed(files, tmp_path / "odd.safetensors", {key: tensor}), None, None, "--method", "copy")
+    try:
+        odd = changed(files, tmp_path / "odd.safetensors", {key: tensor})
+    except KeyError:
+        pytest.skip(f"this version of safetensors writes no {tensor.dtype}")
+    message = refused(odd, None, None, "--method", "copy")
     assert f"odd.safetensors: {key.partition('.')[0]}" in message
     assert words in message
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab.writing import save_lorax
-from lorax.catalog import ListedFile, Sure, origin
+from lorax.catalog import ListedFile, Sure
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.cli import main
 from lorax.files import Cache
@@ -24,6 +24,7 @@ from lorax.transfer.verdict_words import words
 from lorax.workflow import Verdicts, verdicts
 from tests import builders, structure
 from tests.lab_models import HEADLINE, LORA
+from tests.origins import origin
 from tests.samples import Files, along, arguments, write
 
 JARGON = re.compile(r"squared norm|energy|unmatched|stranger|overlap|delta|similarity", re.IGNORECASE)

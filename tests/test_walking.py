@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax import catalog
-from lorax.catalog import facts
+from lorax.catalog import facts, reading
 from lorax.files import as_utf8, files_below
-from lorax.hosts import standalone
 from lorax.hosts.standalone import Standalone
+from tests.origins import named, origin
 from tests.samples import Files
 
 ODD = os.fsdecode(b"caf\xe9.safetensors")  # Latin-1, which is no UTF-8
@@ -58,20 +57,20 @@ def test_one_bad_file_never_hides_the_others(
     """Whatever its reader raises, at the start, on Refresh and in the table of facts."""
     for name in ("bad", "good"):
         shutil.copy(files.lora, tmp_path / f"{name}.safetensors")
-    for module in (catalog, standalone):
-        monkeypatch.setattr(module.log, "disabled", True)  # pytest-xdist cannot carry half a surrogate pair in a captured log
-    for module, name in ((standalone, "open_checkpoint"), (standalone, "open_adapter"), (catalog, "open_adapter")):
-        opened = getattr(module, name)
+    monkeypatch.setattr(reading.log, "disabled", True)  # pytest-xdist cannot carry half a surrogate pair in a captured log
+    monkeypatch.setattr(reading, "outline", lambda path: None)  # each is opened, also one that is built like another
+    for name in ("open_checkpoint", "open_adapter"):
+        opened = getattr(reading, name)
 
         def failing(path: Path, *more: object, opened: object = opened) -> object:
             if Path(path).stem == "bad":
                 raise error
             return opened(path, *more)  # type: ignore[operator]
 
-        monkeypatch.setattr(module, name, failing)
+        monkeypatch.setattr(reading, name, failing)
     host = Standalone(tmp_path)
     host.refresh()
     assert list(host.adapters()) == ["bad", "good"]
     assert facts(tmp_path / "bad.safetensors").problem.startswith(f"{tmp_path / 'bad.safetensors'}: cannot be read")
     assert facts(tmp_path / "good.safetensors").problem == ""
-    assert catalog.origin(tmp_path / "bad.safetensors", []).base is catalog.named(tmp_path / "bad.safetensors", []) is None
+    assert origin(tmp_path / "bad.safetensors", []).base is named(tmp_path / "bad.safetensors", []) is None

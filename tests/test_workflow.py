@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import ListedFile, Sure, facts, origin
+from lorax.catalog import ListedFile, Sure, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Options, Running, Saving
 from lorax.workflow import InFolder, Memory, Result, analyse, transfer
 from tests import builders, library
 from tests.library import made, request, silent
+from tests.origins import origin
 from tests.samples import Files
 
 

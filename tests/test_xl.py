@@ -120,7 +120,7 @@ def test_what_is_written_says_sdxl(bases: Bases, out: Path) -> None:
     header = builders.header(moved)
     assert (header["ss_base_model_version"], header["ss_v2"]) == ("sdxl_base_v1-0", "False")
     assert header["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert json.loads(moved.with_suffix(".json").read_text())["sd version"] == "SDXL"
+    assert json.loads(moved.with_suffix(".json").read_text())["sd version"] == "xl"
 
 
 def test_analyze_tells_of_every_layer(bases: Bases, capsys: pytest.CaptureFixture[str]) -> None:

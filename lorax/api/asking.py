@@ -1,6 +1,6 @@
 """What a request asks of the host: files by their names in the lists, and options with the host's own defaults."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,12 +13,13 @@ from lorax.catalog import ListedFile
 from lorax.errors import LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Batching, Options, Running, Saving, declared
-from lorax.workflow import Batch, InFolder, Item, Request
+from lorax.workflow import FILTERS, SORTS, Batch, InFolder, Item, Overview, Request, Verdicts
 
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
 LONGEST_TEXT = 4096  # letters of each text of a request
 LONGEST_LIST = 10_000  # entries of each list
+LIBRARY = ("target", "only", "search", "sort", "offset", "limit")
 
 
 def request_of(host: Host, asked: LoraxAnalysis) -> Request:
@@ -59,6 +60,19 @@ def verdicts_of(host: Host, asked: LoraxVerdicts) -> tuple[list[ListedFile], Lis
     source = _named(bases, asked.source, "base") if asked.source else None
     named = [_named(adapters, name, "adapter") for name in asked.adapters]
     return named, _named(bases, asked.target, "base"), source, list(bases.values())
+
+
+def overview_of(host: Host, verdicts: Verdicts, query: Mapping[str, str]) -> Overview:
+    """Return what a question about the library asks for. Raises HTTPException if it has a parameter that there is not."""
+    if unknown := sorted(query.keys() - LIBRARY):
+        raise HTTPException(422, f"{unknown[0][:40]!r}: no such parameter. There are {', '.join(LIBRARY)}.")
+    with _refusing():
+        _check_lengths(dict(query))
+        for name, known in (("only", ["", *FILTERS]), ("sort", [*SORTS])):
+            if query.get(name, known[0]) not in known:
+                raise LoraxError(f"{name}: {query[name]!r}; expected one of {', '.join(filter(None, known))}.")
+    bases = host.bases()
+    return Overview(verdicts, host.adapters().values(), _named(bases, query["target"], "base"), bases.values())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model
 
 from lorax.options import Batching, Options, Running, Saving, declared
+from lorax.workflow import Group
 
 DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
 
@@ -115,3 +116,23 @@ class LoraxVerdict(BaseModel):
     words: str = Field(description="The verdict in a sentence or two")
     strength: float = Field(description="At which the original does what a moved copy would do")
     actions: list[LoraxAction] = Field(description="What can be done, the recommended action first")
+
+
+class LoraxRow(LoraxVerdict):
+    group: str = Field(description=f"The verdict in a word: {', '.join(group.value for group in Group)}")
+    source: str | None = Field(description="Name of the base that it names as its source, as /bases lists it; else null")
+    could_be: list[str] = Field(description="Where its source is not known, the bases that it could be, the likeliest first")
+    missing: list[str] = Field(description="Where its source is not listed, what is known of that: its name and hash")
+    state: str = Field(description="done: moved to this target already; changed: moved, and another file since; else empty")
+    moved: list[str] = Field(description="Names of the files that were made of it for this target")
+    rank: str
+    format: str
+    family: str
+    trained_on: str
+
+
+class LoraxLibrary(BaseModel):
+    total: int = Field(description="Of the rows that were asked for, of which limit are here, from offset on")
+    counts: dict[str, int] = Field(description="How many adapters of the library there are of each group and state")
+    note: str = Field(description="What is not known of the adapters")
+    rows: list[LoraxRow]

@@ -5,17 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from fastapi import Request as HttpRequest
 from fastapi.routing import APIRoute
 
-from lorax.api.asking import PREFIX, batch_of, destination_of, request_of, verdicts_of
+from lorax.api.asking import PREFIX, batch_of, destination_of, overview_of, request_of, verdicts_of
 from lorax.api.bodies import (
     LoraxAdapter,
     LoraxAnalysis,
     LoraxBase,
     LoraxBatch,
     LoraxJob,
+    LoraxLibrary,
     LoraxTransfer,
     LoraxVerdict,
     LoraxVerdicts,
@@ -28,7 +29,20 @@ from lorax.hosts.base import Host
 from lorax.progress import Progress
 from lorax.transfer import Verdict, as_json
 from lorax.transfer.verdict_words import words
-from lorax.workflow import Memory, Result, Verdicts, analyse, batch, outcome_as_json, transfer
+from lorax.workflow import (
+    COARSE,
+    SORTS,
+    Memory,
+    Result,
+    Verdicts,
+    analyse,
+    batch,
+    counts,
+    outcome_as_json,
+    row_as_json,
+    selected,
+    transfer,
+)
 
 
 class CheckedRoute(APIRoute):
@@ -52,22 +66,8 @@ def router(host: Host) -> APIRouter:
     """Make the routes for a host."""
     api = APIRouter(prefix=PREFIX, tags=["LoRA-X"], route_class=CheckedRoute)
     memory = Memory(host.cache(), host.models())
-    verdicts = Verdicts(host.cache(), host.models(), host.device())
 
-    @api.get("/bases", response_model=list[LoraxBase])
-    def bases() -> Any:
-        loaded = host.loaded()
-        return [LoraxBase(name=name, loaded=name == loaded) for name in host.bases()]
-
-    @api.get("/adapters", response_model=list[LoraxAdapter])
-    def adapters() -> Any:
-        return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
-
-    @api.post("/verdict", response_model=list[LoraxVerdict])
-    def verdict(asked: LoraxVerdicts) -> Any:
-        adapters, target, source, bases = verdicts_of(host, asked)
-        found = verdicts.of_all(adapters, target, source, bases)
-        return [_verdict(adapter, one) for adapter, one in zip(adapters, found, strict=True)]
+    _add_reading(api, host)
 
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
@@ -110,6 +110,41 @@ def router(host: Host) -> APIRouter:
     return api
 
 
+def _add_reading(api: APIRouter, host: Host) -> None:
+    """Add the routes that answer at once, without a job."""
+    verdicts = Verdicts(host.cache(), host.models(), host.device())
+
+    @api.get("/bases", response_model=list[LoraxBase])
+    def bases() -> Any:
+        loaded = host.loaded()
+        return [LoraxBase(name=name, loaded=name == loaded) for name in host.bases()]
+
+    @api.get("/adapters", response_model=list[LoraxAdapter])
+    def adapters() -> Any:
+        return [LoraxAdapter(name=name, **vars(facts(model.path))) for name, model in host.adapters().items()]
+
+    @api.post("/verdict", response_model=list[LoraxVerdict])
+    def verdict(asked: LoraxVerdicts) -> Any:
+        adapters, target, source, bases = verdicts_of(host, asked)
+        found = verdicts.of_all(adapters, target, source, bases)
+        return [_verdict(adapter, one) for adapter, one in zip(adapters, found, strict=True)]
+
+    @api.get("/library", response_model=LoraxLibrary)
+    def library(
+        request: HttpRequest,
+        target: str,
+        only: str = "",
+        search: str = "",
+        sort: str = next(iter(SORTS)),
+        offset: int = Query(0, ge=0),
+        limit: int = Query(100, ge=1, le=1000),
+    ) -> Any:
+        rows = list(overview_of(host, verdicts, request.query_params).rows())
+        shown = selected(rows, only, search, sort)
+        page = [row_as_json(row) for row in shown[offset : offset + limit]]
+        return _valid(LoraxLibrary, {"total": len(shown), "counts": counts(rows), "note": COARSE, "rows": page})
+
+
 def _result(host: Host, result: Result) -> dict[str, Any]:
     written = _name(host, result.written)
     return {"adapter": result.adapter.name, "written": written, "report": as_json(result.report), "note": result.note}
@@ -128,4 +163,9 @@ def _verdict(adapter: ListedFile, found: Verdict) -> LoraxVerdict:
         "strength": found.strength,
         "actions": actions,
     }
-    return LoraxVerdict(**json.loads(as_utf8(json.dumps(shown, ensure_ascii=False))))
+    return _valid(LoraxVerdict, shown)
+
+
+def _valid(model: Any, values: dict[str, Any]) -> Any:
+    """Return the model of these values, with texts that UTF-8 can hold."""
+    return model(**json.loads(as_utf8(json.dumps(values, ensure_ascii=False))))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -153,6 +153,7 @@ FAMILIES = (SD1, SD2, SDXL, SDXL_REFINER)
 # Prefixes of a module's own path in diffusers and PEFT adapters, the longest first.
 PEFT_PREFIXES = sorted({prefix for family in FAMILIES for c in family.components for prefix in c.peft}, key=len, reverse=True)
 DEEP = r"transformer_blocks[._][1-9]"
+PROJECTIONS = ("proj_in", "proj_out")  # ends of the names of layers
 DOWNSAMPLER = r"(input_blocks\.\d+\.0\.op|down_blocks\.\d+\.downsamplers\.0\.conv)\.weight"
 
 
@@ -167,23 +168,28 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     return next((family for family in FAMILIES if family.signs == signs), None)
 
 
+def of_name(name: str) -> Family | None:
+    """Return the family of this name of ours; None if there is none."""
+    return next((family for family in FAMILIES if family.name == name), None)
+
+
 def named_in(metadata: Mapping[str, str]) -> Family | None:
     """Return the family that an adapter's header names in kohya's words or modelspec's; None if it names none."""
     names = {metadata.get("ss_base_model_version"), metadata.get("modelspec.architecture")}
     return next((family for family in FAMILIES if names & family.trainer_names), None)
 
 
-def detect_adapter(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
+def detect_adapter(names: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> Family | None:
     """Return the family that an adapter was made for, from its layers' names and down factors' shapes; None if unknown.
 
-    An adapter has only some of a UNet's layers, so the absence of a layer tells nothing.
+    An adapter has only some of a UNet's layers, so the absence of a layer tells nothing. Shapes count of layers whose names end
+    in one of PROJECTIONS.
     """
-    names = list(names)
     for family in FAMILIES:
-        if family.adapter_names and any(re.match(family.adapter_names, name) for name in names):
+        if family.adapter_names and any(map(re.compile(family.adapter_names).match, names)):
             return family
-    deep = any(re.search(DEEP, name) for name in names)
-    projections = [shapes[name] for name in names if name.endswith(("proj_in", "proj_out")) and name in shapes]
+    deep = any(map(re.compile(DEEP).search, names))
+    projections = [shape for name, shape in shapes.items() if name.endswith(PROJECTIONS)]
     convolution = any(len(shape) == 4 for shape in projections)  # two dimensions tell nothing: some tools flatten 1x1 kernels
     fitting = [
         family

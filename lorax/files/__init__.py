@@ -2,6 +2,7 @@
 
 from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
+from lorax.files.outline import Outline, outline
 from lorax.files.staging import Staging, check_folder, check_free
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
 from lorax.files.texts import is_file, json_object, read_json, read_yaml
@@ -12,6 +13,7 @@ __all__ = [
     "Cache",
     "Entry",
     "Hashes",
+    "Outline",
     "Part",
     "Staging",
     "Stamp",
@@ -27,6 +29,7 @@ __all__ = [
     "json_object",
     "legacy_hash",
     "open_tensors",
+    "outline",
     "read_json",
     "read_yaml",
     "stamp",

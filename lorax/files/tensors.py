@@ -1,5 +1,6 @@
 """Opens files of named tensors by their headers. Each tensor is read when needed."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -8,9 +9,12 @@ from safetensors import SafetensorError, safe_open
 
 from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files.pickles import PickleFile
+from lorax.files.texts import json_object
+from lorax.files.writer import NAMES
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 HEADER = 32 << 20  # bytes of a header: most have some hundred thousand, and a few a picture of some million
+TYPES = {*NAMES.values(), "U16", "U32", "U64"}  # that every version of safetensors knows
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2}
 Stamp = tuple[str, int, int]  # path, size, time of the last change
 
@@ -94,6 +98,11 @@ class SafetensorsFile:
             except (SafetensorError, ValueError, OverflowError) as error:
                 if is_out_of_memory(error):
                     raise
+                if odd := _unknown(path):
+                    raise LoraxError(
+                        f"{path}: {odd[0]} holds {odd[1]} values, which the installed version of safetensors cannot read. Use an "
+                        "fp16 or fp32 copy."
+                    ) from error
                 raise LoraxError(
                     f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
                 ) from error
@@ -102,6 +111,13 @@ class SafetensorsFile:
         with reading(f"{self.path}: {key}", "a tensor"):
             tensor: torch.Tensor = self._file.get_tensor(key)
         return tensor
+
+
+def read_header(path: Path) -> tuple[bytes, int] | None:
+    """Return a safetensors file's header, and how many bytes follow it; None if it is larger than is read, or than the file."""
+    with path.open("rb") as stream:
+        length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size
+        return (stream.read(length), size - 8 - length) if 0 < length <= min(HEADER, size - 8) else None
 
 
 def is_finite(values: torch.Tensor) -> bool:
@@ -117,3 +133,15 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
     if HEADER < length < path.stat().st_size:
         raise LoraxError(f"{path}: its header has {length >> 20} MB, and at most {HEADER >> 20} MB are read. It is damaged.")
+
+
+def _unknown(path: Path) -> tuple[str, str] | None:
+    """Return name and type of a tensor that older versions of safetensors do not know: they refuse the whole file for it."""
+    if (found := read_header(path)) is None:
+        return None
+    try:
+        entries = json_object(path, found[0], "a header")
+    except LoraxError:
+        return None
+    types = {key: entry.get("dtype") for key, entry in entries.items() if isinstance(entry, dict) and key != "__metadata__"}
+    return next(((key, str(kind)) for key, kind in types.items() if kind not in TYPES), None)

@@ -51,7 +51,7 @@ class AdapterFile:
         """The family that the adapter was made for, by its header or its layers; None if unknown."""
         if self.header is not None:
             return self.header.family
-        shapes = {name: layer.like_weight for name, layer in self.layers.items()}
+        shapes = {name: layer.like_weight for name, layer in self.layers.items() if name.endswith(families.PROJECTIONS)}
         return families.detect_adapter(self.layers, {name: shape for name, shape in shapes.items() if shape is not None})
 
     @property

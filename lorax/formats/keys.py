@@ -10,22 +10,29 @@ from lorax.formats.parts import ALPHA, Format, Shapes
 COMMON: tuple[Format, ...] = (lora, loha, lokr, full, glora, oft, ia3)  # formats of other tools
 FORMATS: tuple[Format, ...] = (*COMMON, small)
 OWNED = {f".{ALPHA}": ALPHA} | dora.SUFFIXES | {end: part for format in FORMATS for end, part in format.SUFFIXES.items()}
-SUFFIXES = dict(sorted(OWNED.items(), key=lambda item: -len(item[0])))  # ``.b1.weight`` before ``.weight``
+DOTS = max(end.count(".") for end in OWNED)  # each of them begins with one
 # Suffix -> parameter, for changes of norms (LyCORIS), and of a bias together with a whole difference.
-VECTORS = {".w_norm": "weight", ".b_norm": "bias", ".diff_b": "bias"}
+VECTORS = {"w_norm": "weight", "b_norm": "bias", "diff_b": "bias"}
 LARGEST_WEIGHT = 1 << 26  # values: the largest of SDXL's refiner has 42 million. A few kB of LoKr can ask for terabytes
 EMBEDDING = "bundle_emb."  # begins the keys of textual inversion embeddings, which A1111 loads from an adapter's file
 
 
 def vector(key: str) -> tuple[str, str] | None:
     """Return (layer name, parameter) of a key that changes a norm or a bias; None for other keys."""
-    return next(((key[: -len(end)], parameter) for end, parameter in VECTORS.items() if key.endswith(end)), None)
+    layer, dot, end = key.rpartition(".")
+    return (layer, VECTORS[end]) if dot and end in VECTORS else None
 
 
 def split(key: str) -> tuple[str, str] | None:
     """Return (layer name, part) of a key that has a format's suffix, or an old spelling of one; None for other keys."""
-    key = lora.modern(key)
-    return next(((key[: -len(end)], part) for end, part in SUFFIXES.items() if key.endswith(end)), None)
+    found, key = None, lora.modern(key)
+    at = len(key)
+    for _ in range(DOTS):
+        if (at := key.rfind(".", 0, at)) < 0:
+            break
+        if (part := OWNED.get(key[at:])) is not None:
+            found = key[:at], part  # a longer suffix counts more: ``.b1.weight`` than ``.weight``
+    return found
 
 
 def owned(key: str, file: TensorFile) -> tuple[str, str] | None:

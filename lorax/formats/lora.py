@@ -32,6 +32,8 @@ OLD_NAMES = {
 
 def modern(key: str) -> str:
     """Return the key in today's spelling of diffusers."""
+    if "_lora." not in key:  # which all old ones have
+        return key
     for old, new in OLD_NAMES.items():
         key = key.replace(old, new)
     return key

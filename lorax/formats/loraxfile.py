@@ -64,7 +64,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
             raise LoraxError(
                 f"{path}: a LoRA-X file of format {version}; this version reads up to format {FORMAT}. Update the extension."
             )
-        family = next((family for family in families.FAMILIES if family.name == metadata["lorax_family"]), None)
+        family = families.of_name(metadata["lorax_family"])
         if family is None:
             raise LoraxError(
                 f"{path}: made for the family {metadata['lorax_family']!r}, which is not known. Update the extension."

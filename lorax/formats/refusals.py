@@ -41,6 +41,7 @@ BASES = {
     "Wan": r"(^|[._])blocks[._]\d+[._](self|cross)_attn",
     "Lumina or Z-Image": r"(^|[._])layers[._]\d+[._](attention|feed_forward)[._]",
 }
+DIGITS = str.maketrans("123456789", "0" * 9)  # no pattern asks which digit it is
 
 
 def of_key(path: Path, unknown: str, keys: Iterable[str]) -> LoraxError:
@@ -66,5 +67,5 @@ def _supported() -> str:
 
 
 def _first(table: dict[str, str], found: Iterable[str]) -> str | None:
-    found = list(found)
-    return next((title for title, sign in table.items() if any(re.search(sign, one) for one in found)), None)
+    kinds = {one.translate(DIGITS) for one in found}  # far fewer than keys
+    return next((title for title, sign in table.items() if any(map(re.compile(sign).search, kinds))), None)

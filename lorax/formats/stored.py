@@ -11,7 +11,7 @@ from lorax.formats.parts import Format, Shapes
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer: its format, and the keys and shapes of its parts."""
+    """One layer: its format, and the keys and shapes of its parts. Layers of one form share their ``shapes``."""
 
     format: Format
     keys: Mapping[str, str]
@@ -75,20 +75,23 @@ def contents(file: TensorFile) -> tuple[dict[str, StoredLayer], list[StoredVecto
     for key, shape in file.shapes.items():
         if key.startswith(keys.EMBEDDING):
             continue
-        if vector := keys.vector(key):
+        if found := keys.owned(key, file):
+            parts.setdefault(found[0], {})[found[1]] = key
+        elif vector := keys.vector(key):
             layer, parameter = vector
             if len(shape) != 1:
                 raise LoraxError(f"{file.path}: {key} has shape {shape}; expected one dimension.")
             vectors.setdefault(layer, {})[parameter] = StoredVector(key, layer, parameter, shape[0])
-        elif found := keys.owned(key, file):
-            parts.setdefault(found[0], {})[found[1]] = key
         else:
             raise refusals.of_key(file.path, key, file.shapes)
     refusals.check_base(file.path, parts)
     if not parts:
         raise NotAnAdapter(f"{file.path}: holds no layers, only embeddings, norms or biases; expected a LoRA.")
-    layers = {}
+    layers, forms = {}, dict[tuple, tuple[Format, Shapes]]()
     for name, of_layer in parts.items():
-        shapes = {part: file.shapes[key] for part, key in of_layer.items()}
-        layers[name] = StoredLayer(keys.format_of(f"{file.path}: {name}", shapes), of_layer, shapes)
+        given = tuple([(part, file.shapes[key]) for part, key in of_layer.items()])
+        if (form := forms.get(given)) is None:  # of hundreds of layers, a few dozen differ in this
+            shapes = dict(given)
+            form = forms[given] = keys.format_of(f"{file.path}: {name}", shapes), shapes
+        layers[name] = StoredLayer(form[0], of_layer, form[1])
     return layers, [vector for of_layer in vectors.values() for vector in of_layer.values()]

@@ -1,16 +1,14 @@
 """A folder of models instead of a WebUI, for ``python -m lorax serve``."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lorax.catalog import ListedFile
-from lorax.checkpoint import open_checkpoint
-from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
+from lorax import catalog
+from lorax.catalog import FileKind, ListedFile
+from lorax.errors import LoraxError
 from lorax.files import Cache, as_utf8, files_below
 from lorax.formats import open_adapter
 from lorax.hosts.base import Drawing, Drawn, Shot, T
@@ -18,7 +16,6 @@ from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
-log = logging.getLogger(__name__)
 ADAPTER_FOLDERS = ("Lora", "loras")  # the WebUI's name and ComfyUI's
 
 
@@ -36,14 +33,15 @@ class Standalone:
         self.folder, self._cache = folder, cache
         self.adapter_folder = next((folder / name for name in ADAPTER_FOLDERS if (folder / name).is_dir()), folder)
         self._alone, self.jobs = threading.Lock(), Jobs()
-        self._found: dict[str, dict[str, ListedFile]] = {}
+        self._found: dict[FileKind, dict[str, ListedFile]] = {}
+        catalog.keep_in(cache.folder if cache and cache.is_on_disk else None)
         self.refresh()
 
     def bases(self) -> dict[str, ListedFile]:
-        return self._found["base"]
+        return self._found[FileKind.BASE]
 
     def adapters(self) -> dict[str, ListedFile]:
-        return self._found["adapter"]
+        return self._found[FileKind.ADAPTER]
 
     def prompt_names(self) -> Mapping[str, Path]:
         return {}
@@ -52,9 +50,10 @@ class Standalone:
         return None
 
     def refresh(self) -> None:
-        found: dict[str, dict[str, ListedFile]] = {"base": {}, "adapter": {}, "": {}}
+        """Look for files. One that cannot be read is listed too, as an adapter, and refused when it is used."""
+        found: dict[FileKind, dict[str, ListedFile]] = {kind: {} for kind in FileKind}
         for path in sorted(files_below(self.folder, SUFFIXES)):
-            listed, name = found[_kind(path)], as_utf8(path.relative_to(self.folder).with_suffix("").as_posix())
+            listed, name = found[catalog.record(path).kind], as_utf8(path.relative_to(self.folder).with_suffix("").as_posix())
             while name in listed:  # two files may differ only in their suffix, or in what cannot be shown
                 name += path.suffix
             listed[name] = ListedFile(name, path)
@@ -114,32 +113,6 @@ class Standalone:
                     )
                 done += 1
                 yield Drawn(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
-
-
-def _kind(path: Path) -> str:
-    """Return ``base``, ``adapter`` or an empty string. A file that cannot be read is listed too, and refused when used."""
-    try:
-        return _kind_at(path, path.stat().st_mtime_ns)
-    except Exception:  # whatever one file holds, the others must be listed; catalog.facts tells why
-        log.exception("reading %s", path)
-        return "adapter"
-
-
-@lru_cache(maxsize=4096)
-def _kind_at(path: Path, changed: int) -> str:
-    try:
-        open_checkpoint(path)
-    except UnsupportedFamily:
-        return "base"
-    except LoraxError:
-        try:
-            open_adapter(path)
-        except NotAnAdapter:
-            return ""
-        except LoraxError:
-            return "adapter"
-        return "adapter"
-    return "base"
 
 
 def _tokenizer(base: Path, root: Path) -> Path:

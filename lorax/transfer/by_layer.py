@@ -61,7 +61,7 @@ class LayerPass:
         cache = context.cache
         self._cache = cache if all_measured and cache is not None and cache.is_on_disk else None
         self._written = 0  # bytes written into the cache
-        self._spool = Spool()
+        self._spools = Spool.of_each(len(plans))
         self.ended: list[dict[str, End]] = [{} for _ in plans]
 
     def deciding(self, number: int) -> Collection[str]:
@@ -194,7 +194,7 @@ class LayerPass:
             rank=moved.rank,
             compression_error=error,
         )
-        return moved_record, self._spool.keep(moved)
+        return moved_record, self._spools[number].keep(moved)
 
     def _is_left_unsampled(self, use: Use) -> bool:
         """Tell whether the layer is copied without being measured, since no layer of the sample was projected."""

@@ -79,8 +79,12 @@ class Relation:
         return self._probes[layer]
 
 
-def judge(plan: Plan, relation: Relation) -> Verdict:
-    """Return the verdict on an adapter, without what can be done. Weights are read of a sample of its layers."""
+def judge(plan: Plan, relation: Relation, closely: bool = True) -> Verdict:
+    """Return the verdict on an adapter, without what can be done. Weights are read of a sample of its layers.
+
+    If it is not ``closely``, none of them is, and it stays unknown which share of the adapter the target has already, and whether
+    some of it would be projected.
+    """
     paired = [name for name, found in plan.pairs.items() if found and found.target]
     counted = Verdict(Kind.WORKS, layers=len(plan.pairs), mismatch=plan.mismatch)
     if not paired:
@@ -88,14 +92,14 @@ def judge(plan: Plan, relation: Relation) -> Verdict:
     if not auto.are_related(_median(plan, relation)):
         return replace(counted, kind=Kind.UNRELATED if plan.within_family else Kind.CROSSED, mismatch=None)
     names = [name for name in paired if plan.same_shape(name)]
-    overlap = overlap_of(plan, names)
+    overlap = overlap_of(plan, names) if closely else 0.0
     strength = auto.strength(overlap)
     counted = replace(counted, moved=len(names), overlap=overlap, strength=strength, is_pruned=_is_pruned(plan))
     if strength == 0:
         return replace(counted, kind=Kind.PRESENT, mismatch=None)
     moved = {name: found.target for name in names if (found := plan.pairs[name])}
     placed = sum(layer != plan.of_original(name) for name, layer in moved.items())
-    changed = max(len(plan.differing(moved)), relation.projected(plan, names))
+    changed = max(len(plan.differing(moved)), relation.projected(plan, names) if closely else 0)
     if plan.adapter.header is not None:
         kind = Kind.FITS_ITSELF
     elif placed:

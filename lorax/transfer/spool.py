@@ -4,27 +4,41 @@ import math
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 
-SMALL = 16 << 20  # bytes that are kept in memory, so that a small adapter needs no file
+SMALL = 16 << 20  # bytes of all adapters of a pass that are kept in memory, so that small ones need no file
+FILES = 64  # of a pass: some systems let a process open no more than 256
 HALVES = (torch.float16, torch.bfloat16)
 DISK = "/var/tmp"  # where a system has it, on a disk; /tmp is often a part of the memory
 
 
 class Spool:
-    """A file without a name, for deltas from several threads. It is gone with the last of them, and whenever the process ends."""
+    """A file without a name, for deltas from several threads. It is gone with the last of them, and whenever the process ends.
 
-    def __init__(self) -> None:
+    The first ``small`` bytes need no file.
+    """
+
+    def __init__(self, small: int = SMALL) -> None:
         self._folder, self._lock = _folder(), threading.Lock()
-        self._file = tempfile.SpooledTemporaryFile(SMALL, dir=self._folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(small, dir=self._folder)  # noqa: SIM115
+        weakref.finalize(self, _close, self._file)
+
+    @classmethod
+    def of_each(cls, adapters: int) -> "list[Spool]":
+        """Return a spool for each adapter of a pass, so that each can go by itself. If there are many, neighbours share one."""
+        files = min(adapters, FILES)
+        spools = [cls(max(1, SMALL // files)) for _ in range(files)]
+        return [spools[number * files // adapters] for number in range(adapters)]
 
     def keep(self, delta: LowRank) -> "Kept":
         """Append a delta. Raises LoraxError if the disk is full."""
@@ -39,7 +53,8 @@ class Spool:
     def _append(self, values: torch.Tensor) -> "_Stretch":
         stored = _narrowest(values.cpu()).contiguous()
         with self._lock, self._failing():
-            start = self._file.seek(0, os.SEEK_END)
+            self._file.seek(0, os.SEEK_END)
+            start = self._file.tell()
             self._file.write(stored.view(-1).view(torch.uint8).numpy().data)
             self._file.flush()
         return _Stretch(self, start, stored.dtype, tuple(stored.shape))
@@ -140,6 +155,11 @@ def _narrowest(values: torch.Tensor) -> torch.Tensor:
         if torch.equal(values[:1].to(dtype).float(), values[:1]) and torch.equal((half := values.to(dtype)).float(), values):
             return half
     return values
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # of a full disk, which was told before
+        file.close()
 
 
 def _folder() -> str:

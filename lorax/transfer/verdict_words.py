@@ -107,9 +107,8 @@ def _of_layers(count: int, verdict: Verdict) -> str:
 
 
 def _or(names: tuple[str, ...]) -> str:
-    shown = list(names[:3])
-    more = [f"one of {len(names) - 3} others"] if len(names) > 3 else []
-    listed = [*shown, *more]
+    shown = list(names if len(names) <= 4 else names[:3])
+    listed = shown if len(shown) == len(names) else [*shown, f"one of {len(names) - 3} others"]
     return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
 
 

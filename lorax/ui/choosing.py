@@ -1,55 +1,106 @@
 """Knows what there is to choose in the tab, and what is likely meant."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import gradio as gr
 
-from lorax.catalog import Facts, ListedFile, Sure, facts, named, origin
+from lorax.catalog import Facts, FileKind, ListedFile, Origins, Sure, Survey, record, seen
 from lorax.hosts.base import Host
+from lorax.ui import telling
 from lorax.ui.requests import Choice, Reply, Values
+
+TOLD = "  ("  # stands between a LoRA's name and what is known of it
 
 
 class Chooser:
-    """The lists of a host's checkpoints and LoRAs."""
+    """The lists of a host's checkpoints and LoRAs. No LoRA is read before somebody looks at the lists, and then in a thread."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self._survey, self._surveyed = Survey(), set[Path]()
+        self._is_new = False  # whether a LoRA may be another file than it was
+        self.revision = 0  # how often the lists were read again
+
+    def refresh(self) -> None:
+        """Have the host look for files, of which some may be new."""
+        self.host.refresh()
+        self._is_new = True
+        self.revision += 1
+
+    def look(self) -> bool:
+        """Have what is new be read; tell whether all is."""
+        if not self._survey.is_running and self._must_read():
+            self._is_new, paths = False, [model.path for model in self.host.adapters().values()]
+            self._surveyed = set(paths)
+            self._survey.begin(paths)
+        return not self._survey.is_running
+
+    def looking(self) -> str:
+        """Say how far the reading is, with a mark by which the page's script asks again."""
+        if self._survey.is_running or self._must_read():
+            return telling.looking("look", self._survey.done, self._survey.total)
+        return ""
+
+    def _must_read(self) -> bool:
+        """Tell whether something may be new, or was never read."""
+        paths = (model.path for model in self.host.adapters().values())
+        return self._is_new or any(seen(path) is None and path not in self._surveyed for path in paths)
 
     def lists(self, values: Values, *, all_values: bool = False) -> Reply:
         """Return updates of the lists. What was selected and is not there any more is taken out.
 
         Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set.
         """
-        bases, labels = list(self.host.bases()), list(self.labels())
+        bases, labels = list(self.host.bases()), self.labels()
+        names = {name: label for label, name in labels.items()}
+        chosen = [names[name] for name in self.names(values["adapters"] or ()) if name in names]
         found = {
-            "adapters": (labels, [label for label in values["adapters"] or () if label in labels]),
+            "adapters": (list(labels), chosen),
             "also": (bases, [base for base in values["also"] or () if base in bases]),
             "source": (bases, values["source"] if values["source"] in bases else None),
             "target": (bases, values["target"] if values["target"] in bases else self.host.loaded()),
         }
-        reply = {}
+        reply: Reply = {}
         for name, (choices, value) in found.items():
             is_as_it_was = (value or None) == (values[name] or None)
             reply[name] = (
                 gr.update(choices=choices) if is_as_it_was and not all_values else gr.update(choices=choices, value=value)
             )
-        return reply
+        return reply | {"looking": self.looking()}
 
     def labels(self) -> dict[str, str]:
-        """Return the LoRAs' names by their labels in the list."""
-        return {f"{name}  ({facts(model.path)})": name for name, model in self.host.adapters().items() if model.path.is_file()}
+        """Return the LoRAs' names by their labels in the list, which tell of each what was read of it so far."""
+        found = {}
+        for name, model in self.host.adapters().items():
+            if (label := _label(name, model)) is not None:
+                found[label] = name
+        return found
 
     def label(self, name: str) -> str | None:
         """Return the label of the LoRA of this name; None if it is not listed."""
-        return next((label for label, listed in self.labels().items() if listed == name), None)
+        model = self.host.adapters().get(name)
+        return _label(name, model) if model else None
 
     def adapters(self, labels: Sequence[str]) -> list[ListedFile]:
-        names, adapters = self.labels(), self.host.adapters()
-        return [adapters[names[label]] for label in labels if label in names]
+        adapters = self.host.adapters()
+        return [adapters[name] for name in self.names(labels)]
+
+    def names(self, labels: Sequence[str]) -> list[str]:
+        """Return the names of the LoRAs that are listed. A page may have a label of before the LoRA was read, or of after it."""
+        adapters, found = self.host.adapters() if labels else {}, []
+        for label in labels:
+            name = label
+            while name and name not in adapters:
+                name = name.rpartition(TOLD)[0]
+            if name:
+                found.append(name)
+        return found
 
     def source_of(self, models: Sequence[ListedFile]) -> tuple[str | None, str | None]:
         """Return the base that all of the LoRAs name, and if there is none, a guess, which the user must confirm."""
-        found = [origin(model.path, self.host.bases().values()) for model in models]
+        origins = Origins(self.host.bases().values())
+        found = [origins.of(record(model.path)) for model in models]
         sources = {one.base.name for one in found if one.sure is Sure.FOUND and one.base}
         if len(sources) == 1 and all(one.sure is Sure.FOUND for one in found):
             return sources.pop(), None
@@ -59,8 +110,17 @@ class Chooser:
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
         """Return in sentences where LoRAs name another source than the chosen one."""
         bases, found = self.host.bases(), []
+        origins = Origins(bases.values())
         for model, fact in zip(models, known, strict=True):
-            base = named(model.path, bases.values()) if choice.source in bases and not fact.problem else None
+            base = origins.named(record(model.path)) if choice.source in bases and not fact.problem else None
             if base and base.name != choice.source:
                 found.append(f"{model.name} says that it was trained on {base.name}, but the source is {choice.source}.")
         return found
+
+
+def _label(name: str, model: ListedFile) -> str | None:
+    """Return a LoRA's label; None if its file is gone."""
+    known = seen(model.path)
+    if known is None:
+        return name
+    return f"{name}{TOLD}{known.facts})" if known.kind is not FileKind.GONE else None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 
+from lorax.catalog import facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Host
 from lorax.output import previews, store_preview, store_weight
@@ -118,6 +119,8 @@ def _choice(label: str, names: Sequence[str], elem_id: str) -> Any:
 
 def chosen_of(host: Host, written: Sequence[Path]) -> Any:
     """Return the update of the list of moved LoRAs in which those that were just written are chosen."""
+    for file in written:
+        facts(file)
     found = moved_loras(host)
     return gr.update(choices=list(found), value=[label for label, (model, _) in found.items() if model.path in written])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, TypeVar
 
-from lorax.catalog import ListedFile, Named, Provenance, adapter_of, base_of, facts
+from lorax.catalog import ListedFile, Named, Provenance, adapter_of, base_of, facts, seen
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.hosts.base import Drawing, Host, Shot
@@ -73,10 +73,15 @@ class Sheet:
         return sorted(range(len(self.shots)), key=key)
 
 
-def moved_loras(host: Host) -> dict[str, tuple[ListedFile, Provenance]]:
-    """Return the LoRAs that transfers wrote, as their metadata tells, by their names in the list; the newest first."""
+def moved_loras(host: Host, read: bool = False) -> dict[str, tuple[ListedFile, Provenance]]:
+    """Return the LoRAs that transfers wrote, as their metadata tells, by their names in the list; the newest first.
+
+    Files that nobody has looked at yet are left out, unless they are to be ``read``.
+    """
     found = []
     for name, model in host.adapters().items():
+        if not read and not ((known := seen(model.path)) and known.facts.origin):
+            continue
         if model.path.is_file() and (origin := facts(model.path).origin):
             goal = f"for {origin.target.title}" if origin.target else "LoRA-X file"
             found.append((model.path.stat().st_mtime, f"{name}  ({origin.method}, {goal})", (model, origin)))
@@ -86,6 +91,8 @@ def moved_loras(host: Host) -> dict[str, tuple[ListedFile, Provenance]]:
 def sheet(asked: Comparison, host: Host) -> Sheet:
     """Plan the pictures. Raises LoraxError if there are none or too many, or if a file is not there any more."""
     listed, warnings = moved_loras(host), list[str]()
+    if any(label not in listed for label in asked.which):  # a page of before a restart, say
+        listed = moved_loras(host, read=True)
     if gone := [label for label in asked.which if label not in listed]:
         name = gone[0].partition("  (")[0]
         there = host.adapters().get(name)

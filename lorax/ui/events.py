@@ -9,6 +9,7 @@ from lorax.errors import LoraxError
 from lorax.ui import words
 from lorax.ui.controls import Parts, js
 from lorax.ui.handlers import Handlers
+from lorax.ui.layout import is_asked
 from lorax.ui.pages import Page
 from lorax.ui.requests import Form, Reply, Values
 
@@ -49,6 +50,7 @@ class Events:
         _ask(self.on(blocks.load, handlers.load, script=PAGE))
         self.on(wires["question"].input, handlers.noted, wires["question"])
         self.on(wires["poll"].input, handlers.poll, wires["poll"])
+        self.on(wires["look"].input, handlers.look, wires["look"])
         _ask(self.on(wires["card"].input, handlers.use_card, wires["card"]))
         for component in self.asked.components:
             changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
@@ -66,6 +68,7 @@ class Events:
             self.on(parts[name].click, handler)
         for name in ("move", "refine", "bridge"):
             self.on(parts[name].click, handlers.transfer, gr.Textbox("" if name == "move" else name, visible=False))
+        self._connect_library()
         for one in self.compared:
             names = [f"drawn_{number}" for number in range(len(one.outputs))]
             self.on(one.button.click, handlers.comparison(one.work, one.ask, names), form=one.form)
@@ -73,6 +76,25 @@ class Events:
         parts["send"].click(None, [parts["tag"], parts["sent_to"]], None, **js(send))
         parts["original"].click(None, [parts["original_tag"], parts["target"]], None, **js(send))
         parts["copy"].click(None, [parts["tag"]], None, **js(copy))
+
+    def _connect_library(self) -> None:
+        """Connect the part Library, whose events send its own fields along."""
+        library, parts = self.handlers.library, self.parts
+        fields = {name: part for name, part in parts.items() if name.startswith("library_") and is_asked(part)}
+        form = Form(**self.asked.named(lambda name: name), **fields)
+        self.on(self.wires["library_look"].input, library.look, self.wires["library_look"], form=form)
+        for listen, handler in (
+            (parts["library_only"].change, library.select),
+            (parts["library_sort"].change, library.select),
+            (parts["library_search"].submit, library.select),
+            (parts["library_search"].blur, library.select),
+            (parts["library_more"].click, library.more),
+            (parts["library_all"].click, library.choose_all),
+            (parts["library_none"].click, library.choose_none),
+            (parts["library_closely"].click, library.closely),
+            (parts["library_move"].click, library.move),
+        ):
+            self.on(listen, handler, form=form)
 
     def on(
         self, listen: Callable[..., Any], handler: Handler, mark: Any = None, script: str = "", form: Form | None = None

@@ -16,9 +16,11 @@ from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
 from lorax.ui.comparison import moved_loras
 from lorax.ui.judging import Asked, Judging
+from lorax.ui.library import Library
 from lorax.ui.pages import Page, Pages
 from lorax.ui.requests import Choice, Reply, Values
 from lorax.ui.results import NOTHING, Shown, analysed, deleted, moved, original_tag
+from lorax.ui.shelves import Shelves
 from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batch
 
 EXPLAINED = [option for kind in (Options, Running, Saving) for option in declared(kind) if option.choices]
@@ -32,6 +34,7 @@ class Handlers:
     def __init__(self, host: Host) -> None:
         self.host, self.chooser, self.pages, self.judging = host, Chooser(host), Pages(), Judging(host)
         self.memory = Memory(host.cache(), host.models())
+        self.library = Library(host, Shelves(host, self.judging.verdicts), lambda: self.chooser.revision, self.move_several)
         self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
     def load(self, page: Page, mark: str, values: Values) -> Reply:
@@ -42,8 +45,14 @@ class Handlers:
         return kept | lists | listed | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
-        self.host.refresh()
-        return self.chooser.lists(values)
+        self.chooser.refresh()
+        return self.chooser.lists(values) | self.library.stale()
+
+    def look(self, page: Page, mark: str, values: Values) -> Reply:
+        """Have the LoRAs be read, since the tab is looked at; tell how far that is, and in the end what is known of them."""
+        if not self.chooser.look():
+            return {"looking": self.chooser.looking()}
+        return self.chooser.lists(values) | {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
 
     def use_card(self, page: Page, name: str, values: Values) -> Reply:
         """Choose the LoRA that was sent from its card."""
@@ -73,9 +82,11 @@ class Handlers:
             reply |= self._judged(page, choice, models)
         except (LoraxError, OSError) as error:
             reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")}
-        if page.values and Choice.of(page.values).files != Choice.of(values).files:
+        if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
             self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
             reply |= self.outcome(page) | self.progress(page)
+        if page.values.get("target") != values["target"]:
+            reply |= self.library.stale()
         page.values = values
         return reply | {f"{one.name}_means": words.meaning(one, values[one.name]) for one in EXPLAINED}
 
@@ -83,7 +94,7 @@ class Handlers:
         """Return the values with the source that the LoRAs tell, and the target that is loaded if none is chosen by hand."""
         before, choice, loaded = page.values.get("adapters") or [], Choice.of(values), self.host.loaded()
         found: dict[str, Any] = {}
-        if choice.adapters != before:
+        if self.chooser.names(choice.adapters) != self.chooser.names(before):
             found["source"], page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
@@ -92,6 +103,10 @@ class Handlers:
         is_open = found.get("source", choice.source) is None
         reply |= {"asking": gr.update(visible=bool(page.guess) and is_open), "guess": telling.guess(page.guess)}
         return {**values, **found}
+
+    def _files(self, choice: Choice) -> tuple[Any, ...]:
+        """Return the chosen checkpoints and LoRAs alone. A LoRA's label changes once it was read."""
+        return choice.source, choice.target, tuple(choice.also), *self.chooser.names(choice.adapters)
 
     def _judged(self, page: Page, choice: Choice, models: Sequence[ListedFile]) -> Reply:
         """Return what is true of the LoRAs on the target, once it is known, and the buttons that go with it."""
@@ -143,18 +158,25 @@ class Handlers:
         if choice.source or len(adapters) == 1:  # who is quick presses before the source that the LoRA names is filled in
             source = self._base(choice.source or self.chooser.source_of(adapters)[0], "source")
         targets = [self._base(name, "target") for name in dict.fromkeys([choice.target, *choice.also])]
+        return self._start_batch(page, [Item(adapter, source) for adapter in adapters], targets, choice)
+
+    def move_several(self, page: Page, adapters: Sequence[ListedFile], values: Values) -> Reply:
+        """Start a transfer of LoRAs of the library, each from the source that it names. What is there already is left out."""
+        choice = Choice.of({**values, "skip_existing": values["skip_existing"] or not values["overwrite"]})
+        return self._start_batch(page, [Item(adapter) for adapter in adapters], [self._base(choice.target, "target")], choice)
+
+    def _start_batch(self, page: Page, items: Sequence[Item], targets: Sequence[ListedFile], choice: Choice) -> Reply:
         running, batching = choice.of_options(Running), choice.of_options(Batching)
-        items, bases = [Item(adapter, source) for adapter in adapters], list(self.host.bases().values())
-        asked = Batch(items, targets, bases, self._options(choice), running, batching)
+        asked = Batch(items, targets, list(self.host.bases().values()), self._options(choice), running, batching)
         subfolder = choice.values["subfolder"].strip()
         destination = InFolder(self.host.adapter_folder, subfolder, choice.of_options(Saving), self.host.prompt_names)
 
         def work(progress: Progress) -> Shown:
             outcomes = batch(asked, destination, progress, self.memory)
-            self.host.refresh()
+            self.chooser.refresh()
             return moved(self.host, asked, outcomes)
 
-        what = words.short(adapters[0].name) if len(adapters) == 1 else f"{len(adapters)} LoRAs"
+        what = words.short(items[0].adapter.name) if len(items) == 1 else f"{len(items)} LoRAs"
         return self.start(page, TRANSFER, f"Moving {what} to {' and '.join(words.short(one.name) for one in targets)}", work)
 
     def comparison(self, work: Callable[..., list[Any]], ask: Callable[[Values], Any], names: list[str]) -> Callable[..., Reply]:
@@ -183,7 +205,7 @@ class Handlers:
         reply = self.progress(page)
         if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
             return reply
-        return reply | self.outcome(page) | self.chooser.lists(page.values or values)
+        return reply | self.outcome(page) | self.chooser.lists(page.values or values) | self.library.stale()
 
     def progress(self, page: Page) -> Reply:
         jobs = self.host.jobs.of(page.id)
@@ -215,7 +237,7 @@ class Handlers:
         """Delete what the page's last transfer has written."""
         said = "".join(words.message(deleted(shown), "done") for shown in self._written(page))
         self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
-        self.host.refresh()
+        self.chooser.refresh()
         return self.outcome(page) | self.progress(page) | self.chooser.lists(values) | {"status": said}
 
     def open_folder(self, page: Page, mark: str, values: Values) -> Reply:

@@ -38,7 +38,7 @@ class Judging:
     """The verdicts that pages have asked for. One question is worked on at a time; what no page asks any more is given up."""
 
     def __init__(self, host: Host) -> None:
-        self._verdicts = Verdicts(host.cache(), host.models(), host.device())
+        self.verdicts = Verdicts(host.cache(), host.models(), host.device())
         self._worker = ThreadPoolExecutor(1, "lorax-verdicts")
         self._found: OrderedDict[Hashable, Future[list[Verdict]]] = OrderedDict()
         self._asked: OrderedDict[str, Hashable] = OrderedDict()  # the last question of each page
@@ -63,4 +63,4 @@ class Judging:
             if asked.state not in self._asked.values():
                 raise Interrupted
 
-        return self._verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted)
+        return self.verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted)

@@ -26,6 +26,7 @@ def choices(host: Host) -> Parts:
     with gr.Row():
         parts["use_loaded"] = _small("Use the loaded one", "lorax_target_loaded", host.has_prompt)
         parts["refresh"] = _small("Refresh lists", "lorax_refresh")
+    parts["looking"] = gr.HTML(elem_id="lorax_looking")
     return parts
 
 

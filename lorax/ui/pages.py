@@ -16,6 +16,7 @@ class Page:
     values: Values = field(default_factory=dict)
     loaded: str | None = None  # the base that was loaded when the page last asked
     guess: str | None = None  # the source that the user is asked to confirm
+    rows: int = 50  # of the library that are shown at most
 
 
 class Pages:

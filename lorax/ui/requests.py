@@ -52,11 +52,6 @@ class Choice:
     def method(self) -> str:
         return self.values["method"]
 
-    @property
-    def files(self) -> tuple[Any, ...]:
-        """The chosen checkpoints and LoRAs alone."""
-        return self.source, self.target, tuple(self.also), tuple(self.adapters)
-
     def of_options(self, declaration: type[T]) -> T:
         """Return the options of a declaration. Raises LoraxError if an option does not accept its value."""
         return declaration(**{option.name: option.parse(self.values[option.name]) for option in declared(declaration)})

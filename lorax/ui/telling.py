@@ -1,6 +1,6 @@
 """Tells how a job goes and what has come of it, as HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from lorax.hosts.jobs import Job
@@ -8,8 +8,9 @@ from lorax.methods import runs_models
 from lorax.transfer import Verdict
 from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
-from lorax.workflow import End, Outcome
+from lorax.workflow import FILTERS, End, Outcome, Row
 
+LOOKING = "Reading what the LoRAs are: {done} of {total}"
 PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
 MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 
@@ -41,6 +42,32 @@ def seen(jobs: Sequence[Job]) -> str:
 def ended(job: Job) -> str:
     """Say why a job has come to nothing."""
     return message("Stopped.", "warning") if job.state == "cancelled" else message(job.error, "error")
+
+
+def looking(wire: str, done: int, total: int, text: str = LOOKING) -> str:
+    """Say how far a reading is. As long as this is in view, the page's script asks by the ``wire`` how it goes."""
+    said = message(text.format(done=done, total=total)) if total else ""
+    return f"<div data-look='{wire}'>{said}</div>"
+
+
+def counted(counts: Mapping[str, int], total: int) -> str:
+    """Say how many LoRAs there are of each kind."""
+    return "; ".join([f"{total} LoRAs", *(f"{FILTERS[name]}: {count}" for name, count in counts.items())])
+
+
+def library(rows: Sequence[Row], total: int, chosen: Collection[str]) -> str:
+    """Return a table with a line for each LoRA, which can be ticked if it can be moved."""
+    if not rows:
+        return ""
+    lines = []
+    for row in rows:
+        name, facts = escape(row.adapter.name, quote=True), escape(str(row.record.facts))
+        ticked = "".join([" checked" * (row.adapter.name in chosen), " disabled" * (not row.can_move)])
+        box = f'<input type=\'checkbox\' data-lora="{name}" aria-label="{name}"{ticked}>'
+        said = f"<b>{escape(row.group.words)}</b><br>{escape(row.words)}"
+        lines.append(f"<tr><td>{box}</td><td>{name}<div class='lorax-facts'>{facts}</div></td><td>{said}</td></tr>")
+    left = message(f"{len(rows)} of {total} are shown.") if total > len(rows) else ""
+    return f"<table class='lorax-outcomes'>{''.join(lines)}</table>{left}"
 
 
 def verdicts(names: Sequence[str], found: Sequence[Verdict]) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lorax.catalog import ListedFile, named
+from lorax.catalog import ListedFile, Origins, record
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted, LoraxError, is_out_of_memory
 from lorax.files import Staging
@@ -128,11 +128,19 @@ class _Work:
                 self._memory = Memory(self._memory.cache, self._memory.models)
 
     def _find_sources(self) -> None:
-        found: dict[Path, ListedFile] = {}
+        found, origins = dict[Path, ListedFile](), Origins(self._asked.bases)
         for task in self._tasks:
             with task.failing():
-                task.source = task.source or found.get(task.adapter.path) or _source(task.adapter, self._asked.bases)
+                task.source = task.source or found.get(task.adapter.path) or self._source(task.adapter, origins)
                 found[task.adapter.path] = task.source
+
+    def _source(self, adapter: ListedFile, origins: Origins) -> ListedFile:
+        """Return the base that the adapter names. Raises LoraxError if it is not there, or the adapter cannot be read."""
+        open_adapter(adapter.path)
+        if (found := origins.named(record(adapter.path))) is None:
+            count = len(self._asked.bases)
+            raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")
+        return found
 
     def _inputs(self) -> list[Path]:
         """Return the files and folders that the batch reads, as far as they can be opened."""
@@ -176,9 +184,10 @@ class _Work:
                 tasks[0].end(End.FAILED, _in_words(tasks[0].adapter.path, error))
                 return
         else:
-            for number, (task, one) in enumerate(zip(tasks, moved, strict=True)):
+            moved.reverse()
+            for number, task in enumerate(tasks):  # what is written is needed no more
                 with task.failing():
-                    self._write(work, number, task, one)
+                    self._write(work, number, task, moved.pop())
             return
         middle = len(tasks) // 2
         self._move(tasks[:middle], progress)
@@ -204,14 +213,6 @@ class _Work:
             raise
         left = End.DECLINED if result.report.declined else End.UNMOVED
         task.end(End.WRITTEN if result.files else left, result=result)
-
-
-def _source(adapter: ListedFile, bases: Sequence[ListedFile]) -> ListedFile:
-    """Return the base that the adapter's metadata names. Raises LoraxError if it is not there, or the adapter cannot be read."""
-    open_adapter(adapter.path)
-    if (found := named(adapter.path, bases)) is None:
-        raise LoraxError(f"{adapter.path}: its metadata names none of the {len(bases)} checkpoints here as its source. Name it.")
-    return found
 
 
 def _in_words(adapter: Path, error: Exception) -> str:

@@ -24,13 +24,15 @@ MOST = 20_000  # verdicts on adapters between two bases
 class Known:
     """What is known of two bases: target layers by source layer, similarities by component, verdicts by an adapter's state.
 
-    ``key``: that in the cache; empty if nothing is to be kept.
+    ``structures``: the verdicts that headers alone tell, which are those of all adapters of a structure. ``key``: that in the
+    cache; empty if nothing is to be kept.
     """
 
     key: str = ""
     layers: dict[str, str | None] | None = None
     similarities: dict[str, list[float]] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    structures: dict[str, Verdict] = field(default_factory=dict)
     costs: dict[tuple, Cost] = field(default_factory=dict)
     is_new: bool = False  # whether the cache lacks a part of it
     _relation: Relation | None = None
@@ -45,9 +47,16 @@ class Known:
 
     def keep(self, state: str, verdict: Verdict) -> None:
         """Keep a verdict, and of too many the last ones."""
-        self.verdicts[state], self.is_new = verdict, True
-        if len(self.verdicts) > MOST:
-            del self.verdicts[next(iter(self.verdicts))]
+        self._keep(self.verdicts, state, verdict)
+
+    def keep_structure(self, structure: str, verdict: Verdict) -> None:
+        """Keep what headers tell of all adapters of a structure."""
+        self._keep(self.structures, structure, verdict)
+
+    def _keep(self, verdicts: dict[str, Verdict], key: str, verdict: Verdict) -> None:
+        verdicts[key], self.is_new = verdict, True
+        if len(verdicts) > MOST:
+            del verdicts[next(iter(verdicts))]
 
 
 class KnownPairs:
@@ -106,14 +115,17 @@ def _pairs(layers: dict[str, str | None], source: Checkpoint, target: Checkpoint
 
 
 def _written(known: Known) -> str:
-    verdicts = {state: dataclasses.asdict(verdict) for state, verdict in known.verdicts.items()}
-    return json.dumps([known.layers, known.similarities, verdicts])
+    verdicts, structures = (
+        {key: dataclasses.asdict(verdict) for key, verdict in found.items()} for found in (known.verdicts, known.structures)
+    )
+    return json.dumps([known.layers, known.similarities, verdicts, structures])
 
 
 def _from_text(key: str, text: str) -> Known:
-    layers, similarities, verdicts = json.loads(text)
+    layers, similarities, *kept = json.loads(text)
     similarities = {str(component): [float(one) for one in found] for component, found in similarities.items()}
-    return Known(key, layers and dict(layers), similarities, {state: _verdict(found) for state, found in verdicts.items()})
+    verdicts, structures = ({one: _verdict(found) for one, found in verdicts.items()} for verdicts in kept)
+    return Known(key, layers and dict(layers), similarities, verdicts, structures)
 
 
 def _verdict(found: dict[str, Any]) -> Verdict:

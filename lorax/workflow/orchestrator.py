@@ -48,8 +48,9 @@ def transfer(
         results = [work.result(number, one, saving.strength) for number, one in enumerate(moved)]
         if report:
             report.stage(reports_of(results), staging)
-        for number, (one, path) in enumerate(zip(moved, paths, strict=True)):
-            results[number] = work.stage(number, one, path, staging, saving)
+        moved.reverse()
+        for number, path in enumerate(paths):  # what is staged is needed no more
+            results[number] = work.stage(number, moved.pop(), path, staging, saving)
         work.finish(paths[-1])
     return results
 

@@ -77,7 +77,7 @@ class Pass:
     def run(self) -> list[Moved]:
         """Move the adapters, unless the memory has the result."""
         if (last := self._memory.of(self._state, self._survey)) is not None:
-            return last
+            return list(last)
         moved = run_all(self.plans, self._context, survey=self._survey)
         if not (self._survey and runs_models(self.request.options.method)):
             self._memory.keep(self._state, self._survey, moved)

@@ -3,12 +3,12 @@
 import importlib.util
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lorax.catalog import ListedFile, Origin, Sure, origin
+from lorax.catalog import FileKind, ListedFile, Origin, Origins, Sure, record
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.files import Cache
@@ -47,12 +47,21 @@ class Bases:
 
 @dataclass
 class Asked:
-    """What is asked of several adapters, with the bases that were opened for them."""
+    """What is asked of several adapters, with the bases that were opened for them.
+
+    ``by_structure``: whether what the adapters' headers tell is enough, which is the same for all of one structure.
+    """
 
     target: ListedFile
     source: ListedFile | None
-    bases: list[ListedFile]
+    origins: Origins
+    by_structure: bool = False
     opened: dict[Path, Bases] = field(default_factory=dict)
+
+    @cached_property
+    def unsupported(self) -> str:
+        """What the target is, if it is of an unsupported family; else empty."""
+        return record(self.target.path).unsupported
 
 
 class Verdicts:
@@ -81,50 +90,58 @@ class Verdicts:
 
         Whatever is wrong with a file becomes a verdict. ``progress`` may raise to stop.
         """
-        asked, found = Asked(target, source, list(bases)), []
+        return list(self.each(adapters, Asked(target, source, Origins(bases)), progress))
+
+    def each(self, adapters: Sequence[ListedFile], asked: Asked, progress: Progress = silent) -> Iterator[Verdict]:
+        """Yield the verdict on each of the adapters; see ``of_all``."""
         try:
             for number, adapter in enumerate(adapters):
                 progress(number, len(adapters), adapter.name)
                 with self._lock:
-                    found.append(self._guarded(adapter, asked))
+                    found = self._guarded(adapter, asked)
+                yield found
         finally:
             for opened in asked.opened.values():
                 self._pairs.save(opened.known)
-        return found
 
     def _guarded(self, adapter: ListedFile, asked: Asked) -> Verdict:
         """Return the verdict on an adapter. Whatever one file holds, the others must have theirs."""
         try:
-            source, target = asked.source, asked.target
+            source, target, known = asked.source, asked.target, record(adapter.path)
+            if known.unsupported and known.kind is FileKind.ADAPTER:
+                return Verdict(Kind.OTHER_ARCHITECTURE, names=(known.unsupported,))
+            if known.facts.problem:
+                return Verdict(Kind.UNREADABLE, reason=known.facts.problem)
             if source is None:
-                found = origin(adapter.path, asked.bases)
+                found = asked.origins.of(known)
                 if found.sure is not Sure.FOUND or found.base is None:
-                    return _of_unknown(adapter, target, found)
+                    return _of_unknown(asked, found)
                 source = found.base
             if source.path not in asked.opened:
                 asked.opened[source.path] = Bases(source, target, self._pairs.of(source.path, target.path))
                 if len(asked.opened) > PAIRS:
                     self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
-            return self._of(adapter, asked.opened[source.path])
+            return self._of(adapter, asked.opened[source.path], known.structure if asked.by_structure else "")
         except (LoraxError, OSError) as error:
             return Verdict(Kind.UNREADABLE, reason=str(error))
         except Exception as error:
             log.exception("judging %s", adapter.path)
             return Verdict(Kind.UNREADABLE, reason=f"{adapter.path}: an unexpected {type(error).__name__}.")
 
-    def _of(self, adapter: ListedFile, bases: Bases) -> Verdict:
-        state = state_of(adapter.path)
-        if (found := bases.known.verdicts.get(state)) is None:
-            found = self._judged(adapter, bases)
-            if state:
-                bases.known.keep(state, found)
+    def _of(self, adapter: ListedFile, bases: Bases, structure: str) -> Verdict:
+        """Return the verdict on the adapter: by its ``structure`` alone, if it is not empty and there is no closer one yet."""
+        known, state = bases.known, state_of(adapter.path)
+        found = known.verdicts.get(state) or known.structures.get(structure)
+        if found is None:
+            found = self._judged(adapter, bases, closely=not structure)
+            if structure and found.kind is not Kind.WRONG_SOURCE:  # whose reason names this file
+                known.keep_structure(structure, found)
+            elif state:
+                known.keep(state, found)
         return found
 
-    def _judged(self, adapter: ListedFile, bases: Bases) -> Verdict:
-        try:
-            opened = open_adapter(adapter.path)
-        except UnsupportedFamily as error:
-            return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.title,))
+    def _judged(self, adapter: ListedFile, bases: Bases, closely: bool) -> Verdict:
+        opened = open_adapter(adapter.path)
         try:
             source, target = bases.opened
         except UnsupportedBase as error:
@@ -139,7 +156,7 @@ class Verdicts:
         if bases.source.path.resolve() == bases.target.path.resolve():
             same = Verdict(Kind.SAME, layers=len(opened.layers))
             return replace(same, actions=judging.actions(same, 0, {}))
-        return self._with_actions(judging.judge(plan, relation), plan, bases)
+        return self._with_actions(judging.judge(plan, relation, closely), plan, bases)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:
         methods = judging.methods_for(verdict.kind)
@@ -173,16 +190,10 @@ def _opened(base: ListedFile) -> Checkpoint:
         raise UnsupportedBase(base, error) from error
 
 
-def _of_unknown(adapter: ListedFile, target: ListedFile, found: Origin) -> Verdict:
-    """Return the verdict on an adapter whose source is not known or not listed, unless it cannot be moved from any."""
-    try:
-        open_adapter(adapter.path)
-    except UnsupportedFamily as error:
-        return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.title,))
-    try:
-        _opened(target)
-    except UnsupportedBase as error:
-        return Verdict(Kind.OTHER_ARCHITECTURE, names=(target.name, error.title))
+def _of_unknown(asked: Asked, found: Origin) -> Verdict:
+    """Return the verdict on an adapter whose source is not known or not listed, unless it cannot be moved to the target."""
+    if asked.unsupported:
+        return Verdict(Kind.OTHER_ARCHITECTURE, names=(asked.target.name, asked.unsupported))
     if found.sure is Sure.MISSING:
         return Verdict(Kind.SOURCE_MISSING, names=tuple(filter(None, (found.name, found.hash))))
     return Verdict(Kind.SOURCE_UNKNOWN, names=tuple(base.name for base in found.could_be))

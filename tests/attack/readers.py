@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lorax.catalog import ListedFile, facts, origin
+from lorax.catalog import ListedFile, facts
 from lorax.checkpoint import config_of, open_checkpoint
 from lorax.errors import LoraxError
 from lorax.inspection import inspect
@@ -20,6 +20,7 @@ from lorax.workflow import AtPath, Request, transfer
 from tests.attack.mutators import mutate
 from tests.attack.seeds import Kept, Seed
 from tests.fitted import fit
+from tests.origins import origin
 
 LONGEST = 4500  # characters of a message
 

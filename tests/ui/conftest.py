@@ -12,7 +12,7 @@ import pytest
 
 from lorax.demo.bundle import BUNDLE, unpack
 from tests.ui.chromium import launched, pick
-from tests.ui.double import KINDS, Double
+from tests.ui.double import Double
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +37,21 @@ def models(unpacked: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
+def handlers(models: Path) -> Any:
+    """The handlers of the standalone tab."""
+    from lorax.hosts.standalone import Standalone
+    from lorax.ui.handlers import Handlers
+
+    return Handlers(Standalone(models))
+
+
+@pytest.fixture
 def double(request: Any, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
-    """A WebUI's modules over a folder with the bundled models and their LoRAs, in each of the shapes."""
+    """A WebUI's modules over a folder with the bundled models and their LoRAs; see ``in_each_shape``."""
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
     shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path, request.param)
+    made = Double(tmp_path, getattr(request, "param", "a1111"))
     made.install(monkeypatch)
     return made
 

@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "forge": (True, "backend.memory_management"),
 }
 TOKENIZERS = {"reforge": "sd1_tokenizer", "forge": "huggingface/runwayml/stable-diffusion-v1-5/tokenizer"}
+in_each_shape = pytest.mark.parametrize("double", KINDS, indirect=True)  # without it, a test has A1111's
 EXTENSION = ("networks", "network", "network_lora")  # modules of the built-in extension
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorax.catalog import ListedFile
+from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
 from lorax.transfer.verdict_words import words
 from lorax.workflow import InFolder, Request, Verdicts, transfer
-from tests.ui.double import CheckpointInfo, Double
+from tests.ui.double import CheckpointInfo, Double, in_each_shape
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
@@ -49,6 +49,7 @@ def callbacks(double: Double) -> dict[str, Any]:
     return double.callbacks
 
 
+@in_each_shape
 def test_the_script_registers_a_tab(double: Double) -> None:
     ((blocks, title, name),) = callbacks(double)["tabs"]()
     assert (title, name) == ("LoRA-X", "lorax_tab")
@@ -57,6 +58,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
+@in_each_shape
 def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None:
     callbacks(double)["settings"]()
     options = double.modules["shared"].opts
@@ -90,6 +92,8 @@ def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: 
     assert (cache().folder, cache().disk_limit, cache().memory_limit) == (tmp_path / "data" / "elsewhere", 2 << 30, 0)
 
     (cache().folder / "key.lorax-fit").write_bytes(b"fitted")
+    facts(next(iter(host.adapters().values())).path)
+    assert len(list(cache().folder.iterdir())) == 2, "what is known of the LoRAs is kept beside it"
     info = labels["lorax_cache_clear"]
     with gr.Blocks() as page:
         button = info.component(label=info.label, value=info.default, elem_id="setting_lorax_cache_clear")
@@ -116,6 +120,7 @@ def test_fitting_happens_where_the_settings_page_says(double: Double) -> None:
     assert device() == "cpu"
 
 
+@in_each_shape
 def test_a_webui_that_cannot_apply_lorax_files_says_so_everywhere(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = double.modules["networks"]
     for name in ("module_types", "load_lora_state_dict"):
@@ -146,10 +151,12 @@ def test_a_webui_without_the_needed_modules_is_left_alone_with_a_sentence(
     assert "this WebUI has no modules.util. Move LoRAs by python -m lorax serve" in caplog.text
 
 
+@in_each_shape
 def test_models_run_by_the_webui_or_by_our_runner_once_it_made_room(double: Double, host: Any) -> None:
     assert type(host.models()).__name__ == ("HostModels" if double.kind == "a1111" else "HostRunners")
 
 
+@in_each_shape
 def test_lists(double: Double, host: Any) -> None:
     assert list(host.bases()) == ["base.safetensors", "finetune.safetensors", "pruned.safetensors"]
     assert host.loaded() == "base.safetensors"
@@ -176,6 +183,7 @@ def test_checkpoints_of_other_kinds_are_listed_and_declined_in_words(double: Dou
         assert f"is {title}" in words(Verdicts().of(lora, bases["base.safetensors"], bases[name])), name
 
 
+@in_each_shape
 def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any) -> None:
     infos, data = {info.name: info for info in double.infos}, double.modules["sd_models"].model_data
 
@@ -191,6 +199,7 @@ def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any)
     assert double.returns == ([] if double.kind == "forge" else ["finetune.safetensors"])
 
 
+@in_each_shape
 def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "networks")
     from lorax.hosts.a1111.host import A1111
@@ -260,6 +269,7 @@ def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> 
     assert state.job == ""
 
 
+@in_each_shape
 def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
     shots = [Shot("with", bases["finetune.safetensors"], lora, 0.6, 8), Shot("alone", bases["finetune.safetensors"], None)]
@@ -289,6 +299,7 @@ def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Dou
     assert double.drawn[0]["script_args"][0:0] == ()
 
 
+@in_each_shape
 def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host: Any) -> None:
     def stop(done: int, total: int, text: str) -> None:
         raise Interrupted

@@ -62,6 +62,43 @@ def test_verdicts(server: str) -> None:
     assert refused(server, "verdict", asked | {"adapters": ["x" * 5000]})[0] == 422
 
 
+def test_the_library(server: str) -> None:
+    found = call(server, "library?target=pruned&limit=2")
+    assert (found["total"], len(found["rows"]), found["counts"]) == (3, 2, {"gains": 2, "works": 1})
+    first = found["rows"][0]
+    assert (first["adapter"], first["group"], first["kind"], first["source"]) == ("Lora/contrast-base", "gains", "gains", "base")
+    assert first["words"] == call(server, "verdict", {"target": "pruned", "adapters": ["Lora/contrast-base"]})[0]["words"]
+    assert first["actions"][0]["do"] == "move"
+    rest = call(server, "library?target=pruned&limit=2&offset=2")["rows"]
+    assert [row["adapter"] for row in rest] == ["Lora/contrast-pruned"]
+    named = call(server, "library?target=pruned&search=finetune&sort=name")["rows"]
+    assert [row["adapter"] for row in named] == ["Lora/contrast-finetune"]
+    asked = {"items": [{"adapter": "Lora/contrast-base"}], "targets": ["pruned"], "options": {"method": "copy"}}
+    finished(server, call(server, "batch", asked))
+    (row,) = call(server, "library?target=pruned&only=done")["rows"]
+    assert (row["adapter"], row["state"], row["moved"]) == ("Lora/contrast-base", "done", ["Lora/contrast-base-pruned"])
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "said"),
+    [
+        ("", 422, "target"),
+        ("target=none", 404, "No base 'none'"),
+        ("target=pruned&closely=1", 422, "'closely': no such parameter"),
+        ("target=pruned&only=some", 422, "expected one of gains, works"),
+        ("target=pruned&sort=size", 422, "expected one of verdict, name, source"),
+        ("target=pruned&limit=1001", 422, "1000"),
+        ("target=pruned&limit=0", 422, "1"),
+        ("target=pruned&offset=-1", 422, "0"),
+        (f"target=pruned&search={'x' * 5000}", 422, "at most 4096"),
+    ],
+)
+def test_the_library_has_limits(server: str, query: str, code: int, said: str) -> None:
+    answer = refused(server, f"library?{query}")
+    assert answer[0] == code
+    assert said in answer[1]
+
+
 def test_transfer(server: str, models: Path) -> None:
     chosen = {"options": {"method": "copy", "max_rank": 2}, "saving": {"dtype": "fp32"}}
     asked = MOVE | chosen | {"subfolder": "moved", "name": "mine"}

@@ -26,14 +26,6 @@ def values(adapters: list[str], **changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def handlers(models: Path) -> Any:
-    from lorax.hosts.standalone import Standalone
-    from lorax.ui.handlers import Handlers
-
-    return Handlers(Standalone(models))
-
-
-@pytest.fixture
 def page(handlers: Any) -> Any:
     return handlers.pages.of("1")
 
@@ -125,7 +117,9 @@ def test_a_lora_of_another_family_cannot_be_moved(handlers: Any, page: Any, mode
     factors = {f"{layer}.lora_up.weight": torch.ones(5120, 4), f"{layer}.lora_down.weight": torch.ones(4, 1280)}
     save_file(factors, models / "Lora" / "large.safetensors")
     handlers.host.refresh()
-    answer = judged(handlers, page, values(labels(handlers, "Lora/large")))
+    given = values(labels(handlers, "Lora/large"))
+    assert handlers.noted(page, "1", given)["source"]["value"] is None
+    answer = judged(handlers, page, given)  # the source is chosen by hand
     assert "Stable Diffusion XL" in answer["verdict"]
     assert not any(answer[name]["visible"] for name in ("move", "refine", "bridge", "original"))
 

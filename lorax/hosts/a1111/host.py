@@ -18,7 +18,7 @@ from lorax.hosts.a1111.models import HostModels
 from lorax.hosts.a1111.network import applies
 from lorax.hosts.a1111.pictures import draw, samplers, schedules
 from lorax.hosts.a1111.runners import HostRunners, manages_memory
-from lorax.hosts.a1111.settings import cache, stored
+from lorax.hosts.a1111.settings import cache, keep_index, stored
 from lorax.hosts.base import Drawing, Drawn, Shot, T
 from lorax.hosts.jobs import Jobs
 from lorax.models import Models
@@ -42,6 +42,7 @@ class A1111:
 
     def __init__(self) -> None:
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
+        keep_index()
         found = tags.loras()
         self.without_lorax = "" if found is None or applies(found) else WITHOUT_LORAX
         self.notice = self.without_lorax if found else DISABLED

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from modules import paths_internal, shared
 
+from lorax import catalog
 from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.options import Caching, Option, Options, Running, Saving, declared
@@ -74,6 +75,12 @@ def apply() -> None:
             gr.Warning(reason)  # the WebUI itself gives the reason on its console only
             raise LoraxError(reason) from error
     cache().change(folder, disk, memory)
+    keep_index()
+
+
+def keep_index() -> None:
+    """Keep what is known of files in the cache's folder. Nothing is read or written before it is asked for."""
+    catalog.keep_in(cache().folder if cache().is_on_disk else None)
 
 
 def _limits() -> tuple[Path, int, int]:
@@ -110,6 +117,7 @@ def _clear_button(label: str, value: str, elem_id: str) -> Any:
 
     def clear() -> Any:
         cache().clear()
+        catalog.forget()
         return gr.update(value="Cleared")
 
     button = gr.Button(value, elem_id=elem_id)
