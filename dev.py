@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in commands:
         sys.exit(__doc__)
     name, *rest = arguments
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile torch and diffusers anew, for 5 to 15 seconds
     commands[name](rest)
 
 
