@@ -10,16 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from lorax.catalog import ListedFile, facts
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
-from lorax.transfer.verdict_words import words
-from lorax.workflow import InFolder, Request, Verdicts, transfer
-from tests.ui.double import CheckpointInfo, Double, in_each_shape
+from lorax.workflow import InFolder, Request, transfer
+from tests.ui.double import Double, in_each_shape
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
@@ -163,24 +160,6 @@ def test_lists(double: Double, host: Any) -> None:
     assert host.adapters()["contrast-base"].path == host.adapter_folder / "contrast-base.safetensors"
     assert host.tag(host.adapter_folder / "contrast-base.safetensors") == "<lora:contrast-base:1>"
     assert host.notice == host.without_lorax == ""
-
-
-def test_checkpoints_of_other_kinds_are_listed_and_declined_in_words(double: Double, host: Any, tmp_path: Path) -> None:
-    """Forge and Neo list them all. A UNet alone is recognised as one in a whole checkpoint is."""
-    folder = tmp_path / "Stable-diffusion"
-    (folder / "flux-Q4.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
-    save_file({"net.llm_adapter.blocks.0.cross_attn.q_proj.weight": torch.zeros(2, 2)}, folder / "anima.safetensors")
-    save_file({"double_blocks.0.img_attn.proj.weight": torch.zeros(2, 2)}, folder / "flux-unet-only.safetensors")
-    listed = double.modules["sd_models"].checkpoints_list
-    for name in ("flux-Q4.gguf", "anima.safetensors", "flux-unet-only.safetensors"):
-        listed[name] = CheckpointInfo(str(folder / name))
-    bases, lora = host.bases(), host.adapters()["contrast-base"]
-    for name, title in (
-        ("flux-Q4.gguf", "a GGUF file"),
-        ("anima.safetensors", "Anima"),
-        ("flux-unet-only.safetensors", "FLUX.1"),
-    ):
-        assert f"is {title}" in words(Verdicts().of(lora, bases["base.safetensors"], bases[name])), name
 
 
 @in_each_shape
