@@ -1,15 +1,16 @@
-"""Registers LoRA-X with the WebUI: tab, settings, API, axes of the X/Y/Z plot and network type.
+"""Registers LoRA-X with the WebUI: tab, settings, API, axes of the X/Y/Z plot and LoRA-X files in prompts.
 
 Modules are imported when the WebUI calls for them.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from modules import script_callbacks
 
-from lorax.hosts.a1111 import network  # the WebUI adds the extension's folder to the path just before this script runs
+from lorax.hosts.a1111 import needed, network  # the WebUI adds the extension's folder to the path just before this script runs
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -53,8 +54,12 @@ def device() -> str:
     return stored().get("device") or "auto"
 
 
-script_callbacks.on_ui_tabs(tabs)
-script_callbacks.on_ui_settings(settings)
-script_callbacks.on_app_started(routes)
-script_callbacks.on_before_ui(axes)
-LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes in this module's namespace
+if missing := needed.missing():
+    message = "LoRA-X has no tab here, since this WebUI has no %s. Move LoRAs by python -m lorax serve: see docs/webui.md."
+    logging.getLogger("lorax").error(message, ", ".join(missing))
+else:
+    script_callbacks.on_ui_tabs(tabs)
+    script_callbacks.on_ui_settings(settings)
+    script_callbacks.on_app_started(routes)
+    script_callbacks.on_before_ui(axes)
+    LoraxNetworks = network.register(cache, device)  # the WebUI looks for script classes in this module's namespace

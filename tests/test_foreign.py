@@ -79,6 +79,25 @@ def test_models_of_diffusers(name: str, title: str, config: dict[str, Any]) -> N
         assert unsupported.architecture(model(**config).state_dict()) == title
 
 
+# Keys by which Forge Neo (5692d2d, huggingface_guess/detection.py) knows architectures that diffusers has no names for.
+OTHERS = {
+    "llm_adapter.blocks.0.cross_attn.q_proj.weight": "Anima",
+    "lq_proj.latent_proj.0.weight": "PiD",
+    "txtfusion.projector.weight": "Krea 2",
+    "layers.0.mlp.linear_fc2.weight": "ERNIE-Image",
+    "head.modulation": "Wan",
+    "txt_norm.weight": "Qwen-Image",
+    "double_stream_modulation_img.lin.weight": "FLUX.2",
+    "cap_embedder.1.weight": "Lumina",
+}
+
+
+@pytest.mark.parametrize(("key", "title"), OTHERS.items())
+def test_what_forge_neo_lists(key: str, title: str) -> None:
+    for prefix in ("", "model.diffusion_model.", "net." if title == "Anima" else ""):
+        assert unsupported.architecture([f"{prefix}{key}"]) == title
+
+
 @needs_todays_models
 @pytest.mark.parametrize("kind", ORIGINAL)
 def test_original_layouts(kind: str) -> None:

@@ -130,10 +130,10 @@ def _open(path: Path, sha256: str | None) -> Checkpoint:
 
 
 def _supported(path: Path, layout: Layout) -> Family:
-    if how := unsupported.quantization(layout.unet):
-        raise _unsupported(path, f"a base quantized to {how}", "Use the original fp16 or fp32 checkpoint.")
     if title := unsupported.architecture(layout.unet):
         raise _unsupported(path, title)
+    if how := unsupported.quantization(layout.unet):
+        raise _unsupported(path, f"a base quantized to {how}", "Use the original fp16 or fp32 checkpoint.")
     family = families.detect({key: part.shape for key, part in layout.unet.items()})
     if layout.naming is None:
         raise LoraxError(f"{path}: not a Stable Diffusion checkpoint; expected keys like {families.UNET.checkpoint}{LDM_SIGN}.")

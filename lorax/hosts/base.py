@@ -51,6 +51,7 @@ class Host(Protocol):
     """A WebUI, or a folder of models."""
 
     notice: str  # shown at the top of the tab if this host lacks something, else empty
+    without_lorax: str  # says what to do if prompts cannot load LoRA-X files here, else empty
     adapter_folder: Path  # outputs are written into it or a folder inside
     picture_size: int | None  # default size of compared pictures in pixels; None if the model decides
     has_prompt: bool  # whether there is a txt2img tab, to which prompt tags can be sent

@@ -22,7 +22,7 @@ ADAPTER_FOLDERS = ("Lora", "loras")  # the WebUI's name and ComfyUI's
 class Standalone:
     """A host over the checkpoints and LoRAs anywhere inside ``folder``, which are distinguished by their headers."""
 
-    notice = ""
+    notice = without_lorax = ""
     picture_size: int | None = None
     has_prompt = False
     opens_folders = False

@@ -192,14 +192,20 @@ class Runner:
 
 @dataclass(frozen=True)
 class Runners:
-    """Bases run by ``Runner``, one at a time; implements ``lorax.models.Models``. The default ``dtype`` depends on the device."""
+    """Bases run by ``Runner``, one at a time; implements ``lorax.models.Models``. The default ``dtype`` depends on the device.
+
+    ``tokenizer``: a folder for bases that have none beside them.
+    """
 
     device: torch.device
     dtype: torch.dtype | None = None
+    tokenizer: Path | None = None
 
     @contextmanager
     def opened(self, base: Checkpoint) -> Iterator[Runner]:
-        runner = Runner(base.path, device=self.device, dtype=self.dtype or precision(self.device))
+        beside = base.path.parent / "tokenizer"
+        folder = None if beside.is_dir() else self.tokenizer
+        runner = Runner(base.path, folder, device=self.device, dtype=self.dtype or precision(self.device))
         try:
             yield runner
         finally:

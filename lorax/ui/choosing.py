@@ -1,7 +1,8 @@
 """Knows what there is to choose in the tab, and what is likely meant."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -10,16 +11,21 @@ from lorax.hosts.base import Host
 from lorax.ui import telling
 from lorax.ui.requests import Choice, Reply, Values
 
-TOLD = "  ("  # stands between a LoRA's name and what is known of it
+TOLD = "  ("  # stands between a file's name and what is known of it
+BASES = ("source", "target", "also")  # the lists of checkpoints
 
 
 class Chooser:
-    """The lists of a host's checkpoints and LoRAs. No LoRA is read before somebody looks at the lists, and then in a thread."""
+    """The lists of a host's checkpoints and LoRAs. No file is read before somebody looks at the lists, and then in a thread.
+
+    Handlers know checkpoints by their names. ``named`` and ``labelled`` stand between them and the page, which also shows what
+    those are that cannot be used.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self._survey, self._surveyed = Survey(), set[Path]()
-        self._is_new = False  # whether a LoRA may be another file than it was
+        self._is_new = False  # whether a name may be that of another file than before
         self.revision = 0  # how often the lists were read again
 
     def refresh(self) -> None:
@@ -31,7 +37,7 @@ class Chooser:
     def look(self) -> bool:
         """Have what is new be read; tell whether all is."""
         if not self._survey.is_running and self._must_read():
-            self._is_new, paths = False, [model.path for model in self.host.adapters().values()]
+            self._is_new, paths = False, self._paths()
             self._surveyed = set(paths)
             self._survey.begin(paths)
         return not self._survey.is_running
@@ -44,13 +50,16 @@ class Chooser:
 
     def _must_read(self) -> bool:
         """Tell whether something may be new, or was never read."""
-        paths = (model.path for model in self.host.adapters().values())
-        return self._is_new or any(seen(path) is None and path not in self._surveyed for path in paths)
+        return self._is_new or any(seen(path) is None and path not in self._surveyed for path in self._paths())
+
+    def _paths(self) -> list[Path]:
+        return [model.path for models in (self.host.bases(), self.host.adapters()) for model in models.values()]
 
     def lists(self, values: Values, *, all_values: bool = False) -> Reply:
         """Return updates of the lists. What was selected and is not there any more is taken out.
 
-        Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set.
+        Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set or
+        what is selected may have got a label.
         """
         bases, labels = list(self.host.bases()), self.labels()
         names = {name: label for label, name in labels.items()}
@@ -63,7 +72,7 @@ class Chooser:
         }
         reply: Reply = {}
         for name, (choices, value) in found.items():
-            is_as_it_was = (value or None) == (values[name] or None)
+            is_as_it_was = (value or None) == (values[name] or None) and self._labelled(value) == value
             reply[name] = (
                 gr.update(choices=choices) if is_as_it_was and not all_values else gr.update(choices=choices, value=value)
             )
@@ -88,14 +97,31 @@ class Chooser:
 
     def names(self, labels: Sequence[str]) -> list[str]:
         """Return the names of the LoRAs that are listed. A page may have a label of before the LoRA was read, or of after it."""
-        adapters, found = self.host.adapters() if labels else {}, []
-        for label in labels:
-            name = label
-            while name and name not in adapters:
-                name = name.rpartition(TOLD)[0]
-            if name:
-                found.append(name)
-        return found
+        adapters = self.host.adapters() if labels else {}
+        return [name for label in labels if (name := _name(label, adapters))]
+
+    def named(self, values: Values) -> Values:
+        """Return the values with the names of checkpoints in place of their labels."""
+        bases = self.host.bases()
+        names = {one: _each(values[one], lambda label: _name(label, bases) or label) for one in BASES if one in values}
+        return {**values, **names}
+
+    def labelled(self, reply: Reply) -> Reply:
+        """Return the reply with the labels of checkpoints in place of their names."""
+        updates = {one: dict(reply[one]) for one in BASES if one in reply}
+        for update in updates.values():
+            update |= {key: self._labelled(update[key]) for key in ("choices", "value") if key in update}
+        return reply | updates
+
+    def _labelled(self, chosen: Any) -> Any:
+        """Return what is chosen in a list of checkpoints, with a label instead of the name of each that is unsupported."""
+        bases = self.host.bases()
+
+        def label(name: str) -> str:
+            known = seen(bases[name].path) if name in bases else None
+            return f"{name}{TOLD}{known.unsupported}: not supported)" if known and known.unsupported else name
+
+        return _each(chosen, label)
 
     def source_of(self, models: Sequence[ListedFile]) -> tuple[str | None, str | None]:
         """Return the base that all of the LoRAs name, and if there is none, a guess, which the user must confirm."""
@@ -116,6 +142,18 @@ class Chooser:
             if base and base.name != choice.source:
                 found.append(f"{model.name} says that it was trained on {base.name}, but the source is {choice.source}.")
         return found
+
+
+def _name(label: str, models: Container[str]) -> str:
+    """Return which of the models is meant by a label; empty if none is."""
+    while label and label not in models:
+        label = label.rpartition(TOLD)[0]
+    return label
+
+
+def _each(chosen: Any, change: Callable[[str], str]) -> Any:
+    """Return what is chosen in a list, which may be one thing, several or nothing, with each changed."""
+    return [change(one) for one in chosen] if isinstance(chosen, list) else change(chosen) if chosen else chosen
 
 
 def _label(name: str, model: ListedFile) -> str | None:

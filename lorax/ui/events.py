@@ -100,14 +100,14 @@ class Events:
         self, listen: Callable[..., Any], handler: Handler, mark: Any = None, script: str = "", form: Form | None = None
     ) -> Any:
         """Have ``handler`` called with the page, the value of ``mark`` and all that is chosen; an error becomes a message."""
-        form = form or self.asked
+        form, chooser = form or self.asked, self.handlers.chooser
 
         def handle(mark: str, id: str, *values: Any) -> list[Any]:
             try:
-                reply = handler(self.handlers.pages.of(id), mark, form.read(values))
+                reply = handler(self.handlers.pages.of(id), mark, chooser.named(form.read(values)))
             except (LoraxError, OSError) as error:
                 reply = {"status": words.message(str(error), "error")}
-            return self.outputs.fill(reply, gr.update())
+            return self.outputs.fill(chooser.labelled(reply), gr.update())
 
         inputs = [mark or self.no_mark, self.wires["page"], *form.components]
         named = f"(...values) => lorax.named(values.slice(0, {len(inputs)}))"

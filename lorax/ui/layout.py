@@ -30,13 +30,15 @@ def choices(host: Host) -> Parts:
     return parts
 
 
-def options(preset: Mapping[str, Any]) -> Parts:
+def options(host: Host, preset: Mapping[str, Any]) -> Parts:
     """Make the options: a few, and the others in Advanced."""
     saving = declared(Saving)
     with gr.Accordion("Options", open=False, elem_id="lorax_options"):
         with gr.Row():
             parts = controls([*(option for option in saving if option.name in BASIC), *declared(Batching)], preset)
             parts["subfolder"] = line("Subfolder", "Inside the LoRA folder", "lorax_subfolder", "beside the LoRA")
+        if host.without_lorax:
+            gr.HTML(words.message(host.without_lorax, "warning"), elem_id="lorax_save_as_notice")
         parts["also"] = _list("Also for", "Further targets; each gets a file of its own", "lorax_also", multiselect=True)
         with gr.Accordion("Advanced", open=False, elem_id="lorax_advanced"):
             with gr.Row():

@@ -24,7 +24,7 @@ def build(host: Host, **page: Any) -> gr.Blocks:
         with gr.Row(elem_id="lorax_columns"):
             with gr.Column(scale=2, min_width=400):
                 chosen = layout.choices(host)
-                options = layout.options(preset)
+                options = layout.options(host, preset)
             with gr.Column(scale=3, min_width=400):
                 shown = layout.doing() | layout.result(host)
                 shown["last"] = gr.State({})  # what the comparison knows of the last transfer

@@ -10,7 +10,7 @@ from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
 from lorax.workflow import FILTERS, End, Outcome, Row
 
-LOOKING = "Reading what the LoRAs are: {done} of {total}"
+LOOKING = "Reading what the files are: {done} of {total}"
 PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
 MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 

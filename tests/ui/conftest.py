@@ -47,11 +47,11 @@ def handlers(models: Path) -> Any:
 
 
 @pytest.fixture
-def double(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
-    """A WebUI's modules over a folder with the bundled models and their LoRAs."""
+def double(request: Any, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """A WebUI's modules over a folder with the bundled models and their LoRAs; see ``in_each_shape``."""
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
     shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path)
+    made = Double(tmp_path, getattr(request, "param", "a1111"))
     made.install(monkeypatch)
     return made
 

@@ -1,18 +1,33 @@
 """A stand-in for the WebUI's modules: what ``lorax/hosts/a1111/`` and ``scripts/`` use of them, and no more.
 
-``tests/webui/test_double.py`` compares names and signatures with those of a real checkout.
+It has the shape of AUTOMATIC1111, of reForge or of Forge and Neo: see ``KINDS``. ``tests/webui/test_double.py`` compares names
+and signatures with those of real checkouts.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType as Module
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
+
+# What the shapes differ in: whether a checkpoint is loaded before the first picture, and the module that manages memory, if the
+# WebUI has one. Where there is one, LoRAs are patched in from the tensors of their files, and there are no network types.
+KINDS: dict[str, tuple[bool, str]] = {
+    "a1111": (False, ""),
+    "reforge": (False, "ldm_patched.modules.model_management"),
+    "forge": (True, "backend.memory_management"),
+}
+TOKENIZERS = {"reforge": "sd1_tokenizer", "forge": "huggingface/runwayml/stable-diffusion-v1-5/tokenizer"}
+in_each_shape = pytest.mark.parametrize("double", KINDS, indirect=True)  # without it, a test has A1111's
+EXTENSION = ("networks", "network", "network_lora")  # modules of the built-in extension
 
 
 class CheckpointInfo:
@@ -22,7 +37,7 @@ class CheckpointInfo:
 
 class NetworkOnDisk:
     def __init__(self, name, filename):
-        self.name, self.filename, self.alias = name, filename, f"{name} by its author"
+        self.name, self.filename, self.alias, self.metadata = name, filename, f"{name} by its author", {}
 
     def get_alias(self):
         return self.name  # as the setting "When adding to prompt, refer to Lora by" may say
@@ -72,6 +87,22 @@ class State:
         self.interrupted = True
 
 
+class FakeInitialModel:
+    """What a lazy WebUI has before the first picture."""
+
+
+class Script:
+    pass
+
+
+class ModuleType:
+    pass
+
+
+class NetworkModuleLora:
+    pass
+
+
 class ScriptRunner:
     def __init__(self):
         self.alwayson_scripts = []
@@ -92,7 +123,17 @@ class AxisOption:
         self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
 
 
-class StableDiffusionProcessingTxt2Img:
+NetworkWeights = namedtuple("NetworkWeights", ["network_key", "sd_key", "w", "sd_module"])
+
+
+class StableDiffusionProcessing:
+    cached_c: ClassVar = [None, None]
+    cached_uc: ClassVar = [None, None]
+
+
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    cached_hr_c: ClassVar = [None, None]
+    cached_hr_uc: ClassVar = [None, None]
     scripts, script_args = None, {}  # which has no slices, as scripts want them
 
     def __init__(self, **given):
@@ -103,13 +144,19 @@ class StableDiffusionProcessingTxt2Img:
 
 
 class Double:
-    """The modules by name. Callbacks land in ``callbacks``; ``drawn`` keeps what pictures were asked for, ``comments``
-    is what the host says of one, and ``reloaded`` counts returns to the loaded checkpoint."""
+    """The modules by name.
 
-    def __init__(self, models: Path) -> None:
+    ``callbacks`` are those that were registered, ``drawn`` is what pictures were asked for, and ``comments`` what the host says
+    of one. ``reloaded`` counts loads of the chosen checkpoint, ``returns`` names those of a certain one, ``temporary`` counts
+    what is done for the folder of temporary files, and ``made_room`` is what the memory manager did.
+    """
+
+    def __init__(self, models: Path, kind: str = "a1111") -> None:
+        self.kind = kind
         checkpoints, loras = models / "Stable-diffusion", models / "Lora"
         self.callbacks: dict[str, Any] = {}
-        self.reloaded = 0
+        self.reloaded = self.temporary = 0
+        self.returns: list[str] = []
         self.drawn: list[dict] = []
         self.opened: list[str] = []  # folders
         self.comments = ""
@@ -139,6 +186,14 @@ class Double:
 
         def reload_model_weights(sd_model=None, info=None, forced_reload=False):
             self.reloaded += 1
+            self.returns += [info.name] if info else []
+
+        class SkipWritingToConfig:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, exc_type, exc_value, exc_traceback):
+                pass
 
         def apply_unet(option=None):
             pass
@@ -148,6 +203,9 @@ class Double:
             return SimpleNamespace(images=[Image.new("RGB", (8, 8))], comments=self.comments)
 
         queue_lock, state = threading.Lock(), State()
+
+        def on_tmpdir_changed():
+            self.temporary += 1
 
         def open_folder(path):
             self.opened.append(path)
@@ -171,11 +229,14 @@ class Double:
             "devices": {"device": SimpleNamespace(type="cpu")},
             "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
+                "StableDiffusionProcessing": StableDiffusionProcessing,
                 "StableDiffusionProcessingTxt2Img": StableDiffusionProcessingTxt2Img,
                 "process_images": process_images,
             },
             "scripts": {
                 "ScriptRunner": ScriptRunner,
+                "Script": Script,
+                "AlwaysVisible": object(),
                 "scripts_txt2img": ScriptRunner(),
                 "scripts_data": [SimpleNamespace(module=SimpleNamespace()), SimpleNamespace(module=self.plot)],
             },
@@ -187,8 +248,10 @@ class Double:
                 "list_models": list_models,
                 "get_closet_checkpoint_match": get_closet_checkpoint_match,
                 "reload_model_weights": reload_model_weights,
+                "SkipWritingToConfig": SkipWritingToConfig,
             },
             "sd_unet": {"apply_unet": apply_unet},
+            "ui_tempdir": {"on_tmpdir_changed": on_tmpdir_changed},
             "shared": {
                 "cmd_opts": SimpleNamespace(lora_dir=str(loras), hide_ui_dir_config=False, webui_is_non_local=False),
                 "opts": Options(sd_model_checkpoint=infos[0].name),
@@ -200,21 +263,53 @@ class Double:
                 "available_networks": {},
                 "available_network_aliases": {},
                 "list_available_networks": list_available_networks,
+                "loaded_networks": [],
+                "module_types": [],
             },
+            "network": {"ModuleType": ModuleType, "NetworkWeights": NetworkWeights},
+            "network_lora": {"NetworkModuleLora": NetworkModuleLora},
         }
-        self.modules = {name: ModuleType(name) for name in contents}
+        self._shape(contents, models)
+        self.modules = {name: Module(name) for name in contents}
         for name, content in contents.items():
             vars(self.modules[name]).update(content)
         list_available_networks()
 
+    def _shape(self, contents: dict[str, dict[str, Any]], models: Path) -> None:
+        """Give the modules the shape of the kind."""
+        lazy, manager = KINDS[self.kind]
+        self.made_room: list[str] = []
+        if not manager:
+            return
+
+        def load_lora_state_dict(filename):
+            return {}
+
+        def unload_all_models():
+            self.made_room.append("unloaded")
+
+        def soft_empty_cache(force=False):
+            self.made_room.append("emptied")
+
+        file = models / "host" / "memory.py"
+        shutil.copytree(models / "Stable-diffusion" / "tokenizer", file.parent / TOKENIZERS[self.kind])
+        contents[manager] = {"unload_all_models": unload_all_models, "soft_empty_cache": soft_empty_cache, "__file__": str(file)}
+        del contents["networks"]["module_types"], contents["network_lora"], contents["network"]
+        contents["networks"]["load_lora_state_dict"] = load_lora_state_dict
+        if lazy:
+            loading = {"checkpoint_info": self.infos[0]}
+            data = SimpleNamespace(sd_model=FakeInitialModel(), forge_loading_parameters=loading)
+            contents["sd_models"]["model_data"] = data
+            del contents["sd_models"]["reload_model_weights"], contents["sd_models"]["SkipWritingToConfig"]  # Neo has none
+
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        package = ModuleType("modules")
+        package = Module("modules")
         monkeypatch.setitem(sys.modules, "modules", package)
         for name, module in self.modules.items():
-            if name == "networks":
+            if name in EXTENSION or name == KINDS[self.kind][1]:
                 monkeypatch.setitem(sys.modules, name, module)
             else:
                 setattr(package, name, module)
                 monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        for name in ("axes", "host", "models", "pictures", "settings"):  # they bind them when they are imported
-            monkeypatch.delitem(sys.modules, f"lorax.hosts.a1111.{name}", raising=False)
+        for name in [name for name in sys.modules if name.startswith("lorax.hosts.a1111")]:  # they bind them on import
+            monkeypatch.delitem(sys.modules, name)

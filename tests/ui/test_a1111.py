@@ -16,7 +16,7 @@ from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.options import Options, Running, Saving, declared
 from lorax.workflow import InFolder, Request, transfer
-from tests.ui.double import Double
+from tests.ui.double import Double, in_each_shape
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 AXES = ("[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method")
@@ -46,6 +46,7 @@ def callbacks(double: Double) -> dict[str, Any]:
     return double.callbacks
 
 
+@in_each_shape
 def test_the_script_registers_a_tab(double: Double) -> None:
     ((blocks, title, name),) = callbacks(double)["tabs"]()
     assert (title, name) == ("LoRA-X", "lorax_tab")
@@ -54,6 +55,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
+@in_each_shape
 def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None:
     callbacks(double)["settings"]()
     options = double.modules["shared"].opts
@@ -115,18 +117,68 @@ def test_fitting_happens_where_the_settings_page_says(double: Double) -> None:
     assert device() == "cpu"
 
 
-def test_without_network_types_the_script_has_none(double: Double) -> None:
-    assert loaded().LoraxNetworks is None
+@in_each_shape
+def test_a_webui_that_cannot_apply_lorax_files_says_so_everywhere(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = double.modules["networks"]
+    for name in ("module_types", "load_lora_state_dict"):
+        monkeypatch.delattr(networks, name, raising=False)
+    networks.available_networks["contrast-pruned"].metadata = {"lorax_format": "1"}
+    from lorax.hosts.a1111.host import A1111
+
+    host = A1111()
+    assert "save it as a plain LoRA" in host.notice
+    ((blocks, *_),) = callbacks(double)["tabs"]()
+    shown = {component.elem_id: getattr(component, "value", "") for component in blocks.blocks.values()}
+    assert "save it as a plain LoRA" in shown["lorax_save_as_notice"]
+    messages: list[str] = []
+    asked = {"lora": [SimpleNamespace(positional=[name]) for name in ("contrast-base", "contrast-pruned")]}
+    loaded().LoraxNetworks().after_extra_networks_activate(SimpleNamespace(comment=messages.append), extra_network_data=asked)
+    (message,) = messages
+    assert message.startswith("LoRA-X, contrast-pruned: not applied")
+    assert "save it as a plain LoRA" in message
 
 
+def test_a_webui_without_the_needed_modules_is_left_alone_with_a_sentence(
+    double: Double, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SD.Next, which has no modules.util."""
+    monkeypatch.delitem(sys.modules, "modules.util")
+    assert not hasattr(loaded(), "LoraxNetworks")
+    assert double.callbacks == {}
+    assert "this WebUI has no modules.util. Move LoRAs by python -m lorax serve" in caplog.text
+
+
+@in_each_shape
+def test_models_run_by_the_webui_or_by_our_runner_once_it_made_room(double: Double, host: Any) -> None:
+    assert type(host.models()).__name__ == ("HostModels" if double.kind == "a1111" else "HostRunners")
+
+
+@in_each_shape
 def test_lists(double: Double, host: Any) -> None:
     assert list(host.bases()) == ["base.safetensors", "finetune.safetensors", "pruned.safetensors"]
     assert host.loaded() == "base.safetensors"
     assert host.adapters()["contrast-base"].path == host.adapter_folder / "contrast-base.safetensors"
     assert host.tag(host.adapter_folder / "contrast-base.safetensors") == "<lora:contrast-base:1>"
-    assert host.notice == ""
+    assert host.notice == host.without_lorax == ""
 
 
+@in_each_shape
+def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any) -> None:
+    infos, data = {info.name: info for info in double.infos}, double.modules["sd_models"].model_data
+
+    def choose(name: str) -> None:
+        if double.kind == "forge":
+            data.forge_loading_parameters = {"checkpoint_info": infos[name]}
+        else:
+            data.sd_model = SimpleNamespace(sd_checkpoint_info=infos[name])
+
+    choose("finetune.safetensors")
+    assert host.loaded() == "finetune.safetensors"
+    host.run(lambda progress: choose("pruned.safetensors"), lambda *given: None)
+    assert double.returns == ([] if double.kind == "forge" else ["finetune.safetensors"])
+
+
+@in_each_shape
 def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "networks")
     from lorax.hosts.a1111.host import A1111
@@ -196,6 +248,7 @@ def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> 
     assert state.job == ""
 
 
+@in_each_shape
 def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
     shots = [Shot("with", bases["finetune.safetensors"], lora, 0.6, 8), Shot("alone", bases["finetune.safetensors"], None)]
@@ -211,7 +264,8 @@ def test_pictures_and_the_way_back(double: Double, host: Any) -> None:
     assert all(drawn.items() >= (asked | {"width": 64, "height": 72}).items() for drawn in double.drawn)
     assert [drawn["seed"] for drawn in double.drawn] == [8, 7]
     assert all(drawn["override_settings"] == {"sd_model_checkpoint": "finetune.safetensors"} for drawn in double.drawn)
-    assert double.reloaded == 1
+    assert double.reloaded == (double.kind != "forge"), "which loads by itself what is chosen"
+    assert double.temporary == 1, "Neo has a folder of temporary files that it never makes"
 
 
 def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Double, host: Any) -> None:
@@ -224,13 +278,14 @@ def test_pictures_have_the_script_that_fits_lorax_files_and_no_other(double: Dou
     assert double.drawn[0]["script_args"][0:0] == ()
 
 
+@in_each_shape
 def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host: Any) -> None:
     def stop(done: int, total: int, text: str) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
         list(host.pictures([Shot("alone", ListedFile("a", Path("a")), None)], Drawing("cat"), stop))
-    assert double.reloaded == 1
+    assert double.reloaded == (double.kind != "forge")
 
 
 def test_pictures_are_drawn_by_what_txt2img_offers(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

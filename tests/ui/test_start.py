@@ -18,7 +18,7 @@ from pathlib import Path
 import gradio, pytest, safetensors.torch, sqlite3, torch  # the WebUI has them by then
 from tests.ui.double import Double
 
-host = Double(Path(sys.argv[1]))
+host = Double(Path(sys.argv[1]), sys.argv[2])
 host.install(pytest.MonkeyPatch())
 assert not any(name.startswith("lorax") for name in sys.modules)
 with gradio.Blocks():
@@ -33,9 +33,10 @@ print(spent, *({"scipy", "diffusers", "transformers"} & sys.modules.keys()))
 """
 
 
-def test_the_start_is_quick_and_imports_nothing_heavy(models: Path) -> None:
+@pytest.mark.parametrize("kind", ["a1111", "forge"])  # with network types, and with LoRAs that are patched in
+def test_the_start_is_quick_and_imports_nothing_heavy(models: Path, kind: str) -> None:
     models.rename(models.with_name("Stable-diffusion"))
-    command = [sys.executable, "-c", START, str(models.parent)]
+    command = [sys.executable, "-c", START, str(models.parent), kind]
     compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     seconds = []
     for _ in range(3):  # the first may compile our modules; a busy machine lengthens the seconds of computing, too

@@ -1,7 +1,10 @@
-"""AUTOMATIC1111's WebUI, v1.10, as a host."""
+"""AUTOMATIC1111's WebUI as a host, and the WebUIs made from it: Forge, Forge Neo and reForge.
+
+What they do in different ways is told by what a WebUI can do, never by its name or version: ``chosen`` for the loaded
+checkpoint, ``models`` or ``runners`` for running one, and ``network`` for LoRA-X files in prompts.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,24 @@ from modules import call_queue, devices, paths_internal, sd_models, shared, util
 from lorax.catalog import ListedFile
 from lorax.errors import Interrupted
 from lorax.files import Cache, files_below
-from lorax.hosts.a1111 import tags
+from lorax.hosts.a1111 import chosen, tags
 from lorax.hosts.a1111.models import HostModels
+from lorax.hosts.a1111.network import applies
 from lorax.hosts.a1111.pictures import draw, samplers, schedules
+from lorax.hosts.a1111.runners import HostRunners, manages_memory
 from lorax.hosts.a1111.settings import cache, keep_index, stored
 from lorax.hosts.base import Drawing, Drawn, Shot, T
 from lorax.hosts.jobs import Jobs
+from lorax.models import Models
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
+GGUF = ".gguf"  # of checkpoints that are listed, and declined in words when they are chosen
+DISABLED = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
+WITHOUT_LORAX = (
+    "This WebUI gives extensions no way to apply LoRA-X files in prompts. Move a LoRA to the checkpoint that you want to use it "
+    "on, and save it as a plain LoRA."
+)
 
 
 class A1111:
@@ -30,13 +42,14 @@ class A1111:
 
     def __init__(self) -> None:
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
-        disabled = "The built-in extension Lora is disabled: LoRAs can be moved, but neither be used in prompts nor compared."
         keep_index()
-        self.notice = "" if tags.loras() else disabled
+        found = tags.loras()
+        self.without_lorax = "" if found is None or applies(found) else WITHOUT_LORAX
+        self.notice = self.without_lorax if found else DISABLED
 
     def bases(self) -> dict[str, ListedFile]:
         found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
-        return {model.name: model for model in found if model.path.suffix.lower() in SUFFIXES}
+        return {model.name: model for model in found if model.path.suffix.lower() in (*SUFFIXES, GGUF)}
 
     def adapters(self) -> dict[str, ListedFile]:
         if networks := tags.loras():
@@ -48,7 +61,7 @@ class A1111:
         return {name: model.path for name, model in self.adapters().items()}
 
     def loaded(self) -> str | None:
-        info = _loaded() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        info = chosen.checkpoint() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
         return info.name if info else None
 
     def refresh(self) -> None:
@@ -65,8 +78,8 @@ class A1111:
     def device(self) -> str:
         return str(devices.device) if devices.device.type == "cuda" else "cpu"
 
-    def models(self) -> HostModels:
-        return HostModels()
+    def models(self) -> Models:
+        return HostRunners() if manages_memory() else HostModels()
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
         def both(done: int, total: int, text: str) -> None:
@@ -74,9 +87,9 @@ class A1111:
             _progress(done, total, text)
 
         with call_queue.queue_lock:
-            shared.state.begin(job="lorax")
+            shared.state.begin("lorax")
             try:
-                with _loaded_again():
+                with chosen.kept():
                     return work(both)
             finally:
                 shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
@@ -117,24 +130,6 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
-
-
-def _loaded() -> Any:
-    """Return the CheckpointInfo of the loaded checkpoint, or None."""
-    model = sd_models.model_data.sd_model  # reading shared.sd_model would load one
-    return model.sd_checkpoint_info if model else None
-
-
-@contextmanager
-def _loaded_again() -> Iterator[None]:
-    """Reload, at the end of the block, the checkpoint that was loaded at its start, if another one is loaded by then."""
-    before = _loaded()
-    try:
-        yield
-    finally:
-        if _loaded() is not before:
-            with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
-                sd_models.reload_model_weights(info=before)
 
 
 def _progress(done: int, total: int, text: str) -> None:

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from modules import processing, scripts, sd_models, sd_samplers
+from modules import processing, scripts, sd_samplers, ui_tempdir
 
 from lorax.errors import LoraxError
-from lorax.hosts.a1111 import tags
+from lorax.hosts.a1111 import chosen, tags
 from lorax.hosts.a1111.network import SCRIPT
 from lorax.hosts.base import Drawing, Drawn, Shot
 from lorax.progress import Progress
@@ -28,6 +28,7 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
     if tags.loras() is None:
         raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
     prompt = tags.without(drawing.prompt, {shot.adapter.path for shot in shots if shot.adapter})  # as one from txt2img may be
+    ui_tempdir.on_tmpdir_changed()  # makes the folder into which gradio puts pictures; Neo has one by default and never makes it
     try:
         for done, shot in enumerate(shots):
             progress(done, len(shots), shot.title)
@@ -40,7 +41,7 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
             progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
             yield Drawn(processed.images[0], processed.comments.splitlines())
     finally:
-        sd_models.reload_model_weights()  # the checkpoint that was loaded before
+        chosen.load()
 
 
 def _job(shot: Shot, drawing: Drawing, prompt: str) -> Any:

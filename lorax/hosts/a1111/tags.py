@@ -24,9 +24,14 @@ def tag(adapter: Path, strength: float = 1.0) -> str:
 
 def file_of(name: str) -> Path | None:
     """Return the file that prompts load by this name, or None."""
-    found = loras()
-    network = found and (found.available_networks.get(name) or found.available_network_aliases.get(name))
+    network = _listed(name)
     return Path(network.filename) if network else None
+
+
+def is_lorax(name: str) -> bool:
+    """Tell whether prompts load a LoRA-X file by this name, by what the WebUI knows of its header."""
+    network = _listed(name)
+    return network is not None and "lorax_format" in network.metadata
 
 
 def replaced(prompt: str, files: Collection[Path], new: Callable[[Path, str], str]) -> str:
@@ -42,3 +47,9 @@ def replaced(prompt: str, files: Collection[Path], new: Callable[[Path, str], st
 def without(prompt: str, files: Collection[Path]) -> str:
     """Return the prompt without the tags of these files."""
     return replaced(prompt, files, lambda file, arguments: "")
+
+
+def _listed(name: str) -> Any:
+    """Return what the WebUI knows of the LoRA that prompts load by this name, or None."""
+    found = loras()
+    return found and (found.available_networks.get(name) or found.available_network_aliases.get(name))

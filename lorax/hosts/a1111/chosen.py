@@ -1,0 +1,43 @@
+"""Which checkpoint the WebUI works with, and how it returns to it.
+
+Most WebUIs load a checkpoint when it is chosen. Forge and Neo are lazy: they note what is chosen, and load it when a picture
+needs it. Before the first picture, a stand-in without a checkpoint is in the place of the model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from modules import sd_models
+
+
+def checkpoint() -> Any:
+    """Return the CheckpointInfo of what is loaded, in a lazy WebUI of what the next picture loads; None if there is none."""
+    if _is_lazy():
+        return sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+    return getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)  # reading shared.sd_model would load one
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Load, at the end of the block, the checkpoint that was loaded at its start, if another one is loaded by then.
+
+    A lazy WebUI needs nothing: what we do there leaves its choice as it is.
+    """
+    before = checkpoint()
+    try:
+        yield
+    finally:
+        if not _is_lazy() and checkpoint() is not before:
+            with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
+                sd_models.reload_model_weights(info=before)
+
+
+def load() -> None:
+    """Load the checkpoint that the settings choose, which a picture of another one has replaced. A lazy WebUI does by itself."""
+    if not _is_lazy():
+        sd_models.reload_model_weights()
+
+
+def _is_lazy() -> bool:
+    return hasattr(sd_models.model_data, "forge_loading_parameters")

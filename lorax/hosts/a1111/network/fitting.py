@@ -1,0 +1,106 @@
+"""Fits LoRA-X files to the loaded checkpoint, and tells in a picture's output what became of them. See ``register``."""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from modules import devices, processing, sd_models, shared
+
+from lorax.errors import Interrupted, LoraxError
+from lorax.files import Cache
+from lorax.formats import Header
+from lorax.progress import Progress
+from lorax.workflow import Fit, Fitter
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The WebUI's checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
+
+    def sha256(self, path: Path) -> str | None:
+        return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
+
+    def candidates(self, header: Header) -> Iterable[Path]:
+        """Yield the checkpoints with the source's hash, then those with its name."""
+        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
+        yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
+
+
+class Fitting:
+    """The fitting of files, with one ``Fitter`` for all prompts."""
+
+    def __init__(self, cache: Callable[[], Cache], device: Callable[[], str]) -> None:
+        self._make_cache, self._wanted_device = cache, device
+
+    @cached_property
+    def _fitter(self) -> Fitter:
+        return Fitter(self._make_cache(), Checkpoints())
+
+    def fit(self, name: str, file: Path, target: Path) -> Fit:
+        """Fit the file to the target, with the WebUI's progress bar; ``name`` is that in prompts."""
+        try:
+            # Some WebUIs draw in inference mode, whose tensors are of no use to threads that are not in it.
+            with devices.without_autocast(), torch.inference_mode(False), torch.no_grad():
+                return self._on_device(file, target, _progress(name))
+        finally:
+            shared.state.textinfo = None
+
+    def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
+        try:
+            return self._fitter.fit(file, target, self._device(), progress)
+        except torch.cuda.OutOfMemoryError:  # the loaded model takes most of the memory
+            devices.torch_gc()
+            return self._fitter.fit(file, target, "cpu", progress)
+
+    def _device(self) -> str:
+        if (wanted := self._wanted_device()) != "auto":
+            return wanted
+        device = devices.device
+        return str(device) if device.type in ("cpu", "cuda", "mps") else "cpu"
+
+
+def attempted(work: Callable[[], T]) -> T | str:
+    """Return the work's result, or a message that tells why there is none. Nothing but the picture's own end stops it."""
+    try:
+        return work()
+    except Interrupted:
+        return "not applied: interrupted."
+    except (LoraxError, OSError) as error:
+        return str(error)
+    except Exception as error:
+        log.exception("fitting a LoRA-X file")
+        return f"not applied, because of an unexpected {type(error).__name__}: {error}"
+
+
+def tell(p: Any, name: str, message: str) -> None:
+    """Show a message below the picture, and in the console for those who use the API."""
+    p.comment(f"LoRA-X, {name}: {message}")
+    log.warning("LoRA-X, %s: %s", name, message)
+
+
+def forget_encoded() -> None:
+    """Have the WebUI encode prompts again. By itself, it does so if names or strengths of networks change."""
+    for encoded in (
+        processing.StableDiffusionProcessing.cached_c,
+        processing.StableDiffusionProcessing.cached_uc,
+        processing.StableDiffusionProcessingTxt2Img.cached_hr_c,
+        processing.StableDiffusionProcessingTxt2Img.cached_hr_uc,
+    ):
+        encoded[:] = [None] * len(encoded)
+
+
+def _progress(name: str) -> Progress:
+    def show(done: int, total: int, text: str) -> None:
+        state = shared.state
+        if state.interrupted or state.skipped:
+            raise Interrupted
+        state.textinfo = f"LoRA-X: fitting {name}: {text}"
+        state.sampling_steps, state.sampling_step = total, done  # the progress bar; sampling sets its own
+
+    return show
