@@ -28,7 +28,7 @@ NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the ico
 def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:
     source = open_checkpoint(models / f"{BASE}.safetensors")
     found = plan(open_adapter(lora), source, open_checkpoint(models / f"{target}.safetensors"), Options(method))
-    return dataclasses.replace(found, running=Running(**{"pictures": 64, **running}))
+    return dataclasses.replace(found, running=Running(**{"pictures": 32, **running}))
 
 
 def on_diffusers(progress: Progress = silent, cache: Cache | None = None) -> Context:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,8 +17,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def two_workers() -> None:
+def two_workers() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)  # two processes of two threads on two cores take ten times as long for what comes after
 
 
 def stream(work: Callable[[int, str], object], size: int = 1, device: torch.device = CPU) -> Stream[int, str, object]:
