@@ -116,7 +116,8 @@ class Handlers:
         known = [facts(model.path) for model in models]
         warned = "".join(words.message(text, "warning") for text in self.chooser.misfits(choice, models, known))
         source = bases.get(choice.source) if choice.source else None
-        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values())))
+        asked = replace(choice.of_options(Running), trigger="", captions=())  # which change no cost
+        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values()), asked))
         if found is None:
             return {"verdict": warned + telling.PENDING} | self._buttons([])
         said = telling.verdicts([model.name for model in models], found)

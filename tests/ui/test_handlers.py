@@ -105,6 +105,23 @@ def test_the_buttons_are_those_of_the_verdict(
     assert {name: one["variant"] for name, one in buttons.items() if one["visible"]} == shown
 
 
+def test_the_verdicts_time_is_that_of_the_pictures_and_steps_that_are_chosen(
+    handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.judging.verdicts, "_lacking", "")  # an estimate needs no diffusers
+
+    def said(**changed: Any) -> str:
+        chosen = values(labels(handlers, "Lora/contrast-base"), target="finetune", **changed)
+        return str(judged(handlers, page, chosen)["verdict"])
+
+    usual, many, long = said(), said(pictures=4096), said(steps="20000")
+    assert len({usual, many, long}) == 3
+    assert "hours" in long
+    assert said() == usual, "and stays the same"
+    assert said(trigger="ink") == usual
+    assert "expected a whole number of at least 1" in said(steps="-3")
+
+
 def test_where_there_is_txt2img_the_original_is_sent_there(handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(handlers.host), "has_prompt", True)
     answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target="finetune"))
