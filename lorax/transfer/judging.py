@@ -132,6 +132,7 @@ def actions(verdict: Verdict, moving: float, running: dict[str, Cost]) -> tuple[
         return tuple(runs[method] for method in worth if method in runs)
     return {
         Kind.SAME: (original,),
+        Kind.MADE: (original,),
         Kind.WORKS: (original, *refine),
         Kind.GAINS: (move, *refine),
         Kind.CHANGES: (move, original, *refine),

@@ -114,7 +114,8 @@ class Chooser:
         for model, fact in zip(models, known, strict=True):
             base = origins.named(record(model.path)) if choice.source in bases and not fact.problem else None
             if base and base.name != choice.source:
-                found.append(f"{model.name} says that it was trained on {base.name}, but the source is {choice.source}.")
+                was = "made for" if fact.is_moved else "trained on"
+                found.append(f"{model.name} says that it was {was} {base.name}, and not {was} {choice.source}.")
         return found
 
 

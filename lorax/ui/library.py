@@ -95,10 +95,12 @@ class Library:
         return self._shown(page, Asked.of(values, self._host))
 
     def choose_all(self, page: Page, mark: str, values: Values) -> Reply:
-        """Choose all that can be moved of the rows that are asked for, also of those further down, but for what was moved."""
+        """Choose all that can be moved of the rows that are asked for, also of those further down, but for what was moved and for moved copies."""
         asked = Asked.of(values, self._host)
         rows = self._rows(asked, self._shelf(asked))
-        return self._choose(page, asked, {row.adapter.name for row in rows if row.can_move and row.state is not State.DONE})
+        return self._choose(
+            page, asked, {row.adapter.name for row in rows if row.can_move and not row.is_copy and row.state is not State.DONE}
+        )
 
     def choose_none(self, page: Page, mark: str, values: Values) -> Reply:
         return self._choose(page, Asked.of(values, self._host), set())

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lorax.catalog import FileKind, ListedFile, Origin, Origins, Sure, record
+from lorax.catalog import FileKind, ListedFile, Origin, Origins, Provenance, Sure, base_of, record
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.files import Cache
-from lorax.formats import open_adapter
+from lorax.formats import AdapterFile, open_adapter
 from lorax.models import Models, check_all
 from lorax.options import Options, Running
 from lorax.progress import Progress, silent
@@ -118,7 +118,7 @@ class Verdicts:
             if source is None:
                 found = asked.origins.of(known)
                 if found.sure is not Sure.FOUND or found.base is None:
-                    return _of_unknown(asked, found)
+                    return _of_copy(_of_unknown(asked, found), known.facts.origin, target)
                 source = found.base
             if source.path not in asked.opened:
                 asked.opened[source.path] = Bases(source, target, self._pairs.of(source.path, target.path))
@@ -126,8 +126,9 @@ class Verdicts:
                     self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
             bases = asked.opened[source.path]
             verdict = self._of(adapter, bases, known.structure if asked.by_structure else "")
-            usual = asked.running is None or asked.running == Running()
-            return verdict if usual else self._priced(verdict, adapter, bases, asked.running)
+            if asked.running not in (None, Running()):
+                verdict = self._priced(verdict, adapter, bases, asked.running)
+            return _of_copy(verdict, known.facts.origin, target)
         except (LoraxError, OSError) as error:
             return Verdict(Kind.UNREADABLE, reason=str(error))
         except Exception as error:
@@ -168,16 +169,24 @@ class Verdicts:
         except UnsupportedBase as error:
             if error.base is bases.target:
                 return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
-            return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+            return self._of_wrong_source(opened, bases, error)
         relation = bases.known.relation_of(source, target)
         try:
             plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         except LoraxError as error:
-            return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+            return self._of_wrong_source(opened, bases, error)
         if bases.source.path.resolve() == bases.target.path.resolve():
             same = Verdict(Kind.SAME, layers=len(opened.layers))
             return replace(same, actions=judging.actions(same, 0, {}))
         return self._with_actions(judging.judge(plan, relation, closely), plan, bases)
+
+    @staticmethod
+    def _of_wrong_source(opened: AdapterFile, bases: Bases, error: LoraxError) -> Verdict:
+        """Return the verdict with what the adapter is for, if it is for another family than the source."""
+        made_for = opened.family
+        other = made_for is not None and record(bases.source.path).family != made_for.name
+        names = (bases.source.name, made_for.title) if made_for and other else (bases.source.name,)
+        return Verdict(Kind.WRONG_SOURCE, reason=str(error), names=names)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:
         methods = judging.methods_for(verdict.kind)
@@ -209,6 +218,14 @@ def _opened(base: ListedFile) -> Checkpoint:
         return open_checkpoint(base.path, base.sha256)
     except UnsupportedFamily as error:
         raise UnsupportedBase(base, error) from error
+
+
+def _of_copy(verdict: Verdict, origin: Provenance | None, target: ListedFile) -> Verdict:
+    """Return the verdict, which tells of an adapter that a transfer has made of which one it did."""
+    if origin is None or origin.target is None:
+        return verdict
+    is_here = verdict.kind is Kind.SAME and base_of(origin.target, [target]) is not None
+    return replace(verdict, kind=Kind.MADE if is_here else verdict.kind, made_of=origin.lora.title)
 
 
 def _of_unknown(asked: Asked, found: Origin) -> Verdict:

@@ -89,7 +89,7 @@ def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path,
 @pytest.mark.parametrize(
     ("target", "method", "said", "shown"),
     [
-        ("pruned", "auto", "Pruned sibling", {"move": "primary", "refine": "secondary"}),
+        ("pruned", "auto", "A slimmed-down relative", {"move": "primary", "refine": "secondary"}),
         ("finetune", "auto", "the original already works here", {"refine": "secondary"}),
         ("finetune", "copy", "the original already works here", {"move": "secondary", "refine": "secondary"}),
         ("base", "auto", "It was trained on this checkpoint", {}),

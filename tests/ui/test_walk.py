@@ -59,7 +59,7 @@ def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> Non
     assert page.input_value("#lorax_source input") == ""
     shoot(page, "not-known")
     page.click("#lorax_confirm")
-    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    page.wait_for_selector("#lorax_verdict :text('A slimmed-down relative')")
     assert page.input_value("#lorax_source input") == "base"
     assert page.is_hidden("#lorax_guess")
 
