@@ -95,7 +95,10 @@ class Library:
         return self._shown(page, Asked.of(values, self._host))
 
     def choose_all(self, page: Page, mark: str, values: Values) -> Reply:
-        """Choose all that can be moved of the rows that are asked for, also of those further down, but for what was moved and for moved copies."""
+        """Choose all that can be moved of the rows that are asked for, also of those further down.
+
+        What was moved already and moved copies are left out.
+        """
         asked = Asked.of(values, self._host)
         rows = self._rows(asked, self._shelf(asked))
         return self._choose(
