@@ -56,6 +56,7 @@ def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
         "sent_to": target.name,
         "last": {"target": target.name},
         "compare_which": chosen_of(host, paths),
+        **({"comparison": gr.update(open=True)} if paths else {}),
         "using": gr.update(visible=bool(tags)),
         "delete": gr.update(visible=bool(files), value="Delete these files" if len(paths) > 1 else "Delete this file"),
     }
