@@ -77,7 +77,9 @@ def test_the_tag_has_the_cards_weight_and_trigger_words(handlers: Any, page: Any
 def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = values(labels(handlers, "Lora/contrast-base"))
     handlers.analyse(page, "", chosen)
-    assert "Nothing was written" in finished(handlers, page)["status"]
+    shown = finished(handlers, page)
+    assert "Nothing was written" in shown["status"]
+    assert "layers would be moved" in shown["summary"]
     kept: list[Any] = []
     monkeypatch.setattr(handlers.memory, "keep", lambda *given: kept.append(given))
     handlers.transfer(page, "", chosen)
