@@ -153,9 +153,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoint, "stored", slowly)
 
 
-def test_what_was_said_of_another_choice_goes_at_once(chosen: Any, slow: None) -> None:
+def test_what_was_said_of_another_choice_goes_at_once(chosen: Any) -> None:
     """Before the server has heard of the new one."""
-    chosen.route("**/run/predict*", lambda route: None)  # it hears of nothing any more
+    chosen.route("**/run/predict*", lambda route: route.abort())  # it hears of nothing any more
     pick(chosen, "#lorax_target", "finetune")
     chosen.wait_for_function("() => getComputedStyle(document.querySelector('#lorax_actions')).visibility === 'hidden'")
 
