@@ -260,7 +260,7 @@ def test_a_busy_machine_takes_longer_and_is_not_thought_to_be_slower(
     torch.set_num_threads(threads)
     try:
         monkeypatch.setattr(speed, "_load", lambda: 2.0 * (os.cpu_count() or 1))  # which the system tells a minute later
-        # a thread's own seconds do not tell that others share its core: 2.5 and 3.2 times were seen at a load of 9; 10 to 20 by the clock
+        # a thread's own seconds do not tell that others share its core: at a load of 9 they were up to 3.2 times as many
         assert first / 5 < best() / threads * before < 5 * first
         monkeypatch.setattr(speed, "_share", None)
         assert speed.share_of(cpu) < 0.75
