@@ -19,16 +19,31 @@ window.lorax = (() => {
     // is answered; each time with another number, since only a changed value is an event.
     let told = 0;
     let last = 0;
+    const answered = () => Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
     function ask() {
         const [question, field] = [last = told + 1, find("#lorax_question textarea, #lorax_question input")];
         const tell = (wait) => {
-            const answered = Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
-            if (field && question === last && answered < question && wait < 30000) {
+            if (field && question === last && answered() < question && wait < 30000) {
                 put(field, ++told);
                 setTimeout(() => tell(1.5 * wait), wait);
             }
         };
         tell(300);
+        return [];
+    }
+
+    // Hides what was said of another choice until the question about the new one is answered.
+    function stale() {
+        const [began, tab] = [Date.now(), find("#lorax")];
+        tab.dataset.stale = "";
+        since = began;
+        const waiting = setInterval(() => {
+            const passed = Date.now() - began;
+            if ((passed > 200 && answered() >= last) || passed > 30000) { // by then it is asked
+                clearInterval(waiting);
+                delete tab.dataset.stale;
+            }
+        }, 50);
         return [];
     }
 
@@ -41,7 +56,28 @@ window.lorax = (() => {
         }
     }
 
+    // Each answer has gradio draw the whole page anew, which in the WebUI takes a large part of a second. So what takes longer is
+    // asked for less often, and rarely if nobody sees it.
+    let since = 0;
+    let asked = 0;
+    function isTime(isSeen) {
+        const now = Date.now();
+        if (now - asked < (document.hidden || !isSeen ? 15000 : now - since < 10000 ? 900 : 3000)) {
+            return false;
+        }
+        asked = now;
+        return true;
+    }
+
     function watch() {
+        const isSeen = (mark) => mark.getClientRects().length > 0;
+        const awaited = [...root().querySelectorAll("#lorax_verdict [data-pending], #lorax_progress [data-running]")];
+        const read = [...root().querySelectorAll("#lorax [data-look]")].filter(isSeen);
+        if (!awaited.length && !read.length) {
+            since = Date.now();
+        } else if (!isTime(awaited.some(isSeen) || read.length)) {
+            return;
+        }
         const seen = find("#lorax_progress [data-seen]");
         if (seen?.hasAttribute("data-running")) {
             poll();
@@ -58,9 +94,9 @@ window.lorax = (() => {
             ask();
         }
         // What nobody looks at is not read: only what is in view asks for it, and how far the reading is.
-        for (const mark of root().querySelectorAll("#lorax [data-look]")) {
-            const field = find(`#lorax_${mark.dataset.look} textarea, #lorax_${mark.dataset.look} input`);
-            if (field && mark.getClientRects().length) {
+        for (const {dataset} of read) {
+            const field = find(`#lorax_${dataset.look} textarea, #lorax_${dataset.look} input`);
+            if (field) {
                 put(field, `${++looks}`);
             }
         }
@@ -78,6 +114,9 @@ window.lorax = (() => {
     window.addEventListener("storage", (event) => event.key === "lorax_state" && poll());
 
     function copy(text) {
+        const button = find("#lorax_copy");
+        button.dataset.copied = "";
+        setTimeout(() => delete button.dataset.copied, 2000);
         if (navigator.clipboard) {
             navigator.clipboard.writeText(text);
             return [];
@@ -185,8 +224,15 @@ window.lorax = (() => {
     document.addEventListener("visibilitychange", () => document.hidden || look());
 
     function look() {
+        since = Date.now();
         ask();
         poll();
     }
-    return {named, ask, copy, send, refresh, fromTxt2img};
+
+    // Shows the progress and the result, which are far above the library.
+    function show() {
+        find("#lorax_actions, #lorax_progress")?.parentElement.scrollIntoView({block: "start"});
+        return [];
+    }
+    return {named, ask, stale, show, copy, send, refresh, fromTxt2img};
 })();

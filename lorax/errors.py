@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 WORD, TEXT = 400, 4000  # characters of a message at most: of a run without a blank, which a name in a file can be, and in all
-DAMAGED = "It is damaged, or not what its name says: download or copy it again."
+AGAIN = "download or copy it again."  # by which all messages about a damaged file end
+DAMAGED = f"It is damaged, or not what its name says: {AGAIN}"
 SPECIAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

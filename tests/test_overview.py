@@ -139,7 +139,7 @@ def test_what_was_moved_is_marked_by_what_is_written_in_the_file(moved: Path, mo
     assert states(moved, models, "finetune") == {}, "it was moved to another checkpoint"
     bases = listed(models, *BASES)
     row = looked(listed(moved), bases[0], bases)["another name"]
-    assert (row.verdict.kind, row.state) == (Kind.SAME, State.NOT), "which is one for this checkpoint itself"
+    assert (row.verdict.kind, row.state) == (Kind.MADE, State.NOT), "which is one for this checkpoint itself"
 
 
 def test_an_original_that_has_changed_since_is_marked(moved: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_the_command_line(moved: Path, models: Path, tmp_path: Path, capsys: pyt
     assert main(command) == 0
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
-    assert lines[1].startswith("Lora/pruned        Gains by moving          Pruned sibling:")
+    assert lines[1].startswith("Lora/pruned        Gains by moving          Relatives that are built differently:")
     assert lines[1].endswith("Moved already.")
     assert lines[-1].startswith("11 of 11 LoRAs. Gains by moving: 1; Works as it is: 3; Needs refine or bridge: 3;")
     assert "is told once the LoRA itself is looked at" in shown.err

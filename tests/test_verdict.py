@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab.writing import save_lorax
-from lorax.catalog import ListedFile, Sure
+from lorax.catalog import ListedFile, Sure, facts
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.cli import main
 from lorax.files import Cache
@@ -113,7 +113,7 @@ def test_the_text_encoder_judges_what_changes_it_alone(files: Files, tmp_path: P
     assert judged(alone, files.base, target, by).kind is Kind.WORKS
 
 
-def test_files_that_cannot_be_moved_have_verdicts_too(files: Files, tmp_path: Path) -> None:
+def test_files_that_cannot_be_moved_have_verdicts_too(files: Files, models: Path, tmp_path: Path) -> None:
     flux = tmp_path / "flux.safetensors"
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.ones(2, 2)}, flux)
     foreign = tmp_path / "foreign.safetensors"
@@ -126,12 +126,25 @@ def test_files_that_cannot_be_moved_have_verdicts_too(files: Files, tmp_path: Pa
     cases = [
         (files.lora, files.base, flux, Kind.OTHER_ARCHITECTURE, "because flux is FLUX"),
         (foreign, files.base, files.target, Kind.OTHER_ARCHITECTURE, "because it is for FLUX, Chroma or Hunyuan Video."),
-        (files.lora, wide, files.target, Kind.WRONG_SOURCE, "Choose as source the base that the adapter was trained on."),
-        (write(tmp_path / "bad.safetensors", b"bad"), files.base, files.target, Kind.UNREADABLE, "bad.safetensors"),
+        (files.lora, wide, files.target, Kind.WRONG_SOURCE, "cannot have been trained on wide: its parts do not fit that one."),
+        (
+            files.lora,
+            models / "xl.safetensors",
+            files.target,
+            Kind.WRONG_SOURCE,
+            "trained on xl: it is for Stable Diffusion 1.x. Choose",
+        ),
+        (
+            write(tmp_path / "bad.safetensors", b"bad"),
+            files.base,
+            files.target,
+            Kind.UNREADABLE,
+            "bad.safetensors is damaged or incomplete. D",
+        ),
         (tmp_path / "none.safetensors", files.base, files.target, Kind.UNREADABLE, "no such file"),
         (files.lora, files.base, tmp_path / "none.safetensors", Kind.UNREADABLE, "no such file"),
         (itself, files.base, files.target, Kind.FITS_ITSELF, "fits itself"),
-        (itself, files.base, files.stranger, Kind.UNRELATED, "weights cannot carry it"),
+        (itself, files.base, files.stranger, Kind.UNRELATED, "Move cannot help"),
     ]
     for lora, source, target, kind, said in cases:
         found = judged(lora, source, target)
@@ -143,15 +156,35 @@ def test_what_cannot_run_is_not_offered(models: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(verdicts.importlib.util, "find_spec", lambda name: None)
     found = judged(LORA, *bases)
     assert (found.kind, found.actions) == (Kind.UNRELATED, ())
-    assert words(found).endswith("Refine and bridge could, but they cannot run here: diffusers is not installed here.")
+    assert words(found).endswith("Refine and Bridge could, but they cannot run here: diffusers is not installed here.")
 
 
 def test_the_words_say_what_was_measured(models: Path) -> None:
     pytest.importorskip("diffusers")
     said = words(judged(LORA, models / "base.safetensors", models / "scratch.safetensors"))
     for one in measured("strangers").values():
-        assert f"between {5 * round(20 * one.low)} % and {5 * round(20 * one.high)} %" in said
-    assert said.endswith("between the lab's small models.")
+        assert f") reached {5 * round(20 * one.low)} to {5 * round(20 * one.high)} %" in said
+    assert said.startswith("Not related: Move cannot help. In our tests, with small models, Refine (about ")
+    assert said.endswith(" of the effect of a LoRA trained here.")
+
+
+def test_a_moved_copy_is_named_as_one(files: Files, tmp_path: Path) -> None:
+    """It is right on its own target; for another one, its original is the better start."""
+    here, there = tmp_path / "style-target.safetensors", listed(files.pruned)
+    assert main(["transfer", *arguments(files, lora=files.lora), "--output", str(here), "--method", "copy"]) == 0
+    bases = [listed(path) for path in (files.base, files.target, files.pruned)]
+    assert f"made from {files.lora.stem} for target" in str(facts(here))
+    by = Verdicts()
+    (own,) = by.of_all([listed(here)], bases[1], bases=bases)
+    assert (own.kind, does(own)) == (Kind.MADE, [Do.USE_ORIGINAL])
+    assert words(own) == f"It was made for this checkpoint, from {files.lora.stem}: use it as it is."
+    (on,) = by.of_all([listed(here)], there, bases=bases)
+    assert on.kind is Kind.GAINS
+    assert words(on).endswith(f" It is a moved copy of {files.lora.stem}: better move that one itself, if you have it.")
+    (lost,) = by.of_all([listed(here)], there, bases=[bases[0], there])
+    assert words(lost).startswith("It was made for target.safetensors ")
+    (original,) = by.of_all([listed(files.lora)], there, bases[1])
+    assert "moved copy" not in words(original), "though both are built alike"
 
 
 # --- what is kept ------------------------------------------------------------------------------------------------------------

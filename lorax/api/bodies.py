@@ -110,8 +110,8 @@ class LoraxAction(BaseModel):
 class LoraxVerdict(BaseModel):
     adapter: str
     kind: str = Field(
-        description="same, present, works, gains, changes, unrelated, crossed, fits_itself, other_architecture, wrong_source, "
-        "unreadable, source_unknown or source_missing"
+        description="same, made, present, works, gains, changes, unrelated, crossed, fits_itself, other_architecture, "
+        "wrong_source, unreadable, source_unknown or source_missing"
     )
     words: str = Field(description="The verdict in a sentence or two")
     strength: float = Field(description="At which the original does what a moved copy would do")

@@ -54,10 +54,18 @@ class Facts:
     problem: str = ""
     origin: Provenance | None = None  # of a file that a transfer wrote
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether a transfer made the file for one base."""
+        return self.origin is not None and self.origin.target is not None
+
     def __str__(self) -> str:
         if self.problem:
             return "cannot be moved"
-        words = [f"rank {self.rank}", self.format, self.family, self.trained_on and f"trained on {self.trained_on}"]
+        where = self.trained_on and f"trained on {self.trained_on}"
+        if self.origin and self.origin.target:
+            where = f"made from {self.origin.lora.title} for {self.origin.target.title}"
+        words = [f"rank {self.rank}", self.format, self.family, where]
         return ", ".join(filter(None, words))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorax.errors import LoraxError, is_out_of_memory, reading
+from lorax.errors import AGAIN, LoraxError, is_out_of_memory, reading
 from lorax.files.pickles import PickleFile
 from lorax.files.texts import json_object
 from lorax.files.writer import NAMES
@@ -104,7 +104,7 @@ class SafetensorsFile:
                         "fp16 or fp32 copy."
                     ) from error
                 raise LoraxError(
-                    f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; download or copy it again."
+                    f"{path}: not a whole safetensors file ({error}). It may be truncated or renamed; {AGAIN}"
                 ) from error
 
     def get(self, key: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from lorax.models.pictures import AT_ONCE, PIXELS, Pictures
 from lorax.models.protocol import Conditioning, Model, Models
 from lorax.models.runnable import can_run, check, check_all
 from lorax.models.sampling import NoisyBatch, batch_size, batches, draw, noised, trajectory
-from lorax.models.speed import speed_of, speed_of_solving
+from lorax.models.speed import share_of, speed_of, speed_of_solving
 from lorax.models.training import Lesson, SavedTraining, State, Watch, train
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "recomputed",
     "rows_in",
     "rows_out",
+    "share_of",
     "speed_of",
     "speed_of_solving",
     "text_module",

@@ -1,7 +1,8 @@
 """Estimates the time and memory of bridge and refine, before a model is opened, phase by phase.
 
 How often each model runs follows from the methods' constants, and the operations of a run from the bases' headers
-(``lorax.transfer.work``). The speed of the device is measured on a small block of the model's width (``lorax.models.speed``).
+(``lorax.transfer.work``). The speed of the device is measured on a small block of the model's width (``lorax.models.speed``), and
+so is the share of it that a job gets beside others.
 What a part of a model reaches of that speed was measured on the lab's models (docs/behaviour.md).
 """
 
@@ -15,7 +16,7 @@ from lorax.checkpoint import Checkpoint, component_of
 from lorax.devices import pick_device, precision
 from lorax.files import Cache
 from lorax.methods import AUTO, BRIDGE, bridge, runs_models, weight_method
-from lorax.models import AT_ONCE, PIXELS, Operations, operations, sampling, speed_of, speed_of_solving, training
+from lorax.models import AT_ONCE, PIXELS, Operations, operations, sampling, share_of, speed_of, speed_of_solving, training
 from lorax.progress import COMPARING, FITTING, MOVING, Phase, hashing, opening
 from lorax.subspace import SMALL
 from lorax.transfer import by_layer
@@ -39,12 +40,20 @@ GRAMS = 4  # matrices of a regression that are as large as its Gram matrix
 PROGRAM = 350_000_000  # bytes of the program with its packages, in main memory
 
 
-def estimate(plan: Plan, method: str | None = None, *, related: bool | None = None, cache: Cache | None = None) -> Cost:
+def estimate(
+    plan: Plan,
+    method: str | None = None,
+    *,
+    related: bool | None = None,
+    cache: Cache | None = None,
+    alone: bool = False,
+) -> Cost:
     """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early.
 
     Whether the bases are related is found from a few layers, if it is not given. ``cache`` may hold pictures drawn earlier.
+    ``alone``: on a machine that does nothing else, so that the estimate stays the same, whatever others compute.
     """
-    job = _Job.of(plan, method or plan.options.method, related, cache)
+    job = _Job.of(plan, method or plan.options.method, related, cache, alone)
     return Cost(sum(phase.seconds for phase in job.phases()), job.bytes(), job.device.type)
 
 
@@ -54,13 +63,14 @@ def phases(plan: Plan, cache: Cache | None = None) -> list[Phase]:
     return [*hashing_of(hashed), *_Job.of(plan, plan.options.method, None, cache).phases()]
 
 
-def moving(plans: Sequence[Plan], name: str = MOVING) -> Phase:
-    """Return the phase of moving adapters by weights."""
+def moving(plans: Sequence[Plan], name: str = MOVING, *, alone: bool = False) -> Phase:
+    """Return the phase of moving adapters by weights; ``alone`` as in ``estimate``."""
     method = plans[0].options.method
     measures_all = not runs_models(method) and weight_method(method).gated
     targets = [plan.target.matrix(pair.target) for plan in plans for pair in plan.pairs.values() if pair and pair.target]
     sides = [min(shape) for shape in targets if measures_all or min(shape) <= SMALL]
-    return Phase(name, LAYER * len(targets) + sum(EIGEN * side**3 for side in sides) / speed_of_solving())
+    seconds = LAYER * len(targets) + sum(EIGEN * side**3 for side in sides) / speed_of_solving()
+    return Phase(name, seconds / (1.0 if alone else share_of(torch.device("cpu"))))
 
 
 def hashing_of(bases: Iterable[Checkpoint]) -> list[Phase]:
@@ -94,9 +104,10 @@ class _Job:
     rows: int  # points at which bridge compares layers; 0 for refine
     solved: list[tuple[int, int, int]]  # shapes of the layers that bridge solves: outputs of the source's, shape of the target's
     factors: int  # values that are trained
+    alone: bool  # whether nothing else is computed meanwhile
 
     @classmethod
-    def of(cls, plan: Plan, method: str, related: bool | None, cache: Cache | None) -> "_Job":
+    def of(cls, plan: Plan, method: str, related: bool | None, cache: Cache | None, alone: bool = False) -> "_Job":
         models, assigned = (operations(plan.source), operations(plan.target)), assignments(plan)
         outs = [models[0].layers[one.source].out for one in assigned.values()]
         shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
@@ -112,11 +123,11 @@ class _Job:
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
         solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
-        return cls(plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors)
+        return cls(plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, alone)
 
     def phases(self) -> list[Phase]:
         """Return the phases with their seconds."""
-        found, of_target = [moving([self.plan], COMPARING)], None
+        found, of_target = [moving([self.plan], COMPARING, alone=self.alone)], None
         for stage in self.stages:
             if stage.of_target is not of_target:
                 of_target = stage.of_target
@@ -130,10 +141,14 @@ class _Job:
         again = BACKWARD + (of.size > training.LARGE)  # blocks of a large model are recomputed
         unet = (work.predicted - work.trained) * of.predict / UNET + work.trained * (1 + again) * of.predict / TRAINED
         others = work.encoded * of.encode / TEXT + work.decoded * of.decode / DECODED + work.read * of.read / READ
-        seconds = (unet + others) / speed_of(self.device, precision(self.device), of.width)
+        seconds = (unet + others) / speed_of(self.device, precision(self.device), of.width) / self._share_of(self.device)
         if stage.phase == FITTING:
-            seconds += sum(solving(self.rows, *shapes) for shapes in self.solved) / SOLVED / speed_of_solving()
+            solved = sum(solving(self.rows, *shapes) for shapes in self.solved) / SOLVED / speed_of_solving()
+            seconds += solved / self._share_of(torch.device("cpu"))
         return seconds
+
+    def _share_of(self, device: torch.device) -> float:
+        return 1.0 if self.alone else share_of(device)
 
     def bytes(self) -> int:
         """Return the bytes at the peak: in the graphics card's memory if that computes, else of the whole program."""

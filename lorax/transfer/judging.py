@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
 from lorax.methods import BRIDGE, REFINE, WeightPair, auto, pair_cache
 from lorax.pairing import Pair
 from lorax.reasons import Why
 from lorax.subspace import Decomposition
+from lorax.transfer import cost
 from lorax.transfer.by_layer import SAMPLE, STEP, sample, stored
 from lorax.transfer.expected import CROSSED, STRANGERS, Cost
 from lorax.transfer.forecast import measured
@@ -18,7 +18,6 @@ from lorax.transfer.verdict import Action, Do, Kind, Verdict
 FIRST, MORE = 24, 96  # layers that are sampled for the overlap, and if the first tell of one that may count
 MAY_COUNT = 0.07  # half of ``auto.OVERLAP``: 24 layers of the lab's models tell the overlap to about 0.06, and 96 to about 0.03
 GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
-READ = 5e8  # bytes a second
 
 
 @dataclass
@@ -133,6 +132,7 @@ def actions(verdict: Verdict, moving: float, running: dict[str, Cost]) -> tuple[
         return tuple(runs[method] for method in worth if method in runs)
     return {
         Kind.SAME: (original,),
+        Kind.MADE: (original,),
         Kind.WORKS: (original, *refine),
         Kind.GAINS: (move, *refine),
         Kind.CHANGES: (move, original, *refine),
@@ -147,10 +147,10 @@ def methods_for(kind: Kind) -> tuple[str, ...]:
     return (REFINE,) if kind in (Kind.WORKS, Kind.GAINS, Kind.CHANGES) else ()
 
 
-def moving_seconds(source: Checkpoint, target: Checkpoint) -> float:
-    """Estimate the time of a transfer by weights: reading both bases once, for their hashes, if they are not in memory yet."""
-    files = {file for base in (source, target) for file in base.inputs if file.is_file()}
-    return sum(file.stat().st_size for file in files) / READ
+def moving_seconds(plan: Plan) -> float:
+    """Estimate the time of a transfer by weights on a machine that does nothing else, with hashing the bases."""
+    phases = [cost.moving([plan], alone=True), *cost.hashing_of([plan.source, plan.target])]
+    return sum(phase.seconds for phase in phases)
 
 
 def _median(plan: Plan, relation: Relation) -> float | None:

@@ -11,6 +11,7 @@ class Kind(str, Enum):
     """What is true of an adapter on a target."""
 
     SAME = "same"  # source and target are one file
+    MADE = "made"  # a transfer made it for the target
     PRESENT = "present"  # the target has it already
     WORKS = "works"  # the original draws what a moved copy would draw
     GAINS = "gains"  # layers find a new place
@@ -51,7 +52,8 @@ class Action:
 class Verdict:
     """A verdict. ``actions``: the recommended one first. ``moved``, ``placed`` and ``changed`` count layers.
 
-    ``reason``: an error's sentence, or why the models cannot be run.
+    ``reason``: an error's sentence, or why the models cannot be run. ``made_of``: the title of the original of which a transfer
+    made the adapter.
     """
 
     kind: Kind
@@ -64,5 +66,7 @@ class Verdict:
     strength: float = 1.0  # at which ``auto`` would move it
     is_pruned: bool = False  # whether one of the bases has fewer layers
     reason: str = ""
-    names: tuple[str, ...] = ()  # what the adapter is for; the target and what it is; the source; what the source could be
+    names: tuple[str, ...] = ()  # what the adapter is for; the target and what it is; the source; what the source could be;
+    # of a wrong source its name and, if that is known, what the adapter is for
+    made_of: str = ""
     mismatch: Mismatch | None = None  # the bases' predictions, if they differ

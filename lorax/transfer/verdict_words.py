@@ -1,74 +1,94 @@
 """Puts verdicts into words for artists: one or two sentences."""
 
+import re
+
+from lorax.errors import AGAIN
 from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
-from lorax.transfer.wording import between
 
-FEW = 10  # seconds, below which no number is said
+SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 UNSURE = "The two checkpoints do not predict the same, so the effect may be weaker or another one: compare."
+SHARES = {
+    1 / 10: "a tenth",
+    1 / 5: "a fifth",
+    1 / 4: "a quarter",
+    1 / 3: "a third",
+    1 / 2: "half",
+    2 / 3: "two thirds",
+    3 / 4: "three quarters",
+    9 / 10: "nine tenths",
+}
 
 
 def words(verdict: Verdict) -> str:
     """Say what is true of an adapter on a target, and what can be done."""
     said = SENTENCES[verdict.kind](verdict)
-    return f"{said} {UNSURE}" if verdict.mismatch else said
+    if verdict.mismatch:
+        said = f"{said} {UNSURE}"
+    if verdict.made_of and any(action.do.method for action in verdict.actions):
+        said = f"{said} It is a moved copy of {verdict.made_of}: better move that one itself, if you have it."
+    return said
 
 
 def duration(seconds: float) -> str:
     """Say how long an action takes."""
-    return "a few seconds" if seconds < FEW else f"about {in_words(seconds)}"
+    return "less than a minute" if seconds < SOON else f"about {in_words(seconds)}"
 
 
-def _cost(action: Action) -> str:
+def _cost(action: Action, joint: str = " and") -> str:
     """Say how long an action takes, and how much memory if it runs the models."""
-    return duration(action.seconds) + (f" and {action.bytes / 1e9:.1f} GB of memory" if action.bytes else "")
+    return duration(action.seconds) + (f"{joint} {action.bytes / 1e9:.1f} GB of memory" if action.bytes else "")
 
 
 def _works(verdict: Verdict) -> str:
-    where = "" if verdict.moved == verdict.layers else f", in the {verdict.moved} of its {verdict.layers} layers that exist here"
+    lost = verdict.layers - verdict.moved
+    where = f", but for {_share(lost, verdict)} of it, which has no place here" if lost else ""
     said = f"Close relatives: the original already works here as well as a copy can{where}."
     return f"{said}{_weaker(verdict)}{_refining(verdict)}"
 
 
 def _gains(verdict: Verdict) -> str:
-    who = "Pruned sibling" if verdict.is_pruned else "Close relatives"
     lost = verdict.layers - verdict.moved
-    left = f", {lost} {'has' if lost == 1 else 'have'} none" if lost else ""
-    said = f"{who}: {_of_layers(verdict.placed, verdict)} find{'s' if verdict.placed == 1 else ''} a new place{left}."
+    if not lost:
+        said = "Relatives that are built differently: all of the LoRA fits, but it must be moved."
+    else:
+        who = "A slimmed-down relative" if verdict.is_pruned else "A relative that is built differently"
+        most = "most" if 2 * lost < verdict.layers else "a part"
+        said = f"{who}: {most} of the LoRA fits, {_share(lost, verdict)} has no place here."
     return f"{said} Moving takes {_takes(verdict, Do.MOVE)}.{_refining(verdict)}"
 
 
 def _changes(verdict: Verdict) -> str:
-    said = f"Close relatives: the original works here too. Moving changes {_of_layers(verdict.changed, verdict)}"
+    said = f"Close relatives: the original works here too. Moving changes {_share(verdict.changed, verdict)} of it"
     return f"{said}, in {_takes(verdict, Do.MOVE)}; compare the two.{_refining(verdict)}"
 
 
 def _unrelated(verdict: Verdict) -> str:
-    return f"Not related: weights cannot carry it.{_by_running(verdict, STRANGERS)}"
+    return f"Not related: Move cannot help.{_by_running(verdict, STRANGERS)}"
 
 
 def _crossed(verdict: Verdict) -> str:
-    return f"Another family of checkpoints: weights cannot carry it.{_by_running(verdict, CROSSED)}"
+    return f"Another family of checkpoints: Move cannot help.{_by_running(verdict, CROSSED)}"
 
 
 def _by_running(verdict: Verdict, kind: str) -> str:
     """Tell of the methods that run the models what they take, and what they were worth."""
     worth = measured(kind)
     told = [
-        f"{action.do.value.capitalize()}, {_cost(action)}, had {between(one.low, one.high)}"
+        f"{action.do.value.capitalize()} ({_cost(action, ',')}) reached {_range(one.low, one.high)}"
         for action in verdict.actions
         if action.do.method and (one := worth.get(action.do.method))
     ]
     if told:
-        return f" {'; '.join(told)} of the effect of a LoRA trained here, between the lab's small models."
-    return f" Refine and bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
+        return f" In our tests, with small models, {', '.join(told)} of the effect of a LoRA trained here."
+    return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 
 def _other_architecture(verdict: Verdict) -> str:
     if not verdict.names:
-        why = "none of its layers has a counterpart here"
+        why = "nothing of it has a counterpart here"
     elif len(verdict.names) == 1:
         why = f"it is for {verdict.names[0]}"
     else:
@@ -76,14 +96,29 @@ def _other_architecture(verdict: Verdict) -> str:
     return f"Other architecture: cannot be moved, because {why}."
 
 
+def _wrong_source(verdict: Verdict) -> str:
+    source, *known = verdict.names
+    why = f"it is for {known[0]}" if known else "its parts do not fit that one"
+    return f"It cannot have been trained on {source}: {why}. Choose the checkpoint that it was trained on."
+
+
+def _unreadable(verdict: Verdict) -> str:
+    if not verdict.reason.endswith(AGAIN):
+        return f"Cannot be read. {verdict.reason}"
+    file = re.split(r"[\\/]", verdict.reason.partition(": ")[0])[-1]
+    return f"{file} is damaged or incomplete. Download it again."
+
+
 def _source_unknown(verdict: Verdict) -> str:
     if not verdict.names:
-        return "Not known on which checkpoint it was trained. Choose the source."
+        return "Not known on which checkpoint it was trained. Choose that one."
     return f"Not known on which checkpoint it was trained. Is it {_or(verdict.names)}?"
 
 
 def _source_missing(verdict: Verdict) -> str:
-    return f"It was trained on {' '.join(verdict.names)}, which is not on this disk. Choose a source that is close to it."
+    was = "made for" if verdict.made_of else "trained on"
+    advice = f"Move {verdict.made_of} itself, if you have it." if verdict.made_of else "Choose one that is close to it."
+    return f"It was {was} {' '.join(verdict.names)}, which is not on this disk. {advice}"
 
 
 def _refining(verdict: Verdict) -> str:
@@ -102,8 +137,20 @@ def _takes(verdict: Verdict, do: Do) -> str:
     return duration(next(action.seconds for action in verdict.actions if action.do is do))
 
 
-def _of_layers(count: int, verdict: Verdict) -> str:
-    return f"{count} of {verdict.layers} layers"
+def _share(count: int, verdict: Verdict) -> str:
+    """Say which share of the adapter's layers these are."""
+    share = count / verdict.layers
+    if share == 1:
+        return "all"
+    if share < 0.075:
+        return "a small part"
+    return f"about {SHARES[min(SHARES, key=lambda known: abs(known - share))]}"
+
+
+def _range(low: float, high: float) -> str:
+    """Say between what something was measured, to 5 %: more would be a claim."""
+    least, most = (5 * round(20 * one) for one in (low, high))
+    return f"{least} to {most} %"
 
 
 def _or(names: tuple[str, ...]) -> str:
@@ -114,6 +161,7 @@ def _or(names: tuple[str, ...]) -> str:
 
 SENTENCES = {
     Kind.SAME: lambda verdict: "It was trained on this checkpoint: use it as it is.",
+    Kind.MADE: lambda verdict: f"It was made for this checkpoint, from {verdict.made_of}: use it as it is.",
     Kind.PRESENT: lambda verdict: "It is in this checkpoint already: use the checkpoint without it.",
     Kind.WORKS: _works,
     Kind.GAINS: _gains,
@@ -122,8 +170,8 @@ SENTENCES = {
     Kind.CROSSED: _crossed,
     Kind.FITS_ITSELF: lambda verdict: "A LoRA-X file: it fits itself to this checkpoint when the WebUI draws with it.",
     Kind.OTHER_ARCHITECTURE: _other_architecture,
-    Kind.WRONG_SOURCE: lambda verdict: f"That is not its source. {verdict.reason}",
-    Kind.UNREADABLE: lambda verdict: f"Cannot be read. {verdict.reason}",
+    Kind.WRONG_SOURCE: _wrong_source,
+    Kind.UNREADABLE: _unreadable,
     Kind.SOURCE_UNKNOWN: _source_unknown,
     Kind.SOURCE_MISSING: _source_missing,
 }

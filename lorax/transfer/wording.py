@@ -2,9 +2,10 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 
 from lorax.checkpoint import Mismatch
@@ -14,6 +15,11 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS, Cost, Forecas
 from lorax.transfer.report import LayerRecord, Report, Status, Unrelated
 
 KINDS = {RELATIVES: "close relatives", STRANGERS: "unrelated", CROSSED: "of different families"}
+AHEAD = {
+    Status.TRANSFERRED: "would be moved",
+    Status.SKIPPED: "would be left out",
+    Status.UNMATCHED: "without a counterpart",
+}
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -52,13 +58,14 @@ class Section:
     items: tuple[Item, ...] = ()
 
 
-def sections(report: Report) -> list[Section]:
-    """Return the sections.
+def sections(report: Report, *, ahead: bool = False) -> list[Section]:
+    """Return the sections; ``ahead``: of a transfer that was not made.
 
     If the original draws the same, that is first. Layers by status and reason follow, with their share of the changes, then
     measurements and forecasts.
     """
-    parts = _of_the_original, _of_layers, _of_measurements, _of_the_rest, _of_the_bases
+    of_layers = partial(_of_layers, ends=AHEAD if ahead else ENDS)
+    parts = _of_the_original, of_layers, _of_measurements, _of_the_rest, _of_the_bases
     return [section for part in parts for section in part(report)]
 
 
@@ -162,7 +169,7 @@ def _of_the_original(report: Report) -> Iterator[Section]:
         yield Section(Topic.ORIGINAL, text)
 
 
-def _of_layers(report: Report) -> Iterator[Section]:
+def _of_layers(report: Report, ends: Mapping[Status, str]) -> Iterator[Section]:
     for status in Status:
         records = [record for record in report.records if record.status is status]
         if not records and status is not Status.TRANSFERRED:
@@ -175,7 +182,7 @@ def _of_layers(report: Report) -> Iterator[Section]:
             for reason, group in sorted(alike.items(), key=lambda item: -len(item[1]))
         )
         share = report.share(records)
-        text = f"{len(records)} of {len(report.records)} layers {ENDS[status]}, {share:.1%} of what the LoRA changes."
+        text = f"{len(records)} of {len(report.records)} layers {ends[status]}, {share:.1%} of what the LoRA changes."
         yield Section(Topic.LAYERS, text, items)
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from lorax.catalog import Facts, FileKind, ListedFile, Origins, Sure, Survey, record, seen
 from lorax.hosts.base import Host
 from lorax.ui import telling
+from lorax.ui.confirmed import Confirmed
 from lorax.ui.requests import Choice, Reply, Values
 
 TOLD = "  ("  # stands between a file's name and what is known of it
@@ -23,7 +24,7 @@ class Chooser:
     """
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host, self._confirmed = host, Confirmed(host.cache)
         self._survey, self._surveyed = Survey(), set[Path]()
         self._is_new = False  # whether a name may be that of another file than before
         self.revision = 0  # how often the lists were read again
@@ -124,14 +125,24 @@ class Chooser:
         return _each(chosen, label)
 
     def source_of(self, models: Sequence[ListedFile]) -> tuple[str | None, str | None]:
-        """Return the base that all of the LoRAs name, and if there is none, a guess, which the user must confirm."""
+        """Return the base that all of the LoRAs name, or that was confirmed; and if there is none, a guess to be confirmed."""
         origins = Origins(self.host.bases().values())
         found = [origins.of(record(model.path)) for model in models]
         sources = {one.base.name for one in found if one.sure is Sure.FOUND and one.base}
         if len(sources) == 1 and all(one.sure is Sure.FOUND for one in found):
             return sources.pop(), None
+        if len(models) == 1 and (confirmed := self._confirmed.of(models[0].path)) in self.host.bases():
+            return confirmed, None
         guesses = [one.base.name for one in found if one.sure is Sure.GUESS and one.base]
         return None, guesses[0] if len(found) == 1 and guesses else None
+
+    def confirm(self, model: ListedFile, source: str) -> None:
+        """Remember the source that was chosen for a LoRA whose file names none, unless it is of another family."""
+        bases, known = self.host.bases(), record(model.path)
+        if source not in bases or Origins(bases.values()).of(known).sure is Sure.FOUND:
+            return
+        if known.family in ("", record(bases[source].path).family):
+            self._confirmed.keep(model.path, source)
 
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
         """Return in sentences where LoRAs name another source than the chosen one."""
@@ -140,7 +151,8 @@ class Chooser:
         for model, fact in zip(models, known, strict=True):
             base = origins.named(record(model.path)) if choice.source in bases and not fact.problem else None
             if base and base.name != choice.source:
-                found.append(f"{model.name} says that it was trained on {base.name}, but the source is {choice.source}.")
+                was, where = ("made", "for") if fact.is_moved else ("trained", "on")
+                found.append(f"{model.name} says that it was {was} {where} {base.name}, not {where} {choice.source}.")
         return found
 
 

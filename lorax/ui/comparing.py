@@ -41,17 +41,17 @@ class Start(Protocol):
 
 
 def lay_out(host: Host, start: Start, last: Any) -> Any:
-    """Lay the part out in the current context; return the list of moved LoRAs, which the page's own events fill.
+    """Lay the part out in the current context; return its accordion, which is closed until there is something to compare.
 
     ``last`` is the state of the last transfer: a mapping in which ``target`` names its target.
     """
     comparing = Comparing(host)
-    with gr.Accordion("Compare", open=True, elem_id="lorax_comparison"):
+    with gr.Accordion("Compare", open=False, elem_id="lorax_comparison") as part:
         fields = _fields(host)
         with gr.Row():
             given = gr.Button("Take all from txt2img", size="sm", visible=host.has_prompt, elem_id="lorax_from_txt2img")
-            preview = gr.Button("Draw a preview", size="sm", elem_id="lorax_draw_preview")
-            compare = gr.Button("Compare", variant="primary", size="sm", elem_id="lorax_compare")
+            preview = gr.Button("Draw a preview", size="sm", interactive=False, elem_id="lorax_draw_preview")
+            compare = gr.Button("Compare", variant="primary", size="sm", interactive=False, elem_id="lorax_compare")
         told = gr.HTML(elem_id="lorax_compare_told")
         gallery = gr.Gallery(
             label="Pictures; click one to use it or its strength",
@@ -78,8 +78,10 @@ def lay_out(host: Host, start: Start, last: Any) -> Any:
         stored.then(None, None, None, **js("() => lorax.refresh()"))
     for component in fields.values():
         changed = component.blur if isinstance(component, gr.Textbox) else component.change
-        changed(lambda *values: comparing.tell(form.read(values)), form.components, [told], show_progress="hidden")
-    return fields["which"]
+        changed(
+            lambda *values: comparing.told(form.read(values)), form.components, [told, preview, compare], show_progress="hidden"
+        )
+    return part
 
 
 def _fields(host: Host) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _fields(host: Host) -> dict[str, Any]:
             info="Also of earlier days; several stand side by side",
             elem_id="lorax_which",
         )
-        made["others"] = gr.CheckboxGroup(list(OTHERS), value=list(OTHERS), label="Beside them", elem_id="lorax_compare_others")
+        made["others"] = gr.CheckboxGroup(list(OTHERS), value=list(OTHERS), label="Beside those", elem_id="lorax_compare_others")
     with gr.Row():
         made["prompt"] = gr.Textbox(label="Prompt", lines=2, elem_id="lorax_prompt")
         made["negative"] = gr.Textbox(label="Negative prompt", lines=2, elem_id="lorax_compare_negative")
@@ -131,6 +133,10 @@ class Comparing:
     def __init__(self, host: Host) -> None:
         self._host, self._pace, self._kept = host, Pace(), Kept()
 
+    def told(self, values: Values) -> list[Any]:
+        """Return what ``tell`` says, and the updates of the buttons that draw, which need something to be drawn."""
+        return [self.tell(values), *2 * [gr.update(interactive=bool(values["which"]))]]
+
     def tell(self, values: Values) -> str:
         """Say how many pictures the choices make and how long they take, or what is wrong with the choices."""
         if not values["which"]:
@@ -145,7 +151,8 @@ class Comparing:
     def _count(self, asked: Comparison, planned: Sheet) -> str:
         seconds = self._pace.expected(planned.shots, asked.work)
         long = f", about {in_words(seconds)}" if seconds else ". How long they take is told once the first ones are drawn"
-        count = f"{len(planned.shots)} of at most {MOST} pictures{long}."
+        drawn = len(planned.shots)
+        count = f"{drawn} picture{'s' * (drawn != 1)} ({MOST} at most){long}."
         return "".join(words.message(text, kind) for text, kind in [(count, "note"), *((w, "warning") for w in planned.warnings)])
 
     def compare(self, progress: Progress, asked: Comparison) -> list[Any]:

@@ -15,7 +15,11 @@ from lorax.ui import words
 
 MOST = 36  # pictures of one comparison
 WIDEST = 6  # pictures in a row
-ON_SOURCE, ALONE, COPIED = "the LoRA on its source", "the target alone", "a plain copy on the target"
+ON_SOURCE, ALONE, COPIED = (
+    "the LoRA on its own checkpoint",
+    "your checkpoint alone",
+    "the LoRA on yours, as it is",
+)
 OTHERS = (ON_SOURCE, ALONE, COPIED)
 SEEDS = 1 << 32
 Number = TypeVar("Number", int, float)
@@ -164,11 +168,11 @@ def _others(
         if source and source.path.exists():
             yield Shot(f"{words.short(source.name)} with the LoRA", source, lora)
         else:
-            warnings.append(f"{model.name}: {origin.source.name}, its source, is not in the list, so nothing is drawn with it.")
+            warnings.append(f"{model.name}: {origin.source.name}, its own checkpoint, is not in the list, so it is not drawn.")
     if ALONE in wanted:
         yield Shot(f"{words.short(target.name)} alone", target, None)
     if COPIED in wanted and lora and open_adapter(lora.path).header is None:  # a LoRA-X file is fitted, never copied
-        yield Shot(f"{words.short(target.name)} with a plain copy", target, lora)
+        yield Shot(f"{words.short(target.name)} with the LoRA as it is", target, lora)
 
 
 def _told_apart(others: list[Shot]) -> list[Shot]:

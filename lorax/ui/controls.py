@@ -23,7 +23,7 @@ def controls(options: Iterable[Option], preset: Mapping[str, Any]) -> Parts:
     made: Parts = {}
     for option in options:
         default = preset.get(option.name, option.default)
-        with gr.Column(min_width=160):
+        with gr.Column(min_width=260 if option.bounds else 160):  # a slider's help stands beside its number
             made[option.name] = control(option, default)
             if option.choices:
                 made[f"{option.name}_means"] = gr.HTML(words.meaning(option, default), elem_id=f"lorax_{option.name}_means")

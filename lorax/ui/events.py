@@ -55,6 +55,8 @@ class Events:
         for component in self.asked.components:
             changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
             changed(None, None, None, **js("() => lorax.ask()"))
+        for name in ("adapters", "source", "target"):
+            parts[name].input(None, None, None, **js("() => lorax.stale()"))  # what was said of another choice goes at once
         for name, handler in (("refresh", handlers.refresh), ("use_loaded", handlers.use_loaded), ("confirm", handlers.confirm)):
             _ask(self.on(parts[name].click, handler))
         for name, handler in (
@@ -92,9 +94,10 @@ class Events:
             (parts["library_all"].click, library.choose_all),
             (parts["library_none"].click, library.choose_none),
             (parts["library_closely"].click, library.closely),
-            (parts["library_move"].click, library.move),
         ):
             self.on(listen, handler, form=form)
+        moved = self.on(parts["library_move"].click, library.move, form=form)
+        moved.then(None, None, None, **js("() => lorax.show()"))
 
     def on(
         self, listen: Callable[..., Any], handler: Handler, mark: Any = None, script: str = "", form: Form | None = None

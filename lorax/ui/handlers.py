@@ -11,7 +11,7 @@ from lorax.errors import LoraxError
 from lorax.hosts.base import Host
 from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.progress import Progress
-from lorax.transfer import Do, Verdict
+from lorax.transfer import Do, Kind, Verdict
 from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
 from lorax.ui.comparison import moved_loras
@@ -26,6 +26,8 @@ from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batc
 EXPLAINED = [option for kind in (Options, Running, Saving) for option in declared(kind) if option.choices]
 ANALYSE, TRANSFER, COMPARE = "analyse", "transfer", "compare"
 BUTTONS = {Do.MOVE: "move", Do.REFINE: "refine", Do.BRIDGE: "bridge", Do.USE_ORIGINAL: "original"}
+NO_BUTTONS = {name: gr.update(visible=False) for name in BUTTONS.values()}
+FIXED = (Kind.WRONG_SOURCE, Kind.UNREADABLE, Kind.OTHER_ARCHITECTURE, Kind.SOURCE_UNKNOWN, Kind.SOURCE_MISSING)  # not to be moved
 
 
 class Handlers:
@@ -81,7 +83,7 @@ class Handlers:
             reply["notes"] = words.answers(question) + notes + telling.loaded(self.host.loaded(), choice.target)
             reply |= self._judged(page, choice, models)
         except (LoraxError, OSError) as error:
-            reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")}
+            reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")} | NO_BUTTONS
         if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
             self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
             reply |= self.outcome(page) | self.progress(page)
@@ -93,9 +95,11 @@ class Handlers:
     def _completed(self, page: Page, values: Values, reply: Reply) -> Values:
         """Return the values with the source that the LoRAs tell, and the target that is loaded if none is chosen by hand."""
         before, choice, loaded = page.values.get("adapters") or [], Choice.of(values), self.host.loaded()
-        found: dict[str, Any] = {}
+        models, found = self.chooser.adapters(choice.adapters), dict[str, Any]()
         if self.chooser.names(choice.adapters) != self.chooser.names(before):
-            found["source"], page.guess = self.chooser.source_of(self.chooser.adapters(choice.adapters))
+            found["source"], page.guess = self.chooser.source_of(models)
+        elif choice.source != page.values.get("source") and choice.source and len(models) == 1:
+            self.chooser.confirm(models[0], choice.source)
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
         page.loaded = loaded
@@ -112,27 +116,29 @@ class Handlers:
         """Return what is true of the LoRAs on the target, once it is known, and the buttons that go with it."""
         bases = self.host.bases()
         if not models or choice.target not in bases:
-            return {"verdict": words.message("Choose a LoRA, and the checkpoint that you want to use it on.")} | self._buttons([])
+            asked_for = words.message("Choose a LoRA, and the checkpoint that you want to use it on.")
+            return {"verdict": asked_for} | NO_BUTTONS | {"move": gr.update(visible=True, interactive=False, variant="secondary")}
         known = [facts(model.path) for model in models]
         warned = "".join(words.message(text, "warning") for text in self.chooser.misfits(choice, models, known))
         source = bases.get(choice.source) if choice.source else None
-        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values())))
+        asked = replace(choice.of_options(Running), trigger="", captions=())  # which change no cost
+        found = self.judging.ask(page.id, Asked(models, bases[choice.target], source, list(bases.values()), asked))
         if found is None:
-            return {"verdict": warned + telling.PENDING} | self._buttons([])
+            return {"verdict": warned + telling.PENDING} | NO_BUTTONS
         said = telling.verdicts([model.name for model in models], found)
         tag = original_tag(self.host, models, [one.strength for one in found])
-        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method)
+        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method, bool(warned))
 
-    def _buttons(self, verdicts: Sequence[Verdict], method: str = Options.method) -> Reply:
-        """Show what can be done, the recommended one as the primary button; before that is known, Move alone."""
+    def _buttons(self, verdicts: Sequence[Verdict], method: str, doubted: bool) -> Reply:
+        """Show what can be done, the recommended one as the primary button, unless what was chosen is ``doubted``."""
         offered = [action.do for verdict in verdicts for action in verdict.actions]
-        best = next(iter(offered), None)
-        if not verdicts or method != Options.method:  # who has chosen a method wants it
+        if method != Options.method and any(verdict.kind not in FIXED for verdict in verdicts):  # who has chosen it wants it
             offered.append(Do.MOVE)
+        best = None if doubted else next(iter(offered), None)
         if not self.host.has_prompt:
             offered = [one for one in offered if one is not Do.USE_ORIGINAL]
         return {
-            name: gr.update(visible=do in offered, variant="primary" if do is (best or Do.MOVE) else "secondary")
+            name: gr.update(visible=do in offered, interactive=True, variant="primary" if do is best else "secondary")
             for do, name in BUTTONS.items()
         }
 
@@ -185,6 +191,7 @@ class Handlers:
         def compare(page: Page, mark: str, values: Values) -> Reply:
             asked = ask(values)
             kept = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
+            kept["comparison"] = gr.update(open=True)
             kept["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
 
             def drawn(progress: Progress) -> Shown:

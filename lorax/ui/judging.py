@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,27 +11,33 @@ from lorax.catalog import ListedFile
 from lorax.errors import Interrupted
 from lorax.files import stamp
 from lorax.hosts.base import Host
+from lorax.options import Running
 from lorax.transfer import Verdict
 from lorax.workflow import Verdicts
 
 KEPT = 64  # questions whose answers are kept
+AT_ONCE = 0.3  # seconds in which most answers that are kept in the cache are there
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page asks: verdicts on adapters for a target, from one source or each from the base that its file names."""
+    """What a page asks: verdicts on adapters for a target, from one source or each from the base that its file names.
+
+    ``running``: what Refine and Bridge are to do.
+    """
 
     adapters: Sequence[ListedFile]
     target: ListedFile
     source: ListedFile | None
     bases: Sequence[ListedFile]
+    running: Running | None = None
 
     @cached_property
     def state(self) -> Hashable:
         """What differs once another answer may be right."""
         files = (self.target, *filter(None, [self.source]), *self.adapters)
         known = (self.source is None, *(base.path for base in (() if self.source else self.bases)))
-        return known, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
+        return self.running, known, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
 
 
 class Judging:
@@ -56,6 +62,7 @@ class Judging:
                 found = self._found[asked.state] = self._worker.submit(self._judge, asked)
                 while len(self._found) > KEPT:
                     self._found.popitem(last=False)
+        wait([found], AT_ONCE)  # so that the page does not show for a moment that one is looked for
         return found.result() if found.done() else None
 
     def _judge(self, asked: Asked) -> list[Verdict]:
@@ -63,4 +70,4 @@ class Judging:
             if asked.state not in self._asked.values():
                 raise Interrupted
 
-        return self.verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted)
+        return self.verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted, asked.running)

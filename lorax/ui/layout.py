@@ -55,7 +55,7 @@ def doing() -> Parts:
     """Make the verdict, the buttons that do something, and the progress of what is done."""
     parts: Parts = {"verdict": gr.HTML(elem_id="lorax_verdict")}
     with gr.Row(elem_id="lorax_actions") as parts["actions"]:
-        parts["move"] = gr.Button("Move", variant="primary", min_width=110, elem_id="lorax_move")
+        parts["move"] = gr.Button("Move", interactive=False, min_width=110, elem_id="lorax_move")
         parts["refine"] = gr.Button("Refine", visible=False, min_width=110, elem_id="lorax_refine")
         parts["bridge"] = gr.Button("Bridge", visible=False, min_width=110, elem_id="lorax_bridge")
         parts["original"] = gr.Button(

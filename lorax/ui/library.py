@@ -14,19 +14,23 @@ from lorax.ui.controls import Parts, wire
 from lorax.ui.pages import Page
 from lorax.ui.requests import Reply, Values
 from lorax.ui.shelves import Shelf, Shelves
-from lorax.workflow import COARSE, FILTERS, SORTS, Row, State, counts, selected
+from lorax.workflow import FILTERS, SORTS, Row, State, counts, selected
 
 ALL = "All"
 SORTED = {"verdict": "What can be done", "name": "Name", "source": "Source"}
 FEW, MORE = 50, 200  # rows that are shown at first, and with each click on More
 WIRE = "library_look"
+INTRODUCTION = (
+    "All your LoRAs, and what each is worth on the checkpoint that you want to use it on (above). This is a first look at a part "
+    'of each file. "Look closely" also tells whether the checkpoint has some of a LoRA already, and the strength to use then.'
+)
 
 
 def lay_out() -> Parts:
     """Lay the part out in the current context. It is closed at first, and nothing is looked for before it is open."""
     parts: Parts = {}
     with gr.Accordion("Library", open=False, elem_id="lorax_library"):
-        gr.HTML(words.message(f"What every LoRA is worth on the target that is chosen above. {COARSE}"))
+        gr.HTML(words.message(INTRODUCTION))
         with gr.Row():
             parts["library_only"] = _choice("Show", [ALL, *FILTERS.values()], "lorax_library_only")
             parts["library_search"] = gr.Textbox(
@@ -95,10 +99,15 @@ class Library:
         return self._shown(page, Asked.of(values, self._host))
 
     def choose_all(self, page: Page, mark: str, values: Values) -> Reply:
-        """Choose all that can be moved of the rows that are asked for, also of those further down, but for what was moved."""
+        """Choose all that can be moved of the rows that are asked for, also of those further down.
+
+        What was moved already and moved copies are left out.
+        """
         asked = Asked.of(values, self._host)
         rows = self._rows(asked, self._shelf(asked))
-        return self._choose(page, asked, {row.adapter.name for row in rows if row.can_move and row.state is not State.DONE})
+        return self._choose(
+            page, asked, {row.adapter.name for row in rows if row.can_move and not row.is_copy and row.state is not State.DONE}
+        )
 
     def choose_none(self, page: Page, mark: str, values: Values) -> Reply:
         return self._choose(page, Asked.of(values, self._host), set())
@@ -115,6 +124,7 @@ class Library:
     def move(self, page: Page, mark: str, values: Values) -> Reply:
         """Move the chosen LoRAs that are there. Files that exist stay, unless they are to be replaced."""
         chosen, adapters = Asked.of(values, self._host).chosen, self._host.adapters()
+        page.moving = chosen  # those that a run which is stopped has not moved stay ticked
         return self._move(page, [adapters[name] for name in sorted(chosen) if name in adapters], values)
 
     def _choose(self, page: Page, asked: Asked, names: set[str]) -> Reply:
@@ -131,6 +141,8 @@ class Library:
     def _shown(self, page: Page, asked: Asked) -> Reply:
         shelf = self._shelf(asked)
         rows = self._rows(asked, shelf)
+        done = {row.adapter.name for row in shelf.rows if row.state is State.DONE} & page.moving if shelf else set()
+        page.moving, chosen = page.moving - done, asked.chosen - done
         if shelf is None:
             status = words.message("Choose the checkpoint that you want to use them on.")
         elif shelf.error:
@@ -139,8 +151,9 @@ class Library:
             status = words.message(telling.counted(counts(shelf.rows), len(shelf.rows)))
         else:
             status = telling.looking(WIRE, shelf.done, shelf.total, f"{shelf.text}: {{done}} of {{total}}")
-        return {
+        unticked = {"library_chosen": json.dumps(sorted(chosen))} if chosen != asked.chosen else {}
+        return unticked | {
             "library_status": status,
-            "library_table": telling.library(rows[: page.rows], len(rows), asked.chosen),
+            "library_table": telling.library(rows[: page.rows], len(rows), chosen),
             "library_more": gr.update(visible=len(rows) > page.rows),
         }

@@ -17,6 +17,7 @@ class Page:
     loaded: str | None = None  # the base that was loaded when the page last asked
     guess: str | None = None  # the source that the user is asked to confirm
     rows: int = 50  # of the library that are shown at most
+    moving: set[str] = field(default_factory=set)  # names of LoRAs of the library that are ticked until they are moved
 
 
 class Pages:

@@ -41,7 +41,7 @@ class Shown:
 
 
 def analysed(results: Sequence[Result]) -> Shown:
-    return Shown(_details(results) | {"status": words.message("Measured. Nothing was written.", "done")})
+    return Shown(_details(results, ahead=True) | {"status": words.message("Measured. Nothing was written.", "done")})
 
 
 def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
@@ -56,6 +56,7 @@ def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
         "sent_to": target.name,
         "last": {"target": target.name},
         "compare_which": chosen_of(host, paths),
+        **({"comparison": gr.update(open=True)} if paths else {}),
         "using": gr.update(visible=bool(tags)),
         "delete": gr.update(visible=bool(files), value="Delete these files" if len(paths) > 1 else "Delete this file"),
     }
@@ -85,9 +86,9 @@ def deleted(shown: Shown) -> str:
     return f"{said} Changed since, and kept: {', '.join(file.name for file in changed)}." if changed else said
 
 
-def _details(results: Sequence[Result]) -> Reply:
+def _details(results: Sequence[Result], *, ahead: bool = False) -> Reply:
     if not results:
         return {}
     records = [record for result in results for record in result.report.records]
-    shown = {"summary": words.summary(results), "plot": heatmap(records), "table": words.rows(results)}
+    shown = {"summary": words.summary(results, ahead=ahead), "plot": heatmap(records), "table": words.rows(results)}
     return shown | {"analysis": gr.update(visible=True)}

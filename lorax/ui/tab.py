@@ -22,13 +22,13 @@ def build(host: Host, **page: Any) -> gr.Blocks:
             gr.HTML(words.message(host.notice, "warning"))
         wires = {name: wire(f"lorax_{name}") for name in ("page", "question", "poll", "look", "library_look", "card")}
         with gr.Row(elem_id="lorax_columns"):
-            with gr.Column(scale=2, min_width=400):
+            with gr.Column(scale=2, min_width=320):
                 chosen = layout.choices(host)
                 options = layout.options(host, preset)
-            with gr.Column(scale=3, min_width=400):
+            with gr.Column(scale=3, min_width=320):
                 shown = layout.doing() | layout.result(host)
                 shown["last"] = gr.State({})  # what the comparison knows of the last transfer
-                comparing.lay_out(host, lambda *given: compared.append(Comparing(*given)), shown["last"])
+                shown["comparison"] = comparing.lay_out(host, lambda *given: compared.append(Comparing(*given)), shown["last"])
         shown |= layout.details()
         in_library = library.lay_out()
         asked = {name: part for name, part in (chosen | options).items() if layout.is_asked(part)}

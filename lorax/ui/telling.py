@@ -5,6 +5,7 @@ from html import escape
 
 from lorax.hosts.jobs import Job
 from lorax.methods import runs_models
+from lorax.options import Options
 from lorax.transfer import Verdict
 from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
@@ -107,7 +108,7 @@ def loaded(name: str | None, target: str | None) -> str:
 
 def guess(name: str | None) -> str:
     """Ask whether the LoRA was trained on this checkpoint."""
-    return message(f"Not known: was it trained on {short(name)}?", "warning") if name else ""
+    return message(f"The file does not say. Was it trained on {short(name)}? If not, choose above.", "warning") if name else ""
 
 
 def _written(one: Outcome, method: str) -> str:
@@ -116,8 +117,8 @@ def _written(one: Outcome, method: str) -> str:
         return message(text, MARKS.get(one.end, "warning"))
     if one.result is None:
         return message(f"Left as it is, since it exists already: {one.path}", "done")
-    how = "by running both checkpoints" if runs_models(method) else "by the weights"
+    how = method.capitalize() if runs_models(method) else "Move" if method == Options.method else f"Move ({method})"
     size = f", {one.path.stat().st_size / 1e6:.1f} MB" if one.path.exists() else ""
-    facts = f"for {short(one.target.name)}, moved {how} ({method}){size}"
+    facts = f"for {short(one.target.name)}, by {how}{size}"
     done = f"<div class='lorax-done'>Written: <code>{escape(str(one.path))}</code><br>{escape(facts)}</div>"
     return done + (message(one.result.note) if one.result.note else "")

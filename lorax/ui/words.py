@@ -79,8 +79,9 @@ def meaning(option: Option, value: Any) -> str:
     return f"<div class='lorax-meaning'>{escape((option.choices or {}).get(value, ''))}</div>"
 
 
-def summary(results: Sequence[Result]) -> str:
-    return "".join(f"<h4>{escape(result.adapter.name)}</h4>{_summary(result.report)}" for result in results)
+def summary(results: Sequence[Result], *, ahead: bool = False) -> str:
+    """Return the reports in words; ``ahead``: of transfers that were not made."""
+    return "".join(f"<h4>{escape(result.adapter.name)}</h4>{_summary(result.report, ahead)}" for result in results)
 
 
 def columns() -> str:
@@ -108,9 +109,9 @@ def tag(host_tag: str, facts: Facts) -> str:
     return f"{host_tag} {facts.trigger_words}".strip()
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Report, ahead: bool) -> str:
     declined = f"<p>{escape(f'A transfer is declined: {refusal(report)}')}</p>" if report.declined else ""
-    return f"<div class='lorax-summary'>{declined}{''.join(map(_section, sections(report)))}</div>"
+    return f"<div class='lorax-summary'>{declined}{''.join(map(_section, sections(report, ahead=ahead)))}</div>"
 
 
 def _section(section: Section) -> str:

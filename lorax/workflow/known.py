@@ -71,7 +71,7 @@ class KnownPairs:
         states = [state_of(path) for path in (source, target)]
         if not all(states):
             return Known()
-        content = json.dumps([__version__, "verdicts", self._here, *states, *map(_beside, (source, target))])
+        content = json.dumps([__version__, "verdicts of a quiet machine", self._here, *states, *map(_beside, (source, target))])
         key = hashlib.sha256(content.encode()).hexdigest()
         if key not in self._known:
             self._known[key] = self._read(key)

@@ -56,6 +56,7 @@ TITLES = {
 STATES = {State.NOT: "", State.DONE: "Moved already", State.CHANGED: "Moved, and changed since"}
 GROUPS = {
     Kind.SAME: Group.WORKS,
+    Kind.MADE: Group.WORKS,
     Kind.PRESENT: Group.PRESENT,
     Kind.WORKS: Group.WORKS,
     Kind.GAINS: Group.GAINS,
@@ -102,8 +103,13 @@ class Row:
         return (
             self.source is not None
             and self.group in (Group.GAINS, Group.WORKS, Group.RUNS)
-            and self.verdict.kind is not Kind.SAME
+            and self.verdict.kind not in (Kind.SAME, Kind.MADE)
         )
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether a transfer made it. Moving its original loses less."""
+        return self.record.facts.is_moved
 
     @cached_property
     def words(self) -> str:

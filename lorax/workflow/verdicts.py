@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lorax.catalog import FileKind, ListedFile, Origin, Origins, Sure, record
+from lorax.catalog import FileKind, ListedFile, Origin, Origins, Provenance, Sure, base_of, record
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily
 from lorax.files import Cache
-from lorax.formats import open_adapter
+from lorax.formats import AdapterFile, open_adapter
 from lorax.models import Models, check_all
-from lorax.options import Options
+from lorax.options import Options, Running
 from lorax.progress import Progress, silent
 from lorax.transfer import Cost, Kind, Plan, Verdict, estimate, judging, plan_all
 from lorax.workflow.known import PAIRS, Known, KnownPairs, state_of
@@ -49,13 +49,15 @@ class Bases:
 class Asked:
     """What is asked of several adapters, with the bases that were opened for them.
 
-    ``by_structure``: whether what the adapters' headers tell is enough, which is the same for all of one structure.
+    ``by_structure``: whether what the adapters' headers tell is enough, which is the same for all of one structure. ``running``:
+    what the methods that run the models are to do, by which the actions' costs are told; None: what is usual.
     """
 
     target: ListedFile
     source: ListedFile | None
     origins: Origins
     by_structure: bool = False
+    running: Running | None = None
     opened: dict[Path, Bases] = field(default_factory=dict)
 
     @cached_property
@@ -85,12 +87,13 @@ class Verdicts:
         source: ListedFile | None = None,
         bases: Iterable[ListedFile] = (),
         progress: Progress = silent,
+        running: Running | None = None,
     ) -> list[Verdict]:
         """Return the verdicts on adapters from ``source``, or without it from that of the ``bases`` which each of them names.
 
         Whatever is wrong with a file becomes a verdict. ``progress`` may raise to stop.
         """
-        return list(self.each(adapters, Asked(target, source, Origins(bases)), progress))
+        return list(self.each(adapters, Asked(target, source, Origins(bases), running=running), progress))
 
     def each(self, adapters: Sequence[ListedFile], asked: Asked, progress: Progress = silent) -> Iterator[Verdict]:
         """Yield the verdict on each of the adapters; see ``of_all``."""
@@ -115,13 +118,17 @@ class Verdicts:
             if source is None:
                 found = asked.origins.of(known)
                 if found.sure is not Sure.FOUND or found.base is None:
-                    return _of_unknown(asked, found)
+                    return _of_copy(_of_unknown(asked, found), known.facts.origin, target)
                 source = found.base
             if source.path not in asked.opened:
                 asked.opened[source.path] = Bases(source, target, self._pairs.of(source.path, target.path))
                 if len(asked.opened) > PAIRS:
                     self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
-            return self._of(adapter, asked.opened[source.path], known.structure if asked.by_structure else "")
+            bases = asked.opened[source.path]
+            verdict = self._of(adapter, bases, known.structure if asked.by_structure else "")
+            if asked.running not in (None, Running()):
+                verdict = self._priced(verdict, adapter, bases, asked.running)
+            return _of_copy(verdict, known.facts.origin, target)
         except (LoraxError, OSError) as error:
             return Verdict(Kind.UNREADABLE, reason=str(error))
         except Exception as error:
@@ -140,6 +147,21 @@ class Verdicts:
                 known.keep(state, found)
         return found
 
+    def _priced(self, found: Verdict, adapter: ListedFile, bases: Bases, running: Running | None) -> Verdict:
+        """Return the verdict with what its actions cost if the models are run so."""
+        if not any(action.bytes for action in found.actions):
+            return found
+        (source, target), known = bases.opened, bases.known
+        pairs = known.relation_of(source, target).pairs
+        plan = plan_all([open_adapter(adapter.path)], source, target, self._options, running, pairs)[0]
+        priced = []
+        for action in found.actions:
+            if action.bytes and action.do.method:
+                cost = self._cost(plan, action.do.method, found.kind, known)
+                action = replace(action, seconds=cost.seconds, bytes=cost.bytes)
+            priced.append(action)
+        return replace(found, actions=tuple(priced))
+
     def _judged(self, adapter: ListedFile, bases: Bases, closely: bool) -> Verdict:
         opened = open_adapter(adapter.path)
         try:
@@ -147,31 +169,39 @@ class Verdicts:
         except UnsupportedBase as error:
             if error.base is bases.target:
                 return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
-            return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+            return self._of_wrong_source(opened, bases, error)
         relation = bases.known.relation_of(source, target)
         try:
             plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
         except LoraxError as error:
-            return Verdict(Kind.WRONG_SOURCE, reason=str(error))
+            return self._of_wrong_source(opened, bases, error)
         if bases.source.path.resolve() == bases.target.path.resolve():
             same = Verdict(Kind.SAME, layers=len(opened.layers))
             return replace(same, actions=judging.actions(same, 0, {}))
         return self._with_actions(judging.judge(plan, relation, closely), plan, bases)
+
+    @staticmethod
+    def _of_wrong_source(opened: AdapterFile, bases: Bases, error: LoraxError) -> Verdict:
+        """Return the verdict with what the adapter is for, if it is for another family than the source."""
+        made_for = opened.family
+        other = made_for is not None and record(bases.source.path).family != made_for.name
+        names = (bases.source.name, made_for.title) if made_for and other else (bases.source.name,)
+        return Verdict(Kind.WRONG_SOURCE, reason=str(error), names=names)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:
         methods = judging.methods_for(verdict.kind)
         if methods and (why := self._lacking or bases.cannot_run):
             verdict, methods = replace(verdict, reason=why), ()
         running = {method: self._cost(plan, method, verdict.kind, bases.known) for method in methods}
-        return replace(verdict, actions=judging.actions(verdict, judging.moving_seconds(plan.source, plan.target), running))
+        return replace(verdict, actions=judging.actions(verdict, judging.moving_seconds(plan), running))
 
     @staticmethod
     def _cost(plan: Plan, method: str, kind: Kind, known: Known) -> Cost:
         """Estimate the cost, once for all adapters that change the same layers at the same ranks."""
         changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
-        key = method, kind, changed
+        key = method, kind, changed, plan.running
         if key not in known.costs:
-            known.costs[key] = estimate(plan, method, related=kind not in (Kind.UNRELATED, Kind.CROSSED))
+            known.costs[key] = estimate(plan, method, related=kind not in (Kind.UNRELATED, Kind.CROSSED), alone=True)
         return known.costs[key]
 
 
@@ -188,6 +218,14 @@ def _opened(base: ListedFile) -> Checkpoint:
         return open_checkpoint(base.path, base.sha256)
     except UnsupportedFamily as error:
         raise UnsupportedBase(base, error) from error
+
+
+def _of_copy(verdict: Verdict, origin: Provenance | None, target: ListedFile) -> Verdict:
+    """Return the verdict, which tells of an adapter that a transfer has made of which one it did."""
+    if origin is None or origin.target is None:
+        return verdict
+    is_here = verdict.kind is Kind.SAME and base_of(origin.target, [target]) is not None
+    return replace(verdict, kind=Kind.MADE if is_here else verdict.kind, made_of=origin.lora.title)
 
 
 def _of_unknown(asked: Asked, found: Origin) -> Verdict:

@@ -89,5 +89,5 @@ def chosen(page: Any) -> Any:
     """A LoRA and a target for which it finds a new place, and the verdict on it."""
     pick(page, "#lorax_adapters", "Lora/contrast-base")
     pick(page, "#lorax_target", "pruned")
-    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    page.wait_for_selector("#lorax_verdict :text('A slimmed-down relative')")
     return page

@@ -55,6 +55,17 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
+def test_lists_that_the_webui_fills_anew_lose_nothing_that_is_there(double: Double, host: Any) -> None:
+    """It empties them first; what was chosen would be taken out, and a source be called missing."""
+    bases, adapters = host.bases(), host.adapters()
+    assert "base.safetensors" in bases
+    double.modules["sd_models"].checkpoints_list.clear()
+    double.modules["networks"].available_networks.clear()
+    assert (host.bases(), host.adapters()) == (bases, adapters)
+    adapters["contrast-base"].path.unlink()
+    assert host.adapters().keys() == adapters.keys() - {"contrast-base"}
+
+
 @in_each_shape
 def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None:
     callbacks(double)["settings"]()

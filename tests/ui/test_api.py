@@ -55,7 +55,9 @@ def test_verdicts(server: str) -> None:
     asked = {"target": "pruned", "adapters": ["Lora/contrast-base"]}
     (found,) = call(server, "verdict", asked)
     assert (found["adapter"], found["kind"], found["strength"]) == ("Lora/contrast-base", "gains", 1)
-    assert found["words"].startswith("Pruned sibling: 96 of 210 layers find a new place, 72 have none.")
+    assert found["words"].startswith(
+        "A slimmed-down relative: most of the LoRA fits, about a third has no place here. Moving takes less than a minute."
+    )
     assert found["actions"][0] == {"do": "move", "method": "auto", "seconds": found["actions"][0]["seconds"], "bytes": 0}
     assert [one["kind"] for one in call(server, "verdict", asked | {"source": "finetune", "target": "base"})] == ["works"]
     assert refused(server, "verdict", asked | {"target": "none"})[0] == 404

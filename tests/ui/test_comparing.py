@@ -80,7 +80,7 @@ def titles(host: Host, *which: str, **changed: Any) -> list[str]:
 
 def test_one_row_for_each_seed(host: Host) -> None:
     label = move(host)
-    row = ["base with the LoRA", "finetune alone", "finetune with a plain copy", "finetune with the moved LoRA"]
+    row = ["base with the LoRA", "finetune alone", "finetune with the LoRA as it is", "finetune with the moved LoRA"]
     assert titles(host, label) == row
     planned = sheet(asked(label, seeds="7, 8"), host)
     assert [shot.title for shot in planned.shots] == [f"{title}, seed {seed}" for seed in (7, 8) for title in row]
@@ -104,19 +104,19 @@ def test_methods_and_results_of_earlier_days_stand_beside_each_other(host: Host,
     assert first == "Lora/contrast-base-finetune-copy  (copy, for finetune)"
     assert set(moved_loras(later)) == {first, second, other}
     assert titles(later, first, second, others=[COPIED]) == [
-        "finetune with a plain copy",
+        "finetune with the LoRA as it is",
         "finetune with Lora/contrast-base-finetune-copy (copy)",
         "finetune with Lora/contrast-base-finetune-lorax (lorax)",
     ]
     copies = titles(later, first, other, others=[COPIED])[:2]
-    assert copies == [f"finetune with a plain copy (Lora/contrast-{name})" for name in ("base", "pruned")]
+    assert copies == [f"finetune with the LoRA as it is (Lora/contrast-{name})" for name in ("base", "pruned")]
 
 
 def test_files_of_one_name_are_told_apart_by_what_is_in_them(host: Host, models: Path) -> None:
     label = move(host)
     shutil.copy(models / "Lora" / "contrast-pruned.safetensors", models / "contrast-base.safetensors")
     host.refresh()
-    (shot,) = (shot for shot in sheet(asked(label), host).shots if "plain copy" in shot.title)
+    (shot,) = (shot for shot in sheet(asked(label), host).shots if "as it is" in shot.title)
     assert shot.adapter is not None
     assert shot.adapter.name == "Lora/contrast-base"
 
@@ -178,10 +178,10 @@ def test_the_time_is_told_from_what_was_drawn(host: Host) -> None:
     assert pace.expected(planned.shots, 10 * work) == pytest.approx(10 * 30 + 20 + 10 * 3 * 2)
     comparing = Comparing(host)
     values = VALUES | {"which": [label]}
-    assert "4 of at most 36 pictures. How long they take is told once" in comparing.tell(values)
+    assert "4 pictures (36 at most). How long they take is told once" in comparing.tell(values)
     told, *_ = comparing.compare(silent, asked(label))
     assert told == comparing.tell(values)
-    assert "4 of at most 36 pictures, about 10 seconds" in comparing.tell(values)
+    assert "4 pictures (36 at most), about 10 seconds" in comparing.tell(values)
     assert "cannot be used" in comparing.tell(values | {"seeds": "x"})
 
 

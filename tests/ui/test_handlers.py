@@ -77,7 +77,9 @@ def test_the_tag_has_the_cards_weight_and_trigger_words(handlers: Any, page: Any
 def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = values(labels(handlers, "Lora/contrast-base"))
     handlers.analyse(page, "", chosen)
-    assert "Nothing was written" in finished(handlers, page)["status"]
+    shown = finished(handlers, page)
+    assert "Nothing was written" in shown["status"]
+    assert "layers would be moved" in shown["summary"]
     kept: list[Any] = []
     monkeypatch.setattr(handlers.memory, "keep", lambda *given: kept.append(given))
     handlers.transfer(page, "", chosen)
@@ -89,7 +91,7 @@ def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path,
 @pytest.mark.parametrize(
     ("target", "method", "said", "shown"),
     [
-        ("pruned", "auto", "Pruned sibling", {"move": "primary", "refine": "secondary"}),
+        ("pruned", "auto", "A slimmed-down relative", {"move": "primary", "refine": "secondary"}),
         ("finetune", "auto", "the original already works here", {"refine": "secondary"}),
         ("finetune", "copy", "the original already works here", {"move": "secondary", "refine": "secondary"}),
         ("base", "auto", "It was trained on this checkpoint", {}),
@@ -103,6 +105,50 @@ def test_the_buttons_are_those_of_the_verdict(
     assert said in answer["verdict"]
     buttons = {name: answer[name] for name in ("move", "refine", "bridge", "original")}
     assert {name: one["variant"] for name, one in buttons.items() if one["visible"]} == shown
+
+
+def test_the_verdicts_time_is_that_of_the_pictures_and_steps_that_are_chosen(
+    handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.judging.verdicts, "_lacking", "")  # an estimate needs no diffusers
+
+    def said(**changed: Any) -> str:
+        chosen = values(labels(handlers, "Lora/contrast-base"), target="finetune", **changed)
+        return str(judged(handlers, page, chosen)["verdict"])
+
+    usual, many, long = said(), said(pictures=4096), said(steps="20000")
+    assert len({usual, many, long}) == 3
+    assert "hours" in long
+    assert said() == usual, "and stays the same"
+    assert said(trigger="ink") == usual
+    assert "expected a whole number of at least 1" in said(steps="-3")
+
+
+def test_nothing_is_offered_before_something_is_chosen_and_known(handlers: Any, page: Any) -> None:
+    def offered(answer: dict[str, Any]) -> dict[str, str]:
+        buttons = {name: answer[name] for name in ("move", "refine", "bridge", "original")}
+        return {name: one["variant"] for name, one in buttons.items() if one["visible"] and one["interactive"]}
+
+    assert offered(handlers.noted(page, "1", values([]))) == {}
+    chosen = values(labels(handlers, "Lora/contrast-base"))
+    with handlers.judging.verdicts._lock:  # the verdict takes a while
+        answer = handlers.noted(page, "2", chosen)
+        assert "data-pending" in answer["verdict"]
+        assert offered(answer) == {}
+    assert offered(judged(handlers, page, chosen))["move"] == "primary"
+    assert offered(judged(handlers, page, chosen | {"source": "finetune"}))["move"] == "secondary", "the file names another one"
+    assert offered(judged(handlers, page, chosen | {"pictures": 3})) == {}
+
+
+def test_a_moved_lora_is_not_called_trained_on_its_target(handlers: Any, page: Any) -> None:
+    shown = moved(handlers, page, "Lora/contrast-base")
+    assert "for pruned, by Move, " in shown["written"]
+    assert shown["comparison"]["open"], "now there is something to compare"
+    (label,) = labels(handlers, "Lora/contrast-base-pruned")
+    assert label.endswith("made from contrast-base for pruned)")
+    answer = judged(handlers, page, values([label], source="pruned"))
+    assert "It was made for this checkpoint, from contrast-base: use it as it is." in answer["verdict"]
+    assert "says that it was made for pruned" in judged(handlers, page, values([label], source="finetune"))["verdict"]
 
 
 def test_where_there_is_txt2img_the_original_is_sent_there(handlers: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +189,14 @@ def test_a_guess_is_asked_and_not_taken(handlers: Any, page: Any, models: Path) 
     given = values(labels(handlers, "Lora/nameless"), source="pruned")
     answer = handlers.noted(page, "1", given)
     assert (answer["source"]["value"], answer["asking"]["visible"]) == (None, True)
-    assert "was it trained on base?" in answer["guess"]
+    assert "Was it trained on base? If not, choose above." in answer["guess"]
     with pytest.raises(LoraxError, match="No source is chosen"):
         handlers.transfer(page, "", given | {"source": None})
     assert handlers.confirm(page, "", given)["source"]["value"] == "base"
+    handlers.noted(page, "2", given | {"source": "base"})
+    handlers.noted(page, "3", values(labels(handlers, "Lora/contrast-pruned")))
+    again = handlers.noted(page, "4", given)
+    assert (again["source"]["value"], again["asking"]["visible"]) == ("base", False), "who has said it is not asked again"
 
 
 def test_the_target_follows_what_is_loaded_until_another_is_chosen(

@@ -55,11 +55,11 @@ def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> Non
     page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
     pick(page, "#lorax_target", "pruned")
     pick(page, "#lorax_adapters", "Lora/nameless")
-    page.wait_for_selector("#lorax_guess :text('Not known: was it trained on base?')")
+    page.wait_for_selector("#lorax_guess :text('Was it trained on base?')")
     assert page.input_value("#lorax_source input") == ""
     shoot(page, "not-known")
     page.click("#lorax_confirm")
-    page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+    page.wait_for_selector("#lorax_verdict :text('A slimmed-down relative')")
     assert page.input_value("#lorax_source input") == "base"
     assert page.is_hidden("#lorax_guess")
 
@@ -67,7 +67,7 @@ def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> Non
 def test_a_source_that_disagrees_is_warned_of(chosen: Any) -> None:
     pick(chosen, "#lorax_source", "finetune")
     chosen.wait_for_selector("#lorax_verdict .lorax-warning")
-    assert "says that it was trained on base, but the source is finetune" in chosen.inner_text("#lorax_verdict")
+    assert "says that it was trained on base, not on finetune" in chosen.inner_text("#lorax_verdict")
 
 
 def test_the_result_is_in_view_and_there_again_after_f5_until_something_else_is_chosen(chosen: Any, models: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_result_is_in_view_and_there_again_after_f5_until_something_else_is_
     move(chosen)
     assert [path.name for path in (models / "Lora" / "moved").glob("*.safetensors")] == ["contrast-base-pruned.safetensors"]
     said = chosen.inner_text("#lorax_written")
-    assert all(part in said for part in ("contrast-base-pruned.safetensors", "for pruned", "by the weights (auto)", " MB"))
+    assert all(part in said for part in ("contrast-base-pruned.safetensors", "for pruned", "by Move,", " MB"))
     chosen.set_viewport_size({"width": 1280, "height": 900})
     assert chosen.evaluate("document.querySelector('#lorax_copy').getBoundingClientRect().bottom < innerHeight")
     shoot(chosen, "result")
@@ -151,6 +151,31 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
         return stored(self, layer)
 
     monkeypatch.setattr(Checkpoint, "stored", slowly)
+
+
+def test_what_was_said_of_another_choice_goes_at_once(chosen: Any) -> None:
+    """Before the server has heard of the new one."""
+    chosen.route("**/run/predict*", lambda route: route.abort())  # it hears of nothing any more
+    pick(chosen, "#lorax_target", "finetune")
+    chosen.wait_for_function("() => getComputedStyle(document.querySelector('#lorax_actions')).visibility === 'hidden'")
+
+
+def test_a_job_that_takes_long_is_asked_for_less_often_and_an_idle_page_for_nothing(chosen: Any, slow: None) -> None:
+    """Each answer has gradio draw all of the WebUI anew."""
+    asked: list[str] = []
+    chosen.wait_for_timeout(1500)
+    chosen.on("request", lambda request: asked.append(request.url))
+    chosen.wait_for_timeout(4000)
+    assert asked == []
+    chosen.click("#lorax_move")
+    chosen.wait_for_selector("#lorax_progress .lorax-bar")
+    chosen.wait_for_timeout(11_000)
+    asked.clear()
+    chosen.wait_for_timeout(9000)
+    assert chosen.is_visible("#lorax_interrupt"), "it is still running"
+    assert 1 <= len(asked) <= 5
+    chosen.click("#lorax_interrupt")
+    chosen.wait_for_selector("#lorax_written :text('Stopped')")
 
 
 def test_a_job_goes_on_without_its_page_and_interrupt_stops_ones_own(chosen: Any, browser: Any, models: Path, slow: None) -> None:

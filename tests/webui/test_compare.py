@@ -53,10 +53,10 @@ def test_strengths_as_txt2img_draws_them_and_what_is_done_with_one(page: Any, ui
     assert page.input_value("#lorax_compare_negative textarea") == "red"
     page.fill("#lorax_compare_strengths input, #lorax_compare_strengths textarea", ", ".join(STRENGTHS))
     page.locator("#lorax_compare_strengths input, #lorax_compare_strengths textarea").blur()
-    page.wait_for_selector("#lorax_compare_told :text('7 of at most 36 pictures')")
+    page.wait_for_selector("#lorax_compare_told :text('7 pictures (36 at most)')")
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(7) img")
-    page.wait_for_selector("#lorax_compare_told :text('7 of at most 36 pictures, about')")
+    page.wait_for_selector("#lorax_compare_told :text('7 pictures (36 at most), about')")
     *moved, source, alone, copied = gallery(page)
     shoot(page, "compare-strengths")
     tags = [f"<lora:{NAME}:{strength}>" for strength in STRENGTHS]

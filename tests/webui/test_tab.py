@@ -114,7 +114,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         card = page.locator(f"#txt2img_lora_cards .card[data-name='{LORA}']")
         card.hover()
         card.locator(".lorax-card-button").click()
-        page.wait_for_selector("#lorax_verdict :text('Pruned sibling')")
+        page.wait_for_selector("#lorax_verdict :text('A slimmed-down relative')")
         assert page.input_value("#lorax_source input") == "base.safetensors"
         assert page.input_value("#lorax_target input") == "pruned.safetensors"
         shoot(page, "from-card")

@@ -43,17 +43,23 @@ class A1111:
     def __init__(self) -> None:
         self.adapter_folder = Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(paths_internal.models_path) / "Lora")
         keep_index()
+        self._bases, self._adapters = dict[str, ListedFile](), dict[str, ListedFile]()
         found = tags.loras()
         self.without_lorax = "" if found is None or applies(found) else WITHOUT_LORAX
         self.notice = self.without_lorax if found else DISABLED
 
     def bases(self) -> dict[str, ListedFile]:
-        found = (ListedFile(info.name, Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values())
-        return {model.name: model for model in found if model.path.suffix.lower() in (*SUFFIXES, GGUF)}
+        listed = (ListedFile(info.name, Path(info.filename), info.sha256) for info in list(sd_models.checkpoints_list.values()))
+        found = {model.name: model for model in listed if model.path.suffix.lower() in (*SUFFIXES, GGUF)}
+        self._bases = _with_lost(found, self._bases)
+        return self._bases
 
     def adapters(self) -> dict[str, ListedFile]:
         if networks := tags.loras():
-            return {name: ListedFile(name, Path(found.filename)) for name, found in networks.available_networks.items()}
+            listed = list(networks.available_networks.items())
+            found = {name: ListedFile(name, Path(network.filename)) for name, network in listed}
+            self._adapters = _with_lost(found, self._adapters)
+            return self._adapters
         return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 
     def prompt_names(self) -> Mapping[str, Path]:
@@ -130,6 +136,12 @@ def guards(app: Any) -> list[Any] | None:
     from fastapi import Depends
 
     return [Depends(routes["/login_check"].endpoint)]  # --gradio-auth
+
+
+def _with_lost(found: dict[str, ListedFile], before: dict[str, ListedFile]) -> dict[str, ListedFile]:
+    """Return what is listed, and what was before and is there still: the WebUI empties its lists before it fills them anew."""
+    lost = {name: model for name, model in before.items() if name not in found and model.path.is_file()}
+    return {**found, **lost} if lost else found
 
 
 def _progress(done: int, total: int, text: str) -> None:
