@@ -103,7 +103,7 @@ def loaded(name: str | None, target: str | None) -> str:
     if name is None:
         return ""
     said = "" if name == target else message(f"Loaded now: {name}")
-    return f"<div id='lorax_loaded' data-loaded='{escape(name, quote=True)}'>{said}</div>"
+    return f"<div id='lorax_loaded'>{said}</div>"
 
 
 def guess(name: str | None) -> str:
