@@ -99,7 +99,7 @@ def delete(files: Sequence[str]) -> str:
 
 
 def loaded(name: str | None, target: str | None) -> str:
-    """Say which checkpoint is loaded, if it is not the target; the page's script reads it, too."""
+    """Say which checkpoint is loaded, if it is not the target."""
     if name is None:
         return ""
     said = "" if name == target else message(f"Loaded now: {name}")
