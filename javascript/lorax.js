@@ -21,6 +21,9 @@ window.lorax = (() => {
     let last = 0;
     const answered = () => Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
     function ask() {
+        if (!isOpen) {
+            return [];
+        }
         const [question, field] = [last = told + 1, find("#lorax_question textarea, #lorax_question input")];
         const tell = (wait) => {
             if (field && question === last && answered() < question && wait < 30000) {
@@ -30,6 +33,13 @@ window.lorax = (() => {
         };
         tell(300);
         return [];
+    }
+
+    // Asks for the first time. Before that, what was chosen before may still be on its way, and would replace a choice of meanwhile.
+    let isOpen = false;
+    function opened() {
+        isOpen = true;
+        return ask();
     }
 
     // Hides what was said of another choice until the question about the new one is answered.
@@ -232,5 +242,5 @@ window.lorax = (() => {
         find("#lorax_actions, #lorax_progress")?.parentElement.scrollIntoView({block: "start"});
         return [];
     }
-    return {named, ask, stale, show, copy, send, refresh, fromTxt2img};
+    return {named, ask, opened, stale, show, copy, send, refresh, fromTxt2img};
 })();

@@ -97,8 +97,9 @@ def _other_architecture(verdict: Verdict) -> str:
 
 
 def _wrong_source(verdict: Verdict) -> str:
-    source, *known = verdict.names
-    why = f"it is for {known[0]}" if known else "its parts do not fit that one"
+    source, made_for, unsupported = (*verdict.names, "", "")[:3]
+    why = f"it is for {made_for}" if made_for else "its parts do not fit that one"
+    why = f"that is {unsupported}, which is not supported" if unsupported else why
     return f"It cannot have been trained on {source}: {why}. Choose the checkpoint that it was trained on."
 
 

@@ -47,18 +47,18 @@ class Events:
 
     def connect(self, blocks: gr.Blocks) -> None:
         handlers, parts, wires = self.handlers, self.parts, self.wires
-        _ask(self.on(blocks.load, handlers.load, script=PAGE))
+        _then(self.on(blocks.load, handlers.load, script=PAGE), "opened")
         self.on(wires["question"].input, handlers.noted, wires["question"])
         self.on(wires["poll"].input, handlers.poll, wires["poll"])
         self.on(wires["look"].input, handlers.look, wires["look"])
-        _ask(self.on(wires["card"].input, handlers.use_card, wires["card"]))
+        _then(self.on(wires["card"].input, handlers.use_card, wires["card"]), "ask")
         for component in self.asked.components:
             changed = component.blur if isinstance(component, gr.Textbox) else component.change  # not at every letter
             changed(None, None, None, **js("() => lorax.ask()"))
         for name in ("adapters", "source", "target"):
             parts[name].input(None, None, None, **js("() => lorax.stale()"))  # what was said of another choice goes at once
         for name, handler in (("refresh", handlers.refresh), ("use_loaded", handlers.use_loaded), ("confirm", handlers.confirm)):
-            _ask(self.on(parts[name].click, handler))
+            _then(self.on(parts[name].click, handler), "ask")
         for name, handler in (
             ("analyse", handlers.analyse),
             ("interrupt", handlers.interrupt),
@@ -119,9 +119,9 @@ class Events:
         return listen(handle, inputs, self.outputs.components, show_progress="hidden", queue=False, **js(named))
 
 
-def _ask(answered: Any) -> None:
-    """Have the browser ask about what is chosen once the answer to an event is there."""
-    answered.then(None, None, None, **js("() => { window.lorax?.ask(); return []; }"))
+def _then(answered: Any, call: str) -> None:
+    """Have the browser ask about what is chosen once the answer to an event is there. ``call``: a function of lorax.js."""
+    answered.then(None, None, None, **js(f"() => {{ window.lorax?.{call}(); return []; }}"))
 
 
 def first(part: Any) -> Any:

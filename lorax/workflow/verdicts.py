@@ -169,7 +169,7 @@ class Verdicts:
         except UnsupportedBase as error:
             if error.base is bases.target:
                 return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
-            return self._of_wrong_source(opened, bases, error)
+            return Verdict(Kind.WRONG_SOURCE, reason=str(error), names=(error.base.name, "", error.title))
         relation = bases.known.relation_of(source, target)
         try:
             plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
