@@ -9,7 +9,7 @@ from pathlib import Path
 from lorax.catalog import ListedFile, Origins, record
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted, LoraxError, is_out_of_memory
-from lorax.files import Staging
+from lorax.files import Inputs, Staging
 from lorax.formats import open_adapter
 from lorax.methods import runs_models
 from lorax.options import Batching, Options, Running
@@ -142,7 +142,7 @@ class _Work:
             raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")
         return found
 
-    def _inputs(self) -> list[Path]:
+    def _inputs(self) -> Inputs:
         """Return the files and folders that the batch reads, as far as they can be opened."""
         inputs: dict[Path, Sequence[Path]] = {}
         for task in self._tasks:
@@ -151,7 +151,7 @@ class _Work:
                     inputs[file.path] = (file.path,)
                     with suppress(LoraxError):
                         inputs[file.path] = opened(file.path).inputs
-        return [path for paths in inputs.values() for path in paths]
+        return Inputs(path for paths in inputs.values() for path in paths)
 
     def _passes(self, claims: Claims) -> list[list[_Task]]:
         """Return the tasks that are to be done, those of one pass together. Those that exist, or cannot be named, end here."""
