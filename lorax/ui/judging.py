@@ -67,7 +67,9 @@ class Judging:
 
     def _judge(self, asked: Asked) -> list[Verdict]:
         def wanted(done: int, total: int, text: str) -> None:
-            if asked.state not in self._asked.values():
+            with self._lock:
+                is_asked = asked.state in self._asked.values()
+            if not is_asked:
                 raise Interrupted
 
         return self.verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted, asked.running)
