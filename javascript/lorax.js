@@ -136,15 +136,13 @@ window.lorax = (() => {
         if (text && !prompt.value.includes(text)) {
             put(prompt, prompt.value.trim() ? `${prompt.value.trim()} ${text}` : text);
         }
-        if (target && typeof selectCheckpoint === "function" && target !== loaded()) {
+        if (target && typeof selectCheckpoint === "function") { // without effect if it is loaded, which the WebUI knows best
             selectCheckpoint(target);
         }
         switch_to_txt2img();
         find("#txt2img_extra_tabs > .tab-nav button")?.click(); // Generation: the picture is drawn there, and not among the cards
         return [];
     }
-
-    const loaded = () => find("#lorax_notes [data-loaded]")?.dataset.loaded;
 
     // Refreshes one tab after the other: while the WebUI reads its list of LoRAs again, another tab's refresh would miss cards.
     function refreshCards([tab, ...others]) {

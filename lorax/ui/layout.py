@@ -59,7 +59,7 @@ def doing() -> Parts:
         parts["refine"] = gr.Button("Refine", visible=False, min_width=110, elem_id="lorax_refine")
         parts["bridge"] = gr.Button("Bridge", visible=False, min_width=110, elem_id="lorax_bridge")
         parts["original"] = gr.Button(
-            "Use the original: send to txt2img", visible=False, min_width=110, elem_id="lorax_use_original"
+            "Use it as it is: send to txt2img", visible=False, min_width=110, elem_id="lorax_use_original"
         )
     parts["original_tag"] = wire("lorax_original_tag")
     parts["progress"] = gr.HTML(elem_id="lorax_progress")

@@ -106,11 +106,11 @@ def listed(files: Sequence[str]) -> str:
 
 
 def loaded(name: str | None, target: str | None) -> str:
-    """Say which checkpoint is loaded, if it is not the target; the page's script reads it, too."""
+    """Say which checkpoint is loaded, if it is not the target."""
     if name is None:
         return ""
     said = "" if name == target else message(f"Loaded now: {name}")
-    return f"<div id='lorax_loaded' data-loaded='{escape(name, quote=True)}'>{said}</div>"
+    return f"<div id='lorax_loaded'>{said}</div>"
 
 
 def guess(name: str | None) -> str:

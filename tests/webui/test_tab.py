@@ -73,9 +73,9 @@ def look_again(page: Any) -> None:
         page.locator("#tabs > .tab-nav button", has_text=name).click()
 
 
-def choose_much(page: Any, method: str) -> None:
+def choose_much(page: Any, method: str, *names: str) -> None:
     """Enough work for the page to hear of it, and to stop in the middle of. A method's own, as what was analysed is kept."""
-    for name in ("contrast-finetune", "contrast-pruned", *MORE):
+    for name in (*MORE, *names):
         pick(page, "#lorax_adapters", name)
     by_method(page, method)
 
@@ -93,7 +93,7 @@ def test_the_details_tell_of_every_layer(page: Any, ui: Page) -> None:
 
 def test_interrupt_leaves_nothing_behind(page: Any, ui: Page) -> None:
     before = sorted(ui.loras.rglob("*"))
-    choose_much(page, "prolora")
+    choose_much(page, "prolora", "contrast-finetune", "contrast-pruned")
     page.click("#lorax_move")
     page.wait_for_selector("#lorax_progress :text('layers')")
     page.click("#lorax_interrupt")
