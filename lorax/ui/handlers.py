@@ -154,7 +154,7 @@ class Handlers:
     def analyse(self, page: Page, mark: str, values: Values) -> Reply:
         choice = Choice.of(values)
         if not choice.source and len(choice.adapters) > 1:
-            raise LoraxError("They were trained on several checkpoints. For the details, choose LoRAs of one of them.")
+            raise LoraxError("Details are told of LoRAs of one checkpoint. Choose the one that these were trained on.")
         source, target, options = self._base(choice.source, "source"), self._base(choice.target, "target"), self._options(choice)
         request = Request(source, target, self.chooser.adapters(choice.adapters), options, choice.of_options(Running))
         title = f"Measuring {words.short(source.name)} and {words.short(target.name)}"

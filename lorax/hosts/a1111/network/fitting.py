@@ -23,13 +23,18 @@ class Checkpoints:
     """The WebUI's checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
 
     def sha256(self, path: Path) -> str | None:
-        return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
+        return next((sha256 for listed, sha256 in self._listed() if listed == path), None)
 
     def candidates(self, header: Header) -> Iterable[Path]:
         """Yield the checkpoints with the source's hash, then those with its name."""
-        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        listed = self._listed()
         yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
         yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
+
+    @staticmethod
+    def _listed() -> list[tuple[Path, str | None]]:
+        infos = list(sd_models.checkpoints_list.values())  # which another thread may fill anew meanwhile
+        return [(Path(info.filename), info.sha256) for info in infos]
 
 
 class Fitting:

@@ -120,7 +120,7 @@ def is_lorax(filename: str) -> bool:
     try:
         return filename.lower().endswith(".safetensors") and "lorax_format" in open_tensors(Path(filename)).metadata
     except LoraxError:
-        listed = (net for net in networks.available_networks.values() if net.filename == filename)
+        listed = (net for net in list(networks.available_networks.values()) if net.filename == filename)
         return any("lorax_format" in net.metadata for net in listed)
 
 
