@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from modules import devices, processing, sd_models, shared
+from modules import devices, processing, scripts, sd_models, shared
 
 from lorax.errors import Interrupted, LoraxError
 from lorax.files import Cache
@@ -17,6 +17,16 @@ from lorax.workflow import Fit, Fitter
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class NetworkScript(scripts.Script):
+    """A script that the WebUI calls for every picture, and that has nothing on the page."""
+
+    def title(self) -> str:
+        return "LoRA-X networks"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
 
 
 class Checkpoints:
