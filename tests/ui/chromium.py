@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,10 +30,12 @@ def launched() -> Iterator[Any]:
 
 
 def pick(page: Any, selector: str, text: str) -> None:
-    """Choose in a dropdown the entry that begins with ``text``."""
+    """Choose in a dropdown the entry of this name, which may have a folder before it and more words behind it."""
     page.locator(f"{selector} input").first.click()
     page.locator(f"{selector} input").first.fill(text)
-    page.locator(f"{selector} ul.options li").filter(has_text=text).first.click()
+    words = r"\s+".join(map(re.escape, text.split()))
+    name = re.compile(rf"(^|[\s/]){words}(?![\w-])")
+    page.locator(f"{selector} ul.options li").filter(has_text=name).first.click()
     page.keyboard.press("Escape")
     page.locator(f"{selector} input").first.blur()  # gradio 3 opens the list when the field is entered anew
 
