@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorax import output
-from lorax.files import Staging, check_folder, check_free
+from lorax.files import Inputs, Staging, check_folder, check_free
 from lorax.options import LORAX, Saving
 from lorax.transfer import Layers, Moved, Plan, Report
 
@@ -22,6 +22,6 @@ def save_lorax(plan: Plan, path: Path, *, dtype: str = "fp16", overwrite: bool =
 
 def _write(plan: Plan, moved: Moved, path: Path, saving: Saving) -> list[Path]:
     check_folder(path)
-    check_free(path, plan.inputs, saving.overwrite)
+    check_free(path, Inputs(plan.inputs), saving.overwrite)
     with Staging() as staging:
         return output.stage(plan, moved, path, staging, saving)

@@ -1,7 +1,9 @@
-"""Chooses the device that computes, and the precision in which models run on it."""
+"""Chooses the device that computes, the precision in which models run on it, and how many cores a thread computes on."""
 
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -36,3 +38,20 @@ def pick_device(name: str) -> torch.device:
         log.warning("device mps: it has no float64, which the transfer needs. The CPU is used instead.")
         return torch.device("cpu")
     return torch.device(name)
+
+
+def pool(workers: int, name: str) -> ThreadPoolExecutor:
+    """Make a pool of threads in each of which torch computes on one core."""
+    return ThreadPoolExecutor(workers, name, _on_one_core, (torch.get_num_threads(),))
+
+
+def _on_one_core(otherwise: int) -> None:
+    """Have torch compute on one core in this thread, and on as many as ``otherwise`` in those that begin later.
+
+    What a thread sets holds also for each that has not computed yet, such as the one of the next job, or of a host's picture.
+    """
+    torch.get_num_threads()  # else this thread would take the number that is set last, once it computes
+    torch.set_num_threads(1)
+    other = threading.Thread(target=torch.set_num_threads, args=(otherwise,))
+    other.start()
+    other.join()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 Progress = Callable[[int, int, str], None]  # passed share of TOTAL, TOTAL, a description; may raise to stop the job
 
 TOTAL = 1000  # steps in which a share is told
+READING = "Reading the files"  # what a job does before its phases are known
 MOVING, MEASURING, COMPARING = "moving layers", "measuring layers", "comparing the checkpoints"
 DRAWING, DECODING, ENCODING = "drawing pictures", "decoding pictures", "encoding pictures"
 CAPTIONS, WATCHING, FITTING, TRAINING = "encoding captions", "watching the source", "fitting layers", "training"

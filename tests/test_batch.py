@@ -18,6 +18,7 @@ from lorax.cli import main
 from lorax.errors import Interrupted, LoraxError
 from lorax.hosts.standalone import Standalone
 from lorax.options import Batching, Options, Saving
+from lorax.progress import READING
 from lorax.workflow import Batch, End, InFolder, Item, Outcome, batch, passes, transfer
 from tests import builders, library
 from tests.library import silent
@@ -126,8 +127,18 @@ def test_what_was_finished_before_a_stop_stays_and_a_second_run_goes_on(folder: 
     texts: list[str] = []
     third = batch(wanted, into(folder), lambda done, total, text: texts.append(text))
     assert {one.end for one in third} == {End.EXISTED}
-    assert texts == [], "no work where nothing is missing"
+    assert set(texts) == {READING}, "no work where nothing is missing"
     assert all(one.path and one.path.is_file() for one in third)
+
+
+def test_a_stop_is_heard_while_the_files_are_read(folder: Path) -> None:
+    """Of thousands that takes a while."""
+
+    def progress(done: int, total: int, text: str) -> None:
+        if text == READING:
+            raise Interrupted
+
+    assert set(ends(batch(asked(folder, "one", "three"), into(folder), progress)).values()) == {"stopped"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked for the kill")

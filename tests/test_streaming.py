@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -55,6 +56,13 @@ def test_workers_run_side_by_side_with_one_thread_each() -> None:
 
     assert list(stream(work)(range(6))) == [1] * 6
     assert torch.get_num_threads() == 2
+
+
+def test_what_begins_later_has_all_cores() -> None:
+    """The next job, and a picture of the WebUI, are threads of their own."""
+    assert list(stream(lambda task, loaded: task)(range(3))) == [0, 1, 2]
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
 
 
 def test_the_working_set_is_bounded() -> None:

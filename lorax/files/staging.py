@@ -18,21 +18,31 @@ def check_folder(path: Path, option: str = "--output") -> None:
         raise LoraxError(f"{path}: its folder does not exist. Create it, or choose another {option}.")
 
 
+class Inputs:
+    """The files and folders that a job reads, as far as they exist. They are looked at once, however many outputs there are."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = {_identity(path): path for path in paths if path.exists()}
+
+    def holding(self, path: Path) -> Path | None:
+        """Return what is read and is ``path``, or a folder around it; None if nothing is."""
+        places = [place for place in (path, *path.resolve().parents) if place.exists()]
+        return next((self._paths[place] for place in map(_identity, places) if place in self._paths), None)
+
+
 def check_free(
     path: Path,
-    inputs: Iterable[Path],
+    inputs: Inputs,
     overwrite: bool,
     option: str = "--output",
     replace: str = "let transfer replace it with --overwrite",
 ) -> None:
     """Raise LoraxError if ``path``, which was given as ``option``, must not be written.
 
-    Folders, those of the ``inputs`` that exist, and what lies in them are never written, whatever ``overwrite`` says. ``replace``
-    tells how a user can have a file replaced.
+    Folders, the ``inputs`` and what lies in them are never written, whatever ``overwrite`` says. ``replace`` tells how a user can
+    have a file replaced.
     """
-    there = [one for one in inputs if one.exists()]
-    places = [place for place in (path, *path.resolve().parents) if place.exists()]
-    if read := next((one for one in there for place in places if place.samefile(one)), None):
+    if read := inputs.holding(path):
         raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
     if path.is_dir():
         raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
@@ -150,6 +160,12 @@ def _failed(path: Path, error: Exception) -> LoraxError:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what is the same for all names of a file or folder."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _key(path: Path) -> Path:

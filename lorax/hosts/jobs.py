@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from lorax.errors import Interrupted, LoraxError
-from lorax.progress import Progress
+from lorax.progress import READING, Progress
 
 T = TypeVar("T")
 FINISHED = 20  # jobs that have ended and whose outcomes are kept
@@ -73,7 +73,7 @@ class Job:
                     raise Interrupted
                 self.began, self._interrupt = time.monotonic(), queue.interrupt
             try:
-                progress(0, 1, "Reading the files")
+                progress(0, 1, READING)
                 return work(progress)
             finally:
                 with self._lock:  # before the host runs another job, which a stop must not reach

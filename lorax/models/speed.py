@@ -5,10 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.nn import functional as F
+
+from lorax.devices import pool
 
 TIMES, EACH = 5, 0.03  # how often a speed is measured, of which the fastest counts, and for how many seconds
 REMEMBERED = 60.0  # seconds in which the share is not measured again; other work on the machine comes and goes
@@ -64,7 +65,7 @@ def _seconds_of_one(run: Callable[[], object]) -> float:
 
 def _in_a_thread(measure: Callable[[], float]) -> float:
     """Return what is measured in a thread of its own, in which torch computes on one core."""
-    with ThreadPoolExecutor(1, "lorax-speed", lambda: torch.set_num_threads(1)) as one:
+    with pool(1, "lorax-speed") as one:
         return one.submit(measure).result()
 
 

@@ -1,6 +1,6 @@
 """Writes plain LoRAs, which every UI loads."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from lorax.output.cards import About
 from lorax.output.metadata import moved_note
 from lorax.transfer import Moved, Plan, Stream
 
+TOGETHER = 8 << 20  # bytes of small layers that go through the threads as one: to hand each over takes longer than to encode it
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -72,25 +73,38 @@ class Content:
         tensors = dict(self.others)
         for layer, outline in self.outlines.items():
             tensors |= self.encoded(layer, outline)
-        stream = Stream(torch.device("cpu"), self._size, lambda layer, device: self.read(layer), self._work)
+        portions = self._portions()
+        stream = Stream(torch.device("cpu"), self._bytes, lambda layers, device: [*map(self.read, layers)], self._work)
         with TensorWriter(path, tensors, {**described, **metadata.UNHASHED}) as file, ThreadPoolExecutor(1) as pool:
             sha256 = pool.submit(lambda: self.adapter.sha256)  # takes as long as all else
             file.put_all(self._checked(self.others))
-            for layer, (scale, encoded) in zip(list(self.outlines), stream(self.outlines), strict=True):
-                self.outlines[layer] = replace(self.outlines[layer], scale=scale)
-                file.put_all(encoded)
+            for layers, made in zip(portions, stream(portions), strict=True):
+                for layer, (scale, encoded) in zip(layers, made, strict=True):
+                    self.outlines[layer] = replace(self.outlines[layer], scale=scale)
+                    file.put_all(encoded)
             header = metadata.hashed(described, sha256.result()) | metadata.network(self.base, self.factored)
             file.finish(header | metadata.kohya_hashes(file, header))
 
-    def _size(self, layer: str) -> int:
-        """Return about how many bytes a layer takes on its way, of which there are several copies."""
-        outline = self.outlines[layer]
-        return 4 * (outline.up.nbytes + outline.down.nbytes)
+    def _portions(self) -> list[list[str]]:
+        """Return the layers, small ones together."""
+        portions, size = list[list[str]](), 0
+        for layer in self.outlines:
+            size += self._bytes([layer])
+            if not portions or size > TOGETHER:
+                portions.append([])
+                size = self._bytes([layer])
+            portions[-1].append(layer)
+        return portions
 
-    def _work(self, layer: str, delta: LowRank) -> tuple[float, dict[str, torch.Tensor]]:
-        """Return the scale of a layer as it is written, and its tensors."""
-        balanced = delta.balanced()
-        return balanced.scale, self._checked(self.encoded(layer, balanced))
+    def _bytes(self, layers: Iterable[str]) -> int:
+        """Return about how many bytes layers take on their way, of which there are several copies."""
+        outlines = [self.outlines[layer] for layer in layers]
+        return sum(4 * (outline.up.nbytes + outline.down.nbytes) for outline in outlines)
+
+    def _work(self, layers: Sequence[str], deltas: Sequence[LowRank]) -> list[tuple[float, dict[str, torch.Tensor]]]:
+        """Return the scale of each layer as it is written, and its tensors."""
+        balanced = [delta.balanced() for delta in deltas]
+        return [(one.scale, self._checked(self.encoded(layer, one))) for layer, one in zip(layers, balanced, strict=True)]
 
     def _checked(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if odd := next((key for key, value in tensors.items() if not is_finite(value)), None):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lorax.errors import LoraxError
-from lorax.files import Staging, check_folder, check_free
+from lorax.files import Inputs, Staging, check_folder, check_free
 from lorax.formats import small
 from lorax.options import Options
 from lorax.output import metadata, plain_lora
@@ -41,7 +41,7 @@ def save(
     """Write the adapter with ``described`` in its header. Raises LoraxError if it cannot be written or a value is not finite."""
     check_form(form, network.core)
     check_folder(path)
-    check_free(path, network.base.inputs, overwrite)
+    check_free(path, Inputs(network.base.inputs), overwrite)
     tensors = {key: tensor for layer in network.constrained() for key, tensor in _layer(network, layer, form, dtype).items()}
     if odd := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
         raise LoraxError(f"{path}: {odd} would be infinite in what is written. Training diverged: try a lower learning rate.")

@@ -3,12 +3,13 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 
+from lorax.devices import pool
 from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory
 from lorax.progress import EVERY
 
@@ -43,8 +44,7 @@ class Stream(Generic[Task, Loaded, Done]):
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Yield the results. Raises what ``load`` and ``work`` raise, and LoraxError if one task alone exceeds the memory."""
         waiting, running = deque(tasks), deque[tuple[Task, Future[Done]]]()
-        reader = ThreadPoolExecutor(1, "lorax-reader", _one_thread)
-        workers = ThreadPoolExecutor(self._workers, "lorax-worker", _one_thread)
+        reader, workers = pool(1, "lorax-reader"), pool(self._workers, "lorax-worker")
 
         def begin(task: Task) -> Future[Done]:
             loaded = reader.submit(self._load, task, self.device)
@@ -71,8 +71,8 @@ class Stream(Generic[Task, Loaded, Done]):
                     future = begin(task)
                 yield done
         finally:
-            for pool in (reader, workers):
-                pool.shutdown(cancel_futures=True)
+            for threads in (reader, workers):
+                threads.shutdown(cancel_futures=True)
 
     def _has_room(self, running: Iterable[tuple[Task, Future[Done]]], task: Task) -> bool:
         sizes = [self._size(other) for other, _ in running]
@@ -92,10 +92,6 @@ class Stream(Generic[Task, Loaded, Done]):
         else:
             words = str(cause) if isinstance(cause, LoraxError) else "Close other programs."
             raise NotEnoughMemory(f"Not enough memory: a layer needs about {self._size(task) >> 20} MB. {words}") from cause
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # of this thread only
 
 
 def _free(device: torch.device) -> int:

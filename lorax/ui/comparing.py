@@ -22,6 +22,7 @@ from lorax.ui.kept import Kept
 from lorax.ui.requests import Form, Values
 
 TXT2IMG = ("prompt", "negative", "seeds", "steps", "sampler", "schedule", "cfg", "width", "height")  # in javascript/lorax.js too
+SIDE_BY_SIDE = 4  # LoRAs of a batch that are compared, sent to a prompt or told of in detail, unless more are chosen
 OWN = (
     "Pictures are drawn here by DDIM in the checkpoint's own size, and the prompt is taken as it stands, without weights or tags."
 )
@@ -120,11 +121,11 @@ def _choice(label: str, names: Sequence[str], elem_id: str) -> Any:
 
 
 def chosen_of(host: Host, written: Sequence[Path]) -> Any:
-    """Return the update of the list of moved LoRAs in which those that were just written are chosen."""
+    """Return the update of the list of moved LoRAs in which those that were just written are chosen, of many the first."""
     for file in written:
         facts(file)
-    found = moved_loras(host)
-    return gr.update(choices=list(found), value=[label for label, (model, _) in found.items() if model.path in written])
+    found, first = moved_loras(host), written[:SIDE_BY_SIDE]
+    return gr.update(choices=list(found), value=[label for label, (model, _) in found.items() if model.path in first])
 
 
 class Comparing:

@@ -14,6 +14,7 @@ from lorax.progress import Progress
 from lorax.transfer import Do, Kind, Verdict
 from lorax.ui import telling, words
 from lorax.ui.choosing import Chooser
+from lorax.ui.comparing import SIDE_BY_SIDE
 from lorax.ui.comparison import moved_loras
 from lorax.ui.judging import Asked, Judging
 from lorax.ui.library import Library
@@ -135,7 +136,7 @@ class Handlers:
         if method != Options.method and any(verdict.kind not in FIXED for verdict in verdicts):  # who has chosen it wants it
             offered.append(Do.MOVE)
         best = None if doubted else next(iter(offered), None)
-        if not self.host.has_prompt:
+        if not self.host.has_prompt or len(verdicts) > SIDE_BY_SIDE:
             offered = [one for one in offered if one is not Do.USE_ORIGINAL]
         return {
             name: gr.update(visible=do in offered, interactive=True, variant="primary" if do is best else "secondary")
@@ -153,7 +154,7 @@ class Handlers:
     def analyse(self, page: Page, mark: str, values: Values) -> Reply:
         choice = Choice.of(values)
         if not choice.source and len(choice.adapters) > 1:
-            raise LoraxError("They were trained on several checkpoints. For the details, choose LoRAs of one of them.")
+            raise LoraxError("Details are told of LoRAs of one checkpoint. Choose the one that these were trained on.")
         source, target, options = self._base(choice.source, "source"), self._base(choice.target, "target"), self._options(choice)
         request = Request(source, target, self.chooser.adapters(choice.adapters), options, choice.of_options(Running))
         title = f"Measuring {words.short(source.name)} and {words.short(target.name)}"

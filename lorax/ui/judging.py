@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,12 +62,16 @@ class Judging:
                 found = self._found[asked.state] = self._worker.submit(self._judge, asked)
                 while len(self._found) > KEPT:
                     self._found.popitem(last=False)
-        wait([found], AT_ONCE)  # so that the page does not show for a moment that one is looked for
-        return found.result() if found.done() else None
+        try:
+            return found.result(AT_ONCE)  # so that the page does not show for a moment that one is looked for
+        except (TimeoutError, Interrupted):  # another tab of this browser asks about something else
+            return None
 
     def _judge(self, asked: Asked) -> list[Verdict]:
         def wanted(done: int, total: int, text: str) -> None:
-            if asked.state not in self._asked.values():
+            with self._lock:
+                is_asked = asked.state in self._asked.values()
+            if not is_asked:
                 raise Interrupted
 
         return self.verdicts.of_all(asked.adapters, asked.target, asked.source, asked.bases, wanted, asked.running)

@@ -10,10 +10,10 @@ from lorax.catalog import ListedFile, facts
 from lorax.files import stamp
 from lorax.hosts.base import Host
 from lorax.ui import telling, words
-from lorax.ui.comparing import chosen_of
+from lorax.ui.comparing import SIDE_BY_SIDE, chosen_of
 from lorax.ui.heatmap import heatmap
 from lorax.ui.requests import Reply
-from lorax.workflow import Batch, Outcome, Result
+from lorax.workflow import Batch, End, Outcome, Result
 
 # What a page shows on which nothing was done yet, by component.
 NOTHING: Reply = {
@@ -45,9 +45,13 @@ def analysed(results: Sequence[Result]) -> Shown:
 
 
 def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
-    """Show what became of each LoRA; the tags are those of the files for the first target."""
+    """Show what became of each LoRA; the tags are those of the files for the first target.
+
+    Nobody draws with all LoRAs of a large batch at once, so their tags are there to be copied, and are not sent.
+    """
     files = [file for one in outcomes if one.result for file in one.result.files]
-    target, paths = asked.targets[0], [one.path for one in outcomes if one.path]
+    target, there = asked.targets[0], sorted((one for one in outcomes if one.path), key=lambda one: one.end is not End.WRITTEN)
+    paths = [one.path for one in there if one.path]
     tags = [tag(host, one.path) for one in outcomes if one.path and one.target == target]
     reply: Reply = {
         "result": gr.update(visible=True),
@@ -58,6 +62,7 @@ def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
         "compare_which": chosen_of(host, paths),
         **({"comparison": gr.update(open=True)} if paths else {}),
         "using": gr.update(visible=bool(tags)),
+        "send": gr.update(visible=host.has_prompt and len(tags) <= SIDE_BY_SIDE),
         "delete": gr.update(visible=bool(files), value="Delete these files" if len(paths) > 1 else "Delete this file"),
     }
     return Shown(reply | _details([one.result for one in outcomes if one.result]), files, [stamp(file) for file in files])
@@ -82,13 +87,15 @@ def deleted(shown: Shown) -> str:
     gone = [file for file, _ in there if file not in changed]
     for file in gone:
         file.unlink()
-    said = f"Deleted: {', '.join(file.name for file in gone) or 'nothing'}."
-    return f"{said} Changed since, and kept: {', '.join(file.name for file in changed)}." if changed else said
+    said = f"Deleted: {telling.listed([file.name for file in gone]) or 'nothing'}."
+    return f"{said} Changed since, and kept: {telling.listed([file.name for file in changed])}." if changed else said
 
 
 def _details(results: Sequence[Result], *, ahead: bool = False) -> Reply:
     if not results:
         return {}
-    records = [record for result in results for record in result.report.records]
-    shown = {"summary": words.summary(results, ahead=ahead), "plot": heatmap(records), "table": words.rows(results)}
+    first = results[:SIDE_BY_SIDE]  # a page with the layers of hundreds would answer nobody
+    records = [record for result in first for record in result.report.records]
+    left = words.message(f"Of {len(results)} LoRAs, these are the first {len(first)}.") if len(first) < len(results) else ""
+    shown = {"summary": left + words.summary(first, ahead=ahead), "plot": heatmap(records), "table": words.rows(first)}
     return shown | {"analysis": gr.update(visible=True)}

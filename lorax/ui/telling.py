@@ -12,6 +12,7 @@ from lorax.ui.words import message, short
 from lorax.workflow import FILTERS, End, Outcome, Row
 
 LOOKING = "Reading what the files are: {done} of {total}"
+NAMED = 10  # files of a batch that are named in a sentence
 PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
 MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 
@@ -95,7 +96,13 @@ def written(outcomes: Sequence[Outcome], method: str) -> str:
 
 def delete(files: Sequence[str]) -> str:
     """Ask whether these files are to be deleted."""
-    return message(f"Delete {', '.join(files)}? This cannot be undone.", "warning")
+    return message(f"Delete {listed(files)}? This cannot be undone.", "warning")
+
+
+def listed(files: Sequence[str]) -> str:
+    """Name the files, or of many the first, and say how many others there are."""
+    others = len(files) - NAMED
+    return ", ".join(files) if others <= 1 else f"{', '.join(files[:NAMED])} and {others} other files"
 
 
 def loaded(name: str | None, target: str | None) -> str:

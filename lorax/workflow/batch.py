@@ -9,12 +9,12 @@ from pathlib import Path
 from lorax.catalog import ListedFile, Origins, record
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted, LoraxError, is_out_of_memory
-from lorax.files import Staging
+from lorax.files import Inputs, Staging
 from lorax.formats import open_adapter
 from lorax.methods import runs_models
 from lorax.options import Batching, Options, Running
 from lorax.output import Naming
-from lorax.progress import Progress, silent
+from lorax.progress import READING, Progress, silent
 from lorax.transfer import Cost, Moved
 from lorax.workflow.destination import Claims, Destination, ReportFile
 from lorax.workflow.memory import Memory
@@ -63,14 +63,15 @@ def batch(
 
     The files of one adapter for one target appear together, or not at all, as soon as they are made: those of one pass over two
     bases at its end, and with a method that runs the models one after the other. A stop, by ``progress`` or the keyboard, keeps
-    what was finished until then; the rest ends as stopped. The ``report`` is written in any case. ``announce`` gets the cost of
-    each pass before models are run. Raises LoraxError if the report cannot be written.
+    what was finished until then; the rest ends as stopped. The ``report`` is written in any case, unless the stop comes before
+    all files are read, by which it is known what it must not replace. ``announce`` gets the cost of each pass before models are
+    run. Raises LoraxError if the report cannot be written.
     """
     work = _Work(asked, destination, memory or Memory(), announce)
     with suppress(Interrupted, KeyboardInterrupt):
         work.run(progress, report)
     outcomes = work.outcomes()
-    if report:
+    if report and work.has_begun:
         with Staging() as staging:
             report.stage([outcome_as_json(one) for one in outcomes], staging)
     return outcomes
@@ -107,6 +108,7 @@ class _Work:
     def __init__(self, asked: Batch, destination: Destination, memory: Memory, announce: Callable[[Cost], None]) -> None:
         self._asked, self._destination, self._memory, self._announce = asked, destination, memory, announce
         self._tasks = [_Task(item.adapter, target, item.source) for item in asked.items for target in asked.targets]
+        self.has_begun = False  # whether all files are read
         self._sha256: dict[Path, str] = {}  # of bases that were hashed, which takes as long as reading them
 
     def outcomes(self) -> list[Outcome]:
@@ -117,19 +119,21 @@ class _Work:
 
     def run(self, progress: Progress, report: ReportFile | None) -> None:
         """Do all tasks. Raises LoraxError, before any work, if the report must not be written."""
-        self._find_sources()
-        inputs = self._inputs()
+        self._find_sources(progress)
+        inputs = self._inputs(progress)
         if report:
             report.check(inputs)
+        self.has_begun = True
         passes = self._passes(Claims(self._destination, inputs))
         for number, tasks in enumerate(passes, 1):
             self._move(tasks, _counted(progress, number, len(passes)))
             if len(passes) > 1:  # what is written need not be kept while the next pass runs
                 self._memory = Memory(self._memory.cache, self._memory.models)
 
-    def _find_sources(self) -> None:
+    def _find_sources(self, progress: Progress) -> None:
         found, origins = dict[Path, ListedFile](), Origins(self._asked.bases)
         for task in self._tasks:
+            progress(0, 1, READING)  # hears a stop
             with task.failing():
                 task.source = task.source or found.get(task.adapter.path) or self._source(task.adapter, origins)
                 found[task.adapter.path] = task.source
@@ -142,16 +146,17 @@ class _Work:
             raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")
         return found
 
-    def _inputs(self) -> list[Path]:
+    def _inputs(self, progress: Progress) -> Inputs:
         """Return the files and folders that the batch reads, as far as they can be opened."""
         inputs: dict[Path, Sequence[Path]] = {}
         for task in self._tasks:
+            progress(0, 1, READING)
             for file, opened in ((task.adapter, open_adapter), (task.source, open_checkpoint), (task.target, open_checkpoint)):
                 if file and file.path not in inputs:
                     inputs[file.path] = (file.path,)
                     with suppress(LoraxError):
                         inputs[file.path] = opened(file.path).inputs
-        return [path for paths in inputs.values() for path in paths]
+        return Inputs(path for paths in inputs.values() for path in paths)
 
     def _passes(self, claims: Claims) -> list[list[_Task]]:
         """Return the tasks that are to be done, those of one pass together. Those that exist, or cannot be named, end here."""

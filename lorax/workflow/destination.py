@@ -1,14 +1,14 @@
 """Chooses and checks the paths of moved adapters and reports."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from lorax.errors import LoraxError
-from lorax.files import Staging, check_folder, check_free
+from lorax.files import Inputs, Staging, check_folder, check_free
 from lorax.options import Saving
 from lorax.output import Naming
 
@@ -22,7 +22,7 @@ class Destination(Protocol):
     def path(self, naming: Naming) -> Path:
         """Return the path of an adapter's file."""
 
-    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+    def check(self, path: Path, inputs: Inputs) -> None:
         """Raise LoraxError if the path must not be written, since it is one of the ``inputs``, for example."""
 
 
@@ -40,7 +40,7 @@ class AtPath:
             return self.output
         return self.output.with_name(self.output.name + ".safetensors")
 
-    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+    def check(self, path: Path, inputs: Inputs) -> None:
         check_folder(path)
         check_free(path, inputs, self.saving.overwrite)
 
@@ -63,7 +63,7 @@ class InFolder:
         beside = naming.given.parent if naming.given.is_relative_to(self.root) else self.root
         return (self.root / self.subfolder if self.subfolder else beside) / naming.file_name(self.saving)
 
-    def check(self, path: Path, inputs: Sequence[Path]) -> None:
+    def check(self, path: Path, inputs: Inputs) -> None:
         if (other := self._names.get(path.stem, path)) != path:
             raise LoraxError(
                 f"{path}: in prompts it could not be told from {other}, which has the same name. Choose another output name, "
@@ -80,7 +80,7 @@ class InFolder:
 class Claims:
     """The paths that the adapters of one job get, each of them once. ``inputs`` are read by the job."""
 
-    def __init__(self, destination: Destination, inputs: Sequence[Path]) -> None:
+    def __init__(self, destination: Destination, inputs: Inputs) -> None:
         self._destination, self._inputs, self._taken = destination, inputs, set[Path]()
 
     def path(self, naming: Naming, *, may_exist: bool = False) -> Path:
@@ -107,7 +107,7 @@ class ReportFile:
     path: Path
     overwrite: bool = False
 
-    def check(self, inputs: Sequence[Path]) -> None:
+    def check(self, inputs: Inputs) -> None:
         """Raise LoraxError if the file must not be written, since it is one of the ``inputs``, for example."""
         check_folder(self.path, "--report")
         check_free(self.path, inputs, self.overwrite, "--report")

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from lorax import output
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
-from lorax.files import Staging, stamp
+from lorax.files import Inputs, Staging, stamp
 from lorax.formats import open_adapter
 from lorax.methods import runs_models
 from lorax.models import Models
@@ -57,10 +58,10 @@ class Pass:
         models = (self._memory.models or diffusers_models(request.options)) if running else None
         self._context = Context(progress, self._memory.cache, models)
 
-    @property
-    def inputs(self) -> list[Path]:
+    @cached_property
+    def inputs(self) -> Inputs:
         """The files and folders that are read and must not be written."""
-        return [path for plan in self.plans for path in plan.inputs]
+        return Inputs(path for plan in self.plans for path in plan.inputs)
 
     def prepare(self, paths: Sequence[Path], saving: Saving, announce: Callable[[Cost], None]) -> None:
         """Expect the phases until the files at ``paths`` are written, and announce what they cost if models are run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,24 @@ def test_the_tag_has_the_cards_weight_and_trigger_words(handlers: Any, page: Any
     (models / "Lora" / "contrast-base.json").write_text(json.dumps(card))
     shown = moved(handlers, page, "Lora/contrast-base", name="{lora} for {target}")
     assert shown["tag"] == "<lora:contrast-base for pruned:0.7> in contrast"
+
+
+def test_of_a_large_batch_a_few_are_compared_and_none_is_sent_to_the_prompt(
+    handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers.host, "has_prompt", True)
+    names = [f"one-{number}" for number in range(6)]
+    for name in names:
+        shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / f"{name}.safetensors")
+    handlers.host.refresh()
+    shown = moved(handlers, page, *(f"Lora/{name}" for name in names[:1]), method="copy")
+    assert shown["send"]["visible"]
+    shown = moved(handlers, page, *(f"Lora/{name}" for name in names), method="copy", skip_existing=True)
+    assert shown["tag"].count("<lora:") == 6, "to be copied"
+    assert not shown["send"]["visible"]
+    first = {f"Lora/one-{number}" for number in (1, 2, 3, 4)}  # the one of before is not new
+    assert {label.partition("  ")[0].removesuffix("-pruned") for label in shown["compare_which"]["value"]} == first
+    assert {row[0] for row in shown["table"]} == first
 
 
 def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

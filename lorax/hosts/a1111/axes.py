@@ -29,7 +29,7 @@ def register() -> None:
 
 def _moved() -> dict[str, tuple[Path, Provenance]]:
     """Return the LoRAs that transfers wrote, by their names in the WebUI."""
-    listed = found.available_networks.items() if (found := tags.loras()) else ()
+    listed = list(found.available_networks.items()) if (found := tags.loras()) else []
     files = {name: Path(network.filename) for name, network in listed}
     return {name: (file, origin) for name, file in files.items() if file.is_file() and (origin := facts(file).origin)}
 

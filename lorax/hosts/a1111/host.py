@@ -56,9 +56,12 @@ class A1111:
 
     def adapters(self) -> dict[str, ListedFile]:
         if networks := tags.loras():
-            listed = list(networks.available_networks.items())
-            found = {name: ListedFile(name, Path(network.filename)) for name, network in listed}
-            self._adapters = _with_lost(found, self._adapters)
+            before, found = self._adapters, dict[str, ListedFile]()
+            for name, network in list(networks.available_networks.items()):
+                known = before.get(name)  # there may be thousands, and a choice asks for them several times
+                is_same = known and str(known.path) == network.filename
+                found[name] = known if known and is_same else ListedFile(name, Path(network.filename))
+            self._adapters = _with_lost(found, before)
             return self._adapters
         return {path.stem: ListedFile(path.stem, path) for path in sorted(files_below(self.adapter_folder, SUFFIXES))}
 

@@ -13,6 +13,7 @@ NEEDED = (
     "sd_samplers",
     "sd_unet",
     "shared",
+    "ui_tempdir",
     "util",
 )
 

@@ -17,8 +17,8 @@ def loras() -> Any:
 
 def tag(adapter: Path, strength: float = 1.0) -> str:
     """Return the tag of an adapter's file, by the name that the WebUI's settings ask for."""
-    listed = found.available_networks.values() if (found := loras()) else ()
-    name = next((network.get_alias() for network in listed if Path(network.filename) == adapter), adapter.stem)
+    network = found.available_networks.get(adapter.stem) if (found := loras()) else None  # it lists files without their folders
+    name = network.get_alias() if network and Path(network.filename) == adapter else adapter.stem
     return f"<lora:{name}:{strength:g}>"
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import networks
-from modules import scripts, shared
+from modules import shared
 
 from lorax.errors import LoraxError
 from lorax.files import Cache, stamp
 from lorax.formats import open_adapter
-from lorax.hosts.a1111.network.fitting import Fitting, attempted, forget_encoded, tell
+from lorax.hosts.a1111.network.fitting import Fitting, NetworkScript, attempted, forget_encoded, tell
 from lorax.hosts.a1111.network.module_type import modules_of
 
 STALE = ("a LoRA-X file was fitted again",)  # differs from every set of networks that a layer can have
@@ -22,13 +22,7 @@ def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
     """Make the script class that the WebUI calls once networks are activated."""
     activation = Activation(Fitting(cache, device))
 
-    class LoraxNetworks(scripts.Script):
-        def title(self) -> str:
-            return "LoRA-X networks"
-
-        def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
-
+    class LoraxNetworks(NetworkScript):
         def after_extra_networks_activate(self, p: Any, *args: Any, extra_network_data: dict[str, Any], **kwargs: Any) -> None:
             report_unloaded(p, {asked.positional[0] for asked in extra_network_data.get("lora", [])})
             activation.fit_all(p)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from modules import devices, processing, sd_models, shared
+from modules import devices, processing, scripts, sd_models, shared
 
 from lorax.errors import Interrupted, LoraxError
 from lorax.files import Cache
@@ -19,17 +19,32 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+class NetworkScript(scripts.Script):
+    """A script that the WebUI calls for every picture, and that has nothing on the page."""
+
+    def title(self) -> str:
+        return "LoRA-X networks"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+
 class Checkpoints:
     """The WebUI's checkpoints; implements ``lorax.workflow.Library``. The WebUI hashes a checkpoint when it first loads it."""
 
     def sha256(self, path: Path) -> str | None:
-        return next((info.sha256 for info in sd_models.checkpoints_list.values() if Path(info.filename) == path), None)
+        return next((sha256 for listed, sha256 in self._listed() if listed == path), None)
 
     def candidates(self, header: Header) -> Iterable[Path]:
         """Yield the checkpoints with the source's hash, then those with its name."""
-        listed = [(Path(info.filename), info.sha256) for info in sd_models.checkpoints_list.values()]
+        listed = self._listed()
         yield from (path for path, sha256 in listed if sha256 == header.source_sha256)
         yield from (path for path, sha256 in listed if sha256 != header.source_sha256 and path.name == header.source)
+
+    @staticmethod
+    def _listed() -> list[tuple[Path, str | None]]:
+        infos = list(sd_models.checkpoints_list.values())  # which another thread may fill anew meanwhile
+        return [(Path(info.filename), info.sha256) for info in infos]
 
 
 class Fitting:

@@ -11,12 +11,12 @@ from typing import Any
 
 import networks
 import torch
-from modules import scripts, sd_models
+from modules import sd_models
 
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Cache, Stamp, open_tensors, stamp
-from lorax.hosts.a1111.network.fitting import Fitting, attempted, forget_encoded, tell
+from lorax.hosts.a1111.network.fitting import Fitting, NetworkScript, attempted, forget_encoded, tell
 
 Tensors = Mapping[str, torch.Tensor]
 NOTHING = {"lorax_not_applied": torch.zeros(1)}  # a LoRA without layers, since Neo divides by how many keys there are
@@ -34,13 +34,7 @@ def make_script(cache: Callable[[], Cache], device: Callable[[], str]) -> type:
     load_lora_state_dict.lorax_original = original  # type: ignore[attr-defined]
     networks.load_lora_state_dict = load_lora_state_dict
 
-    class LoraxNetworks(scripts.Script):
-        def title(self) -> str:
-            return "LoRA-X networks"
-
-        def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
-
+    class LoraxNetworks(NetworkScript):
         def before_process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
             loading.look_again()
 
@@ -120,7 +114,7 @@ def is_lorax(filename: str) -> bool:
     try:
         return filename.lower().endswith(".safetensors") and "lorax_format" in open_tensors(Path(filename)).metadata
     except LoraxError:
-        listed = (net for net in networks.available_networks.values() if net.filename == filename)
+        listed = (net for net in list(networks.available_networks.values()) if net.filename == filename)
         return any("lorax_format" in net.metadata for net in listed)
 
 

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from modules import scripts
-
 from lorax.hosts.a1111 import tags
-from lorax.hosts.a1111.network.fitting import tell
+from lorax.hosts.a1111.network.fitting import NetworkScript, tell
 
 NOT_APPLIED = "not applied, since this WebUI gives extensions no way to do so. Move the LoRA, and save it as a plain LoRA."
 
@@ -13,13 +11,7 @@ NOT_APPLIED = "not applied, since this WebUI gives extensions no way to do so. M
 def make_script() -> type:
     """Make the script class that the WebUI calls once networks are activated."""
 
-    class LoraxNetworks(scripts.Script):
-        def title(self) -> str:
-            return "LoRA-X networks"
-
-        def show(self, is_img2img: bool) -> Any:
-            return scripts.AlwaysVisible
-
+    class LoraxNetworks(NetworkScript):
         def after_extra_networks_activate(self, p: Any, *args: Any, extra_network_data: dict[str, Any], **kwargs: Any) -> None:
             for name in sorted({asked.positional[0] for asked in extra_network_data.get("lora", [])}):
                 if tags.is_lorax(name):
