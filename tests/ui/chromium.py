@@ -34,7 +34,7 @@ def pick(page: Any, selector: str, text: str) -> None:
     page.locator(f"{selector} input").first.click()
     page.locator(f"{selector} input").first.fill(text)
     words = r"\s+".join(map(re.escape, text.split()))
-    name = re.compile(rf"(^|[\s/]){words}(?![\w-])")
+    name = re.compile(rf"^\W*(\S*/)?{words}(?![\w-])")  # gradio 4 has a mark before what is chosen
     page.locator(f"{selector} ul.options li").filter(has_text=name).first.click()
     page.keyboard.press("Escape")
     page.locator(f"{selector} input").first.blur()  # gradio 3 opens the list when the field is entered anew
