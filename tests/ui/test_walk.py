@@ -162,11 +162,12 @@ def test_what_was_said_of_another_choice_goes_at_once(chosen: Any) -> None:
 
 def test_a_job_that_takes_long_is_asked_for_less_often_and_an_idle_page_for_nothing(chosen: Any, slow: None) -> None:
     """Each answer has gradio draw all of the WebUI anew."""
-    asked: list[str] = []
-    chosen.wait_for_timeout(1500)
+    asked, deadline = ["at first"], time.monotonic() + 60
     chosen.on("request", lambda request: asked.append(request.url))
-    chosen.wait_for_timeout(4000)
-    assert asked == []
+    while asked:  # on a busy machine a question is repeated
+        assert time.monotonic() < deadline, asked
+        asked.clear()
+        chosen.wait_for_timeout(3000)
     chosen.click("#lorax_move")
     chosen.wait_for_selector("#lorax_progress .lorax-bar")
     chosen.wait_for_timeout(11_000)
