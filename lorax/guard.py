@@ -56,6 +56,10 @@ class Guard:
         except Refused as refused:
             await _refuse(scope, send, refused)
             return
+        if scope.get("method") == "HEAD" and scope["path"] == "/":
+            # gradio asks this of itself at the launch, and gives up after 3 seconds. Building the page takes longer if all is busy.
+            await _answer(send, 200, [(b"content-type", b"text/html; charset=utf-8")])
+            return
         await self._app(scope, _bounded(receive), send)
 
     def check(self, kind: str, method: str, headers: MutableMapping[str, str]) -> None:
@@ -151,5 +155,9 @@ async def _refuse(scope: Scope, send: Send, refused: Refused) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     if refused.status == 401:
         headers.append((b"www-authenticate", b'Basic realm="LoRA-X", charset="UTF-8"'))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": refused.reason.encode()})
+    await _answer(send, refused.status, headers, refused.reason.encode())
+
+
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

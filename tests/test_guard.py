@@ -155,3 +155,17 @@ def test_a_refused_websocket_is_closed_before_it_opens() -> None:
     asked = scope(origin="null") | {"type": "websocket"}
     [message] = answered(Guard(reading, "127.0.0.1"), asked)
     assert (message["type"], message["code"]) == ("websocket.close", 1008)
+
+
+def test_a_server_that_is_busy_answers_gradio_at_the_launch() -> None:
+    """The page itself is not built for it; who may not have the page has no answer either."""
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the page is built")
+
+    guard = Guard(slow, "127.0.0.1", password="me:secret")
+    header = "Basic " + base64.b64encode(b"me:secret").decode()
+    assert answered(guard, scope(authorization=header) | {"method": "HEAD"})[0]["status"] == 200
+    assert answered(guard, scope() | {"method": "HEAD"})[0]["status"] == 401
+    with pytest.raises(AssertionError, match="built"):
+        answered(guard, scope("/info", authorization=header) | {"method": "HEAD"})
