@@ -57,7 +57,7 @@ class Guard:
             await _refuse(scope, send, refused)
             return
         if scope.get("method") == "HEAD" and scope["path"] == "/":
-            # gradio asks this of itself at the launch, and gives up after 3 seconds. Building the page takes longer if all is busy.
+            # gradio asks this of itself at the launch, and gives up after 3 seconds. A busy machine builds the page in more.
             await _answer(send, 200, [(b"content-type", b"text/html; charset=utf-8")])
             return
         await self._app(scope, _bounded(receive), send)
