@@ -87,6 +87,7 @@ def page(server: str, browser: Any) -> Iterator[Any]:
 @pytest.fixture
 def chosen(page: Any) -> Any:
     """A LoRA and a target for which it finds a new place, and the verdict on it."""
+    page.wait_for_selector("#lorax_looking [data-look]", state="detached")  # gradio 4 loses a choice of that moment
     pick(page, "#lorax_adapters", "Lora/contrast-base")
     pick(page, "#lorax_target", "pruned")
     page.wait_for_selector("#lorax_verdict :text('A slimmed-down relative')")

@@ -53,6 +53,7 @@ def test_a_source_that_is_not_known_is_asked_for(page: Any, models: Path) -> Non
         page.click("#lorax_refresh")
     page.reload()
     page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+    page.wait_for_selector("#lorax_looking [data-look]", state="detached")  # gradio 4 loses a choice of that moment
     pick(page, "#lorax_target", "pruned")
     pick(page, "#lorax_adapters", "Lora/nameless")
     page.wait_for_selector("#lorax_guess :text('Was it trained on base?')")
