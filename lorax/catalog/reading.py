@@ -9,12 +9,12 @@ from lorax.catalog.record import Facts, FileKind, Named, NamedBy, Provenance, Re
 from lorax.checkpoint import families, open_checkpoint, prediction_in
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
 from lorax.files import Outline, outline
-from lorax.formats import kind, open_adapter, ranks, sidecars
+from lorax.formats import kind, loraxfile, open_adapter, ranks, sidecars
 
 log = logging.getLogger(__name__)
 
 NAMING = ("ss_new_sd_model_hash", "ss_sd_model_name", "ss_sd_model_hash")  # metadata that names the base; see ``NamedBy``
-TELLING = {"lorax_format", "lora_adapter_metadata"}  # metadata that tells of the layers, too, and is read with them
+TELLING = {loraxfile.MARK, "lora_adapter_metadata"}  # metadata that tells of the layers, too, and is read with them
 MOST = 10_000  # structures that are remembered
 
 

@@ -17,6 +17,7 @@ from lorax.files import TensorFile, json_object
 from lorax.formats import lora, small
 
 FORMAT = 1
+MARK = "lorax_format"  # of the metadata that makes a file one of these
 PREFIX = "lorax_"  # begins the names of parts in all versions, so that an older reader recognises a newer file
 SUFFIXES = tuple(end for end in (*lora.SUFFIXES, *small.SUFFIXES) if end.startswith(f".{PREFIX}"))
 
@@ -40,7 +41,7 @@ class Header:
 
     def as_metadata(self) -> dict[str, str]:
         return {
-            "lorax_format": str(FORMAT),
+            MARK: str(FORMAT),
             "lorax_family": self.family.name,
             "lorax_source_model": self.source,
             "lorax_source_model_hash": self.source_sha256,
@@ -53,13 +54,13 @@ class Header:
 
 def is_ours(file: TensorFile) -> bool:
     """Tell whether the file is a LoRA-X file of any version, complete or not."""
-    return "lorax_format" in file.metadata or any(key.endswith(SUFFIXES) for key in file.shapes)
+    return MARK in file.metadata or any(key.endswith(SUFFIXES) for key in file.shapes)
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
     """Return the header in a LoRA-X file's metadata. Raises LoraxError if it is damaged, or its version or family is unknown."""
     with reading(path, "a LoRA-X file", "The header of this LoRA-X file is damaged: save it again."):
-        version = int(metadata["lorax_format"])
+        version = int(metadata[MARK])
         if version > FORMAT:
             raise LoraxError(
                 f"{path}: a LoRA-X file of format {version}; this version reads up to format {FORMAT}. Update the extension."

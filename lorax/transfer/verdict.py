@@ -67,6 +67,6 @@ class Verdict:
     is_pruned: bool = False  # whether one of the bases has fewer layers
     reason: str = ""
     names: tuple[str, ...] = ()  # what the adapter is for; the target and what it is; the source; what the source could be;
-    # of a wrong source its name and, if that is known, what the adapter is for
+    # of a wrong source its name, what the adapter is for if that is known, and what the source is if it is unsupported
     made_of: str = ""
     mismatch: Mismatch | None = None  # the bases' predictions, if they differ

@@ -98,8 +98,10 @@ def _other_architecture(verdict: Verdict) -> str:
 
 def _wrong_source(verdict: Verdict) -> str:
     source, made_for, unsupported = (*verdict.names, "", "")[:3]
-    why = f"it is for {made_for}" if made_for else "its parts do not fit that one"
-    why = f"that is {unsupported}, which is not supported" if unsupported else why
+    if unsupported:
+        why = f"that is {unsupported}, which is not supported"
+    else:
+        why = f"it is for {made_for}" if made_for else "its parts do not fit that one"
     return f"It cannot have been trained on {source}: {why}. Choose the checkpoint that it was trained on."
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from lorax.formats import loraxfile
+
 TAG = re.compile(r"<(?:lora|lyco):([^:>]+)((?::[^:>]*)*)>")
 
 
@@ -31,7 +33,7 @@ def file_of(name: str) -> Path | None:
 def is_lorax(name: str) -> bool:
     """Tell whether prompts load a LoRA-X file by this name, by what the WebUI knows of its header."""
     network = _listed(name)
-    return network is not None and "lorax_format" in network.metadata
+    return network is not None and loraxfile.MARK in network.metadata
 
 
 def replaced(prompt: str, files: Collection[Path], new: Callable[[Path, str], str]) -> str:

@@ -11,7 +11,7 @@ from modules import shared
 
 from lorax.errors import LoraxError
 from lorax.files import Cache, stamp
-from lorax.formats import open_adapter
+from lorax.formats import loraxfile, open_adapter
 from lorax.hosts.a1111.network.fitting import Fitting, NetworkScript, attempted, forget_encoded, tell
 from lorax.hosts.a1111.network.module_type import modules_of
 
@@ -66,14 +66,14 @@ class Activation:
 
 def is_lorax(net: Any) -> bool:
     """Tell whether a network is a LoRA-X file, by its header or by a layer that the network type accepted."""
-    return "lorax_format" in net.network_on_disk.metadata or hasattr(net, "lorax_fit")
+    return loraxfile.MARK in net.network_on_disk.metadata or hasattr(net, "lorax_fit")
 
 
 def report_unloaded(p: Any, names: set[str]) -> None:
     """Tell the user which LoRA-X files were not loaded, and why. The WebUI itself writes that to its console only."""
     for name in sorted(names - {net.mentioned_name for net in networks.loaded_networks}):
         file = networks.available_networks.get(name) or networks.available_network_aliases.get(name)
-        if file is None or "lorax_format" not in file.metadata:
+        if file is None or loraxfile.MARK not in file.metadata:
             continue
         message = "not applied: the WebUI could not load the file with the loaded checkpoint; its console tells why."
         try:

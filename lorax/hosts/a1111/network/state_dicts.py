@@ -16,6 +16,7 @@ from modules import sd_models
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError
 from lorax.files import Cache, Stamp, open_tensors, stamp
+from lorax.formats import loraxfile
 from lorax.hosts.a1111.network.fitting import Fitting, NetworkScript, attempted, forget_encoded, tell
 
 Tensors = Mapping[str, torch.Tensor]
@@ -112,10 +113,10 @@ class Loading:
 def is_lorax(filename: str) -> bool:
     """Tell whether the file is a LoRA-X file, by its header as it is now, or was when the WebUI listed it if it is damaged."""
     try:
-        return filename.lower().endswith(".safetensors") and "lorax_format" in open_tensors(Path(filename)).metadata
+        return filename.lower().endswith(".safetensors") and loraxfile.MARK in open_tensors(Path(filename)).metadata
     except LoraxError:
         listed = (net for net in list(networks.available_networks.values()) if net.filename == filename)
-        return any("lorax_format" in net.metadata for net in listed)
+        return any(loraxfile.MARK in net.metadata for net in listed)
 
 
 def _load_again(model: Any) -> None:
