@@ -91,6 +91,24 @@ def test_what_older_code_has_read_is_read_anew(reads: Reads, loras: list[Path], 
     assert reads == [loras[0].name]
 
 
+def test_what_the_user_said_outlives_a_restart_and_our_code_and_not_a_change(
+    reads: Reads, loras: list[Path], files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "a base \udcff.safetensors"  # not UTF-8
+    catalog.confirm(loras[0], base)
+    reads.restart()
+    monkeypatch.setattr(known, "_reader", lambda: "newer")
+    assert [catalog.record(lora).confirmed for lora in loras] == [str(base), "", ""]
+    assert catalog.sha256(loras[0])
+    loras[0].with_suffix(".json").write_text(json.dumps({"activation text": "crane"}))
+    assert catalog.record(loras[0]).confirmed == str(base), "it is the same LoRA"
+    builders.save_lora(loras[0], files.deltas[:3], metadata=NAMED)
+    assert not catalog.record(loras[0]).confirmed
+    catalog.confirm(loras[1], base)
+    catalog.forget()
+    assert not catalog.record(loras[1]).confirmed
+
+
 def test_what_passes_is_not_kept(reads: Reads, loras: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as that a share was away, or that memory was short."""
     with monkeypatch.context() as short:

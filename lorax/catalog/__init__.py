@@ -1,6 +1,6 @@
 """Finds facts about the files in a library, and the bases that adapters were trained on. What was read is kept in an index."""
 
-from lorax.catalog.known import Survey, facts, forget, keep_in, record, seen, sha256
+from lorax.catalog.known import Survey, confirm, facts, forget, keep_in, record, seen, sha256
 from lorax.catalog.origins import Origin, Origins, Sure, adapter_of, base_of
 from lorax.catalog.record import Facts, FileKind, ListedFile, Named, Provenance, Record
 
@@ -17,6 +17,7 @@ __all__ = [
     "Survey",
     "adapter_of",
     "base_of",
+    "confirm",
     "facts",
     "forget",
     "keep_in",

@@ -21,6 +21,7 @@ NAME = "library.sqlite"
 SCHEMA = 1
 MOST, LARGEST = 30_000, 32_000  # files; characters of what is kept of each, which are some hundred as a rule
 TOGETHER, SOON = 200, 2.0  # records that are written at a time; seconds after which fewer are written, too
+TABLES = {"files": ["path", "state", "record"], "confirmed": ["path", "state", "base"]}
 PATIENCE = 5.0  # seconds to wait for another process
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Index:
         self._memory: dict[str, tuple[str, Record]] = {}
         self._waiting: dict[bytes, tuple[str, str]] = {}
         self._written = 0.0  # when, by the monotonic clock
+        self._confirmed: dict[str, tuple[str, str]] | None = None  # all of them, once one was asked for
         self._connection: sqlite3.Connection | None = None
         self._is_off, self._lock = folder is None, threading.RLock()
 
@@ -65,6 +67,24 @@ class Index:
             if len(self._waiting) >= TOGETHER or time.monotonic() - self._written > SOON:
                 self.flush()
 
+    def confirmed(self, path: str) -> tuple[str, str] | None:
+        """Return the state in which an adapter's base was confirmed, and the path of that base; None if none was."""
+        return self._all_confirmed().get(path)
+
+    def confirm(self, path: str, state: str, base: str) -> None:
+        """Keep the base that the user says an adapter was trained on. It is written at once, and outlives our code."""
+        self._all_confirmed()[path] = state, base
+        statement = "INSERT OR REPLACE INTO confirmed VALUES (?, ?, ?)"
+        with self._lock:
+            self._guarded(lambda connection: connection.execute(statement, (_key(path), state, _key(base))))
+
+    def _all_confirmed(self) -> dict[str, tuple[str, str]]:
+        with self._lock:
+            if self._confirmed is None:
+                rows = self._guarded(lambda connection: connection.execute("SELECT * FROM confirmed").fetchall())
+                self._confirmed = {_text(path): (state, _text(base)) for path, state, base in rows or ()}
+            return self._confirmed
+
     def remember(self, path: str, state: str, record: Record) -> None:
         """Keep it in memory alone."""
         if len(self._memory) >= MOST:
@@ -85,8 +105,9 @@ class Index:
         with self._lock:
             self._memory.clear()
             self._waiting.clear()
+            self._confirmed = None
             if self.folder is not None and not self._removed(self.folder / NAME):  # another process holds it open
-                self._guarded(lambda connection: connection.execute("DELETE FROM files"))
+                self._guarded(lambda connection: connection.executescript("DELETE FROM files; DELETE FROM confirmed"))
 
     def close(self) -> None:
         """Write what waits, and close the file."""
@@ -138,6 +159,10 @@ def _key(path: str) -> bytes:
     return path.encode(errors="surrogatepass")  # a file's name need not be text
 
 
+def _text(key: bytes) -> str:
+    return key.decode(errors="surrogatepass")
+
+
 def _opened(file: Path) -> sqlite3.Connection:
     """Open the file, which is made if there is none. Raises sqlite3.DatabaseError if it is damaged or of another schema."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,11 +173,13 @@ def _opened(file: Path) -> sqlite3.Connection:
         if schema not in (0, SCHEMA):
             raise sqlite3.DatabaseError(f"of schema {schema}")
         connection.execute("CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, state TEXT, record TEXT)")
+        connection.execute("CREATE TABLE IF NOT EXISTS confirmed (path BLOB PRIMARY KEY, state TEXT, base BLOB)")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("PRAGMA synchronous = NORMAL")
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
-        if columns != ["path", "state", "record"]:
-            raise sqlite3.DatabaseError(f"with the columns {columns}")
+        for table, wanted in TABLES.items():
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            if columns != wanted:
+                raise sqlite3.DatabaseError(f"{table} with the columns {columns}")
     except BaseException:
         connection.close()
         raise

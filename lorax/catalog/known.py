@@ -43,7 +43,19 @@ def seen(path: Path) -> Record | None:
 
 
 def record(path: Path) -> Record:
-    """Return what is known of a file in its present state."""
+    """Return what is known of a file in its present state, with what the user has said of it."""
+    found, said = _read(path), _index.confirmed(str(path.absolute()))
+    return replace(found, confirmed=said[1]) if said and said[0] == _bare_state(path) else found
+
+
+def confirm(adapter: Path, base: Path) -> None:
+    """Remember that the user says on which base an adapter was trained, as long as the adapter does not change."""
+    if state := _bare_state(adapter):
+        _index.confirm(str(adapter.absolute()), state, str(base.absolute()))
+
+
+def _read(path: Path) -> Record:
+    """Return what is known of a file in its present state by its content."""
     where, state = str(path.absolute()), _state(path)
     if state is None:
         gone = replace(read(path), kind=FileKind.GONE)
@@ -62,7 +74,7 @@ def record(path: Path) -> Record:
 
 def sha256(path: Path) -> str:
     """Return the hash of the file's content. Each state of it is read once."""
-    found = record(path)
+    found = _read(path)
     if not found.sha256:
         found = replace(found, sha256=hashes(path).sha256)
         if state := _state(path):
@@ -101,13 +113,19 @@ class Survey:
 
 def _state(path: Path) -> str | None:
     """Return a text that differs if the file, one beside it or our code does; empty for a folder, and None if there is none."""
+    bare = _bare_state(path)
+    return " ".join(map(str, (_reader(), bare, *sidecars.changes(path)))) if bare else bare
+
+
+def _bare_state(path: Path) -> str | None:
+    """Return a text that differs if the file itself does; empty for a folder, and None if there is none."""
     try:
         found = path.stat()
     except (OSError, ValueError):
         return None
     if not stat.S_ISREG(found.st_mode):
         return ""  # in which a change cannot be seen
-    return " ".join(map(str, (_reader(), found.st_size, found.st_mtime_ns, *sidecars.changes(path))))
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 @cache

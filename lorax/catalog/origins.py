@@ -25,7 +25,7 @@ USUAL = {"sd1": ("SD 1.5", "SD 1.4"), "sdxl": ("SDXL 1.0",)}  # the kinds on whi
 class Sure(Enum):
     """How sure it is on which base an adapter was trained."""
 
-    FOUND = "found"  # the adapter names it by its hash or its file's name
+    FOUND = "found"  # the adapter names it by its hash or its file's name, or the user has confirmed it
     GUESS = "guess"  # only its kind or family is known, so the user must confirm it
     MISSING = "missing"  # the adapter names one that is not listed
     UNKNOWN = "unknown"
@@ -54,9 +54,9 @@ class Origins:
 
         The headers of the bases are read only if nothing but the adapter's family is known.
         """
+        if found := self.named(adapter) or self._by_path.get(adapter.confirmed):
+            return Origin(Sure.FOUND, found)
         if any(adapter.named_by):
-            if found := self.named(adapter):
-                return Origin(Sure.FOUND, found)
             sha256, name, legacy = adapter.named_by
             return Origin(Sure.MISSING, name=name, hash=sha256 or legacy)
         key = adapter.base_kind, adapter.family
@@ -78,6 +78,10 @@ class Origins:
         usual = [base for one in (kind, *USUAL.get(family, ())) for base in self._bases if _is_of_kind(base, one)]
         related = [base for base in self._bases if family and record(base.path).family == family]
         return tuple(dict.fromkeys((*usual, *related)))
+
+    @cached_property
+    def _by_path(self) -> dict[str, ListedFile]:
+        return {str(base.path.absolute()): base for base in self._bases}
 
     @cached_property
     def _by_hash(self) -> dict[str, ListedFile]:

@@ -94,6 +94,7 @@ class Record:
     structure: str = ""
     unsupported: str = ""  # what a base of an unsupported family is, or an adapter is for
     sha256: str = ""  # of the file's content, once somebody wanted to know it
+    confirmed: str = ""  # the path of the base that the user says an adapter was trained on
 
     @property
     def is_lasting(self) -> bool:

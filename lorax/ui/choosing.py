@@ -6,10 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, FileKind, ListedFile, Origins, Sure, Survey, record, seen
+from lorax.catalog import Facts, FileKind, ListedFile, Origins, Sure, Survey, confirm, record, seen
 from lorax.hosts.base import Host
 from lorax.ui import telling
-from lorax.ui.confirmed import Confirmed
 from lorax.ui.requests import Choice, Reply, Values
 
 TOLD = "  ("  # stands between a file's name and what is known of it
@@ -24,10 +23,10 @@ class Chooser:
     """
 
     def __init__(self, host: Host) -> None:
-        self.host, self._confirmed = host, Confirmed(host.cache)
+        self.host = host
         self._survey, self._surveyed = Survey(), set[Path]()
         self._is_new = False  # whether a name may be that of another file than before
-        self.revision = 0  # how often the lists were read again
+        self.revision = 0  # how often the lists were read again, or a source was confirmed
 
     def refresh(self) -> None:
         """Have the host look for files, of which some may be new."""
@@ -131,18 +130,18 @@ class Chooser:
         sources = {one.base.name for one in found if one.sure is Sure.FOUND and one.base}
         if len(sources) == 1 and all(one.sure is Sure.FOUND for one in found):
             return sources.pop(), None
-        if len(models) == 1 and (confirmed := self._confirmed.of(models[0].path)) in self.host.bases():
-            return confirmed, None
         guesses = [one.base.name for one in found if one.sure is Sure.GUESS and one.base]
         return None, guesses[0] if len(found) == 1 and guesses else None
 
     def confirm(self, model: ListedFile, source: str) -> None:
-        """Remember the source that was chosen for a LoRA whose file names none, unless it is of another family."""
+        """Remember the source that was chosen for a LoRA whose file names none that is listed, unless it is of another family."""
         bases, known = self.host.bases(), record(model.path)
-        if source not in bases or Origins(bases.values()).of(known).sure is Sure.FOUND:
+        if source not in bases or Origins(bases.values()).named(known):
             return
-        if known.family in ("", record(bases[source].path).family):
-            self._confirmed.keep(model.path, source)
+        base = bases[source].path
+        if known.family in ("", record(base).family) and known.confirmed != str(base.absolute()):
+            confirm(model.path, base)
+            self.revision += 1
 
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
         """Return in sentences where LoRAs name another source than the chosen one."""

@@ -75,7 +75,7 @@ class Handlers:
 
         ``notes`` holds the question, which is repeated until it is answered: gradio 3 drops an event whose handler is running.
         """
-        reply: Reply = {}
+        reply, revision = Reply(), self.chooser.revision
         try:
             values = self._completed(page, values, reply)
             choice = Choice.of(values)
@@ -88,7 +88,7 @@ class Handlers:
         if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
             self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
             reply |= self.outcome(page) | self.progress(page)
-        if page.values.get("target") != values["target"]:
+        if page.values.get("target") != values["target"] or self.chooser.revision != revision:
             reply |= self.library.stale()
         page.values = values
         return reply | {f"{one.name}_means": words.meaning(one, values[one.name]) for one in EXPLAINED}
@@ -99,8 +99,9 @@ class Handlers:
         models, found = self.chooser.adapters(choice.adapters), dict[str, Any]()
         if self.chooser.names(choice.adapters) != self.chooser.names(before):
             found["source"], page.guess = self.chooser.source_of(models)
-        elif choice.source != page.values.get("source") and choice.source and len(models) == 1:
-            self.chooser.confirm(models[0], choice.source)
+        elif choice.source != page.values.get("source") and choice.source:
+            for model in models:
+                self.chooser.confirm(model, choice.source)
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
         page.loaded = loaded

@@ -22,7 +22,8 @@ FEW, MORE = 50, 200  # rows that are shown at first, and with each click on More
 WIRE = "library_look"
 INTRODUCTION = (
     "All your LoRAs, and what each is worth on the checkpoint that you want to use it on (above). This is a first look at a part "
-    'of each file. "Look closely" also tells whether the checkpoint has some of a LoRA already, and the strength to use then.'
+    'of each file. "Look closely" also tells whether the checkpoint has some of a LoRA already, and the strength to use then. '
+    "If it is not known on which checkpoint a LoRA was trained, choose both above once."
 )
 
 

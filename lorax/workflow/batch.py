@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lorax.catalog import ListedFile, Origins, record
+from lorax.catalog import ListedFile, Origins, Sure, record
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Interrupted, LoraxError, is_out_of_memory
 from lorax.files import Inputs, Staging
@@ -139,12 +139,13 @@ class _Work:
                 found[task.adapter.path] = task.source
 
     def _source(self, adapter: ListedFile, origins: Origins) -> ListedFile:
-        """Return the base that the adapter names. Raises LoraxError if it is not there, or the adapter cannot be read."""
+        """Return the base of the adapter. Raises LoraxError if it is not known or not there, or the adapter cannot be read."""
         open_adapter(adapter.path)
-        if (found := origins.named(record(adapter.path))) is None:
+        found = origins.of(record(adapter.path))
+        if found.sure is not Sure.FOUND or found.base is None:
             count = len(self._asked.bases)
             raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")
-        return found
+        return found.base
 
     def _inputs(self, progress: Progress) -> Inputs:
         """Return the files and folders that the batch reads, as far as they can be opened."""

@@ -16,7 +16,7 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.formats import open_adapter
 from lorax.workflow import Overview
 from tests.ui.chromium import pick, shoot
-from tests.ui.test_handlers import finished, values
+from tests.ui.test_handlers import finished, labels, values
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 FIRST = {"library_only": "All", "library_search": "", "library_sort": "Name", "library_chosen": "[]"}
@@ -80,6 +80,18 @@ def test_it_is_filtered_and_searched_and_shows_a_part_at_a_time(
     assert "2 of 7 are shown" in answer["library_table"]
     answer = handlers.library.more(page, "", values([], source=None) | FIRST)
     assert (len(rows(answer)), answer["library_more"]["visible"]) == (7, False)
+
+
+def test_a_source_that_was_said_above_holds_here(handlers: Any, page: Any) -> None:
+    assert rows(shown(handlers, page))["Lora/silent"].startswith("Source not known")
+    given = values(labels(handlers, "Lora/silent", "Lora/contrast-finetune"), source=None) | FIRST
+    handlers.noted(page, "1", given)
+    assert "data-look" in handlers.noted(page, "2", given | {"source": "base"})["library_status"], "it is looked over anew"
+    found = rows(shown(handlers, page))
+    assert found["Lora/silent"] == found["Lora/more-0"]
+    assert found["Lora/contrast-finetune"].startswith("Gains by moving"), "what its file says counts"
+    handlers.library.move(page, "", given | {"library_chosen": '["Lora/silent"]', "method": "copy"})
+    assert "lorax-done" in finished(handlers, page)["written"]
 
 
 def test_a_run_that_is_stopped_goes_on_with_what_is_missing(
