@@ -66,7 +66,9 @@ class Verdict:
     strength: float = 1.0  # at which ``auto`` would move it
     is_pruned: bool = False  # whether one of the bases has fewer layers
     reason: str = ""
-    names: tuple[str, ...] = ()  # what the adapter is for; the target and what it is; the source; what the source could be;
-    # of a wrong source its name, what the adapter is for if that is known, and what the source is if it is unsupported
+    base: str = ""  # the one that stands in the way: a wrong source, one that is not listed, or an unsupported target
+    base_is: str = ""  # what that one is, if it is unsupported
+    is_for: str = ""  # the architecture that the adapter is for, if it is another one
+    could_be: tuple[str, ...] = ()  # the bases that the source could be, if it is not known
     made_of: str = ""
     mismatch: Mismatch | None = None  # the bases' predictions, if they differ

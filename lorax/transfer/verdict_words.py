@@ -87,22 +87,19 @@ def _by_running(verdict: Verdict, kind: str) -> str:
 
 
 def _other_architecture(verdict: Verdict) -> str:
-    if not verdict.names:
-        why = "nothing of it has a counterpart here"
-    elif len(verdict.names) == 1:
-        why = f"it is for {verdict.names[0]}"
+    if verdict.base_is:
+        why = f"{verdict.base} is {verdict.base_is}"
     else:
-        why = " is ".join(verdict.names)
+        why = f"it is for {verdict.is_for}" if verdict.is_for else "nothing of it has a counterpart here"
     return f"Other architecture: cannot be moved, because {why}."
 
 
 def _wrong_source(verdict: Verdict) -> str:
-    source, made_for, unsupported = (*verdict.names, "", "")[:3]
-    if unsupported:
-        why = f"that is {unsupported}, which is not supported"
+    if verdict.base_is:
+        why = f"that is {verdict.base_is}, which is not supported"
     else:
-        why = f"it is for {made_for}" if made_for else "its parts do not fit that one"
-    return f"It cannot have been trained on {source}: {why}. Choose the checkpoint that it was trained on."
+        why = f"it is for {verdict.is_for}" if verdict.is_for else "its parts do not fit that one"
+    return f"It cannot have been trained on {verdict.base}: {why}. Choose the checkpoint that it was trained on."
 
 
 def _unreadable(verdict: Verdict) -> str:
@@ -113,15 +110,15 @@ def _unreadable(verdict: Verdict) -> str:
 
 
 def _source_unknown(verdict: Verdict) -> str:
-    if not verdict.names:
+    if not verdict.could_be:
         return "Not known on which checkpoint it was trained. Choose that one."
-    return f"Not known on which checkpoint it was trained. Is it {_or(verdict.names)}?"
+    return f"Not known on which checkpoint it was trained. Is it {_or(verdict.could_be)}?"
 
 
 def _source_missing(verdict: Verdict) -> str:
     was = "made for" if verdict.made_of else "trained on"
     advice = f"Move {verdict.made_of} itself, if you have it." if verdict.made_of else "Choose one that is close to it."
-    return f"It was {was} {' '.join(verdict.names)}, which is not on this disk. {advice}"
+    return f"It was {was} {verdict.base}, which is not on this disk. {advice}"
 
 
 def _refining(verdict: Verdict) -> str:

@@ -134,7 +134,7 @@ def _verdict(found: dict[str, Any]) -> Verdict:
         | {
             "kind": Kind(found["kind"]),
             "actions": tuple(Action(Do(one["do"]), float(one["seconds"]), int(one["bytes"])) for one in found["actions"]),
-            "names": tuple(found["names"]),
+            "could_be": tuple(found["could_be"]),
             "mismatch": Mismatch(**found["mismatch"]) if found["mismatch"] else None,
         }
     )

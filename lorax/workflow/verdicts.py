@@ -112,7 +112,7 @@ class Verdicts:
         try:
             source, target, known = asked.source, asked.target, record(adapter.path)
             if known.unsupported and known.kind is FileKind.ADAPTER:
-                return Verdict(Kind.OTHER_ARCHITECTURE, names=(known.unsupported,))
+                return Verdict(Kind.OTHER_ARCHITECTURE, is_for=known.unsupported)
             if known.facts.problem:
                 return Verdict(Kind.UNREADABLE, reason=known.facts.problem)
             if source is None:
@@ -168,8 +168,8 @@ class Verdicts:
             source, target = bases.opened
         except UnsupportedBase as error:
             if error.base is bases.target:
-                return Verdict(Kind.OTHER_ARCHITECTURE, names=(error.base.name, error.title))
-            return Verdict(Kind.WRONG_SOURCE, reason=str(error), names=(error.base.name, "", error.title))
+                return Verdict(Kind.OTHER_ARCHITECTURE, base=error.base.name, base_is=error.title)
+            return Verdict(Kind.WRONG_SOURCE, reason=str(error), base=error.base.name, base_is=error.title)
         relation = bases.known.relation_of(source, target)
         try:
             plan = plan_all([opened], source, target, self._options, pairs=relation.pairs)[0]
@@ -184,9 +184,8 @@ class Verdicts:
     def _of_wrong_source(opened: AdapterFile, bases: Bases, error: LoraxError) -> Verdict:
         """Return the verdict with what the adapter is for, if it is for another family than the source."""
         made_for = opened.family
-        other = made_for is not None and record(bases.source.path).family != made_for.name
-        names = (bases.source.name, made_for.title) if made_for and other else (bases.source.name,)
-        return Verdict(Kind.WRONG_SOURCE, reason=str(error), names=names)
+        is_for = made_for.title if made_for and record(bases.source.path).family != made_for.name else ""
+        return Verdict(Kind.WRONG_SOURCE, reason=str(error), base=bases.source.name, is_for=is_for)
 
     def _with_actions(self, verdict: Verdict, plan: Plan, bases: Bases) -> Verdict:
         methods = judging.methods_for(verdict.kind)
@@ -231,7 +230,7 @@ def _of_copy(verdict: Verdict, origin: Provenance | None, target: ListedFile) ->
 def _of_unknown(asked: Asked, found: Origin) -> Verdict:
     """Return the verdict on an adapter whose source is not known or not listed, unless it cannot be moved to the target."""
     if asked.unsupported:
-        return Verdict(Kind.OTHER_ARCHITECTURE, names=(asked.target.name, asked.unsupported))
+        return Verdict(Kind.OTHER_ARCHITECTURE, base=asked.target.name, base_is=asked.unsupported)
     if found.sure is Sure.MISSING:
-        return Verdict(Kind.SOURCE_MISSING, names=tuple(filter(None, (found.name, found.hash))))
-    return Verdict(Kind.SOURCE_UNKNOWN, names=tuple(base.name for base in found.could_be))
+        return Verdict(Kind.SOURCE_MISSING, base=" ".join(filter(None, (found.name, found.hash))))
+    return Verdict(Kind.SOURCE_UNKNOWN, could_be=tuple(base.name for base in found.could_be))
