@@ -154,7 +154,13 @@ def to_output(text: str) -> Path:
     return path
 
 
-def to_captions(text: str) -> tuple[str, ...]:
+class Captions(tuple[str, ...]):
+    """Captions, and the ``file`` that they were read from."""
+
+    file: Path
+
+
+def to_captions(text: str) -> Captions:
     """Read a file with a caption a line. Raises LoraxError if it cannot be read as text or holds no caption."""
     file = to_path(text)
     with reading(file, "captions", "Expected a text file with a caption a line."), file.open(encoding="utf-8") as stream:
@@ -164,4 +170,6 @@ def to_captions(text: str) -> tuple[str, ...]:
     lines = content.splitlines()
     if not (found := texts(lines)):
         raise LoraxError(f"{file}: holds no caption. Expected a text file with a caption a line.")
-    return found
+    captions = Captions(found)
+    captions.file = file
+    return captions

@@ -16,10 +16,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lorax import __version__, demo
-from lorax.arguments import add_cache, add_library, add_moving, cache_of, chosen, to_path, to_user_and_password
+from lorax.arguments import Captions, add_cache, add_library, add_moving, cache_of, chosen, to_path, to_user_and_password
 from lorax.catalog import ListedFile
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, is_out_of_memory, printable
+from lorax.files import Inputs, check_free
 from lorax.hosts.standalone import Standalone
 from lorax.inspection import inspect
 from lorax.options import Batching, Options, Running, Saving, without_effect
@@ -266,6 +267,9 @@ def _head(result: Result, results: Sequence[Result]) -> str:
 
 
 def _report_file(options: argparse.Namespace) -> ReportFile | None:
+    """Return the file for the report, if one is asked for. Raises LoraxError if it would replace the captions."""
+    if options.report and isinstance(options.captions, Captions):
+        check_free(options.report, Inputs([options.captions.file]), options.overwrite, "--report")
     return ReportFile(options.report, options.overwrite) if options.report else None
 
 

@@ -62,6 +62,25 @@ def reading(path: object, kind: str, advice: str = DAMAGED) -> Iterator[None]:
         raise LoraxError(f"{path}: cannot be read as {kind} ({_reason(error)}). {advice}") from error
 
 
+def in_words(error: Exception) -> str:
+    """Return what a user reads about an error of whatever kind, such as one that has ended a job."""
+    if isinstance(error, LoraxError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "Not enough memory. Close other programs, and try again."
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return shortened(printable(f"{where}{error.strerror}. Check the space on the disk, and the permissions of the folder."))
+    kind, why = type(error).__name__, _reason(error)
+    why = why if why.startswith(kind) else f"{kind}: {why}"
+    return shortened(printable(f"An unexpected error ({why}). Please report it, with what the console says."))
+
+
+def is_expected(error: Exception) -> bool:
+    """Tell whether an error is nobody's mistake here, so that nothing need be logged for a report."""
+    return isinstance(error, LoraxError | OSError) or is_out_of_memory(error)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether memory ran out. CUDA and Python have classes for it; the CPU's allocator says it in words."""
     named = isinstance(error, MemoryError | NotEnoughMemory) or type(error).__name__ == "OutOfMemoryError"

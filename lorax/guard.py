@@ -60,7 +60,7 @@ class Guard:
             # gradio asks this of itself at the launch, and gives up after 3 seconds. A busy machine builds the page in more.
             await _answer(send, 200, [(b"content-type", b"text/html; charset=utf-8")])
             return
-        await self._app(scope, _bounded(receive), send)
+        await self._app(scope, receive, _unframed(send))
 
     def check(self, kind: str, method: str, headers: MutableMapping[str, str]) -> None:
         """Raise Refused if a request with these headers must not be served."""
@@ -70,7 +70,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and not _is_same(origin, host):
             raise Refused(403, f"Origin {origin!r} is not this server's own page.")
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _is_link(headers):
             raise Refused(403, "The request comes from another web page.")
         if kind == "http" and method not in READING:
             check_body(headers)
@@ -94,12 +94,13 @@ def is_loopback(address: str) -> bool:
 
 def check_body(headers: Mapping[str, str]) -> None:
     """Raise Refused if a request that changes something is not JSON, or if its body is too large or of an unknown size."""
+    if "transfer-encoding" in headers:
+        raise Refused(411, "The size of the body must be told, by Content-Length.")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > len(str(LARGEST_BODY)) or int(length) > LARGEST_BODY:
         raise Refused(413, f"The body is too large; at most {LARGEST_BODY} bytes are read.")
-    is_empty = length == "0" and "transfer-encoding" not in headers
     essence = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if essence != "application/json" and not (is_empty and not essence):
+    if essence != "application/json" and not (length == "0" and not essence):
         raise Refused(415, "What changes something must be sent as application/json.")
 
 
@@ -135,17 +136,21 @@ def _is_authorized(header: str, password: str) -> bool:
     return hmac.compare_digest(header.encode(), expected.encode())
 
 
-def _bounded(receive: Receive) -> Receive:
-    """Return a ``receive`` that disconnects once a body, which may come in chunks without a length, is too large."""
-    received = 0
+def _is_link(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request opens our page by itself, and not in a frame of another one."""
+    return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
 
-    async def bounded() -> MutableMapping[str, Any]:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if received > LARGEST_BODY else message
 
-    return bounded
+def _unframed(send: Send) -> Send:
+    """Return a ``send`` that forbids other pages to show ours in a frame, in which they could have the user click."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-frame-options", b"SAMEORIGIN")]
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return sending
 
 
 async def _refuse(scope: Scope, send: Send, refused: Refused) -> None:

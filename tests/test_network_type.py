@@ -143,7 +143,10 @@ def test_what_goes_wrong_is_told_and_does_not_stop_the_picture(
     host.load(files.target)
     net = loaded(host, file)
     monkeypatch.setattr(Fitter, "fit", lambda *_: 1 / 0)
-    assert host.activate(script, net) == ["LoRA-X, x: not applied, because of an unexpected ZeroDivisionError: division by zero"]
+    assert host.activate(script, net) == [
+        "LoRA-X, x: not applied. An unexpected error (ZeroDivisionError: division by zero). "
+        "Please report it, with what the console says."
+    ]
     assert net.modules == {}
     file.unlink()
     assert "No such file" in host.activate(script, net)[0]

@@ -103,6 +103,15 @@ def test_a_report_replaces_no_file_beside_what_is_read(
     assert not list(out.iterdir())
 
 
+def test_a_report_does_not_replace_the_captions(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = out / "captions.txt"
+    captions.write_text("a cat")
+    command = ["transfer", *arguments(files), "--method", "bridge", "--captions", str(captions)]
+    assert main([*command, "--output", str(out / "moved.safetensors"), "--report", str(captions), "--overwrite"]) == 2
+    assert f"{captions}: is or lies in {captions}, which is read and must not change." in capsys.readouterr().err
+    assert captions.read_text() == "a cat"
+
+
 def test_a_report_replaces_no_file_that_a_bases_folder_links_to(files: Files, tmp_path: Path, out: Path) -> None:
     """Downloaded pipelines are folders of links into a store; a UNet's folder alone is told by the scheduler beside it."""
     folder = builders.save_folder(files.base_state, tmp_path / "pipeline")

@@ -18,7 +18,8 @@ from lorax.workflow import FILTERS, SORTS, Batch, InFolder, Item, Overview, Requ
 T = TypeVar("T")
 PREFIX = "/lorax/v1"
 LONGEST_TEXT = 4096  # letters of each text of a request
-LONGEST_LIST = 10_000  # entries of each list
+LONGEST_LIST = 10_000  # entries of each list; outcomes of a batch
+MOST_VERDICTS = 100  # adapters of a request for verdicts, which is no job and reads a part of each
 LIBRARY = ("target", "only", "search", "sort", "offset", "limit")
 
 
@@ -40,6 +41,8 @@ def batch_of(host: Host, asked: LoraxBatch) -> Batch:
         given = [_named(adapters, item.adapter, "adapter") for item in asked.items]
         items = [Item(adapter, source) for adapter, source in zip(given, sources, strict=True)]
         targets = [_named(bases, name, "base") for name in asked.targets]
+        if (count := len(items) * len(targets)) > LONGEST_LIST:
+            raise LoraxError(f"items and targets make {count} transfers; at most {LONGEST_LIST} are allowed.")
         return Batch(items, targets, list(bases.values()), options, running, _chosen(host, Batching, asked.batching))
 
 
@@ -56,6 +59,8 @@ def verdicts_of(host: Host, asked: LoraxVerdicts) -> tuple[list[ListedFile], Lis
     """Return the files that are asked about: the adapters, the target, the source if it is given, and all bases."""
     with _refusing():
         _check_lengths(_as_dict(asked))
+        if (count := len(asked.adapters)) > MOST_VERDICTS:
+            raise LoraxError(f"adapters: {count} entries; at most {MOST_VERDICTS} are allowed. See also {PREFIX}/library.")
     bases, adapters = host.bases(), host.adapters()
     source = _named(bases, asked.source, "base") if asked.source else None
     named = [_named(adapters, name, "adapter") for name in asked.adapters]

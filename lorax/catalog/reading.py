@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorax.catalog.record import Facts, FileKind, Named, NamedBy, Provenance, Record
 from lorax.checkpoint import families, open_checkpoint, prediction_in
-from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily
+from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily, in_words
 from lorax.files import Outline, outline
 from lorax.formats import kind, loraxfile, open_adapter, ranks, sidecars
 
@@ -98,8 +98,7 @@ def _no_adapter(path: Path, problem: Exception) -> Record:
 
 
 def _unreadable(path: Path, error: Exception) -> Record:
-    why = f"{path}: cannot be read, because of an unexpected {type(error).__name__}."
-    return Record(FileKind.ADAPTER, Facts(problem=why))
+    return Record(FileKind.ADAPTER, Facts(problem=f"{path}: cannot be read. {in_words(error)}"))
 
 
 def _named_by(metadata: Mapping[str, str]) -> NamedBy:

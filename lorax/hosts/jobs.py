@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted, LoraxError, in_words, is_expected
 from lorax.progress import READING, Progress
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class Job:
     outcome: Any = None  # what the work returned
     began: float | None = None  # by the monotonic clock, when its turn came
     stopping: bool = False
+    is_forgotten: bool = False  # its owner sees it no more; its thread may still wait in the queue
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _interrupt: Callable[[], None] | None = None  # stops what the host does for this job, while it does
 
@@ -85,9 +86,9 @@ class Job:
         except Interrupted:
             self.state = "cancelled"
         except Exception as error:  # whatever happened, the job must get a final state
-            if not isinstance(error, LoraxError | OSError):
+            if not is_expected(error):
                 log.exception("a job failed")
-            self.error, self.state = f"{error}" if isinstance(error, LoraxError) else repr(error), "failed"
+            self.error, self.state = in_words(error), "failed"
 
     def _progress(self, done: int, total: int, text: str) -> None:
         if self.stopping:
@@ -109,8 +110,9 @@ class Jobs:
             ended = [id for id, job in self._jobs.items() if not job.has_thread]
             if len(self._jobs) - len(ended) >= IN_LINE:
                 raise TooMany(f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended.")
-            for id in ended[:-FINISHED]:
-                del self._jobs[id]
+            for id in ended:
+                if self._jobs[id].is_forgotten or id not in ended[-FINISHED:]:
+                    del self._jobs[id]
             started.start(queue, work)
             self._jobs[started.id] = started
         return started
@@ -118,11 +120,11 @@ class Jobs:
     def of(self, owner: str) -> list[Job]:
         """Return the owner's jobs in the order in which they were started."""
         with self._lock:
-            return [job for job in self._jobs.values() if job.owner == owner]
+            return [job for job in self._jobs.values() if job.owner == owner and not job.is_forgotten]
 
     def forget(self, owner: str, *kinds: str) -> None:
         """Forget the owner's jobs of these kinds that have ended."""
         with self._lock:
-            over = [id for id, job in self._jobs.items() if job.owner == owner and job.kind in kinds and job.state != "running"]
-            for id in over:
-                del self._jobs[id]
+            for job in self._jobs.values():
+                if job.owner == owner and job.kind in kinds and job.state != "running":
+                    job.is_forgotten, job.outcome = True, None

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from lorax.catalog import ListedFile
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted, in_words, is_expected
 from lorax.files import stamp
 from lorax.hosts.base import Host
 from lorax.workflow import Overview, Row, Verdicts
@@ -69,9 +69,9 @@ class Shelves:
         except Interrupted:
             shelf.is_given_up = True  # what was found is kept, so that the next question goes on from there
         except Exception as error:
-            if not isinstance(error, LoraxError | OSError):
+            if not is_expected(error):
                 log.exception("looking over the library for %s", target.path)
-            shelf.error = str(error) or type(error).__name__
+            shelf.error = in_words(error)
 
     def _look(self, shelf: Shelf, target: ListedFile, closely: Sequence[ListedFile]) -> None:
         def progress(done: int, total: int, text: str) -> None:

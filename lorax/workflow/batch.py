@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorax.catalog import ListedFile, Origins, Sure, record
 from lorax.checkpoint import open_checkpoint
-from lorax.errors import Interrupted, LoraxError, is_out_of_memory
+from lorax.errors import Interrupted, LoraxError, in_words, is_expected
 from lorax.files import Inputs, Staging
 from lorax.formats import open_adapter
 from lorax.methods import runs_models
@@ -223,12 +223,9 @@ class _Work:
 
 def _in_words(adapter: Path, error: Exception) -> str:
     """Return what a user reads about an error, which has ended one adapter of several."""
-    if is_out_of_memory(error):
-        return f"{adapter}: not enough memory. Close other programs."
-    if isinstance(error, LoraxError | OSError):
-        return str(error)
-    log.error("moving %s", adapter, exc_info=error)
-    return f"{adapter}: cannot be moved, because of an unexpected {type(error).__name__}."
+    if not is_expected(error):
+        log.error("moving %s", adapter, exc_info=error)
+    return in_words(error) if isinstance(error, LoraxError) else f"{adapter}: {in_words(error)}"
 
 
 def _counted(progress: Progress, number: int, passes: int) -> Progress:

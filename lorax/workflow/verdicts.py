@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorax.catalog import FileKind, ListedFile, Origin, Origins, Provenance, Sure, base_of, record
 from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.errors import LoraxError, UnsupportedFamily
+from lorax.errors import LoraxError, UnsupportedFamily, in_words, is_expected
 from lorax.files import Cache
 from lorax.formats import AdapterFile, open_adapter
 from lorax.models import Models, check_all
@@ -129,11 +129,11 @@ class Verdicts:
             if asked.running not in (None, Running()):
                 verdict = self._priced(verdict, adapter, bases, asked.running)
             return _of_copy(verdict, known.facts.origin, target)
-        except (LoraxError, OSError) as error:
-            return Verdict(Kind.UNREADABLE, reason=str(error))
         except Exception as error:
-            log.exception("judging %s", adapter.path)
-            return Verdict(Kind.UNREADABLE, reason=f"{adapter.path}: an unexpected {type(error).__name__}.")
+            if not is_expected(error):
+                log.exception("judging %s", adapter.path)
+            reason = in_words(error)
+            return Verdict(Kind.UNREADABLE, reason=reason if isinstance(error, LoraxError) else f"{adapter.path}: {reason}")
 
     def _of(self, adapter: ListedFile, bases: Bases, structure: str) -> Verdict:
         """Return the verdict on the adapter: by its ``structure`` alone, if it is not empty and there is no closer one yet."""

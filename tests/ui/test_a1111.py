@@ -121,6 +121,15 @@ def test_a_cache_folder_that_cannot_be_is_refused(double: Double, host: Any, tmp
         options.data_labels["lorax_cache_folder"].onchange()
 
 
+@pytest.mark.parametrize(("name", "value"), [("rank", "banana"), ("steps", "-3"), ("method", "magic")])
+def test_the_settings_page_refuses_what_the_options_do(double: Double, name: str, value: str) -> None:
+    callbacks(double)["settings"]()
+    options = double.modules["shared"].opts
+    options.data[f"lorax_{name}"] = value
+    with pytest.warns(UserWarning, match=name), pytest.raises(LoraxError, match=name):
+        options.data_labels[f"lorax_{name}"].onchange()
+
+
 def test_fitting_happens_where_the_settings_page_says(double: Double) -> None:
     device = loaded().device
     assert device() == "auto"

@@ -62,6 +62,8 @@ def test_verdicts(server: str) -> None:
     assert [one["kind"] for one in call(server, "verdict", asked | {"source": "finetune", "target": "base"})] == ["works"]
     assert refused(server, "verdict", asked | {"target": "none"})[0] == 404
     assert refused(server, "verdict", asked | {"adapters": ["x" * 5000]})[0] == 422
+    code, text = refused(server, "verdict", asked | {"adapters": ["Lora/contrast-base"] * 101})
+    assert (code, "at most 100" in text) == (422, True)
 
 
 def test_the_library(server: str) -> None:
@@ -166,6 +168,12 @@ def test_a_batch(server: str, models: Path) -> None:
         found = refused(server, "batch", asked | wrong)
         assert found[0] == code
         assert words in found[1]
+
+
+def test_a_batch_has_a_bound(server: str) -> None:
+    asked = {"items": [{"adapter": "Lora/contrast-base"}] * 5001, "targets": ["pruned", "finetune"]}
+    code, text = refused(server, "batch", asked)
+    assert (code, "10002 transfers" in text) == (422, True)
 
 
 def test_a_batch_that_is_cancelled_tells_what_became_of_each(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +314,9 @@ def test_a_job_is_asked_for_as_json_of_bounded_size(api: str) -> None:
         connection.putheader(name, value)
     connection.endheaders()
     assert connection.getresponse().status == 413, "before any of it is sent"
+    connection.close()
+    connection.request("POST", "/lorax/v1/analyse", iter([body]), {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 411, "in chunks, of which nobody knows how many come"
     assert sent(api, "analyse", body, **{"Content-Type": "application/json"}) == 202
 
 

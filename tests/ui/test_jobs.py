@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lorax.errors import LoraxError
 from lorax.hosts.jobs import IN_LINE, Job, TooMany
@@ -101,10 +102,18 @@ def test_what_goes_wrong_is_the_jobs_end(host: Any, caplog: pytest.LogCaptureFix
 
         return work
 
-    jobs = [host.jobs.begin(host, wrong(error)) for error in (LoraxError("a sentence"), ValueError("a bug"))]
+    errors = {
+        LoraxError("a sentence"): "a sentence",
+        MemoryError(): "Not enough memory. Close other programs, and try again.",
+        torch.cuda.OutOfMemoryError("CUDA out of memory."): "Not enough memory. Close other programs, and try again.",
+        OSError(28, "No space left on device", "a.safetensors"): "a.safetensors: No space left on device. Check the space",
+        KeyError("a key"): "An unexpected error (KeyError: 'a key'). Please report it, with what the console says.",
+    }
+    jobs = [host.jobs.begin(host, wrong(error)) for error in errors]
     until(lambda: all(job.state == "failed" for job in jobs))
-    assert [job.error for job in jobs] == ["a sentence", "ValueError('a bug')"]
-    assert "a bug" in caplog.text
+    assert all(job.error.startswith(said) for job, said in zip(jobs, errors.values(), strict=True))
+    assert "a key" in caplog.text
+    assert "memory" not in caplog.text
 
 
 def test_jobs_belong_to_their_owners_and_their_number_is_bounded(host: Any) -> None:
@@ -116,6 +125,8 @@ def test_jobs_belong_to_their_owners_and_their_number_is_bounded(host: Any) -> N
         jobs[0].stop()
         host.jobs.forget("two", "compare")
         assert host.jobs.of("two") == jobs[1:], "those that still run or wait stay"
+        with pytest.raises(TooMany, match=f"{IN_LINE} jobs"):  # its thread still waits
+            host.jobs.begin(host, never)
         for job in jobs:
             job.stop()
     host.jobs.forget("two", "compare")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from modules import devices, processing, scripts, sd_models, shared
 
-from lorax.errors import Interrupted, LoraxError
+from lorax.errors import Interrupted, LoraxError, in_words, is_expected
 from lorax.files import Cache
 from lorax.formats import Header
 from lorax.progress import Progress
@@ -86,11 +86,10 @@ def attempted(work: Callable[[], T]) -> T | str:
         return work()
     except Interrupted:
         return "not applied: interrupted."
-    except (LoraxError, OSError) as error:
-        return str(error)
     except Exception as error:
-        log.exception("fitting a LoRA-X file")
-        return f"not applied, because of an unexpected {type(error).__name__}: {error}"
+        if not is_expected(error):
+            log.exception("fitting a LoRA-X file")
+        return in_words(error) if isinstance(error, LoraxError) else f"not applied. {in_words(error)}"
 
 
 def tell(p: Any, name: str, message: str) -> None:
