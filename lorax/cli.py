@@ -211,7 +211,7 @@ def _library(options: argparse.Namespace) -> int:
         rows = list(asked.rows(progress))
     shown = selected(rows, options.only, options.search, options.sort)
     if options.json:
-        _print_json([dict(row_as_json(row)) for row in shown])
+        _print_json([{**row_as_json(row), "path": str(row.adapter.path)} for row in shown])
         return 0
     if shown:
         print(wording.columns([("LoRA", "", ""), *((row.adapter.name, row.group.words, row.words) for row in shown)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -129,6 +130,18 @@ def test_what_was_finished_before_a_stop_stays_and_a_second_run_goes_on(folder: 
     assert {one.end for one in third} == {End.EXISTED}
     assert set(texts) == {READING}, "no work where nothing is missing"
     assert all(one.path and one.path.is_file() for one in third)
+
+
+def test_a_stop_loses_no_more_than_the_portion_that_is_moved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("lorax.workflow.batch"), "PORTION", 1)
+
+    def progress(done: int, total: int, text: str) -> None:
+        if text.startswith("2 of 2") and "layer" in text:
+            raise Interrupted
+
+    outcomes = batch(asked(folder, "one", "three", targets=("target",)), into(folder), progress)
+    assert ends(outcomes) == {"one target": "written", "three target": "stopped"}
+    assert files_in(folder) == with_cards("one-target")
 
 
 def test_a_stop_is_heard_while_the_files_are_read(folder: Path) -> None:

@@ -202,6 +202,7 @@ def test_the_command_line(moved: Path, models: Path, tmp_path: Path, capsys: pyt
     assert "is told once the LoRA itself is looked at" in shown.err
     assert main([*command, "--json", "--only", "missing", "--cache", str(tmp_path / "cache")]) == 0
     (row,) = json.loads(capsys.readouterr().out)
+    assert Path(row["path"]).is_file()
     assert (row["adapter"], row["missing"]) == ("Lora/far", ["far.safetensors", "ab" * 32])
     assert (tmp_path / "cache" / "library.sqlite").is_file()
     assert main([*command, "--search", "nothing like it"]) == 0

@@ -1,6 +1,6 @@
 """Finds facts about the files in a library, and the bases that adapters were trained on. What was read is kept in an index."""
 
-from lorax.catalog.known import Survey, confirm, facts, forget, keep_in, record, seen, sha256
+from lorax.catalog.known import Survey, confirm, facts, flush, forget, keep_in, record, seen, sha256
 from lorax.catalog.origins import Origin, Origins, Sure, adapter_of, base_of
 from lorax.catalog.record import Facts, FileKind, ListedFile, Named, Provenance, Record
 
@@ -19,6 +19,7 @@ __all__ = [
     "base_of",
     "confirm",
     "facts",
+    "flush",
     "forget",
     "keep_in",
     "record",

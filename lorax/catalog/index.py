@@ -101,13 +101,13 @@ class Index:
                 self._written = time.monotonic()
 
     def clear(self) -> None:
-        """Forget all files."""
+        """Forget all files, but not what the user has said of them."""
         with self._lock:
             self._memory.clear()
             self._waiting.clear()
-            self._confirmed = None
-            if self.folder is not None and not self._removed(self.folder / NAME):  # another process holds it open
-                self._guarded(lambda connection: connection.executescript("DELETE FROM files; DELETE FROM confirmed"))
+            said = self._all_confirmed()
+            if self.folder is not None and (said or not self._removed(self.folder / NAME)):  # another process holds it open
+                self._guarded(lambda connection: connection.execute("DELETE FROM files"))
 
     def close(self) -> None:
         """Write what waits, and close the file."""

@@ -1,5 +1,6 @@
 """Knows files: what was read of them before, and else what their headers say. There is one index for the process."""
 
+import atexit
 import hashlib
 import stat
 import threading
@@ -28,8 +29,14 @@ def keep_in(folder: Path | None) -> None:
 
 
 def forget() -> None:
-    """Forget all files."""
+    """Forget what was read of all files. What the user has said of them stays."""
     _index.clear()
+
+
+@atexit.register
+def flush() -> None:
+    """Have the disk hold what was read so far."""
+    _index.flush()
 
 
 def facts(path: Path) -> Facts:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from lorax.catalog.known import record, sha256
 from lorax.catalog.record import ListedFile, Named, Record, stem
-from lorax.files import legacy_hash
 
 # Civitai's name of a kind of base -> pattern of the usual names of the base itself, in letters and digits only.
 CIVITAI_BASES = {
@@ -93,7 +92,7 @@ class Origins:
 
     @cached_property
     def _by_legacy(self) -> dict[str, ListedFile]:
-        return {legacy_hash(base.path): base for base in reversed(self._bases) if base.path.is_file()}
+        return {found: base for base in reversed(self._bases) if (found := record(base.path).legacy_hash)}
 
 
 def base_of(named: Named, bases: Iterable[ListedFile]) -> ListedFile | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lorax.catalog.record import Facts, FileKind, Named, NamedBy, Provenance, Record
 from lorax.checkpoint import families, open_checkpoint, prediction_in
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily, in_words
-from lorax.files import Outline, outline
+from lorax.files import Outline, legacy_hash, outline
 from lorax.formats import kind, loraxfile, open_adapter, ranks, sidecars
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _no_adapter(path: Path, problem: Exception) -> Record:
     except Exception as error:
         log.exception("reading %s", path)
         return _unreadable(path, error)
-    return Record(FileKind.BASE, facts, family=base.family.name)
+    return Record(FileKind.BASE, facts, family=base.family.name, legacy_hash=legacy_hash(path) if path.is_file() else "")
 
 
 def _unreadable(path: Path, error: Exception) -> Record:

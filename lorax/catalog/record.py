@@ -93,6 +93,7 @@ class Record:
     base_kind: str = ""  # on which an adapter was trained, in Civitai's words
     structure: str = ""
     unsupported: str = ""  # what a base of an unsupported family is, or an adapter is for
+    legacy_hash: str = ""  # of a base's file, by which older metadata names it
     sha256: str = ""  # of the file's content, once somebody wanted to know it
     confirmed: str = ""  # the path of the base that the user says an adapter was trained on
 

@@ -133,15 +133,21 @@ class Chooser:
         guesses = [one.base.name for one in found if one.sure is Sure.GUESS and one.base]
         return None, guesses[0] if len(found) == 1 and guesses else None
 
-    def confirm(self, model: ListedFile, source: str) -> None:
-        """Remember the source that was chosen for a LoRA whose file names none that is listed, unless it is of another family."""
+    def confirm(self, model: ListedFile, source: str) -> bool:
+        """Remember the source that was chosen for a LoRA whose file names none that is listed; tell whether it can be that one.
+
+        It cannot be one of another family.
+        """
         bases, known = self.host.bases(), record(model.path)
         if source not in bases or Origins(bases.values()).named(known):
-            return
+            return False
         base = bases[source].path
-        if known.family in ("", record(base).family) and known.confirmed != str(base.absolute()):
+        if known.family not in ("", record(base).family):
+            return False
+        if known.confirmed != str(base.absolute()):
             confirm(model.path, base)
             self.revision += 1
+        return True
 
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
         """Return in sentences where LoRAs name another source than the chosen one."""

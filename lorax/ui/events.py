@@ -93,6 +93,7 @@ class Events:
             (parts["library_more"].click, library.more),
             (parts["library_all"].click, library.choose_all),
             (parts["library_none"].click, library.choose_none),
+            (parts["library_told"].click, library.told),
             (parts["library_closely"].click, library.closely),
         ):
             self.on(listen, handler, form=form)

@@ -37,7 +37,7 @@ class Handlers:
     def __init__(self, host: Host) -> None:
         self.host, self.chooser, self.pages, self.judging = host, Chooser(host), Pages(), Judging(host)
         self.memory = Memory(host.cache(), host.models())
-        self.library = Library(host, Shelves(host, self.judging.verdicts), lambda: self.chooser.revision, self.move_several)
+        self.library = Library(self.chooser, Shelves(host, self.judging.verdicts), self.move_several)
         self.nothing = dict(NOTHING)  # what a page shows on which nothing was done yet
 
     def load(self, page: Page, mark: str, values: Values) -> Reply:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass
 from functools import cached_property
 
-from lorax.catalog import ListedFile
+from lorax.catalog import ListedFile, record
 from lorax.errors import Interrupted
 from lorax.files import stamp
 from lorax.hosts.base import Host
@@ -37,7 +37,8 @@ class Asked:
         """What differs once another answer may be right."""
         files = (self.target, *filter(None, [self.source]), *self.adapters)
         known = (self.source is None, *(base.path for base in (() if self.source else self.bases)))
-        return self.running, known, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
+        said = tuple(record(one.path).confirmed for one in self.adapters)
+        return self.running, known, said, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
 
 
 class Judging:

@@ -10,11 +10,12 @@ import gradio as gr
 from lorax.catalog import ListedFile
 from lorax.hosts.base import Host
 from lorax.ui import telling, words
+from lorax.ui.choosing import Chooser
 from lorax.ui.controls import Parts, wire
 from lorax.ui.pages import Page
 from lorax.ui.requests import Reply, Values
 from lorax.ui.shelves import Shelf, Shelves
-from lorax.workflow import FILTERS, SORTS, Row, State, counts, selected
+from lorax.workflow import FILTERS, SORTS, Group, Row, State, counts, selected
 
 ALL = "All"
 SORTED = {"verdict": "What can be done", "name": "Name", "source": "Source"}
@@ -23,8 +24,9 @@ WIRE = "library_look"
 INTRODUCTION = (
     "All your LoRAs, and what each is worth on the checkpoint that you want to use it on (above). This is a first look at a part "
     'of each file. "Look closely" also tells whether the checkpoint has some of a LoRA already, and the strength to use then. '
-    "If it is not known on which checkpoint a LoRA was trained, choose both above once."
+    "If it is not known on which checkpoint LoRAs were trained, tick them, choose that one as the source above, and say so below."
 )
+NONE_GAINS = "None of these gains by moving. To choose others, have their group be shown first."
 
 
 def lay_out() -> Parts:
@@ -46,6 +48,9 @@ def lay_out() -> Parts:
         with gr.Row():
             parts["library_all"] = gr.Button("Choose all of these", size="sm", elem_id="lorax_library_all")
             parts["library_none"] = gr.Button("Choose none", size="sm", elem_id="lorax_library_none")
+            parts["library_told"] = gr.Button(
+                "The chosen ones were trained on the source above", size="sm", elem_id="lorax_library_told"
+            )
             parts["library_closely"] = gr.Button("Look closely at the chosen ones", size="sm", elem_id="lorax_library_closely")
             parts["library_more"] = gr.Button("Show more", size="sm", visible=False, elem_id="lorax_library_more")
             parts["library_move"] = gr.Button("Move the chosen ones", variant="primary", size="sm", elem_id="lorax_library_move")
@@ -78,8 +83,8 @@ class Asked:
 class Library:
     """The handlers of the part. ``move`` starts a batch of LoRAs, each from its own source."""
 
-    def __init__(self, host: Host, shelves: Shelves, revision: Callable[[], int], move: Callable[..., Reply]) -> None:
-        self._host, self._shelves, self._revision, self._move = host, shelves, revision, move
+    def __init__(self, chooser: Chooser, shelves: Shelves, move: Callable[..., Reply]) -> None:
+        self._chooser, self._host, self._shelves, self._move = chooser, chooser.host, shelves, move
 
     @staticmethod
     def stale() -> Reply:
@@ -102,16 +107,34 @@ class Library:
     def choose_all(self, page: Page, mark: str, values: Values) -> Reply:
         """Choose all that can be moved of the rows that are asked for, also of those further down.
 
-        What was moved already and moved copies are left out.
+        What was moved already and moved copies are left out; as long as no group is asked for, also what gains nothing by moving.
         """
         asked = Asked.of(values, self._host)
-        rows = self._rows(asked, self._shelf(asked))
-        return self._choose(
-            page, asked, {row.adapter.name for row in rows if row.can_move and not row.is_copy and row.state is not State.DONE}
-        )
+        rows = [row for row in self._rows(asked, self._shelf(asked)) if not row.is_copy and row.state is not State.DONE]
+        wanted = [row for row in rows if row.can_move and (asked.only or row.group is Group.GAINS)]
+        wanted += [row for row in rows if row.can_be_told and asked.only == row.group.value]
+        reply = self._choose(page, asked, {row.adapter.name for row in wanted})
+        said = {"library_status": words.message(NONE_GAINS)} if not wanted and not asked.only else {}
+        return reply | said
 
     def choose_none(self, page: Page, mark: str, values: Values) -> Reply:
         return self._choose(page, Asked.of(values, self._host), set())
+
+    def told(self, page: Page, mark: str, values: Values) -> Reply:
+        """Remember the source that the chosen LoRAs were trained on, of those whose files name none that is there."""
+        asked, source = Asked.of(values, self._host), values["source"]
+        shelf = self._shelf(asked)
+        rows = [row for row in shelf.rows if row.adapter.name in asked.chosen and row.can_be_told] if shelf else []
+        others = [row.adapter.name for row in rows if source and not self._chooser.confirm(row.adapter, source)]
+        if not source:
+            said = "No source is chosen. Choose the checkpoint that they were trained on above."
+        elif not rows:
+            said = "No LoRA is chosen whose source is not known, or not on this disk."
+        elif others:
+            said = f"{telling.listed(others)}: for another architecture than {source}. Choose their source by itself."
+        else:
+            return self._choose(page, asked, set())
+        return self._shown(page, asked) | {"library_status": words.message(said, "error")}
 
     def closely(self, page: Page, mark: str, values: Values) -> Reply:
         """Have the chosen LoRAs themselves be looked at."""
@@ -133,7 +156,7 @@ class Library:
         return shown | {"library_chosen": json.dumps(sorted(names))}
 
     def _shelf(self, asked: Asked) -> Shelf | None:
-        return self._shelves.of(asked.target, self._revision()) if asked.target else None
+        return self._shelves.of(asked.target, self._chooser.revision) if asked.target else None
 
     @staticmethod
     def _rows(asked: Asked, shelf: Shelf | None) -> list[Row]:
@@ -150,6 +173,7 @@ class Library:
             status = words.message(shelf.error, "error")
         elif shelf.is_whole:
             status = words.message(telling.counted(counts(shelf.rows), len(shelf.rows)))
+            status += telling.chosen([row.adapter for row in shelf.rows if row.adapter.name in chosen])
         else:
             status = telling.looking(WIRE, shelf.done, shelf.total, f"{shelf.text}: {{done}} of {{total}}")
         unticked = {"library_chosen": json.dumps(sorted(chosen))} if chosen != asked.chosen else {}

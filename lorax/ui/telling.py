@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
+from lorax.catalog import ListedFile
 from lorax.hosts.jobs import Job
 from lorax.methods import runs_models
 from lorax.options import Options
@@ -58,18 +59,26 @@ def counted(counts: Mapping[str, int], total: int) -> str:
 
 
 def library(rows: Sequence[Row], total: int, chosen: Collection[str]) -> str:
-    """Return a table with a line for each LoRA, which can be ticked if it can be moved."""
+    """Return a table with a line for each LoRA, which can be ticked if it can be moved, or its source can be told."""
     if not rows:
         return ""
     lines = []
     for row in rows:
         name, facts = escape(row.adapter.name, quote=True), escape(str(row.record.facts))
-        ticked = "".join([" checked" * (row.adapter.name in chosen), " disabled" * (not row.can_move)])
+        ticked = "".join([" checked" * (row.adapter.name in chosen), " disabled" * (not row.can_move and not row.can_be_told)])
         box = f'<input type=\'checkbox\' data-lora="{name}" aria-label="{name}"{ticked}>'
         said = f"<b>{escape(row.group.words)}</b><br>{escape(row.words)}"
         lines.append(f"<tr><td>{box}</td><td>{name}<div class='lorax-facts'>{facts}</div></td><td>{said}</td></tr>")
     left = message(f"{len(rows)} of {total} are shown.") if total > len(rows) else ""
     return f"<table class='lorax-outcomes'>{''.join(lines)}</table>{left}"
+
+
+def chosen(adapters: Sequence[ListedFile]) -> str:
+    """Say how many LoRAs are chosen, and how large they are together: about so much is written."""
+    if not adapters:
+        return ""
+    size = sum(one.path.stat().st_size for one in adapters if one.path.is_file())
+    return message(f"{len(adapters)} chosen, {size / 1e9:.1f} GB together." if size >= 1e9 else f"{len(adapters)} chosen.")
 
 
 def verdicts(names: Sequence[str], found: Sequence[Verdict]) -> str:

@@ -24,6 +24,8 @@ from lorax.workflow.request import Request, Result
 
 log = logging.getLogger(__name__)
 
+PORTION = 32  # adapters of a pass, whose layers wait on the disk until it ends; a stop loses no more than these
+
 
 @dataclass(frozen=True)
 class Item:
@@ -174,7 +176,7 @@ class _Work:
                     continue
                 alone = number if runs_models(method) else None
                 groups.setdefault((task.source.path, task.target.path, alone), []).append(task)
-        return list(groups.values())
+        return [tasks[start : start + PORTION] for tasks in groups.values() for start in range(0, len(tasks), PORTION)]
 
     def _move(self, tasks: list[_Task], progress: Progress) -> None:
         """Move and write the adapters of one pass. If that fails, each half of them is tried by itself."""

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from lorax.catalog import FileKind, ListedFile, Named, Origin, Origins, Record, Sure, base_of, record, sha256
+from lorax.catalog import FileKind, ListedFile, Named, Origin, Origins, Record, Sure, base_of, flush, record, sha256
 from lorax.progress import Progress, silent
 from lorax.transfer import Kind, Verdict
 from lorax.transfer.verdict_words import words
@@ -65,7 +65,7 @@ GROUPS = {
     Kind.CROSSED: Group.RUNS,
     Kind.FITS_ITSELF: Group.WORKS,
     Kind.OTHER_ARCHITECTURE: Group.OTHER,
-    Kind.WRONG_SOURCE: Group.UNREADABLE,
+    Kind.WRONG_SOURCE: Group.UNKNOWN,
     Kind.UNREADABLE: Group.UNREADABLE,
     Kind.SOURCE_UNKNOWN: Group.UNKNOWN,
     Kind.SOURCE_MISSING: Group.MISSING,
@@ -105,6 +105,11 @@ class Row:
             and self.group in (Group.GAINS, Group.WORKS, Group.RUNS)
             and self.verdict.kind not in (Kind.SAME, Kind.MADE)
         )
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether the user can tell on which base the adapter was trained."""
+        return self.group in (Group.UNKNOWN, Group.MISSING)
 
     @property
     def is_copy(self) -> bool:
@@ -150,6 +155,7 @@ class Overview:
             known = record(adapter.path)
             if known.kind is not FileKind.GONE:
                 found.append((adapter, known, self._origins.of(known)))
+        flush()
         found.sort(key=lambda one: str(one[2].base.path) if one[2].base else "")
         moved = _Moved([(adapter, known) for adapter, known, _ in found], self.target)
         asked = Asked(self.target, None, self._origins, by_structure=not self._closely)

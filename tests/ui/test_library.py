@@ -64,7 +64,7 @@ def test_each_lora_has_its_verdict_and_what_cannot_be_moved_cannot_be_ticked(han
     assert found["Lora/contrast-pruned"] == "Works as it is: It was trained on this checkpoint: use it as it is."
     assert found["Lora/silent"].startswith("Source not known: Not known on which checkpoint it was trained. Is it base")
     still = re.findall(r'data-lora="([^"]*)"[^>]* disabled', answer["library_table"])
-    assert still == ["Lora/contrast-pruned", "Lora/silent"]
+    assert still == ["Lora/contrast-pruned"], "of the silent one the source can be told"
     assert "7 LoRAs; Gains by moving: 5; Works as it is: 1; Source not known: 1" in answer["library_status"]
 
 
@@ -92,6 +92,35 @@ def test_a_source_that_was_said_above_holds_here(handlers: Any, page: Any) -> No
     assert found["Lora/contrast-finetune"].startswith("Gains by moving"), "what its file says counts"
     handlers.library.move(page, "", given | {"library_chosen": '["Lora/silent"]', "method": "copy"})
     assert "lorax-done" in finished(handlers, page)["written"]
+
+
+def test_the_source_of_many_is_told_at_once(handlers: Any, page: Any, models: Path) -> None:
+    tensors, far = load_file(models / "Lora" / "silent.safetensors"), {"ss_sd_model_name": "far.safetensors"}
+    save_file(tensors, models / "Lora" / "far.safetensors", far)
+    handlers.chooser.refresh()
+    given = values([], source=None) | FIRST
+    shown(handlers, page)
+    assert json.loads(handlers.library.choose_all(page, "", given | {"library_only": "Source not known"})["library_chosen"]) == [
+        "Lora/silent"
+    ]
+    ticked = given | {"library_chosen": '["Lora/far", "Lora/silent", "Lora/more-0"]'}
+    assert "No source is chosen" in handlers.library.told(page, "", ticked)["library_status"]
+    answer = handlers.library.told(page, "", ticked | {"source": "base"})
+    assert (answer["library_chosen"], "data-look" in answer["library_status"]) == ("[]", True)
+    found = rows(shown(handlers, page))
+    assert found["Lora/silent"] == found["Lora/far"] == found["Lora/more-1"]
+    assert "No LoRA is chosen whose source" in handlers.library.told(page, "", ticked | {"source": "base"})["library_status"]
+
+
+def test_all_are_only_those_that_gain_unless_others_are_asked_for(handlers: Any, page: Any) -> None:
+    target = {"target": "finetune"}
+    shown(handlers, page, **target)
+    given = values([], source=None) | FIRST | target | {"library_search": "more"}
+    answer = handlers.library.choose_all(page, "", given)
+    assert (answer["library_chosen"], "None of these gains by moving" in answer["library_status"]) == ("[]", True)
+    answer = handlers.library.choose_all(page, "", given | {"library_only": "Works as it is"})
+    assert json.loads(answer["library_chosen"]) == [f"Lora/more-{number}" for number in range(3)]
+    assert "3 chosen." in answer["library_status"]
 
 
 def test_a_run_that_is_stopped_goes_on_with_what_is_missing(
