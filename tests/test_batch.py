@@ -131,11 +131,12 @@ def test_what_was_finished_before_a_stop_stays_and_a_second_run_goes_on(folder: 
     assert all(one.path and one.path.is_file() for one in third)
 
 
-def test_a_stop_is_heard_while_the_files_are_read(folder: Path) -> None:
-    """Of thousands that takes a while."""
+@pytest.mark.parametrize("when", [READING, f"1 of 2: {READING}"])
+def test_a_stop_is_heard_while_the_files_are_read(folder: Path, when: str) -> None:
+    """Of thousands that takes a while, also in each pass."""
 
     def progress(done: int, total: int, text: str) -> None:
-        if text == READING:
+        if text == when:
             raise Interrupted
 
     assert set(ends(batch(asked(folder, "one", "three"), into(folder), progress)).values()) == {"stopped"}

@@ -140,8 +140,10 @@ class _Work:
 
     def _source(self, adapter: ListedFile, origins: Origins) -> ListedFile:
         """Return the base that the adapter names. Raises LoraxError if it is not there, or the adapter cannot be read."""
-        open_adapter(adapter.path)
-        if (found := origins.named(record(adapter.path))) is None:
+        known = record(adapter.path)
+        if known.facts.problem:
+            raise LoraxError(known.facts.problem)
+        if (found := origins.named(known)) is None:
             count = len(self._asked.bases)
             raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")
         return found
