@@ -3,6 +3,7 @@ window.lorax = (() => {
     const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const find = (selector) => root().querySelector(selector);
 
+    const isSeen = (part) => part.getClientRects().length > 0;
     const isOurs = (tab) => tab.textContent.trim() === "LoRA-X";
 
     function put(area, text) {
@@ -16,12 +17,13 @@ window.lorax = (() => {
     }
 
     // Requests new notes. Gradio 3 drops events while a handler is running, so the request is repeated, at growing intervals, until it
-    // is answered; each time with another number, since only a changed value is an event.
+    // is answered; each time with another number, since only a changed value is an event. Nothing is asked as long as another tab is
+    // in view: ours asks when it comes into view.
     let told = 0;
     let last = 0;
     const answered = () => Number(find("#lorax_notes [data-answers]")?.dataset.answers ?? 0);
     function ask() {
-        if (!isOpen) {
+        if (!isOpen || !isSeen(find("#lorax"))) {
             return [];
         }
         const [question, field] = [last = told + 1, find("#lorax_question textarea, #lorax_question input")];
@@ -70,9 +72,9 @@ window.lorax = (() => {
     // asked for less often, and rarely if nobody sees it.
     let since = 0;
     let asked = 0;
-    function isTime(isSeen) {
+    function isTime(isRead) {
         const now = Date.now();
-        if (now - asked < (document.hidden || !isSeen ? 15000 : now - since < 10000 ? 900 : 3000)) {
+        if (now - asked < (document.hidden || !isRead ? 15000 : now - since < 10000 ? 900 : 3000)) {
             return false;
         }
         asked = now;
@@ -80,7 +82,6 @@ window.lorax = (() => {
     }
 
     function watch() {
-        const isSeen = (mark) => mark.getClientRects().length > 0;
         const awaited = [...root().querySelectorAll("#lorax_verdict [data-pending], #lorax_progress [data-running]")];
         const read = [...root().querySelectorAll("#lorax [data-look]")].filter(isSeen);
         if (!awaited.length && !read.length) {
@@ -204,20 +205,19 @@ window.lorax = (() => {
         [...root().querySelectorAll("#tabs > .tab-nav button")].find(isOurs).click();
     }
 
-    function addCardButtons() {
-        for (const row of root().querySelectorAll("#txt2img_lora_cards .button-row, #img2img_lora_cards .button-row")) {
-            if (!row.querySelector(".lorax-card-button")) {
-                const button = document.createElement("div");
-                button.className = "card-button lorax-card-button";
-                button.title = "Move this LoRA to another checkpoint with LoRA-X";
-                button.addEventListener("click", sendCard);
-                row.append(button);
-            }
+    // A card gets its button once the pointer is on it: before that, the WebUI does not show it, and there may be thousands.
+    document.addEventListener("mouseover", ({target}) => {
+        const row = target.closest("#txt2img_lora_cards .card, #img2img_lora_cards .card")?.querySelector(".button-row");
+        if (row && !row.querySelector(".lorax-card-button")) {
+            const button = document.createElement("div");
+            button.className = "card-button lorax-card-button";
+            button.title = "Move this LoRA to another checkpoint with LoRA-X";
+            button.addEventListener("click", sendCard);
+            row.append(button);
         }
-    }
+    });
 
-    if (typeof onAfterUiUpdate === "function") {
-        onAfterUiUpdate(addCardButtons);
+    if (typeof onUiTabChange === "function") {
         onUiTabChange(() => isOurs(get_uiCurrentTab()) && look());
         onOptionsChanged(ask); // another checkpoint may be loaded now
     }

@@ -42,7 +42,7 @@ from lorax.workflow import (
     Verdicts,
     analyse,
     batch,
-    counts,
+    counted,
     outcome_as_json,
     reports_of,
     row_as_json,
@@ -215,7 +215,7 @@ def _library(options: argparse.Namespace) -> int:
         return 0
     if shown:
         print(wording.columns([("LoRA", "", ""), *((row.adapter.name, row.group.words, row.words) for row in shown)]))
-    print(f"{len(shown)} of {len(rows)} LoRAs. " + "; ".join(f"{FILTERS[name]}: {count}" for name, count in counts(rows).items()))
+    print(f"{len(shown)} of {len(rows)} LoRAs. {counted(rows)}")
     if not options.closely:
         print(f"note: {COARSE} --closely does that.", file=sys.stderr)
     return 0

@@ -144,11 +144,12 @@ def test_a_stop_loses_no_more_than_the_portion_that_is_moved(folder: Path, monke
     assert files_in(folder) == with_cards("one-target")
 
 
-def test_a_stop_is_heard_while_the_files_are_read(folder: Path) -> None:
-    """Of thousands that takes a while."""
+@pytest.mark.parametrize("when", [READING, f"1 of 2: {READING}"])
+def test_a_stop_is_heard_while_the_files_are_read(folder: Path, when: str) -> None:
+    """Of thousands that takes a while, also in each pass."""
 
     def progress(done: int, total: int, text: str) -> None:
-        if text == READING:
+        if text == when:
             raise Interrupted
 
     assert set(ends(batch(asked(folder, "one", "three"), into(folder), progress)).values()) == {"stopped"}

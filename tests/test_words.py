@@ -136,6 +136,14 @@ def test_what_was_not_written_is_said() -> None:
     assert [part in table for part in ("style.safetensors", "failed", "a sentence", "declined", "already has 97%")] == [True] * 5
 
 
+def test_of_thousands_those_that_failed_have_a_line() -> None:
+    outcomes = [*(ended(f"style-{number}") for number in range(2000)), ended("bad", End.FAILED), ended("left", End.STOPPED)]
+    table = telling.written(outcomes, "auto")
+    assert table.count("<tr>") == 1 + telling.LINES
+    assert "a sentence" in table
+    assert "2002 in all (failed: 1, written: 2000, stopped: 1)" in table
+
+
 def test_numbers_of_the_table_stay_numbers() -> None:
     rows = words.rows([result()])
     assert rows[0][4] == 0.9

@@ -17,7 +17,7 @@ from lorax.output import previews, store_preview, store_weight
 from lorax.progress import Progress, in_words
 from lorax.ui import words
 from lorax.ui.comparison import MOST, OTHERS, Comparison, Pace, Sheet, moved_loras, sheet
-from lorax.ui.controls import js, line
+from lorax.ui.controls import QUIET, js, line
 from lorax.ui.kept import Kept
 from lorax.ui.requests import Form, Values
 
@@ -73,15 +73,13 @@ def lay_out(host: Host, start: Start, last: Any) -> Any:
     start(preview, comparing.preview, form, Comparison.of, shown)
     taken = [fields[name] for name in TXT2IMG]
     given.click(None, taken, taken, **js("(...values) => lorax.fromTxt2img(values)"))
-    gallery.select(comparing.choose, [drawn], [chosen, panel, about, save, swap, weigh], show_progress="hidden")
+    gallery.select(comparing.choose, [drawn], [chosen, panel, about, save, swap, weigh], **QUIET)
     for button, handler in ((save, comparing.save), (swap, comparing.swap), (weigh, comparing.weigh)):
-        stored = button.click(handler, [drawn, chosen], [about, swap], show_progress="hidden")
+        stored = button.click(handler, [drawn, chosen], [about, swap], **QUIET)
         stored.then(None, None, None, **js("() => lorax.refresh()"))
     for component in fields.values():
         changed = component.blur if isinstance(component, gr.Textbox) else component.change
-        changed(
-            lambda *values: comparing.told(form.read(values)), form.components, [told, preview, compare], show_progress="hidden"
-        )
+        changed(lambda *values: comparing.told(form.read(values)), form.components, [told, preview, compare], **QUIET)
     return part
 
 

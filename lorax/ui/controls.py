@@ -10,6 +10,8 @@ from lorax.options import Option
 from lorax.ui import words
 
 JS = "_js" if "_js" in inspect.signature(gr.Blocks.load).parameters else "js"
+# Of an event listener: no sign of work, and no entry in gradio's list of endpoints, for which the WebUI's whole page waits.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
 Parts = dict[str, Any]  # components by name
 
 

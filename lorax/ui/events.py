@@ -7,7 +7,7 @@ import gradio as gr
 
 from lorax.errors import LoraxError
 from lorax.ui import words
-from lorax.ui.controls import Parts, js
+from lorax.ui.controls import QUIET, Parts, js
 from lorax.ui.handlers import Handlers
 from lorax.ui.layout import is_asked
 from lorax.ui.pages import Page
@@ -117,7 +117,7 @@ class Events:
         named = f"(...values) => lorax.named(values.slice(0, {len(inputs)}))"
         if script:
             named = f"(...values) => {{ const first = ({script})(); return [...first, ...values.slice(2, {len(inputs)})]; }}"
-        return listen(handle, inputs, self.outputs.components, show_progress="hidden", queue=False, **js(named))
+        return listen(handle, inputs, self.outputs.components, queue=False, **QUIET, **js(named))
 
 
 def _then(answered: Any, call: str) -> None:

@@ -43,9 +43,7 @@ class Handlers:
     def load(self, page: Page, mark: str, values: Values) -> Reply:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
-        lists = self.chooser.lists(page.values or values, all_values=True)
-        listed = {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
-        return kept | lists | listed | self.progress(page) | self.outcome(page)
+        return kept | self._lists(page.values or values, all_values=True) | self.progress(page) | self.outcome(page)
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.chooser.refresh()
@@ -55,7 +53,11 @@ class Handlers:
         """Have the LoRAs be read, since the tab is looked at; tell how far that is, and in the end what is known of them."""
         if not self.chooser.look():
             return {"looking": self.chooser.looking()}
-        return self.chooser.lists(values) | {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
+        return self._lists(values)
+
+    def _lists(self, values: Values, *, all_values: bool = False) -> Reply:
+        lists = self.chooser.lists(values, all_values=all_values)
+        return lists | {"compare_which": gr.update(choices=list(moved_loras(self.host)))}
 
     def use_card(self, page: Page, name: str, values: Values) -> Reply:
         """Choose the LoRA that was sent from its card."""

@@ -1,8 +1,10 @@
 """Draws how similar two bases are, by block and by a layer's role in its block."""
 
 import re
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable
+from io import BytesIO
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,15 @@ def heatmap(records: Iterable[LayerRecord]) -> "Figure | None":
     bar.ax.tick_params(labelsize=8, colors=GREY)
     bar.outline.set_visible(False)
     return figure
+
+
+def as_html(records: Iterable[LayerRecord]) -> str:
+    """Return the heat map as an image in HTML; empty if there is none. The page would load 5 MB of scripts for gradio's Plot."""
+    if (figure := heatmap(records)) is None:
+        return ""
+    content = BytesIO()
+    figure.savefig(content, format="png", bbox_inches="tight")
+    return f"<img alt='A map of similarities' src='data:image/png;base64,{b64encode(content.getvalue()).decode()}'>"
 
 
 def _block_and_role(layer: str) -> tuple[str, str]:

@@ -99,7 +99,7 @@ def details() -> Parts:
         with gr.Column(visible=False) as parts["analysis"]:
             parts["summary"] = gr.HTML(elem_id="lorax_summary")
             gr.HTML(words.heading("How alike the checkpoints are", words.MAP))
-            parts["plot"] = gr.Plot(show_label=False, elem_id="lorax_heatmap")
+            parts["plot"] = gr.HTML(elem_id="lorax_heatmap")
             gr.HTML(words.heading("Layer by layer") + words.columns())
             parts["table"] = gr.Dataframe(
                 headers=list(words.COLUMNS), interactive=False, wrap=True, height=400, elem_id="lorax_table"

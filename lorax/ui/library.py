@@ -15,7 +15,7 @@ from lorax.ui.controls import Parts, wire
 from lorax.ui.pages import Page
 from lorax.ui.requests import Reply, Values
 from lorax.ui.shelves import Shelf, Shelves
-from lorax.workflow import FILTERS, SORTS, Group, Row, State, counts, selected
+from lorax.workflow import FILTERS, SORTS, Group, Row, State, counted, selected
 
 ALL = "All"
 SORTED = {"verdict": "What can be done", "name": "Name", "source": "Source"}
@@ -172,7 +172,7 @@ class Library:
         elif shelf.error:
             status = words.message(shelf.error, "error")
         elif shelf.is_whole:
-            status = words.message(telling.counted(counts(shelf.rows), len(shelf.rows)))
+            status = words.message("; ".join(filter(None, [f"{len(shelf.rows)} LoRAs", counted(shelf.rows)])))
             status += telling.chosen([row.adapter for row in shelf.rows if row.adapter.name in chosen])
         else:
             status = telling.looking(WIRE, shelf.done, shelf.total, f"{shelf.text}: {{done}} of {{total}}")

@@ -9,9 +9,8 @@ import gradio as gr
 from lorax.catalog import ListedFile, facts
 from lorax.files import stamp
 from lorax.hosts.base import Host
-from lorax.ui import telling, words
+from lorax.ui import heatmap, telling, words
 from lorax.ui.comparing import SIDE_BY_SIDE, chosen_of
-from lorax.ui.heatmap import heatmap
 from lorax.ui.requests import Reply
 from lorax.workflow import Batch, End, Outcome, Result
 
@@ -26,7 +25,7 @@ NOTHING: Reply = {
     "deleting": gr.update(visible=False),
     "analysis": gr.update(visible=False),
     "summary": "",
-    "plot": None,
+    "plot": "",
     "table": [],
 }
 
@@ -97,5 +96,5 @@ def _details(results: Sequence[Result], *, ahead: bool = False) -> Reply:
     first = results[:SIDE_BY_SIDE]  # a page with the layers of hundreds would answer nobody
     records = [record for result in first for record in result.report.records]
     left = words.message(f"Of {len(results)} LoRAs, these are the first {len(first)}.") if len(first) < len(results) else ""
-    shown = {"summary": left + words.summary(first, ahead=ahead), "plot": heatmap(records), "table": words.rows(first)}
+    shown = {"summary": left + words.summary(first, ahead=ahead), "plot": heatmap.as_html(records), "table": words.rows(first)}
     return shown | {"analysis": gr.update(visible=True)}

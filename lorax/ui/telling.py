@@ -1,6 +1,7 @@
 """Tells how a job goes and what has come of it, as HTML."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from html import escape
 
 from lorax.catalog import ListedFile
@@ -10,10 +11,11 @@ from lorax.options import Options
 from lorax.transfer import Verdict
 from lorax.transfer.verdict_words import words as verdict_words
 from lorax.ui.words import message, short
-from lorax.workflow import FILTERS, End, Outcome, Row
+from lorax.workflow import End, Outcome, Row
 
 LOOKING = "Reading what the files are: {done} of {total}"
-NAMED = 10  # files of a batch that are named in a sentence
+NAMED, LINES = 10, 200  # files of a batch that are named in a sentence; LoRAs of one that have a line of their own
+ORDER = (End.FAILED, End.DECLINED, End.UNMOVED, End.WRITTEN, End.EXISTED, End.STOPPED)  # of the lines, if there are too many
 PENDING = "<div class='lorax-note' data-pending>Looking at the checkpoints ...</div>"
 MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.UNMOVED: "warning", End.FAILED: "error"}
 
@@ -53,11 +55,6 @@ def looking(wire: str, done: int, total: int, text: str = LOOKING) -> str:
     return f"<div data-look='{wire}'>{said}</div>"
 
 
-def counted(counts: Mapping[str, int], total: int) -> str:
-    """Say how many LoRAs there are of each kind."""
-    return "; ".join([f"{total} LoRAs", *(f"{FILTERS[name]}: {count}" for name, count in counts.items())])
-
-
 def library(rows: Sequence[Row], total: int, chosen: Collection[str]) -> str:
     """Return a table with a line for each LoRA, which can be ticked if it can be moved, or its source can be told."""
     if not rows:
@@ -94,13 +91,17 @@ def written(outcomes: Sequence[Outcome], method: str) -> str:
     """Tell what became of each LoRA: what was written, by which method, for which target and how large; or why nothing was."""
     if len(outcomes) == 1:
         return _written(outcomes[0], method)
-    rows = []
-    for one in outcomes:
+    rows, left = [], ""
+    if len(outcomes) > LINES:
+        ends = Counter(one.end for one in outcomes)
+        counts = ", ".join(f"{end.value}: {ends[end]}" for end in ORDER if ends[end])
+        left = message(f"{len(outcomes)} in all ({counts}), of which {LINES} are shown.")
+    for one in sorted(outcomes, key=lambda one: ORDER.index(one.end))[:LINES] if left else outcomes:
         name = escape(one.path.name if one.path else next(iter(one.reason.splitlines()), ""))
         cells = escape(one.adapter.name), escape(short(one.target.name)), escape(one.end.value), name
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{title}</th>" for title in ("LoRA", "For", "What became of it", "File or reason"))
-    return f"<table class='lorax-outcomes'><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table class='lorax-outcomes'><tr>{head}</tr>{''.join(rows)}</table>{left}"
 
 
 def delete(files: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from lorax.workflow.fitting import Fit, Fitter, Library
 from lorax.workflow.memory import Memory
 from lorax.workflow.orchestrator import analyse, reports_of, transfer
 from lorax.workflow.outcomes import End, Outcome, outcome_as_json, table
-from lorax.workflow.overview import COARSE, FILTERS, SORTS, Group, Overview, Row, State, counts, row_as_json, selected
+from lorax.workflow.overview import COARSE, FILTERS, SORTS, Group, Overview, Row, State, counted, counts, row_as_json, selected
 from lorax.workflow.passes import plans
 from lorax.workflow.request import Request, Result
 from lorax.workflow.verdicts import Verdicts
@@ -36,6 +36,7 @@ __all__ = [
     "Verdicts",
     "analyse",
     "batch",
+    "counted",
     "counts",
     "outcome_as_json",
     "plans",

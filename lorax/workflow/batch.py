@@ -142,8 +142,10 @@ class _Work:
 
     def _source(self, adapter: ListedFile, origins: Origins) -> ListedFile:
         """Return the base of the adapter. Raises LoraxError if it is not known or not there, or the adapter cannot be read."""
-        open_adapter(adapter.path)
-        found = origins.of(record(adapter.path))
+        known = record(adapter.path)
+        if known.facts.problem:
+            raise LoraxError(known.facts.problem)
+        found = origins.of(known)
         if found.sure is not Sure.FOUND or found.base is None:
             count = len(self._asked.bases)
             raise LoraxError(f"{adapter.path}: its metadata names none of the {count} checkpoints here as its source. Name it.")

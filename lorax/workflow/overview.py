@@ -217,6 +217,11 @@ def counts(rows: Iterable[Row]) -> dict[str, int]:
     return {name: found[name] for name in FILTERS if found[name]}
 
 
+def counted(rows: Iterable[Row]) -> str:
+    """Say how many rows there are of each group and state."""
+    return "; ".join(f"{FILTERS[name]}: {count}" for name, count in counts(rows).items())
+
+
 def row_as_json(row: Row) -> Mapping[str, Any]:
     """Return the row as values of JSON, with the names of files in the lists."""
     verdict, facts, origin = row.verdict, row.record.facts, row.origin

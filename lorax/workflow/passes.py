@@ -1,6 +1,6 @@
 """Passes over two bases: what an analysis, a transfer and a batch have in common."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,11 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
 from lorax.files import Inputs, Staging, stamp
-from lorax.formats import open_adapter
+from lorax.formats import AdapterFile, open_adapter
 from lorax.methods import runs_models
 from lorax.models import Models
 from lorax.options import Options, Saving
-from lorax.progress import Phase, Progress, silent, writing
+from lorax.progress import READING, Phase, Progress, silent, writing
 from lorax.transfer import (
     Context,
     Cost,
@@ -34,12 +34,17 @@ from lorax.workflow.request import Request, Result
 WRITING = 0.2  # seconds that a file takes, about
 
 
-def plans(request: Request) -> list[Plan]:
+def plans(request: Request, progress: Progress = silent) -> list[Plan]:
     """Plan the transfer of each adapter. Raises LoraxError if one of them does not fit the bases."""
-    adapters = [open_adapter(adapter.path) for adapter in request.adapters]
+
+    def opened() -> Iterator[AdapterFile]:
+        for adapter in request.adapters:
+            progress(0, 1, READING)  # hears a stop: there may be thousands
+            yield open_adapter(adapter.path)
+
     source = open_checkpoint(request.source.path, request.source.sha256)
     target = source if request.is_within_one_base else open_checkpoint(request.target.path, request.target.sha256)
-    return plan_all(adapters, source, target, request.options, request.running)
+    return plan_all(opened(), source, target, request.options, request.running)
 
 
 class Pass:
@@ -53,7 +58,7 @@ class Pass:
     ) -> None:
         self.request, self._memory, self._survey = request, memory or Memory(), survey
         self._state = _state(request)  # before the files are read
-        self.plans = plans(request)
+        self.plans = plans(request, progress)
         running = runs_models(request.options.method) and not survey
         models = (self._memory.models or diffusers_models(request.options)) if running else None
         self._context = Context(progress, self._memory.cache, models)

@@ -247,7 +247,7 @@ def test_a_new_choice_takes_away_what_came_of_the_old_one(handlers: Any, page: A
     assert moved(handlers, page, "Lora/contrast-base")["result"]["visible"]
     assert "result" not in handlers.noted(page, "2", chosen | {"threshold": 0.5}), "an option takes nothing away"
     answer = handlers.noted(page, "3", chosen | {"target": "finetune"})
-    assert (answer["result"]["visible"], answer["tag"], answer["written"], answer["plot"]) == (False, "", "", None)
+    assert (answer["result"]["visible"], answer["tag"], answer["written"], answer["plot"]) == (False, "", "", "")
     assert not handlers.outcome(page)["result"]["visible"], "nor is it there again after F5"
 
 

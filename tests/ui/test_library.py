@@ -226,7 +226,7 @@ def test_a_walk_through_the_library(looks: list[str], server: str, browser: Any,
     page.keyboard.press("Enter")
     page.wait_for_selector("#lorax_library_table [data-lora='Lora/more-1']")
     assert page.is_checked("#lorax_library_table [data-lora='Lora/more-1']"), "a choice outlasts a search"
-    assert page.is_disabled("#lorax_library_table [data-lora='Lora/silent']")
+    assert page.is_disabled("#lorax_library_table [data-lora='Lora/contrast-pruned']")
     page.click("#lorax_library_move")
     page.wait_for_selector("#lorax_written table tr:nth-child(3)")
     assert (models / "Lora" / "more-1-pruned.safetensors").is_file()

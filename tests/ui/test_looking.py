@@ -183,9 +183,10 @@ def test_a_page_asks_once_the_tab_comes_into_view(models: Path, server: str, rea
     page.set_default_timeout(120_000)
     page.add_init_script(AWAY)
     page.goto(server)
-    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+    page.wait_for_selector("#lorax_looking [data-look]", state="attached")  # the lists are there
     page.wait_for_timeout(3000)
     assert reads == []
+    assert page.locator("#lorax_notes [data-answers]").count() == 0, "each answer would have the WebUI's whole page drawn anew"
     page.evaluate("document.querySelector('#away').remove()")
     page.wait_for_selector("#lorax_looking [data-look]", state="detached")
     assert sorted(reads) == sorted([*BASES, *(f"{name}.safetensors" for name in NAMES)])

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import scripts, shared
 
-from lorax.catalog import Provenance, facts
+from lorax.catalog import Provenance, facts, record, seen
 from lorax.hosts.a1111 import tags
 
 LORA, STRENGTH, METHOD = "[LoRA-X] Moved LoRA", "[LoRA-X] Strength", "[LoRA-X] Method"
@@ -28,10 +28,11 @@ def register() -> None:
 
 
 def _moved() -> dict[str, tuple[Path, Provenance]]:
-    """Return the LoRAs that transfers wrote, by their names in the WebUI."""
+    """Return the LoRAs that transfers wrote, by their names in the WebUI. Each picture asks: no file is read that was before."""
     listed = list(found.available_networks.items()) if (found := tags.loras()) else []
     files = {name: Path(network.filename) for name, network in listed}
-    return {name: (file, origin) for name, file in files.items() if file.is_file() and (origin := facts(file).origin)}
+    maybe = ((name, file) for name, file in files.items() if (seen(file) or record(file)).facts.origin and file.is_file())
+    return {name: (file, origin) for name, file in maybe if (origin := facts(file).origin)}
 
 
 def _methods() -> Sequence[str]:

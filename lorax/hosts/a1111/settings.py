@@ -121,5 +121,5 @@ def _clear_button(label: str, value: str, elem_id: str) -> Any:
         return gr.update(value="Cleared")
 
     button = gr.Button(value, elem_id=elem_id)
-    button.click(clear, None, [button], queue=False)
+    button.click(clear, None, [button], queue=False, api_name=False)
     return button
