@@ -204,6 +204,21 @@ def test_a_lora_without_a_card_gets_one_with_what_is_known(files: Files, lora: P
         assert len(card["description"].split("\n")) == lines - 1
 
 
+def test_lora_manager_is_told_the_base_where_it_is_in_use(files: Files, lora: Path, out: Path) -> None:
+    """Its own files beside others tell that it is."""
+    for path in lora.parent.glob(f"{lora.stem}.*"):
+        if path != lora:
+            path.unlink()
+    found = []
+    for name in ("one", "two"):
+        target = ["--method", "copy", "--output", str(out / f"{name}.safetensors")]
+        assert main(["transfer", *arguments(files, lora), *target]) == 0
+        found.append((out / f"{name}.metadata.json").exists())
+        (out / "another.metadata.json").write_text("{}")
+    assert found == [False, True]
+    assert json.loads((out / "two.metadata.json").read_text("utf-8"))["base_model"] == "SD 1.5"
+
+
 @pytest.mark.parametrize(
     ("name", "beside", "expected"),
     [

@@ -31,7 +31,7 @@ def carry(source: Path, output: Path, staging: Staging, about: About) -> list[Pa
             write(suffix, _copied(source.with_suffix(suffix)))
     for suffix in sidecars.ALL:
         if staging.is_free(output.with_suffix(suffix)):
-            write(suffix, _described(source, suffix, about))
+            write(suffix, _described(source, output, suffix, about))
         elif suffix == sidecars.CARD and not staging.is_added(output.with_suffix(suffix)):
             write(suffix, _again(output.with_suffix(suffix), about), overwrite=True)
     return written
@@ -56,11 +56,16 @@ def _again(card: Path, about: About) -> bytes | None:
     return _made(card, card_again, about)
 
 
-def _described(source: Path, suffix: str, about: About) -> bytes | None:
-    """Return the file with this suffix for the written adapter; None if there is none beside ``source``, and none is needed."""
+def _described(source: Path, output: Path, suffix: str, about: About) -> bytes | None:
+    """Return the file with this suffix for the written adapter; None if there is none beside ``source``, and none is needed.
+
+    LoRA Manager makes a file of its own for each adapter that has none. It takes the name of the base from the metadata then,
+    which have only the trainers' name for its family.
+    """
     if (made := _made(source.with_suffix(suffix), MAKERS[suffix], about)) is not None:
         return made
-    return encoded(MAKERS[suffix]({}, about)) if suffix == sidecars.CARD else None
+    is_needed = suffix == sidecars.CARD or (suffix == sidecars.MANAGER and any(output.parent.glob(f"*{suffix}")))
+    return encoded(MAKERS[suffix]({}, about)) if is_needed else None
 
 
 def _made(path: Path, make: Maker, about: About) -> bytes | None:

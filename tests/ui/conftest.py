@@ -49,9 +49,13 @@ def handlers(models: Path) -> Any:
 @pytest.fixture
 def double(request: Any, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     """A WebUI's modules over a folder with the bundled models and their LoRAs; see ``in_each_shape``."""
+    return installed(getattr(request, "param", "a1111"), unpacked, tmp_path, monkeypatch)
+
+
+def installed(shape: str, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
     shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
-    made = Double(tmp_path, getattr(request, "param", "a1111"))
+    made = Double(tmp_path, shape)
     made.install(monkeypatch)
     return made
 

@@ -55,6 +55,7 @@ def test_the_script_registers_a_tab(double: Double) -> None:
     assert {f"lorax_{option.name}" for option in declared(Options) + declared(Running)} <= ids
 
 
+@in_each_shape
 def test_lists_that_the_webui_fills_anew_lose_nothing_that_is_there(double: Double, host: Any) -> None:
     """It empties them first; what was chosen would be taken out, and a source be called missing."""
     bases, adapters = host.bases(), host.adapters()
@@ -84,6 +85,7 @@ def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None
     assert values["lorax_steps"] == "50"
 
 
+@in_each_shape
 def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: Path) -> None:
     import gradio as gr
 
@@ -112,6 +114,7 @@ def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: 
     assert list(cache().folder.iterdir()) == []
 
 
+@in_each_shape
 def test_a_cache_folder_that_cannot_be_is_refused(double: Double, host: Any, tmp_path: Path) -> None:
     callbacks(double)["settings"]()
     (tmp_path / "file").write_bytes(b"")
@@ -212,6 +215,7 @@ def test_without_the_lora_extension(double: Double, monkeypatch: pytest.MonkeyPa
     assert double.drawn == []
 
 
+@in_each_shape
 def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) -> None:
     folder, bases, lora = host.adapter_folder, host.bases(), host.adapters()["contrast-base"]
     asked = Request(bases["base.safetensors"], bases["finetune.safetensors"], [lora], Options("copy"))
@@ -230,6 +234,7 @@ def test_no_file_is_written_that_prompts_could_not_tell_from_another(host: Any) 
     into("zz")  # where it is the file that is to be replaced
 
 
+@in_each_shape
 def test_a_job_reports_to_the_hosts_state_and_the_hosts_own_interrupt_stops_it(double: Double, host: Any) -> None:
     state = double.modules["shared"].state
 
@@ -244,12 +249,14 @@ def test_a_job_reports_to_the_hosts_state_and_the_hosts_own_interrupt_stops_it(d
     assert not state.interrupted, "of the next job nothing is to be stopped"
 
 
+@in_each_shape
 def test_the_webui_stores_nothing_of_the_tab(double: Double) -> None:
     """Or what it stored at its first start would win over our page of the settings for ever."""
     ((blocks, *_),) = callbacks(double)["tabs"]()
     assert all(component.do_not_save_to_config for component in blocks.blocks.values())
 
 
+@in_each_shape
 def test_folders_are_opened_for_the_one_who_sits_there(double: Double, host: Any) -> None:
     given = double.modules["shared"].cmd_opts
     assert host.opens_folders
@@ -261,6 +268,7 @@ def test_folders_are_opened_for_the_one_who_sits_there(double: Double, host: Any
         setattr(given, flag, False)
 
 
+@in_each_shape
 def test_a_job_of_the_api_has_the_queue_to_itself(double: Double, host: Any) -> None:
     lock, state = double.modules["call_queue"].queue_lock, double.modules["shared"].state
     assert host.run(lambda progress: (lock.locked(), state.job), lambda done, total, text: None) == (True, "lorax")
@@ -308,12 +316,14 @@ def test_the_checkpoint_is_switched_back_after_an_interrupt(double: Double, host
     assert double.reloaded == (double.kind != "forge")
 
 
+@in_each_shape
 def test_pictures_are_drawn_by_what_txt2img_offers(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (host.samplers(), host.schedules()) == (["DPM++ 2M", "DDIM"], ["Automatic", "Karras"])
     monkeypatch.delitem(sys.modules, "modules.sd_schedulers")  # older WebUIs have none
     assert host.schedules() == []
 
 
+@in_each_shape
 def test_the_plot_of_the_webui_gets_axes_once(double: Double) -> None:
     before_ui = callbacks(double)["before_ui"]
     for _ in range(2):
@@ -323,6 +333,7 @@ def test_the_plot_of_the_webui_gets_axes_once(double: Double) -> None:
     before_ui()
 
 
+@in_each_shape
 def test_axes_change_the_tags_of_moved_loras_in_any_order(double: Double, host: Any) -> None:
     bases, lora = host.bases(), host.adapters()["contrast-base"]
     for method in ("copy", "lorax"):
@@ -374,6 +385,7 @@ def test_guards(double: Double, routes: dict, expected: list | None) -> None:
     assert guards(app) == expected
 
 
+@in_each_shape
 def test_the_pages_login_guards_where_the_api_has_none(double: Double) -> None:
     from lorax.hosts.a1111.host import guards
 
@@ -382,6 +394,7 @@ def test_the_pages_login_guards_where_the_api_has_none(double: Double) -> None:
     assert found.dependency is page.endpoint
 
 
+@in_each_shape
 def test_no_route_without_the_hosts_api(double: Double) -> None:
     from fastapi import FastAPI
 

@@ -14,7 +14,8 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.hosts.jobs import IN_LINE, Job, TooMany
-from tests.ui.double import Double
+from tests.ui.conftest import installed
+from tests.ui.double import KINDS, Double
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
 
@@ -26,9 +27,19 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture(params=["a1111", "standalone"])
-def host(request: pytest.FixtureRequest, double: Double, tmp_path: Path) -> Any:
-    if request.param == "a1111":
+@pytest.fixture(params=[*KINDS, "standalone"])
+def shape(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def double(shape: str, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
+    return installed(shape if shape in KINDS else "a1111", unpacked, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def host(shape: str, double: Double, tmp_path: Path) -> Any:
+    if shape in KINDS:
         from lorax.hosts.a1111.host import A1111
 
         return A1111()

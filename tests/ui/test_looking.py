@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from lorax.catalog import Facts, Record, known
 from lorax.catalog.index import Index
 from tests.ui.chromium import pick, shoot
-from tests.ui.double import CheckpointInfo, Double
+from tests.ui.double import CheckpointInfo, Double, in_each_shape
 from tests.ui.test_handlers import values
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -126,6 +126,7 @@ def test_a_new_file_is_read_when_somebody_looks_and_a_lost_one_goes(handlers: An
     assert reads == ["new.safetensors"]
 
 
+@in_each_shape
 def test_checkpoints_of_other_kinds_are_named_in_the_lists_and_declined_in_words(double: Double, handlers: Any) -> None:
     """Forge and Neo list them all. A UNet alone is recognised as one in a whole checkpoint is."""
     labels = {"flux-Q4.gguf": "flux-Q4.gguf  (a GGUF file: not supported)"}
