@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import re
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.attack import worker
+from tests.attack.pool import Pool
 from tests.attack.seeds import Kept
-from tests.attack.worker import MEGABYTES, End
-
-SECONDS = 10  # that a file may take of the processor
-HANGING = 120  # seconds on the clock, after which a process is ended; other work may run on the machine
 
 
 @dataclass
@@ -47,15 +38,12 @@ def main() -> int:
         kept = Kept(Path(folder) / "seeds")
         kept.seeds = [seed for seed in kept.seeds if options.only in seed.name]
         pool = Pool(kept, options.campaign, Path(folder), iter(range(options.first, options.first + options.files)))
-        os.environ["MALLOC_ARENA_MAX"] = "1"  # else each thread takes much of the limit
         for _ in range(options.processes):
             pool.start()
         for number, (name, end, what, seconds, megabytes) in pool.ends():
             tally = tallies.setdefault(name, Tally())
             tally.files += 1
             tally.seconds, tally.megabytes = max(tally.seconds, seconds), max(tally.megabytes, megabytes)
-            if end != "violation" and (seconds > SECONDS or megabytes > MEGABYTES):
-                end, what = "violation", f"{seconds:.1f} s, {megabytes:.0f} MB; {what}"
             tally.ends[end] += 1
             if end == "violation":
                 violations.append(f"{number} {name}: {what}")
@@ -85,57 +73,6 @@ def _print_row(name: str, tally: Tally) -> None:
     ends = tally.ends
     counts = f"{tally.files:>7}{ends['error']:>8}{ends['result']:>9}{ends['violation']:>12}"
     print(f"{name:42}{counts}{tally.seconds:>9.1f}{tally.megabytes:>10.0f}")
-
-
-@dataclass
-class Pool:
-    """Processes that are each at one file. One that dies or hangs is replaced."""
-
-    kept: Kept
-    campaign: str
-    folder: Path
-    numbers: Iterator[int]
-    busy: dict[Connection, tuple[BaseProcess, int, float]] = field(default_factory=dict)
-
-    def start(self) -> None:
-        if (number := next(self.numbers, None)) is None:
-            return
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        given = theirs, self.kept, self.campaign, self.folder / f"work-{number}"
-        process = context.Process(target=worker.work, args=given, daemon=True)
-        process.start()
-        theirs.close()
-        self._ask(ours, process, number)
-
-    def ends(self) -> Iterator[tuple[int, End]]:
-        """Yield the number and the end of every file."""
-        while self.busy:
-            for pipe in wait(list(self.busy), timeout=1.0):
-                assert isinstance(pipe, Connection)
-                process, number, _ = self.busy.pop(pipe)
-                try:
-                    end = pipe.recv()
-                except (EOFError, OSError):
-                    process.join()
-                    end = self._failed(number, f"the process died ({process.exitcode})")
-                    self.start()
-                else:
-                    self._ask(pipe, process, next(self.numbers, None))
-                yield number, end
-            for pipe in [pipe for pipe, (_, _, began) in self.busy.items() if time.monotonic() - began > HANGING]:
-                process, number, _ = self.busy.pop(pipe)
-                process.kill()
-                self.start()
-                yield number, self._failed(number, f"no end after {HANGING} s")
-
-    def _ask(self, pipe: Connection, process: BaseProcess, number: int | None) -> None:
-        pipe.send(number)
-        if number is not None:
-            self.busy[pipe] = process, number, time.monotonic()
-
-    def _failed(self, number: int, what: str) -> End:
-        return End(self.kept.seeds[number % len(self.kept.seeds)].name, "violation", what)
 
 
 if __name__ == "__main__":
