@@ -94,7 +94,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             BRIDGE,
-            "run both checkpoints and fit each layer to what the source's does; for checkpoints that are not related, takes minutes",
+            "run both checkpoints and fit each layer to what the source's does; for unrelated checkpoints, takes minutes",
             ("pictures", "lora_rank", "trigger", "captions"),
             fit=bridge.fit,
             planned=Why.TO_BE_FITTED,
@@ -102,7 +102,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             REFINE,
-            "train the target on what the source draws with the LoRA; best between checkpoints that are not related, takes minutes to hours",
+            "train the target on what the source draws with the LoRA; best for unrelated checkpoints, takes minutes to hours",
             ("pictures", "steps", "lora_rank", "trigger", "captions"),
             fit=refine.fit,
             planned=Why.TO_BE_TRAINED,
