@@ -132,7 +132,7 @@ def _transfer(options: argparse.Namespace) -> int:
     for result in results:
         if result.report.declined and not result.files:
             code = EXIT_DECLINED
-            text = f"{_head(result, results)}declined, no adapter was written: {wording.refusal(result.report)}"
+            text = f"{_head(result, results)}declined, no adapter was written: {wording.refusal_in_terminal(result.report)}"
             print(text, file=sys.stderr)
         elif result.files and not options.json:
             print(_head(result, results) + wording.summary(result.report))
@@ -190,7 +190,8 @@ def _analyze(options: argparse.Namespace) -> int:
             head = filter(None, [_head(result, results)])
             print("\n".join([*head, wording.table(result.report), "", wording.summary(result.report)]))
         if result.report.declined:
-            print(f"{_head(result, results)}a transfer would be declined: {wording.refusal(result.report)}", file=sys.stderr)
+            text = f"a transfer would be declined: {wording.refusal_in_terminal(result.report)}"
+            print(f"{_head(result, results)}{text}", file=sys.stderr)
     return EXIT_DECLINED if any(result.report.declined for result in results) else 0
 
 

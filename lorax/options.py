@@ -108,7 +108,7 @@ class Options:
     threshold: float = _option(
         0.8,
         "Similarity threshold",
-        "Layers that are less alike than this are left alone by lorax and prolora; 0 moves all of them",
+        "For lorax and prolora: layers that are less alike than this in the two checkpoints are left out; 0 moves all of them",
         bounds=(0, 1),
     )
     pairing: str = _option(
@@ -152,21 +152,21 @@ class Running:
     pictures: int = _option(
         384,
         "Pictures",
-        "How many pictures the source draws: more take longer, and show more of the LoRA. bridge looks at fewer where they are "
-        "larger than 64 pixels a side, but 8",
+        "How many pictures are drawn with the LoRA, to learn from: more take longer, and show more of it. Bridge takes fewer of "
+        "large pictures, at least 8",
         bounds=(16, 4096),
     )
     steps: int | None = _option(
         None,
         "Training steps",
-        "refine alone: how many it trains at most; empty: what served best, many between strangers and few between relatives",
+        "For Refine alone: how many it trains at most; empty: what served best, few between close relatives, else many",
         example="N",
         placeholder="what served best",
     )
     lora_rank: int | None = _option(
         None,
         "Rank of the new LoRA",
-        "Of each layer, as far as it can have it and the largest rank allows; empty: the rank that it has in the LoRA",
+        "How much each layer of it can hold, within the largest rank; empty: as much as in the original LoRA",
         example="N",
         placeholder="as in the LoRA",
     )
@@ -285,8 +285,8 @@ class Caching:
     cache_folder: str = _option(
         "",
         "Cache folder",
-        "Where fitted LoRA-X files are kept, what is found of bases, what bridge and refine have drawn, and what a refine that "
-        "was stopped goes on from; empty: lorax in the WebUI's own cache folder",
+        "Where fitted LoRA-X files are kept, what is found of checkpoints, what Bridge and Refine have drawn, and what a Refine "
+        "that was stopped goes on from; empty: lorax in the WebUI's own cache folder",
         example="a folder",
     )
     cache_size: int = _option(

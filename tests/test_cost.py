@@ -182,7 +182,9 @@ def test_the_command_line_tells_it_without_running_a_model(
     report = json.loads((tmp_path / "report.json").read_text())
     assert f"A transfer takes {report['cost']['words']}." in capsys.readouterr().out
     assert main(["analyze", str(LORA), *bases]) == 3
-    assert "refine takes about " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Refine takes about " in said
+    assert said.rstrip().endswith(" Here that is --method refine or --method bridge or --method copy.")
 
 
 def test_auto_proposes_what_runs_the_models(models: Path) -> None:
@@ -197,6 +199,7 @@ def test_auto_proposes_what_runs_the_models(models: Path) -> None:
         refusal = wording.refusal(report)
         assert refusal
         assert all(wording.proposal_words(proposal) in refusal for proposal in report.proposals)
+        assert "--method" not in refusal, "the tab has buttons"
         assert [one["method"] for one in as_json(report)["proposals"]] == list(found)
 
 

@@ -71,9 +71,9 @@ def test_compression_is_weighted_by_norms() -> None:
         record("3", Status.SKIPPED, below(0.31), 100.0),
     ]
     assert Report(moved, "copy").compression_error == pytest.approx(1.5 / 5)  # 3 * 0.5 of sqrt(3^2 + 4^2)
-    assert "Compression lost 30.0% of the transferred delta's norm." in wording.summary(Report(moved, "copy"))
-    assert "Compression" not in wording.summary(Report(moved[1:], "copy"))
-    assert "Compression" not in wording.summary(Report(RECORDS, "lorax"))
+    assert "Cutting the LoRA to its largest rank lost 30.0% of its strength." in wording.summary(Report(moved, "copy"))
+    assert "largest rank" not in wording.summary(Report(moved[1:], "copy"))
+    assert "largest rank" not in wording.summary(Report(RECORDS, "lorax"))
 
 
 def test_table_says_why_layers_are_paired() -> None:

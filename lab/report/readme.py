@@ -11,7 +11,7 @@ from lab.report.claims import Verdict, verdict
 from lab.report.tables import markdown, number
 from lab.stats import Interval
 from lab.variants import AUTO, BY_NAME, COPY, LORAX
-from lab.zoo import BASE, CROSSING, FINETUNE, HEADLINE_RANK, PRUNED, SCRATCH, STYLES, are_related
+from lab.zoo import BASE, CROSSING, FINETUNE, HEADLINE_RANK, PRUNED, SCRATCH, STYLES, XL, XL_PRUNED, are_related
 from lorax.methods import BRIDGE, REFINE
 
 BEGIN, END = "<!-- from python -m lab report: begin -->", "<!-- end -->"
@@ -21,12 +21,13 @@ RUN = {
 }
 QUOTED = (BY_NAME, COPY, LORAX, "prolora", "prolora-cross", AUTO)
 TOLD = {  # in the README: what an artist calls such a pair
-    (BASE, FINETUNE): "close relatives: one is a fine-tune of the other",
-    (BASE, PRUNED): "a pruned sibling, as SSD-1B is of SDXL",
+    (BASE, FINETUNE): "close relatives: one is a fine-tune",
+    (BASE, PRUNED): "slimmed down, as small-sd from SD 1.5",
+    (XL, XL_PRUNED): "slimmed down, as SSD-1B from SDXL",
     (BASE, SCRATCH): "not related: trained apart",
     CROSSING: "SD 1.x to SDXL",
 }
-BUTTONS = {"the original, as it is": BY_NAME, "Move": AUTO, "Refine": REFINE, "Bridge": BRIDGE}
+BUTTONS = {"the original, at strength 1": BY_NAME, "Move": AUTO, "Refine": REFINE, "Bridge": BRIDGE}
 DURATIONS = ("how long at full size", "no time", "seconds to minutes", "1 to 2 hours\\*", "less than Refine\\*")
 
 
@@ -55,7 +56,7 @@ def _share(cells: Cells, pair: Pair, variant: str) -> str:
         return "does not fit"
     if variant == AUTO and (pair == CROSSING or (recovery and verdict(recovery) is Verdict.SAME)):
         return "declines"  # of all that it does, this alone changes nothing
-    return _in_percent(recovery) if recovery else "-"
+    return _in_percent(recovery) if recovery else "not measured"
 
 
 def _in_percent(recovery: Interval) -> str:

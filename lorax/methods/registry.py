@@ -60,14 +60,14 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
     for method in (
         WeightMethod(
             AUTO,
-            "decide per layer by what is measured, and leave out what the target already has of the LoRA",
+            "decide for each layer by what is measured, and leave out what the target already has of the LoRA",
             ("rank",),
             move=auto.move,
             declines=True,
             strength=auto.strength,
             move_unsampled=auto.move_unsampled,
         ),
-        WeightMethod("copy", "copy to the matched layer", move=copy.move, move_unsampled=copy.move),
+        WeightMethod("copy", "copy each layer to its counterpart", move=copy.move, move_unsampled=copy.move),
         WeightMethod(
             "lorax",
             "LoRA-X: keep what lies in the directions that matter most in the target",
@@ -78,7 +78,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         WeightMethod(
             "prolora",
-            "ProLoRA: carry over what lies in those directions and what lies outside, each by itself",
+            "ProLoRA: carry over what lies in the directions that matter most in the target, and by itself what lies outside",
             ("rank", "threshold"),
             PROLORA_PAPER,
             move=prolora.move,
@@ -86,7 +86,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         WeightMethod(
             "prolora-cross",
-            "the same, with what leads from one to the other",
+            "ProLoRA, and also what leads from the directions that matter most to the others, and back",
             ("rank", "threshold"),
             PROLORA_PAPER,
             move=prolora.move_with_cross_terms,
@@ -94,7 +94,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             BRIDGE,
-            "run both models and fit each layer to what the source's does; for unrelated bases, takes minutes",
+            "run both checkpoints and fit each layer to what the source's does; for unrelated checkpoints, takes minutes",
             ("pictures", "lora_rank", "trigger", "captions"),
             fit=bridge.fit,
             planned=Why.TO_BE_FITTED,
@@ -102,7 +102,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             REFINE,
-            "train the target on what the source draws with the LoRA; best for unrelated bases, takes minutes to hours",
+            "train the target on what the source draws with the LoRA; best for unrelated checkpoints, takes minutes to hours",
             ("pictures", "steps", "lora_rank", "trigger", "captions"),
             fit=refine.fit,
             planned=Why.TO_BE_TRAINED,

@@ -9,6 +9,7 @@ from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
+QUIET = "if nothing else runs"  # of the machine, for which all times are told
 UNSURE = "The two checkpoints do not predict the same, so the effect may be weaker or another one: compare."
 SHARES = {
     1 / 10: "a tenth",
@@ -37,9 +38,9 @@ def duration(seconds: float) -> str:
     return "less than a minute" if seconds < SOON else f"about {in_words(seconds)}"
 
 
-def _cost(action: Action, joint: str = " and") -> str:
-    """Say how long an action takes, and how much memory if it runs the models."""
-    return duration(action.seconds) + (f"{joint} {action.bytes / 1e9:.1f} GB of memory" if action.bytes else "")
+def _cost(action: Action, joint: str = ",") -> str:
+    """Say how long an action that runs the models takes, and how much memory."""
+    return f"{duration(action.seconds)}{joint} {action.bytes / 1e9:.1f} GB of memory"
 
 
 def _works(verdict: Verdict) -> str:
@@ -77,12 +78,14 @@ def _by_running(verdict: Verdict, kind: str) -> str:
     """Tell of the methods that run the models what they take, and what they were worth."""
     worth = measured(kind)
     told = [
-        f"{action.do.value.capitalize()} ({_cost(action, ',')}) reached {_range(one.low, one.high)}"
+        f"{action.do.value.capitalize()} ({_cost(action)}) reached {_range(one.low, one.high)}"
         for action in verdict.actions
         if action.do.method and (one := worth.get(action.do.method))
     ]
     if told:
-        return f" In our tests, with small models, {', '.join(told)} of the effect of a LoRA trained here."
+        return (
+            f" In our tests, with small models, {', '.join(told)} of the effect of a LoRA trained here. The times hold {QUIET}."
+        )
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 
@@ -123,7 +126,7 @@ def _source_missing(verdict: Verdict) -> str:
 
 def _refining(verdict: Verdict) -> str:
     refine = next((action for action in verdict.actions if action.do is Do.REFINE), None)
-    return f" Refining may add to it, {_cost(refine)}." if refine else ""
+    return f" Refining may add to it: {_cost(refine, ' and')}, {QUIET}." if refine else ""
 
 
 def _weaker(verdict: Verdict) -> str:

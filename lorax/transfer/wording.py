@@ -21,7 +21,7 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
-EXPECT = "From weights alone, expect little or nothing of the LoRA's effect there, or harm."
+EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
 
 class Topic(Enum):
@@ -97,7 +97,7 @@ def unrelated(found: Unrelated) -> str:
     judgement = (
         "no layers are comparable"
         if found.similarity is None
-        else f"the median similarity of their layers is {found.similarity:.2f}, chance is 0"
+        else f"layers are typically alike by {found.similarity:.2f}, where 1 is the same and 0 is chance"
     )
     return f"{found.source} and {found.target} are not related: in the {found.component}, {judgement}."
 
@@ -108,7 +108,7 @@ def declined(report: Report) -> str | None:
     if why is None:
         return None
     if isinstance(why, Unrelated):
-        return f"{unrelated(why)} Weights alone transfer nothing between such bases, and a copy would do harm."
+        return f"{unrelated(why)} A copy would do nothing there, or harm."
     return f"{why.target} already has {why.overlap:.0%} of what {why.adapter} adds. Use it without the LoRA."
 
 
@@ -116,9 +116,18 @@ def refusal(report: Report) -> str | None:
     """Say why nothing is moved, and what can be done about it."""
     if not isinstance(report.declined, Unrelated):
         return declined(report)
-    others = " ".join(proposal_words(proposal) for proposal in report.proposals)
-    can = f" What runs both models can; choose it as the method: {others}" if others else ""
-    return f"{declined(report)}{can} To try weights all the same, choose a method that goes by them alone."
+    others = [proposal.method.capitalize() for proposal in report.proposals]
+    can = f" {' and '.join(others)} can carry it over, by running both checkpoints." if others else ""
+    told = "".join(f" {proposal_words(proposal)}" for proposal in report.proposals)
+    return f"{declined(report)}{can}{told} To move it all the same, choose a method by name, such as copy."
+
+
+def refusal_in_terminal(report: Report) -> str | None:
+    """Say what ``refusal`` says, and by which options its methods are asked for, since a terminal has no buttons."""
+    if not isinstance(report.declined, Unrelated):
+        return refusal(report)
+    flags = " or ".join(f"--method {method}" for method in (*(proposal.method for proposal in report.proposals), "copy"))
+    return f"{refusal(report)} Here that is {flags}."
 
 
 def nothing_moved(adapter: Path, report: Report) -> str:
@@ -127,8 +136,8 @@ def nothing_moved(adapter: Path, report: Report) -> str:
 
 
 def proposal_words(proposal: Proposal) -> str:
-    """Say what another method takes, and what it was worth."""
-    return f"{proposal.method} takes {cost_words(proposal.cost)}; {_measured(proposal.worth)}."
+    """Say what another method takes, and what it was worth. It is called by its button's name."""
+    return f"{proposal.method.capitalize()} takes {cost_words(proposal.cost)}; {_measured(proposal.worth)}."
 
 
 def cost_words(cost: Cost) -> str:
@@ -188,7 +197,7 @@ def _of_layers(report: Report, ends: Mapping[Status, str]) -> Iterator[Section]:
 
 def _of_measurements(report: Report) -> Iterator[Section]:
     if similar := [record.similarity for record in report.records if record.similarity is not None]:
-        text = f"Similarity of the paired layers: median {statistics.median(similar):.2f}, lowest {min(similar):.2f}."
+        text = f"The paired layers are typically alike by {statistics.median(similar):.2f}, and at least by {min(similar):.2f}."
         yield Section(Topic.SIMILARITY, text)
     if report.strength != 1:
         text = (
@@ -200,7 +209,7 @@ def _of_measurements(report: Report) -> Iterator[Section]:
         text = f"Written at strength {report.saved_strength:g}: all that is moved was multiplied by it."
         yield Section(Topic.STRENGTH, text)
     if lost := report.compression_error:
-        yield Section(Topic.COMPRESSION, f"Compression lost {lost:.1%} of the transferred delta's norm.")
+        yield Section(Topic.COMPRESSION, f"Cutting the LoRA to its largest rank lost {lost:.1%} of its strength.")
 
 
 def _of_the_rest(report: Report) -> Iterator[Section]:

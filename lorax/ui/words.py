@@ -18,12 +18,9 @@ RANK = "The rank is the number of directions"
 PROJECTED = "Only what lies in the directions that matter most in the target's layer was kept"
 PARTS = "What lies in the directions that matter most, and what lies outside of them, each carried over by itself"
 MEANINGS: dict[Topic | Why, str] = {  # explanations for lines of the report
-    Topic.LAYERS: (
-        "Layers are the parts of the network that the LoRA changes, one by one. Its "
-        "changes are counted squared, so large ones count for more"
-    ),
+    Topic.LAYERS: "Layers are the parts of the network that the LoRA changes. Those that it changes much count for more",
     Topic.SIMILARITY: ALIKE,
-    Topic.COMPRESSION: "The delta is what the LoRA adds to a layer",
+    Topic.COMPRESSION: f"{RANK} that a LoRA can change in a layer. With a higher Largest rank less is lost, in a larger file",
     Topic.EXPECTED: "What transfers between checkpoints as alike as these were worth when they were measured",
     Why.PROJECTED: PROJECTED,
     Why.PROJECTED_INSIDE: PROJECTED,

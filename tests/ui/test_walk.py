@@ -43,7 +43,7 @@ def test_a_lora_fills_in_its_source_and_a_verdict_comes_without_a_click(chosen: 
     chosen.click("#lorax_advanced button, #lorax_advanced .label-wrap")
     pick(chosen, "#lorax_method", "copy")
     chosen.wait_for_selector("#lorax_move", state="visible")
-    assert "copy to the matched layer" in chosen.inner_text("#lorax_method_means")
+    assert "copy each layer to its counterpart" in chosen.inner_text("#lorax_method_means")
     assert "auto" not in chosen.inner_text("#lorax_method_means"), "it says what the chosen one does, and no more"
 
 
