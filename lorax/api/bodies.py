@@ -34,6 +34,8 @@ BatchingModel = _model("LoraxBatching", Batching)
 class LoraxBase(BaseModel):
     name: str
     loaded: bool
+    family: str = Field(description="What it is by its header, also if it is not supported; empty if that cannot be told")
+    supported: bool = Field(description="Whether LoRAs can be moved from it and to it")
 
 
 class LoraxAdapter(BaseModel):

@@ -22,7 +22,8 @@ from lorax.api.bodies import (
     LoraxVerdicts,
 )
 from lorax.api.jobs import begin, found, shown
-from lorax.catalog import ListedFile, facts
+from lorax.catalog import ListedFile, Record, facts, record
+from lorax.checkpoint import families
 from lorax.files import as_utf8
 from lorax.guard import READING, Refused, check_body
 from lorax.hosts.base import Host
@@ -117,7 +118,7 @@ def _add_reading(api: APIRouter, host: Host) -> None:
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
         loaded = host.loaded()
-        return [LoraxBase(name=name, loaded=name == loaded) for name in host.bases()]
+        return [_base(name, name == loaded, record(model.path)) for name, model in host.bases().items()]
 
     @api.get("/adapters", response_model=list[LoraxAdapter])
     def adapters() -> Any:
@@ -143,6 +144,12 @@ def _add_reading(api: APIRouter, host: Host) -> None:
         shown = selected(rows, only, search, sort)
         page = [row_as_json(row) for row in shown[offset : offset + limit]]
         return _valid(LoraxLibrary, {"total": len(shown), "counts": counts(rows), "note": COARSE, "rows": page})
+
+
+def _base(name: str, loaded: bool, known: Record) -> LoraxBase:
+    family = families.of_name(known.family)
+    title = family.title if family else known.unsupported
+    return LoraxBase(name=name, loaded=loaded, family=title, supported=family is not None)
 
 
 def _result(host: Host, result: Result) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class Chooser:
     def lists(self, values: Values, *, all_values: bool = False) -> Reply:
         """Return updates of the lists. What was selected and is not there any more is taken out.
 
-        Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set or
-        what is selected may have got a label.
+        Other selections are left alone, since the user may have changed them meanwhile, unless ``all_values`` are to be set,
+        what is selected may have got a label, or there may be several: gradio 4 keeps these by their places in the list.
         """
         bases, labels = list(self.host.bases()), self.labels()
         names = {name: label for label, name in labels.items()}
@@ -73,9 +73,9 @@ class Chooser:
         reply: Reply = {}
         for name, (choices, value) in found.items():
             is_as_it_was = (value or None) == (values[name] or None) and self._labelled(value) == value
-            reply[name] = (
-                gr.update(choices=choices) if is_as_it_was and not all_values else gr.update(choices=choices, value=value)
-            )
+            is_by_place = isinstance(value, list) and bool(value)
+            keeps = is_as_it_was and not is_by_place and not all_values
+            reply[name] = gr.update(choices=choices) if keeps else gr.update(choices=choices, value=value)
         return reply | {"looking": self.looking()}
 
     def labels(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint import Checkpoint
 from lorax.hosts.standalone import Standalone
@@ -43,8 +43,13 @@ def finished(server: str, job: dict) -> dict:
     return job
 
 
-def test_lists(server: str) -> None:
-    assert call(server, "bases") == [{"name": name, "loaded": False} for name in ("base", "finetune", "pruned")]
+def test_lists(models: Path, server: str) -> None:
+    save_file({"double_blocks.0.img_attn.proj.weight": torch.zeros(2, 2)}, models / "pruned.safetensors")
+    (models / "finetune.safetensors").write_bytes(b"damaged")
+    told = {"base": ("Stable Diffusion 1.x", True), "finetune": ("", False), "pruned": ("FLUX.1", False)}
+    assert call(server, "bases") == [
+        {"name": name, "loaded": False, "family": family, "supported": supported} for name, (family, supported) in told.items()
+    ]
     found = {adapter["name"]: adapter for adapter in call(server, "adapters")}
     assert found["Lora/contrast-base"]["rank"] == "4"
     assert found["Lora/contrast-base"]["trained_on"] == "base.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -221,8 +222,16 @@ def test_the_details_show_every_layer_and_write_nothing(chosen: Any, models: Pat
 
 
 def test_refreshed_lists_have_what_is_there_now(chosen: Any, models: Path) -> None:
-    (models / "Lora" / "contrast-base.safetensors").rename(models / "Lora" / "brand-new.safetensors")
+    """Also if a new LoRA takes the place in the list that the chosen one had."""
+    loras, tokens = models / "Lora", chosen.locator("#lorax_adapters .token")
+    shutil.copy(loras / "contrast-finetune.safetensors", loras / "a-first.safetensors")
+    chosen.click("#lorax_refresh")
+    pick(chosen, "#lorax_adapters", "Lora/a-first")
+    chosen.wait_for_selector("#lorax_notes :text('a-first')")
+    assert [name.split()[0] for name in tokens.all_inner_texts()] == ["Lora/contrast-base", "Lora/a-first"]
+    for name in ("a-first", "contrast-base"):
+        (loras / f"{name}.safetensors").rename(loras / f"brand-new-{name}.safetensors")
     chosen.click("#lorax_refresh")
     chosen.wait_for_selector("#lorax_adapters .token", state="detached")
-    pick(chosen, "#lorax_adapters", "Lora/brand-new")
+    pick(chosen, "#lorax_adapters", "Lora/brand-new-contrast-base")
     assert chosen.input_value("#lorax_target input") == "pruned"
