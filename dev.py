@@ -30,6 +30,7 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")  # a process takes up to 2 GB; each uses one thread
+GENTLY = ("nice",) if shutil.which("nice") else ()  # before a command that gives way to others
 THREAD = threading.local()
 T = TypeVar("T")
 # tests/ui/NAME.txt says what the environment .venv-NAME has, beside an extra of pyproject.toml; and which tests run in it.
@@ -69,17 +70,23 @@ def test(arguments: list[str]) -> None:
         pinned = beside.submit(in_background, with_pins_if_possible, "a1111")
         check(python, [])
         installed.result()
-    if python := pinned.result():
-        test_with_pins("a1111", python, [f"tests/test_{name}.py" for name in SHARE])
-    ui([])
+    with ThreadPoolExecutor() as beside:  # tests in a browser wait often, and the others compute meanwhile
+        if python := pinned.result():
+            share = [f"tests/test_{name}.py" for name in SHARE]
+            beside_ui = beside.submit(in_background, test_with_pins, "a1111", python, share)
+        ui([])
+        if python:
+            beside_ui.result()
 
 
 def check(python: Path, arguments: list[str]) -> None:
     step("lint", python, "-m", "ruff", "check")
     step("format", python, "-m", "ruff", "format", "--check")
-    step("types", python, "-m", "mypy", "lorax")
     step("rooms", python.with_name("lint-imports"))
-    step("tests", python, "-m", "pytest", *PARALLEL, *arguments, OMP_NUM_THREADS="1")
+    with ThreadPoolExecutor() as beside:  # types take one processor for a minute at first
+        typed = beside.submit(in_background, step, "types", python, "-m", "mypy", "lorax")
+        step("tests", python, "-m", "pytest", *PARALLEL, *arguments, OMP_NUM_THREADS="1")
+        typed.result()
 
 
 def ui(arguments: list[str]) -> None:
@@ -116,7 +123,7 @@ def pins(arguments: list[str]) -> None:
 
 def test_with_pins(name: str, python: Path, arguments: list[str]) -> None:
     cache = f"--override-ini=cache_dir=.pytest_cache/{name}"
-    step(f"tests with the pins of {name}", python, "-m", "pytest", cache, *PARALLEL, *arguments, OMP_NUM_THREADS="1")
+    step(f"tests with the pins of {name}", *GENTLY, python, "-m", "pytest", cache, *PARALLEL, *arguments, OMP_NUM_THREADS="1")
 
 
 def with_pins(name: str, base: Path) -> Path:

@@ -17,7 +17,7 @@ from lorax.low_rank import LowRank
 from lorax.methods import refine
 from lorax.options import DENSE_RANK, Options
 from lorax.runner import Runner
-from lorax.transfer import Plan, as_json, run, wording
+from lorax.transfer import Moved, Plan, as_json, run, wording
 from lorax.transfer.assignment import assignments
 from lorax.transfer.by_models import concluded
 from tests.lab_models import LOCON, LORA, STRANGER, on_diffusers, planned
@@ -61,11 +61,14 @@ def test_what_is_of_no_use_beside_is_left_out(models: Path) -> None:
     assert moved.report.extra_layers == len(moved.layers)
 
 
-@pytest.mark.usefixtures("quick_bridge")
-@pytest.mark.parametrize("method", ["bridge", "refine"])
-def test_layers_beside_are_moved_and_told_of(models: Path, method: str) -> None:
-    made = planned(models, "xl", method, pictures=16, steps=1)
-    moved = run(made, on_diffusers())
+@pytest.mark.usefixtures("quick_drawing")
+def test_layers_beside_are_moved_and_told_of(models: Path) -> None:
+    made = planned(models, "xl", "refine", pictures=16, steps=1)
+    assert_moved_and_told_of(made, run(made, on_diffusers()))
+
+
+def assert_moved_and_told_of(made: Plan, moved: Moved) -> None:
+    """The layers beside."""
     own = {record.target for record in moved.report.records if record.status == "transferred"}
     others = moved.layers.keys() - own
     assert 0 < len(others) == moved.report.extra_layers
@@ -110,7 +113,7 @@ def test_a_layer_of_high_rank_is_no_measure_for_those_beside(models: Path, out: 
 
 
 @pytest.mark.usefixtures("quick_bridge")
-def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path) -> None:
+def test_models_of_other_widths_and_latents_are_bridged_with_the_layers_beside(models: Path, out: Path) -> None:
     """SDXL's latents here have another scale and another size than SD 1.x's."""
     for name in (BASE, "xl"):
         (out / f"{name}.safetensors").symlink_to(models / f"{name}.safetensors")
@@ -119,7 +122,9 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
             text = text.replace("scale_factor: ", "scale_factor: 2").replace("image_size: 8", "image_size: 16")
         (out / f"{name}.yaml").write_text(text)
     (out / "tokenizer").symlink_to(models / "tokenizer")
-    moved = run(planned(out, "xl", "bridge", pictures=16), on_diffusers())
+    made = planned(out, "xl", "bridge", pictures=16)
+    moved = run(made, on_diffusers())
+    assert_moved_and_told_of(made, moved)
     target = open_checkpoint(models / "xl.safetensors")
     assert all(dW.shape == target.matrix(layer) for layer, dW in moved.layers.items())
     assert len(moved.layers) > 100
@@ -128,16 +133,18 @@ def test_models_of_other_widths_and_latents_are_bridged(models: Path, out: Path)
 
 @pytest.mark.usefixtures("quick_bridge")
 def test_the_largest_rank_is_kept_to(models: Path, out: Path) -> None:
-    made = planned(models, STRANGER, "bridge", part(LORA, out, "attn1", keep=True), pictures=16)
+    made = planned(models, STRANGER, "bridge", part(LORA, out, "attn1_to_q", keep=True), pictures=16)
     moved = run(dataclasses.replace(made, options=Options("bridge", max_rank=2)), on_diffusers())
     assert {dW.rank for dW in moved.layers.values()} == {2}
 
 
 @pytest.mark.usefixtures("quick_bridge")
-@pytest.mark.parametrize(("name", "method"), [(STRANGER, "bridge"), (FINETUNE, "refine"), ("xl", "refine")])
-@pytest.mark.parametrize("rank", [2, 6])
+@pytest.mark.parametrize(
+    ("name", "method", "rank"), [(STRANGER, "bridge", 6), (FINETUNE, "refine", 2), (FINETUNE, "refine", 6), ("xl", "refine", 6)]
+)
 def test_any_rank_is_given(models: Path, out: Path, name: str, method: str, rank: int) -> None:
-    lora = part(LORA, out, "attn1", keep=True)
+    """Bridge is given a smaller one above."""
+    lora = part(LORA, out, "attn1_to_q", keep=True)
     moved = run(planned(models, name, method, lora, pictures=16, steps=1, lora_rank=rank), on_diffusers())
     target = open_checkpoint(models / f"{name}.safetensors")
     assert all(dW.rank == min(rank, *target.matrix(layer)) for layer, dW in moved.layers.items())

@@ -24,6 +24,7 @@ from lorax.progress import Meter, Progress, silent
 from lorax.runner import Runner, Runners
 from lorax.transfer import Context, plan, run_all
 from lorax.transfer.resume import Store
+from tests import narrow
 from tests.lab_models import LOCON, LORA
 
 BIG = 1 << 30
@@ -85,11 +86,14 @@ def test_the_state_of_other_factors_is_refused() -> None:
     assert all(torch.equal(a, b) for a, b in zip(made[1].average, before, strict=True))
 
 
-def test_a_stopped_training_ends_as_one_that_was_not(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_ends_as_one_that_was_not(
+    models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped between two looks by a host, and later by what lets nothing be said any more, as a power cut."""
     monkeypatch.setattr(training, "VALIDATE_EVERY", 2)
     target = Runner(models / f"{BASE}.safetensors")
-    start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 2))
+    adapter = open_adapter(narrow.save_lora(tmp_path_factory.mktemp("lora") / "lora.safetensors"))
+    start = refine.blank(target, dict.fromkeys(adapter.deltas_of(target.base), 2))
     latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     store = Store(Cache(tmp_path, BIG, 0), "job")
 
@@ -126,11 +130,14 @@ class Opening:
 
 
 @pytest.mark.usefixtures("quick_drawing")
-def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_refine_is_asked_for_again(
+    models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The source is not run again, not for another target either."""
+    lora = open_adapter(narrow.save_lora(tmp_path_factory.mktemp("lora") / "lora.safetensors"))
     monkeypatch.setattr(training, "VALIDATE_EVERY", 2)
     source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
-    made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16, steps=4))
+    made = dataclasses.replace(plan(lora, source, target, Options("refine")), running=Running(pictures=16, steps=4))
     other = dataclasses.replace(made, running=Running(pictures=16, steps=3))
     whole = run_all([made], Context(models=Opening()))[0].layers
     cache, opening = Cache(tmp_path, BIG, 0), Opening()
@@ -157,7 +164,9 @@ def test_a_stopped_refine_is_asked_for_again(models: Path, tmp_path: Path, monke
     assert set(ticks) == {"training, 3 of 4"}
     [again] = run_all([made], Context(cache=cache, models=opening))  # as when what came after it failed
     assert same(again.layers, whole)
-    run_all([dataclasses.replace(made, target=source)], Context(cache=cache, models=opening))
+    run_all(
+        [dataclasses.replace(made, target=source, running=Running(pictures=16, steps=1))], Context(cache=cache, models=opening)
+    )
     assert opening.names[3:] == [FINETUNE, BASE], "no other target has the source draw again"
 
 

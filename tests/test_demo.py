@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,47 +11,55 @@ import torch
 from PIL import Image
 
 from lorax.cli import main
-from lorax.demo import PROMPTS, SEED
-from lorax.demo.bundle import BUNDLE, FINETUNE, PRUNED, STYLE
+from lorax.demo.bundle import FINETUNE, PRUNED, STYLE
 from lorax.runner import Runner
 
-
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "output"
-    assert main(["demo", "--output", str(folder)]) == 0
-    return folder
+STEPS = 12  # in which pictures are drawn here; the demo takes twice as many
+Drawn = dict[tuple[str, str], torch.Tensor]
 
 
-@pytest.mark.parametrize("picture", ["grid", "glance"])
-def test_the_demo_draws(output: Path, picture: str) -> None:
-    with Image.open(output / f"{picture}.png") as drawn:
-        assert min(drawn.size) > 400
-        assert len(drawn.convert("RGB").getcolors(1 << 24) or ()) > 1000, "the picture is blank"
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """What the demo draws, by checkpoint and adapter."""
+    sample, adapted, found, adapters = Runner.sample, Runner.adapted, Drawn(), [""]
+
+    def noting_adapter(self: Runner, adapter: Path | None, strength: float = 1.0) -> AbstractContextManager[None]:
+        adapters.append(adapter.name if adapter else "")
+        return adapted(self, adapter, strength)
+
+    def noting_pictures(self: Runner, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        pictures = found[self.base.path.stem, adapters[-1]] = sample(self, prompts, seeds, steps=STEPS)
+        return pictures
+
+    monkeypatch.setattr(Runner, "adapted", noting_adapter)
+    monkeypatch.setattr(Runner, "sample", noting_pictures)
+    return found
 
 
-def test_the_demo_writes_a_report(output: Path) -> None:
-    report = json.loads((output / "report.json").read_text())
+def test_the_demo_draws_a_style_that_arrives_and_reports(drawn: Drawn, tmp_path: Path) -> None:
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    for name in ("grid", "glance"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 400
+            assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000, "the picture is blank"
+    report = json.loads((tmp_path / "report.json").read_text())
     assert report.keys() == {FINETUNE, PRUNED}
     assert all(entry["counts"]["transferred"] > 0 and entry["declined"] is None for entry in report.values())
     assert report[PRUNED]["counts"]["unmatched"] > 0, "the pruned model has fewer layers"
+    for target in (FINETUNE, PRUNED):
+        assert_the_style_arrives(drawn, target)
 
 
-@pytest.mark.parametrize("target", [FINETUNE, PRUNED])
-def test_the_style_arrives(output: Path, target: str) -> None:
+def assert_the_style_arrives(drawn: Drawn, target: str) -> None:
     """The demo's style is black on white: the transferred LoRA takes colour out of the pictures as the native one does."""
-    runner = Runner(output / "models" / f"{target}.safetensors", output / "models" / "tokenizer")
-    alone = colour(runner, None)
-    native = colour(runner, BUNDLE / "loras" / f"{STYLE}-{target}.safetensors")
-    moved = colour(runner, output / f"{STYLE}-{target}-transferred.safetensors")
+    adapters = "", f"{STYLE}-{target}.safetensors", f"{STYLE}-{target}-transferred.safetensors"
+    alone, native, moved = (colour(drawn[target, adapter]) for adapter in adapters)
     assert alone > 0.1, "the target's own pictures are in colour"
     assert alone - native > alone / 2
     assert alone - moved > 0.7 * (alone - native)
 
 
-def colour(runner: Runner, adapter: Path | None) -> float:
+def colour(pictures: torch.Tensor) -> float:
     """Mean distance between the largest and the smallest of R, G, B."""
-    with runner.adapted(adapter):
-        pictures = runner.sample(PROMPTS, [SEED + i for i in range(len(PROMPTS))])
     assert torch.isfinite(pictures).all()
     return (pictures.amax(1) - pictures.amin(1)).mean().item()

@@ -28,7 +28,9 @@ def drawn(classifier: Classifier, models: Path) -> dict[str, tuple[torch.Tensor,
     """What the base draws of four subjects that the style's LoRA has not seen, alone and with the LoRA."""
     runner = Runner(models / f"{BASE}.safetensors")
     adapters = {"alone": None, "styled": BUNDLE / "loras" / f"{STYLE}-{BASE}.safetensors"}
-    return {label: generate(runner, path, held_out_prompts(classifier, 4)) for label, path in adapters.items()}
+    with pytest.MonkeyPatch.context() as quick:
+        quick.setattr("lab.pictures.STEPS", 12)
+        return {label: generate(runner, path, held_out_prompts(classifier, 4)) for label, path in adapters.items()}
 
 
 def samples(seed: int, shift: float = 0.0, count: int = 200) -> torch.Tensor:

@@ -138,7 +138,7 @@ def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("quick_drawing")
-def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path: Path) -> None:
+def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained from nothing, the target's change comes nearer to the source's, which there is the adapter's own."""
     base = open_checkpoint(checkpoints / f"{BASE}.safetensors")
     narrow.save_lora(lora := tmp_path / "lora.safetensors", 0)
@@ -150,9 +150,10 @@ def test_the_change_is_matched_between_equal_models(checkpoints: Path, tmp_path:
     wanted = change._wanted(runner, runner, adapter, seen)
     steps: list[int] = []
     start = refine.blank(runner, dict.fromkeys(adapter, 4))
+    monkeypatch.setattr(change, "EVERY", 5)
     watch = lambda step, loss, layers: steps.append(step)  # noqa: E731
-    found = change.match_change(planned, start, steps=20, rate=1e-2, watch=watch)
-    assert steps == [10, 20]
+    found = change.match_change(planned, start, steps=10, rate=2e-2, watch=watch)
+    assert steps == [5, 10]
     with torch.no_grad():
         alone = change._predicted(runner, seen)
         with adapted(runner, found):
