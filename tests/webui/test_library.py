@@ -23,7 +23,9 @@ def page(browser: Any, ui: Page) -> Iterator[Any]:
     """The page with the part open, and with LoRAs of which some name their source and two do not."""
     tensors = load_file(ui.loras / f"{LORA}.safetensors")
     for number in range(MANY):
-        save_file(tensors, ui.loras / f"many-{number:02}.safetensors", {"ss_sd_model_name": "base.safetensors", "of": str(number)})
+        save_file(
+            tensors, ui.loras / f"many-{number:02}.safetensors", {"ss_sd_model_name": "base.safetensors", "of": str(number)}
+        )
     for name in ("silent-1", "silent-2"):
         save_file(tensors, ui.loras / f"{name}.safetensors", {"of": name})
     page = opened(browser, ui)
