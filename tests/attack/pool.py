@@ -39,6 +39,7 @@ class Pool:
         process = context.Process(target=worker.work, args=given, daemon=True)
         process.start()
         theirs.close()
+        assert ours.recv() == worker.READY  # what it loads until then is not a file's fault
         self._ask(ours, process, number)
 
     def ends(self) -> Iterator[tuple[int, End]]:

@@ -14,6 +14,7 @@ import torch
 from tests.attack import readers
 from tests.attack.seeds import Kept
 
+READY = "ready"
 MEGABYTES = 1000  # that a file may take beside what the process had
 
 
@@ -34,6 +35,7 @@ def work(pipe: Connection, kept: Kept, campaign: str, folder: Path) -> None:
     readers.attempt(kept, kept.seeds[0], kept.seeds[0].folder / kept.seeds[0].given, 0)  # what loads late is loaded
     limit = _status("VmSize") + (MEGABYTES + 500 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    pipe.send(READY)
     while (number := pipe.recv()) is not None:
         seed, given, done = readers.prepare(kept, number, campaign, folder)
         before, began = _status("VmRSS"), time.process_time()
