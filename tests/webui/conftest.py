@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.ui.chromium import launched
+from tests.webui.checkout import INSTALLATION
 from tests.webui.drawing import furnish
 from tests.webui.page import Page
-from tests.webui.server import INSTALLATION, WebUI
+from tests.webui.server import WebUI
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.transfer import plan, run
 from tests.webui import narrow_open_clip, narrow_xl
-from tests.webui.server import INSTALLATION, Drawn, WebUI
+from tests.webui.checkout import HAS_TYPES, INSTALLATION
+from tests.webui.server import Drawn, WebUI
 
 SD1 = (bundle.BASE, bundle.FINETUNE, bundle.PRUNED)
 SDXL = (narrow_xl.XL, narrow_xl.RELATIVE, narrow_xl.PRUNED)
@@ -28,9 +29,11 @@ SAME, OTHER = 1, 8  # grey levels: the same picture, and another one
 
 
 def furnish(webui: WebUI) -> None:
-    """The LoRA-X files ``x`` and ``y`` of SD 1.x and ``z`` of SDXL, and their plain LoRAs; and further checkpoints."""
+    """The LoRA-X files ``x`` and ``y`` of SD 1.x, and their plain LoRAs; ``z`` of SDXL and more, if the WebUI can draw it."""
     make(webui, STYLE, "x", SD1)
     make(webui, noise(webui.data / "noise.safetensors"), "y", SD1)
+    if not HAS_TYPES:
+        return
     make(webui, narrow_xl.write(INSTALLATION, webui.data, webui.checkpoints, webui.loras), "z", SDXL)
     narrow_open_clip.write(INSTALLATION, webui.data, webui.checkpoints)
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from lorax.demo import bundle
 from tests.ui.chromium import SHOTS, pick
+from tests.webui.checkout import INSTALLATION
 from tests.webui.narrow_xl import VISION
-from tests.webui.server import INSTALLATION, PATIENCE, WebUI
+from tests.webui.server import PATIENCE, WebUI
 
 LORA = "contrast-base"
 HEADLINE = bundle.BUNDLE.parent / "headline"  # further really trained models, with SDXL's structure among them

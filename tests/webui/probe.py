@@ -1,44 +1,15 @@
 """Runs inside the WebUI, whose API does not carry the messages in a picture's output and cannot reload the UI.
 
-It also has the host take the small models' configurations for those of SD 1.x and SDXL, so that checkpoints without their own
-share them; and read prompts for the lab's SDXL, whose text encoders know few words, by the tokenizer of these words. If weights
-are in half precision, it has the host cast them as for graphics cards without autocast, since a CPU computes in single
-precision only.
+What a WebUI needs besides to draw with the small models is in ``probe_a1111.py`` and ``probe_forge.py``.
 """
 
 import runpy
-from contextlib import nullcontext
 from pathlib import Path
 
-import open_clip
 import torch
-from modules import devices, script_callbacks, scripts, sd_hijack_open_clip, sd_models, sd_models_config, shared
+from modules import script_callbacks, scripts, sd_models, shared
 from modules.paths_internal import data_path
 from safetensors.torch import save_file
-from transformers import CLIPTokenizer
-
-sd_models_config.config_default = str(Path(data_path) / "v1-inference.yaml")
-sd_models_config.config_sdxl = str(Path(data_path) / "sd_xl_base.yaml")
-open_clip.add_model_config(Path(data_path) / "open_clip")
-
-
-class OpenCLIPOfFewWords(sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords):
-    """OpenCLIP with the first text encoder's tokenizer, for a second one that knows no more words than that."""
-
-    def __init__(self, wrapped, hijack):
-        super().__init__(wrapped, hijack)
-        self.few = CLIPTokenizer.from_pretrained(Path(data_path) / "models/Stable-diffusion/tokenizer")
-        if wrapped.model.token_embedding.wrapped.num_embeddings > len(self.few):
-            self.few = None
-        else:
-            self.id_start, self.id_end = self.few.bos_token_id, self.few.eos_token_id
-            self.comma_token = self.few.get_vocab()[",</w>"]
-
-    def tokenize(self, texts):
-        return self.few(texts, add_special_tokens=False)["input_ids"] if self.few else super().tokenize(texts)
-
-
-sd_hijack_open_clip.FrozenOpenCLIPEmbedder2WithCustomWords = OpenCLIPOfFewWords
 
 
 class Probe(scripts.Script):
@@ -57,11 +28,17 @@ def add_routes(demo, app):
     def reload():
         shared.state.request_restart()
 
-    @app.get("/probe/network-types")
-    def network_types():
+    @app.get("/probe/hooks")
+    def hooks():
+        """How often we are in the built-in extension Lora, by whichever way."""
         import networks
 
-        return [type(kind).__name__ for kind in networks.module_types]
+        if hasattr(networks, "module_types"):
+            return sum(type(kind).__name__ == "ModuleTypeLorax" for kind in networks.module_types)
+        found, function = 0, networks.load_lora_state_dict
+        while hasattr(function, "lorax_original"):
+            found, function = found + 1, function.lorax_original
+        return found
 
     @app.post("/probe/decode")
     def decode(asked: dict):
@@ -120,18 +97,3 @@ def weight(key, module):
 
 
 script_callbacks.on_app_started(add_routes)
-
-
-def keep_single(model):
-    """What the host does not cast, of OpenCLIP."""
-    for embedder in getattr(getattr(model, "conditioner", None), "embedders", ()):
-        for module in embedder.modules() if "OpenCLIP" in type(embedder).__name__ else ():
-            if not isinstance(module, (torch.nn.Linear, torch.nn.MultiheadAttention)):
-                for parameter in module.parameters(recurse=False):
-                    parameter.data = parameter.data.float()
-
-
-if not shared.cmd_opts.no_half:
-    devices.dtype = torch.float32  # of a LoRA's factors
-    devices.autocast = lambda disable=False: nullcontext() if disable else devices.manual_cast(torch.float32)
-    script_callbacks.on_model_loaded(keep_single)

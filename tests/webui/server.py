@@ -21,17 +21,10 @@ import pytest
 from PIL import Image
 
 from lorax.demo import bundle
+from tests.webui.checkout import HAS_TYPES, KIND, PYTHON, known_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-INSTALLATION = Path(os.environ.get("LORAX_WEBUI_DIR", ""))
-needs_webui = pytest.mark.skipif(
-    Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run"
-)
-STARTED, PATIENCE = "Startup time", 200
-FLAGS = (
-    "--skip-torch-cuda-test --skip-prepare-environment --use-cpu all --no-half-vae --no-download-sd-model --api "
-    "--disable-console-progressbars --server-name 127.0.0.1"
-)
+STARTED, PATIENCE, START = "Startup time", 200, 900  # seconds: for an answer, and for a start
 PICTURE = {"prompt": "cat face", "seed": 7, "steps": 3, "width": 64, "height": 64, "cfg_scale": 3.0, "sampler_name": "DDIM"}
 
 
@@ -45,23 +38,24 @@ class WebUI:
         self.data, self.checkpoints, self.loras = data, data / "models" / "Stable-diffusion", data / "models" / "Lora"
         self.log = data / "log.txt"
         bundle.unpack(self.checkpoints)
-        (self.checkpoints / f"{bundle.BASE}.yaml").rename(data / "v1-inference.yaml")  # ``probe.py`` makes it the default
+        (self.checkpoints / f"{bundle.BASE}.yaml").rename(data / "v1-inference.yaml")  # the probe makes it the default
         (self.checkpoints / f"{bundle.FINETUNE}.yaml").unlink()
         self.loras.mkdir()
         (data / "extensions").mkdir()
         (data / "extensions" / "lorax").symlink_to(ROOT)
         (data / "extensions" / "probe" / "scripts").mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("probe.py"), data / "extensions" / "probe" / "scripts")
+        for name in ("probe.py", f"probe_{KIND}.py"):
+            shutil.copy(Path(__file__).with_name(name), data / "extensions" / "probe" / "scripts")
         preview = {"show_progress_type": "Approx cheap"}  # the other kinds have a model downloaded
         known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False}
         (data / "config.json").write_text(json.dumps(known | preview))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        python = installation / "venv" / "bin" / "python"
-        self._command = [python, "launch.py", *FLAGS.split(), "--port", str(self._port)]
-        # A CPU computes in single precision only; ``probe.py`` has it do so with weights in half precision.
-        self._command += ["--data-dir", data, *(["--precision", "full"] if half else ["--no-half"]), *flags]
+        self._command = [PYTHON, "launch.py", *known_flags(), "--api", "--server-name", "127.0.0.1", "--port", str(self._port)]
+        # A CPU computes in single precision only; the probe has it do so with weights in half precision.
+        precision = ["--precision", "full"] if half else ["--no-half"]
+        self._command += ["--data-dir", data, *(precision if HAS_TYPES else []), *flags]
         self._installation = installation
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -70,9 +64,11 @@ class WebUI:
         quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SD_WEBUI_RESTARTING": "1"}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
         with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._installation, env=os.environ | quiet | offline, stdout=log, stderr=log
-            )
+            where = {"cwd": self._installation, "env": os.environ | quiet | offline}
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, **where)
+        assert self._process.stdin
+        self._process.stdin.write(b"\n")  # Enter, which Neo wants if a folder's settings do not name its version
+        self._process.stdin.close()
         self._wait(starts=1)
         return self
 
@@ -84,7 +80,7 @@ class WebUI:
 
     def _wait(self, starts: int) -> None:
         """An earlier request would end the start."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + START
         while self.log.read_text().count(STARTED) < starts or not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
@@ -116,10 +112,20 @@ class WebUI:
             return json.load(answer)
 
     def options(self, **values: Any) -> None:
+        """Change settings. A test of one that the WebUI does not have is skipped."""
+        if lacking := values.keys() - self.call("sdapi/v1/options").keys():
+            pytest.skip(f"this WebUI has no setting {', '.join(lacking)}")
         self.call("sdapi/v1/options", values)
 
     def load(self, checkpoint: str) -> None:
         self.options(sd_model_checkpoint=checkpoint)
+
+    def hires(self) -> dict[str, Any]:
+        """What asks for hires fix, by an upscaler that the WebUI has."""
+        latent = [mode["name"] for mode in self.call("sdapi/v1/latent-upscale-modes")]
+        asked = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": latent[0] if latent else "None", "hr_second_pass_steps": 2}
+        modules = {"hr_additional_modules": ["Use same choices"]} if KIND == "forge" else {}  # of the second pass
+        return asked | modules | {"denoising_strength": 0.7}
 
     def draw(self, tags: str = "", job: str = "txt2img", **more: Any) -> Drawn:
         """What the prompt with these network tags gives."""

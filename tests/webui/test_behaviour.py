@@ -12,9 +12,10 @@ from lorax.cli import main
 from lorax.demo import bundle
 from lorax.runner import Runner
 from tests.ui.chromium import pick
+from tests.webui.checkout import needs_configs, needs_model, needs_webui
 from tests.webui.computed import computed
 from tests.webui.page import HEADLINE, LORA, Page, by_method, moved, shoot, tab
-from tests.webui.server import Drawn, needs_webui
+from tests.webui.server import Drawn
 
 pytestmark = needs_webui
 
@@ -40,6 +41,7 @@ def loaded(ui: Page) -> list[str]:
     return [base["name"] for base in ui.call("lorax/v1/bases") if base["loaded"]]
 
 
+@needs_model
 @pytest.mark.parametrize("base", [bundle.BASE, bundle.PRUNED, XL])
 def test_the_hosts_model_computes_what_diffusers_does(ui: Page, folder: Path, base: str) -> None:
     lora = HEADLINE / "loras" / f"openmoji-r4-{base}.safetensors"
@@ -68,7 +70,11 @@ def ask(page: Any, method: str, **running: int) -> None:
 
 @pytest.mark.parametrize(
     ("target", "method", "pictures", "save_as"),
-    [(XL, "refine", 16, "lora"), (XL, "bridge", 16, "lora-x"), (bundle.PRUNED, "bridge", 160, "lora")],
+    [
+        pytest.param(XL, "refine", 16, "lora", marks=needs_configs),
+        pytest.param(XL, "bridge", 16, "lora-x", marks=needs_configs),
+        (bundle.PRUNED, "bridge", 160, "lora"),
+    ],
 )
 def test_the_tab_moves_what_the_command_line_does(
     browser: Any, ui: Page, folder: Path, target: str, method: str, pictures: int, save_as: str
@@ -97,6 +103,7 @@ def test_the_tab_moves_what_the_command_line_does(
     assert apart(here, expected) < min(SAME, 0.1 * apart(here, alone))
 
 
+@needs_configs
 @pytest.mark.parametrize(
     ("moment", "running"), [("drawing pictures", {"pictures": 384}), ("training", {"pictures": 16, "steps": 1000})]
 )
@@ -114,6 +121,7 @@ def test_interrupt_leaves_all_as_it_was(browser: Any, ui: Page, moment: str, run
     assert ui.draw().distance(picture) == 0
 
 
+@needs_model
 def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> None:
     """The host takes each pruned SDXL for SSD-1B."""
     with tab(browser, ui, f"{XL_PRUNED}.safetensors") as page:
@@ -123,6 +131,7 @@ def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> 
     assert loaded(ui) == ["finetune.safetensors"]
 
 
+@needs_model
 def test_a_source_that_the_host_cannot_read_leaves_all_as_it_was(ui: Page) -> None:
     """The host has taken apart by then what was loaded, which does not weight words any more."""
     weighted = "(cat face:1.5), [sun]"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.ui.chromium import pick
+from tests.webui.checkout import needs_webui
 from tests.webui.page import LORA, Page, as_in_txt2img, by_method, gallery, shoot, tab
-from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
 

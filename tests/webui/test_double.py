@@ -17,7 +17,7 @@ import pytest
 from lorax.demo.bundle import unpack
 from tests import network_double
 from tests.ui import double
-from tests.webui.server import INSTALLATION, needs_webui
+from tests.webui.checkout import INSTALLATION, extension, kind_of, needs_webui
 
 FORKS = [Path(folder) for folder in os.environ.get("LORAX_FORKS_DIR", "").split(os.pathsep) if folder]
 CHECKOUTS = [*([] if Path() == INSTALLATION else [INSTALLATION]), *FORKS]
@@ -33,18 +33,6 @@ CLASSES = {
     double.AxisOption: "scripts/xyz_grid.py",
     double.NetworkOnDisk: "extensions-builtin/Lora/network.py",
 }
-
-
-def extension(checkout: Path) -> str:
-    """The folder of the built-in extension Lora."""
-    names = (f"extensions-builtin/{name}" for name in ("Lora", "sd_forge_lora"))
-    return next(name for name in names if (checkout / name).is_dir())
-
-
-def kind_of(checkout: Path) -> str:
-    """Which shape of the double is to be like it."""
-    files = {kind: f"{manager.replace('.', '/')}.py" for kind, (_, manager) in double.KINDS.items() if manager}
-    return next((kind for kind, file in files.items() if (checkout / file).is_file()), "a1111")
 
 
 def source(path: Path) -> ast.Module:

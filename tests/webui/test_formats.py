@@ -22,10 +22,11 @@ from lorax.options import Options
 from lorax.transfer import plan, run
 from tests.builders import State
 from tests.webui import narrow_open_clip, narrow_xl
+from tests.webui.checkout import needs_types, needs_webui
 from tests.webui.drawing import OTHER, SAME
-from tests.webui.server import Drawn, WebUI, needs_webui
+from tests.webui.server import Drawn, WebUI
 
-pytestmark = needs_webui
+pytestmark = [needs_webui, needs_types]
 RANK, ALPHA = 4, 2.0
 RANDOM = torch.Generator().manual_seed(5)
 KINDS = ("attn1.to_q", "attn2.to_k", "ff.net.0.proj", "proj_in", "in_layers.2", "0.op", "encoder.layers.0.mlp.fc1")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.webui.checkout import INSTALLATION, needs_flags, needs_webui
 from tests.webui.drawing import furnish, same
-from tests.webui.server import INSTALLATION, WebUI, needs_webui
+from tests.webui.server import WebUI
 
-pytestmark = needs_webui
+pytestmark = [needs_webui, needs_flags]
 STARTS: dict[str, dict[str, Any]] = {
     "medvram": {"flags": ["--medvram"]},
     "lowvram": {"flags": ["--lowvram"]},

@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests import builders
+from tests.webui.checkout import needs_webui
 from tests.webui.drawing import SAME, message
-from tests.webui.server import WebUI, needs_webui
+from tests.webui.server import WebUI
 
 pytestmark = needs_webui
 

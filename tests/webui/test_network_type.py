@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests import builders
+from tests.webui.checkout import INSTALLATION, needs_webui
 from tests.webui.drawing import OTHER, SAME, SD1, STYLE, make, same
-from tests.webui.server import INSTALLATION, WebUI, needs_webui
+from tests.webui.server import WebUI
 
 pytestmark = needs_webui
 
@@ -96,7 +97,7 @@ def test_fp8_storage(webui: WebUI, cached: bool) -> None:
 
 def test_hires_fix(webui: WebUI) -> None:
     webui.load("finetune")
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "hr_second_pass_steps": 2}
+    hires = webui.hires()
     same(webui, "finetune", "<lora:x{}:1>", **hires)
     same(webui, "finetune", "<lora:y{}:1>", **hires, hr_prompt="cat face")
     same(webui, "finetune", "<lora:x{}:1>", **hires, hr_checkpoint_name="finetune")
@@ -105,8 +106,7 @@ def test_hires_fix(webui: WebUI) -> None:
 def test_hires_fix_on_another_checkpoint(webui: WebUI) -> None:
     """The network is fitted to each pass's checkpoint; a plain LoRA is named for each pass."""
     webui.load("base")
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "hr_second_pass_steps": 2}
-    hires |= {"hr_checkpoint_name": "finetune"}
+    hires = webui.hires() | {"hr_checkpoint_name": "finetune"}
     fitted = webui.draw("<lora:x:1>", **hires)
     plain = webui.draw("<lora:x-base:1>", **hires, hr_prompt="cat face <lora:x-finetune:1>")
     assert fitted.distance(plain) <= SAME
@@ -146,7 +146,7 @@ def test_reload_ui(tmp_path: Path) -> None:
         for checkpoint in ("pruned", "finetune"):
             webui.load(checkpoint)
             same(webui, checkpoint, "<lora:x{}:1>")
-        assert webui.call("probe/network-types").count("ModuleTypeLorax") == 1
+        assert webui.call("probe/hooks") == 1
 
 
 def test_a_file_replaced_on_disk(webui: WebUI) -> None:

@@ -17,8 +17,8 @@ from lorax.options import Options
 from lorax.transfer import plan
 from tests import builders
 from tests.ui.chromium import pick
+from tests.webui.checkout import INSTALLATION, extension, needs_webui
 from tests.webui.page import LORA, Page, by_method, moved, opened
-from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
 
@@ -119,7 +119,7 @@ def test_the_pages_login_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_without_api_and_with_lora_disabled(tmp_path: Path, browser: Any) -> None:
-    with Page(tmp_path, api=False, disabled_extensions=["Lora"]) as ui:
+    with Page(tmp_path, api=False, disabled_extensions=[Path(extension(INSTALLATION)).name]) as ui:
         assert ui.status("lorax/v1/bases") == 404
         page = opened(browser, ui)
         page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()

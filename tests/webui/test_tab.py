@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.ui.chromium import pick
+from tests.webui.checkout import needs_webui
 from tests.webui.page import LORA, MORE, Page, as_in_txt2img, by_method, gallery, moved, opened, shoot, tab
-from tests.webui.server import needs_webui
 
 pytestmark = needs_webui
 
@@ -147,6 +147,7 @@ def test_move_compare_and_send(page: Any, ui: Page) -> None:
     name = f"{LORA}-finetune"
     assert ui.moved() == [f"{name}.json", f"{name}.preview.png", f"{name}.safetensors"]
     assert page.input_value("#lorax_tag textarea") == f"<lora:{name}:1> in contrast"
+    assert page.inner_text("#lorax_adapters .token").startswith(f"{LORA} "), "not the new one in its place"
 
     source, alone, copied, drawn = compared(page)
     shoot(page, "compare")

@@ -17,8 +17,9 @@ from lorax.training.files import FACTORS, PLAIN, SMALL
 from lorax.transfer import plan, run
 from lorax.workflow.fitting import settings
 from tests import builders
+from tests.webui.checkout import needs_webui
 from tests.webui.drawing import OTHER, SAME, message
-from tests.webui.server import WebUI, needs_webui
+from tests.webui.server import WebUI
 
 pytestmark = needs_webui
 
