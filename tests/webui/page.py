@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.webui.server import PATIENCE, WebUI
 LORA = "contrast-base"
 HEADLINE = bundle.BUNDLE.parent / "headline"  # further really trained models, with SDXL's structure among them
 ARCHITECTURE = "lorax-lab-xl"  # as the ``.yaml`` calls it
+AT_ONCE = 5  # seconds from a click on Interrupt to the end of a job, between the lab's models
 MORE = ("more-1", "more-2", "more-3")  # copies of it
 
 
@@ -108,18 +110,22 @@ def tab(browser: Any, webui: Page, target: str) -> Iterator[Any]:
     page.close()
 
 
-def by_method(page: Any, method: str) -> None:
-    """Choose a method by name, which Move then uses."""
+def open_options(page: Any) -> None:
     for part in ("#lorax_options", "#lorax_advanced"):
         if not page.is_visible(f"{part} .label-wrap.open"):
             page.click(f"{part} > .label-wrap")
+
+
+def by_method(page: Any, method: str) -> None:
+    """Choose a method by name, which Move then uses."""
+    open_options(page)
     pick(page, "#lorax_method", method)
     page.wait_for_selector("#lorax_move", state="visible")
 
 
-def moved(page: Any) -> None:
-    """Move what is chosen, and wait for what comes of it."""
-    page.click("#lorax_move")
+def moved(page: Any, button: str = "move") -> None:
+    """Move what is chosen, by a button of the verdict, and wait for what comes of it."""
+    page.click(f"#lorax_{button}")
     ended = (
         "#lorax_written .lorax-done",
         "#lorax_written .lorax-warning",
@@ -127,6 +133,14 @@ def moved(page: Any) -> None:
         "#lorax_status .lorax-error",
     )
     page.wait_for_selector(", ".join(ended))
+
+
+def stopped(page: Any, said: str) -> float:
+    """Press Interrupt; return the seconds until the page says what has come of it."""
+    began = time.monotonic()
+    page.click("#lorax_interrupt")
+    page.wait_for_selector(f"#lorax_written :text('{said}')")
+    return time.monotonic() - began
 
 
 def as_in_txt2img(page: Any, **values: Any) -> None:
