@@ -49,7 +49,13 @@ def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick_bridge(quick_drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on four pictures a step, for tests that do not ask how much is learned."""
+    monkeypatch.setattr("lorax.models.training.BATCH", 4)
+
+
+@pytest.fixture
+def quick_bridge(quick_drawing: None, quick_training: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make bridge fast and less exact, for tests that do not ask how good it is."""
     monkeypatch.setattr("lorax.methods.bridge.ROWS", 256)
     monkeypatch.setattr("lorax.methods.bridge.SCALING_STEPS", 3)

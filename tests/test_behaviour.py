@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
+from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.models import Factors, Lesson, Scales, captions, hooks, sampling, train, with_triggers
@@ -33,16 +36,39 @@ from tests.measures import between
 from tests.samples import SOURCE_METADATA, Files
 
 PROMPTS = captions(8)
+NEW = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
+QUICKLY = """
+import sys
+from lorax.cli import main
+from lorax.methods import bridge
+from lorax.models import sampling
+bridge.ROWS, bridge.SCALING_STEPS, sampling.STEPS = 256, 3, 3
+sys.exit(main(sys.argv[1:]))
+"""
+LONGEST = 2.5  # seconds of the processor between two chances to stop; a batch of pictures took 5 and more
+Heard = list[tuple[float, str]]
 
 
-def gained(models: Path, made: Plan, out: Path) -> float:
-    """Return the share by which the target's loss falls on pictures that the source draws with the adapter, of new prompts."""
-    source, target = (Runner(models / f"{name}.safetensors") for name in (BASE, made.target.path.stem))
-    prompts = ["sun", "cat face", "red car", "house", "tree", "green apple", "old man", "rocket"]
-    pictures = probe.drawn(source, made.adapter.path, prompts)
-    moved = run(made, on_diffusers())
+@pytest.fixture
+def fewer_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have bridge compare layers at a quarter of the points, and train their strengths in a quarter of the steps."""
+    monkeypatch.setattr("lorax.methods.bridge.ROWS", 1024)
+    monkeypatch.setattr("lorax.methods.bridge.SCALING_STEPS", 10)
+
+
+@pytest.fixture(scope="module")
+def pictures(models: Path) -> torch.Tensor:
+    """What the source draws with the adapter, of new prompts."""
+    return probe.drawn(Runner(models / f"{BASE}.safetensors"), LORA, NEW)
+
+
+def gained(pictures: torch.Tensor, made: Plan, out: Path, heard: Heard | None = None) -> float:
+    """Return the share by which the target's loss falls on the source's pictures."""
+    heard, drawn = [] if heard is None else heard, Cache(out / "drawn", 1 << 30, 0)
+    moved = run(made, on_diffusers(lambda done, total, text: heard.append((time.thread_time(), text)), drawn))
     writing.write(made, moved, out / "moved.safetensors", dtype="fp32", overwrite=True)
-    alone, adapted = (probe.loss(target, path, pictures, prompts) for path in (None, out / "moved.safetensors"))
+    target = Runner(made.target.path)
+    alone, adapted = (probe.loss(target, path, pictures, NEW) for path in (None, out / "moved.safetensors"))
     return 1 - adapted / alone
 
 
@@ -61,19 +87,30 @@ def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:
     assert (alone - merged).norm() > 1e-2 * merged.norm()
 
 
-def test_between_equal_models_the_bridge_finds_the_adapter(models: Path, out: Path) -> None:
-    native = gained(models, planned(models, BASE, "copy"), out)
-    assert gained(models, planned(models, BASE, "bridge"), out) > 0.7 * native > 0.1
+@pytest.mark.usefixtures("fewer_points")
+def test_between_equal_models_the_bridge_finds_the_adapter(models: Path, pictures: torch.Tensor, out: Path) -> None:
+    native = gained(pictures, planned(models, BASE, "copy"), out)
+    assert gained(pictures, planned(models, BASE, "bridge", pictures=16), out) > 0.7 * native > 0.1
 
 
-def test_unrelated_models_are_bridged_and_refined_further(models: Path, out: Path) -> None:
-    bridged = gained(models, planned(models, STRANGER, "bridge"), out)
-    refined = gained(models, planned(models, STRANGER, "refine", steps=25), out)
+@pytest.mark.usefixtures("fewer_points")
+def test_unrelated_models_are_bridged_and_refined_further_and_a_stop_never_waits_long(
+    models: Path, pictures: torch.Tensor, out: Path
+) -> None:
+    """It waits in no phase, by the seconds of this thread, which other work on the machine does not lengthen."""
+    bridging: Heard = []
+    refining: Heard = []
+    bridged = gained(pictures, planned(models, STRANGER, "bridge"), out, bridging)
+    refined = gained(pictures, planned(models, STRANGER, "refine", steps=15), out, refining)
     assert 0.02 < bridged < refined
+    gaps = [(later - sooner, text) for heard in (bridging, refining) for (sooner, text), (later, _) in itertools.pairwise(heard)]
+    assert {"drawing pictures", "training"} <= {text.partition(",")[0] for _, text in gaps}
+    assert max(gaps)[0] < LONGEST, max(gaps)
 
 
+@pytest.mark.usefixtures("quick_drawing", "quick_training")
 def test_between_relatives_refining_starts_from_the_copy(models: Path) -> None:
-    made = planned(models, FINETUNE, "refine", steps=1, pictures=32)
+    made = planned(models, FINETUNE, "refine", steps=1, pictures=16)
     [copied, refined] = [run(one, on_diffusers()) for one in (dataclasses.replace(made, options=Options("auto")), made)]
     assert copied.layers.keys() == refined.layers.keys()
     distance = sum(between(refined.layers[layer], dW) ** 2 for layer, dW in copied.layers.items())
@@ -99,12 +136,12 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
     """A delta whose directions are twice as strong as they should be, some of them, is set right."""
     target = Runner(models / f"{BASE}.safetensors")
     layers = open_adapter(LORA).deltas_of(target.base)
-    latents = sampling.draw(target, layers, PROMPTS * 4, Meter())
+    latents = sampling.draw(target, layers, PROMPTS * 2, Meter())
     wrong = {layer: LowRank(dW.up * 2.5, dW.down, dW.scale) for layer, dW in layers.items()}
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     scales = Scales(wrong, target.device)
-    found = train(target, scales, Lesson(latents, PROMPTS * 4, steps=20, rate=0.05), Meter(), watch=watch)
+    found = train(target, scales, Lesson(latents, PROMPTS * 2, steps=15, rate=0.05), Meter(), watch=watch)
     assert seen[-1] < 0.9 * seen[0]
     for layer, dW in found.items():
         ratio = dW.up / wrong[layer].up
@@ -122,7 +159,7 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path) -> None:
     lora = narrow.save_lora(out / "lora.safetensors")
     bases = ["--source", f"{BASE}.safetensors", "--target", f"{STRANGER}.safetensors"]
     asked = ["--method", "bridge", "--pictures", "16", "--device", "cpu", "--output", "moved.safetensors"]
-    command = [sys.executable, "-m", "lorax", "transfer", lora.name, *bases, *asked]
+    command = [sys.executable, "-c", QUICKLY, "transfer", lora.name, *bases, *asked]
     done = subprocess.run(command, cwd=out, env=os.environ | {"PYTHONPATH": str(out)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     moved = open_adapter(out / "moved.safetensors")
@@ -131,14 +168,21 @@ def test_nothing_of_the_style_is_needed(models: Path, out: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_bridge")
-def test_the_command_line_writes_a_lora(models: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_draws_what_was_asked_for_and_writes_a_lora(
+    models: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = Runner.encode
+    monkeypatch.setattr(Runner, "encode", lambda self, prompts: encoded.extend(prompts) or encode(self, prompts))
     file = out / "moved.safetensors"
     bases = ["--source", str(models / "base.safetensors"), "--target", str(models / "scratch.safetensors")]
     words = out / "captions.txt"
     words.write_text("cat face\n\nred car\n", encoding="utf-8")
     lora = narrow.save_lora(out / "lora.safetensors")
-    asked = [str(lora), *bases, "--method", "bridge", "--pictures", "16", "--captions", str(words), "--output", str(file)]
+    drawn = ["--pictures", "16", "--captions", str(words), "--trigger", "ink"]
+    asked = [str(lora), *bases, "--method", "bridge", *drawn, "--output", str(file)]
     assert main(["transfer", *asked]) == 0
+    assert set(encoded) == {"", "cat face", "red car", "ink, cat face", "ink, red car"}
     said = capsys.readouterr()
     assert "fitted to what the source's layer does" in said.out
     assert said.err.startswith("bridge takes about ")
@@ -194,14 +238,3 @@ def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Pat
         other = builders.save_lora(tmp_path / "odd.safetensors", files.deltas, metadata=tags | {"ss_tag_frequency": damaged})
         assert trigger(open_adapter(other)) is None
     assert with_triggers(["a", "b"], None) == ["a", "b"]
-
-
-@pytest.mark.usefixtures("quick_bridge")
-def test_what_is_drawn_is_what_was_asked_for(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    encode = Runner.encode
-    monkeypatch.setattr(Runner, "encode", lambda self, prompts: asked.extend(prompts) or encode(self, prompts))
-    lora = narrow.save_lora(tmp_path / "lora.safetensors")
-    made = planned(models, STRANGER, "bridge", lora, pictures=16, captions=("cat", "car"), trigger="ink")
-    run(made, on_diffusers())
-    assert set(asked) == {"", "cat", "car", "ink, cat", "ink, car"}

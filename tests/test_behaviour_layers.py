@@ -61,7 +61,7 @@ def test_what_is_of_no_use_beside_is_left_out(models: Path) -> None:
     assert moved.report.extra_layers == len(moved.layers)
 
 
-@pytest.mark.usefixtures("quick_drawing")
+@pytest.mark.usefixtures("quick_drawing", "quick_training")
 def test_layers_beside_are_moved_and_told_of(models: Path) -> None:
     made = planned(models, "xl", "refine", pictures=16, steps=1)
     assert_moved_and_told_of(made, run(made, on_diffusers()))

@@ -86,6 +86,7 @@ def test_the_state_of_other_factors_is_refused() -> None:
     assert all(torch.equal(a, b) for a, b in zip(made[1].average, before, strict=True))
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_stopped_training_ends_as_one_that_was_not(
     models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ class Opening:
         return Runners(torch.device("cpu")).opened(base)
 
 
-@pytest.mark.usefixtures("quick_drawing")
+@pytest.mark.usefixtures("quick_drawing", "quick_training")
 def test_a_stopped_refine_is_asked_for_again(
     models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

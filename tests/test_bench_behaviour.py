@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import re
 import time
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     assert refined.counts["xl"]["evaluation"] == 2 * training.REPEATS * 2  # two looks at the held-out ones
     assert refined.counts["xl"]["encoded"] == 2 * bridged.counts["xl"]["encoded"] == 16
     assert refined.largest == {"sd": {"evaluation": 1}, "xl": {"evaluation": 1, "training": 1}}
-    assert bridged.counts["xl"]["training"] == bridge.SCALING_STEPS * 7
+    assert bridged.counts["xl"]["training"] == bridge.SCALING_STEPS * min(training.BATCH, 7)
     assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 16, "training": 1}}  # with the LoRA and without
 
 
@@ -61,10 +62,14 @@ def test_memory_and_operations_are_those_of_the_action() -> None:
 
 
 @pytest.mark.usefixtures("quick_bridge")
-def test_it_measures(capfd: pytest.CaptureFixture[str]) -> None:
-    bench.main(["--narrow", "--rank", "4", "--device", "cpu", "--pictures", "32", "--steps", "2"])
+def test_it_measures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process can be forked, those that measure need not import everything anew."""
+    if "fork" in multiprocessing.get_all_start_methods():
+        forking = multiprocessing.get_context("fork")
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method: forking)
+    bench.main(["--narrow", "--rank", "4", "--device", "cpu", "--dtype", "float32", "--pictures", "32", "--steps", "2"])
     said = capfd.readouterr().out
     assert re.search(r"\| train on a picture \| \d+\.\d \| \d\.\d\d \| \d\.\d\d \|", said)
     assert re.search(r"\| refine: SDXL, train on a picture: UNet 0\.\d\d, .*\d+ x computing 0\.\d\d \| 0\.\d\d \|", said)
-    assert re.search(r"\| SDXL: train on a picture \| 32 \|", said)
+    assert re.search(rf"\| SDXL: train on a picture \| {2 * training.BATCH} \|", said)
     assert re.search(r"\| all layers solved, by a processor \| 1 \|", said)
