@@ -88,7 +88,7 @@ class WeightPair:
         projected = up.new_zeros(dW.rank, columns)  # up^T (W_t - W_s)
         for B, difference in zip(torch.split(up, rows), self._difference(step, rows), strict=True):
             projected.addmm_(B.mT, difference)
-        return dW.scale * (projected.double() * dW.down).sum().item() * len(dW.up) / len(up)
+        return dW.scale * (projected * dW.down).sum().item() * len(dW.up) / len(up)
 
     def _difference(self, step: int, rows: int) -> Iterable[torch.Tensor]:
         """Return every ``step``-th row of W_t - W_s, so many at a time. A sample of rows is kept for the deltas that follow."""
