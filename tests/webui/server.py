@@ -47,7 +47,7 @@ class WebUI:
         for name in ("probe.py", f"probe_{KIND}.py"):
             shutil.copy(Path(__file__).with_name(name), data / "extensions" / "probe" / "scripts")
         preview = {"show_progress_type": "Approx cheap"}  # the other kinds have a model downloaded
-        known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False}
+        known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False, "temp_dir": ""}
         (data / "config.json").write_text(json.dumps(known | preview))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
