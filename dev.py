@@ -105,7 +105,7 @@ def ui(arguments: list[str]) -> None:
 
 def webui(arguments: list[str]) -> None:
     if not os.environ.get("LORAX_WEBUI_DIR"):
-        sys.exit("LORAX_WEBUI_DIR is not set. It names the folder of a WebUI v1.10.1 with its venv.")
+        sys.exit("LORAX_WEBUI_DIR is not set. It names a WebUI's folder, and LORAX_WEBUI_PYTHON its Python if it has no venv.")
     step("tests in the WebUI", with_gradio("gradio4"), "-m", "pytest", "tests/webui", *arguments)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
@@ -114,15 +115,16 @@ def test_a_missing_source_is_told_at_every_prompt_until_it_is_there(
 def test_one_that_cannot_be_applied_is_told_and_others_still_are(
     host: PatchingHost, script: Any, files: Files, file: Path, tmp_path: Path
 ) -> None:
-    damaged = tmp_path / "damaged.safetensors"
+    damaged, bare = tmp_path / "damaged.safetensors", tmp_path / "bare.safetensors"
     damaged.write_bytes(file.read_bytes()[:-100])
+    save_file(load_file(file), bare)  # without the metadata that make it a LoRA-X file
     host.know(files.base)
     host.load(files.target)
-    messages, applied = host.draw(script, damaged, files.lora)
-    assert [message.startswith("LoRA-X, damaged: ") for message in messages] == [True]
+    messages, applied = host.draw(script, damaged, bare, files.lora)
+    assert [message.partition(": ")[0] for message in messages] == ["LoRA-X, damaged", "LoRA-X, bare"]
     assert applied is not None
-    assert list(applied[0]) == ["lorax_not_applied"], "Neo divides by how many there are"
-    assert len(applied[1]) > 1
+    assert [list(tensors) for tensors in applied[:2]] == [["lorax_not_applied"]] * 2, "Neo divides by how many there are"
+    assert len(applied[2]) > 1
     host.load(xl.save(xl.base(), tmp_path / "xl.safetensors"))
     messages, applied = host.draw(script, file, files.lora)
     assert ["made for Stable Diffusion 1.x" in message for message in messages] == [True]

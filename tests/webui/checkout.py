@@ -45,11 +45,12 @@ def known_flags() -> list[str]:
     return " ".join([*known, next(flag for flag in ON_CPU if f'"{flag.split()[0]}"' in declared)]).split()
 
 
-needs_webui = pytest.mark.skipif(
-    Path() == INSTALLATION, reason="LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run"
-)
 KIND = kind_of(INSTALLATION)
 HAS_TYPES = KIND == "a1111"
+PROBE = Path(__file__).with_name(f"probe_{KIND}.py")  # has such a WebUI draw with the small models
+UNSET = "LORAX_WEBUI_DIR is not set: the tests in a real WebUI are not run" if Path() == INSTALLATION else ""
+UNTOLD = "" if PROBE.is_file() else f"there is no {PROBE.name}, to tell this WebUI the small models' sizes"
+needs_webui = pytest.mark.skipif(bool(UNSET or UNTOLD), reason=UNSET or UNTOLD)
 needs_types = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI has no network types, whose modules this is about")
 needs_flags = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI manages memory by itself, and has no such flags")
 needs_configs = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI knows models by tables of sizes, without these small ones")

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from lorax.demo import bundle
-from tests.webui.checkout import HAS_TYPES, KIND, PYTHON, known_flags
+from tests.webui.checkout import HAS_TYPES, KIND, PROBE, PYTHON, known_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED, PATIENCE, START = "Startup time", 200, 900  # seconds: for an answer, and for a start
@@ -44,10 +44,10 @@ class WebUI:
         (data / "extensions").mkdir()
         (data / "extensions" / "lorax").symlink_to(ROOT)
         (data / "extensions" / "probe" / "scripts").mkdir(parents=True)
-        for name in ("probe.py", f"probe_{KIND}.py"):
-            shutil.copy(Path(__file__).with_name(name), data / "extensions" / "probe" / "scripts")
+        for probe in (PROBE.with_name("probe.py"), PROBE):
+            shutil.copy(probe, data / "extensions" / "probe" / "scripts")
         preview = {"show_progress_type": "Approx cheap"}  # the other kinds have a model downloaded
-        known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False}
+        known = {"sd_model_checkpoint": "base.safetensors", "samples_save": False, "grid_save": False, "temp_dir": ""}
         (data / "config.json").write_text(json.dumps(known | preview))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

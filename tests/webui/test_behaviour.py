@@ -71,7 +71,7 @@ def ask(page: Any, **running: int) -> None:
 @pytest.mark.parametrize(
     ("target", "method", "pictures", "save_as", "button"),
     [
-        pytest.param(XL, "refine", 16, "lora", marks=needs_configs),
+        pytest.param(XL, "refine", 16, "lora", "refine", marks=needs_configs),
         pytest.param(XL, "bridge", 16, "lora-x", "bridge", marks=needs_configs),
         (bundle.PRUNED, "bridge", 160, "lora", "move"),
     ],

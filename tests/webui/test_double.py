@@ -17,7 +17,7 @@ import pytest
 from lorax.demo.bundle import unpack
 from tests import network_double
 from tests.ui import double
-from tests.webui.checkout import INSTALLATION, extension, kind_of, needs_webui
+from tests.webui.checkout import INSTALLATION, extension, kind_of, needs_types, needs_webui
 
 FORKS = [Path(folder) for folder in os.environ.get("LORAX_FORKS_DIR", "").split(os.pathsep) if folder]
 CHECKOUTS = [*([] if Path() == INSTALLATION else [INSTALLATION]), *FORKS]
@@ -93,6 +93,7 @@ def test_a_lazy_webui_lacks_what_its_double_lacks(checkout: Path, tmp_path: Path
 
 
 @needs_webui
+@needs_types
 def test_modules_of_the_network_type(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in, lora = network_double.Host(monkeypatch), INSTALLATION / extension(INSTALLATION)
     for name, module in stand_in.modules.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -128,6 +129,10 @@ def test_infotext_round_trip(webui: WebUI) -> None:
     drawn = webui.draw("<lora:x:0.8>")
     shorthash = builders.header(webui.loras / "x.safetensors")["sshs_model_hash"][:12]
     assert f'Lora hashes: "x: {shorthash}"' in drawn.infotext
+    try:
+        webui.call("sdapi/v1/txt2img", {"infotext": webui.draw().infotext})
+    except HTTPError:
+        pytest.skip("this WebUI's API takes no infotext, not even one without a LoRA")
     again = webui.call("sdapi/v1/txt2img", {"infotext": drawn.infotext})
     webui.draw()
     assert again["images"] == [drawn.encoded]

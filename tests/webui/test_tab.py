@@ -41,7 +41,7 @@ def test_what_is_loaded_is_said_and_the_source_is_proposed(page: Any) -> None:
     assert page.input_value("#lorax_source input") == "base.safetensors"
     assert "in contrast" in page.inner_text("#lorax_notes")
     page.click("#lorax_target_loaded")
-    assert page.input_value("#lorax_target input") == "finetune.safetensors"
+    page.wait_for_function("() => document.querySelector('#lorax_target input').value === 'finetune.safetensors'")
 
 
 def test_all_that_was_chosen_in_quick_succession_is_in_the_notes(page: Any) -> None:

@@ -111,9 +111,9 @@ class Loading:
 
 
 def is_lorax(filename: str) -> bool:
-    """Tell whether the file is a LoRA-X file, by its header as it is now, or was when the WebUI listed it if it is damaged."""
+    """Tell whether the file is a LoRA-X file, by its header as it is now, or was when the WebUI listed a damaged one."""
     try:
-        return filename.lower().endswith(".safetensors") and loraxfile.MARK in open_tensors(Path(filename)).metadata
+        return filename.lower().endswith(".safetensors") and loraxfile.is_ours(open_tensors(Path(filename)))
     except LoraxError:
         listed = (net for net in list(networks.available_networks.values()) if net.filename == filename)
         return any(loraxfile.MARK in net.metadata for net in listed)
