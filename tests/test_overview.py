@@ -80,7 +80,7 @@ def test_each_verdict_of_the_labs_models_in_the_tabs_words(shelf: Path, models: 
     assert counts(found.values()) == expected
 
 
-def test_a_thousand_that_are_built_alike_are_judged_once(
+def test_many_that_are_built_alike_are_judged_once(
     shelf: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And after a restart no checkpoint is read at all."""
