@@ -34,6 +34,8 @@ from tests.webui.page import (
 
 pytestmark = needs_webui
 
+CHOSEN = "#setting_sd_model_checkpoint input, .model_selection input"  # the checkpoint above the tabs, as Forge calls it
+
 
 @pytest.fixture
 def page(browser: Any, ui: Page) -> Iterator[Any]:
@@ -136,7 +138,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         ui.load("finetune")  # elsewhere, meanwhile
         page.click("#lorax_send")
         page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('-pruned:1>')")
-        page.wait_for_function("() => document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('pruned')")
+        page.wait_for_function(f"() => document.querySelector('{CHOSEN}').value.startsWith('pruned')")
         page.click("#txt2img_generate")
         page.wait_for_selector("#txt2img_gallery img")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
