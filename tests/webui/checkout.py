@@ -53,5 +53,6 @@ UNTOLD = "" if PROBE.is_file() else f"there is no {PROBE.name}, to tell this Web
 needs_webui = pytest.mark.skipif(bool(UNSET or UNTOLD), reason=UNSET or UNTOLD)
 needs_types = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI has no network types, whose modules this is about")
 needs_flags = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI manages memory by itself, and has no such flags")
+needs_fp8 = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI has no setting for FP8, or one that it does nothing for")
 needs_configs = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI knows models by tables of sizes, without these small ones")
 needs_model = pytest.mark.skipif(not HAS_TYPES, reason="this WebUI's own model cannot be trained; our runner runs it")

@@ -156,6 +156,12 @@ def as_in_txt2img(page: Any, **values: Any) -> None:
     page.wait_for_function(f"() => document.querySelector('#lorax_prompt textarea').value === '{values['prompt']}'")
 
 
+def sampling(page: Any) -> dict[str, str]:
+    """What txt2img samples by, as the API calls it. Each WebUI begins with another sampler."""
+    fields = {"sampler_name": "sampling", "scheduler": "scheduler"}
+    return {name: page.locator(f"#txt2img_{field} input").first.input_value() for name, field in fields.items()}
+
+
 def gallery(page: Any, part: str = "#lorax_gallery") -> list[np.ndarray]:
     """The pictures (H, W, 3) of a gallery, in grey levels."""
     shown = page.locator(f"{part} .thumbnail-item img")

@@ -1,4 +1,4 @@
-"""Runs inside the WebUI, whose API does not carry the messages in a picture's output and cannot reload the UI.
+"""Runs inside the WebUI, whose API cannot reload the UI, tells no messages of an output, and in Forge not all settings.
 
 What a WebUI needs besides to draw with the small models is in ``probe_a1111.py`` and ``probe_forge.py``.
 """
@@ -27,6 +27,11 @@ def add_routes(demo, app):
     @app.post("/probe/reload")
     def reload():
         shared.state.request_restart()
+
+    @app.get("/probe/settings")
+    def settings():
+        """Every setting's value. Forge makes the API's list of them before any extension has added its own."""
+        return {name: shared.opts.data.get(name, info.default) for name, info in shared.opts.data_labels.items()}
 
     @app.get("/probe/hooks")
     def hooks():

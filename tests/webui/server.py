@@ -113,9 +113,13 @@ class WebUI:
 
     def options(self, **values: Any) -> None:
         """Change settings. A test of one that the WebUI does not have is skipped."""
-        if lacking := values.keys() - self.call("sdapi/v1/options").keys():
+        if lacking := values.keys() - self.settings().keys():
             pytest.skip(f"this WebUI has no setting {', '.join(lacking)}")
         self.call("sdapi/v1/options", values)
+
+    def settings(self) -> dict[str, Any]:
+        """The values of all settings by name."""
+        return dict(self.call("probe/settings"))
 
     def load(self, checkpoint: str) -> None:
         self.options(sd_model_checkpoint=checkpoint)

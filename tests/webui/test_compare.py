@@ -14,7 +14,7 @@ import pytest
 
 from tests.ui.chromium import pick
 from tests.webui.checkout import needs_webui
-from tests.webui.page import LORA, Page, as_in_txt2img, by_method, gallery, shoot, tab
+from tests.webui.page import LORA, Page, as_in_txt2img, by_method, gallery, sampling, shoot, tab
 
 pytestmark = needs_webui
 
@@ -131,14 +131,14 @@ def test_methods_of_earlier_transfers_beside_each_other_and_the_axes_of_the_plot
     drawn = plotted(page, 4)
     shoot(page, "xyz-methods")
     tags = [f"<lora:{name}:{strength}>" for strength in ("0.4", "1") for name in (NAME, other)]
-    assert_as_drawn(ui, drawn, tags)
+    assert_as_drawn(page, ui, drawn, tags)
     assert abs(drawn[2] - drawn[3]).max() >= 8
 
     page.fill("#txt2img_prompt textarea", "cat face")
     choose_axis(page, "x", "[LoRA-X] Moved LoRA", ["None", other, NAME])  # as the WebUI sorts their files
     drawn = plotted(page, 6)
     shoot(page, "xyz-loras")
-    assert_as_drawn(ui, drawn, ["", tags[1], tags[0], "", tags[3], tags[2]])
+    assert_as_drawn(page, ui, drawn, ["", tags[1], tags[0], "", tags[3], tags[2]])
 
 
 def plotted(page: Any, pictures: int) -> list[np.ndarray]:
@@ -148,7 +148,7 @@ def plotted(page: Any, pictures: int) -> list[np.ndarray]:
     return gallery(page, "#txt2img_gallery .grid-wrap")[1:]
 
 
-def assert_as_drawn(ui: Page, drawn: list[np.ndarray], tags: list[str]) -> None:
-    sampled = DRAWING | {"sampler_name": "DPM++ 2M", "scheduler": "Automatic"}
+def assert_as_drawn(page: Any, ui: Page, drawn: list[np.ndarray], tags: list[str]) -> None:
+    sampled = DRAWING | sampling(page)
     for shown, tag in zip(drawn, tags, strict=True):
         assert abs(ui.draw(tag, **sampled).pictures[0] - shown).max() <= 1, tag

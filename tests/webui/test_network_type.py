@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 import pytest
 
 from tests import builders
-from tests.webui.checkout import INSTALLATION, needs_webui
+from tests.webui.checkout import INSTALLATION, needs_fp8, needs_webui
 from tests.webui.drawing import OTHER, SAME, SD1, STYLE, make, same
 from tests.webui.server import WebUI
 
@@ -83,6 +83,7 @@ def test_lora_functional(webui: WebUI) -> None:
         webui.options(lora_functional=False)
 
 
+@needs_fp8
 @pytest.mark.parametrize("cached", [False, True])
 def test_fp8_storage(webui: WebUI, cached: bool) -> None:
     webui.load("finetune")
