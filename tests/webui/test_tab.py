@@ -142,7 +142,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.click("#txt2img_generate")
         page.wait_for_selector("#txt2img_gallery img")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
-        page.locator("#html_info_txt2img", has_text=f"{LORA}-pruned").wait_for()  # some show it after the picture
+        page.locator("#html_info_txt2img", has_text=f"{LORA}-pruned").first.wait_for()  # some show it after the picture
         shoot(page, "four-clicks")
         page.close()
     finally:
