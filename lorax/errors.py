@@ -62,10 +62,17 @@ def reading(path: object, kind: str, advice: str = DAMAGED) -> Iterator[None]:
         raise LoraxError(f"{path}: cannot be read as {kind} ({_reason(error)}). {advice}") from error
 
 
-def in_words(error: Exception) -> str:
-    """Return what a user reads about an error of whatever kind, such as one that has ended a job."""
+def in_words(error: Exception, about: str = "") -> str:
+    """Return what a user reads about an error of whatever kind, such as one that has ended a job.
+
+    ``about`` goes before it, such as a file's name, unless the error is a LoraxError, which names what it is about itself.
+    """
     if isinstance(error, LoraxError):
         return str(error)
+    return about + _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
     if is_out_of_memory(error):
         return "Not enough memory. Close other programs, and try again."
     if isinstance(error, OSError) and error.strerror:

@@ -79,11 +79,11 @@ class Index:
             self._guarded(lambda connection: connection.execute(statement, (_key(path), state, _key(base))))
 
     def _all_confirmed(self) -> dict[str, tuple[str, str]]:
-        with self._lock:
-            if self._confirmed is None:
+        if (found := self._confirmed) is None:  # later nobody waits for a thread that writes
+            with self._lock:
                 rows = self._guarded(lambda connection: connection.execute("SELECT * FROM confirmed").fetchall())
-                self._confirmed = {_text(path): (state, _text(base)) for path, state, base in rows or ()}
-            return self._confirmed
+                found = self._confirmed = {_text(path): (state, _text(base)) for path, state, base in rows or ()}
+        return found
 
     def remember(self, path: str, state: str, record: Record) -> None:
         """Keep it in memory alone."""

@@ -133,21 +133,23 @@ class Chooser:
         guesses = [one.base.name for one in found if one.sure is Sure.GUESS and one.base]
         return None, guesses[0] if len(found) == 1 and guesses else None
 
-    def confirm(self, model: ListedFile, source: str) -> bool:
-        """Remember the source that was chosen for a LoRA whose file names none that is listed; tell whether it can be that one.
+    def confirm(self, models: Sequence[ListedFile], source: str) -> list[ListedFile]:
+        """Remember the source that was chosen for LoRAs whose files name none that is listed; return those that are left out.
 
         It cannot be one of another family.
         """
-        bases, known = self.host.bases(), record(model.path)
-        if source not in bases or Origins(bases.values()).named(known):
-            return False
-        base = bases[source].path
-        if known.family not in ("", record(base).family):
-            return False
-        if known.confirmed != str(base.absolute()):
-            confirm(model.path, base)
-            self.revision += 1
-        return True
+        bases, left = self.host.bases(), list[ListedFile]()
+        if source not in bases:
+            return list(models)
+        base, origins = bases[source].path, Origins(bases.values())
+        for model in models:
+            known = record(model.path)
+            if origins.named(known) or known.family not in ("", record(base).family):
+                left.append(model)
+            elif known.confirmed != str(base.absolute()):
+                confirm(model.path, base)
+                self.revision += 1
+        return left
 
     def misfits(self, choice: Choice, models: Sequence[ListedFile], known: Sequence[Facts]) -> list[str]:
         """Return in sentences where LoRAs name another source than the chosen one."""

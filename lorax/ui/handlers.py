@@ -102,8 +102,7 @@ class Handlers:
         if self.chooser.names(choice.adapters) != self.chooser.names(before):
             found["source"], page.guess = self.chooser.source_of(models)
         elif choice.source != page.values.get("source") and choice.source:
-            for model in models:
-                self.chooser.confirm(model, choice.source)
+            self.chooser.confirm(models, choice.source)
         if choice.target in (None, page.loaded) and loaded and choice.target != loaded:
             found["target"] = loaded
         page.loaded = loaded

@@ -124,14 +124,14 @@ class Library:
         """Remember the source that the chosen LoRAs were trained on, of those whose files name none that is there."""
         asked, source = Asked.of(values, self._host), values["source"]
         shelf = self._shelf(asked)
-        rows = [row for row in shelf.rows if row.adapter.name in asked.chosen and row.can_be_told] if shelf else []
-        others = [row.adapter.name for row in rows if source and not self._chooser.confirm(row.adapter, source)]
+        told = [row.adapter for row in shelf.rows if row.adapter.name in asked.chosen and row.can_be_told] if shelf else []
         if not source:
             said = "No source is chosen. Choose the checkpoint that they were trained on above."
-        elif not rows:
+        elif not told:
             said = "No LoRA is chosen whose source is not known, or not on this disk."
-        elif others:
-            said = f"{telling.listed(others)}: for another architecture than {source}. Choose their source by itself."
+        elif others := self._chooser.confirm(told, source):
+            named = telling.listed([one.name for one in others])
+            said = f"{named}: for another architecture than {source}. Choose their source by itself."
         else:
             return self._choose(page, asked, set())
         return self._shown(page, asked) | {"library_status": words.message(said, "error")}

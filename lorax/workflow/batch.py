@@ -229,7 +229,7 @@ def _in_words(adapter: Path, error: Exception) -> str:
     """Return what a user reads about an error, which has ended one adapter of several."""
     if not is_expected(error):
         log.error("moving %s", adapter, exc_info=error)
-    return in_words(error) if isinstance(error, LoraxError) else f"{adapter}: {in_words(error)}"
+    return in_words(error, f"{adapter}: ")
 
 
 def _counted(progress: Progress, number: int, passes: int) -> Progress:

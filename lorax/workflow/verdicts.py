@@ -132,8 +132,7 @@ class Verdicts:
         except Exception as error:
             if not is_expected(error):
                 log.exception("judging %s", adapter.path)
-            reason = in_words(error)
-            return Verdict(Kind.UNREADABLE, reason=reason if isinstance(error, LoraxError) else f"{adapter.path}: {reason}")
+            return Verdict(Kind.UNREADABLE, reason=in_words(error, f"{adapter.path}: "))
 
     def _of(self, adapter: ListedFile, bases: Bases, structure: str) -> Verdict:
         """Return the verdict on the adapter: by its ``structure`` alone, if it is not empty and there is no closer one yet."""

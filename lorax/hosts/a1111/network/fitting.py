@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from modules import devices, processing, scripts, sd_models, shared
 
-from lorax.errors import Interrupted, LoraxError, in_words, is_expected
+from lorax.errors import Interrupted, in_words, is_expected
 from lorax.files import Cache
 from lorax.formats import Header
 from lorax.progress import Progress
@@ -89,7 +89,7 @@ def attempted(work: Callable[[], T]) -> T | str:
     except Exception as error:
         if not is_expected(error):
             log.exception("fitting a LoRA-X file")
-        return in_words(error) if isinstance(error, LoraxError) else f"not applied. {in_words(error)}"
+        return in_words(error, "not applied. ")
 
 
 def tell(p: Any, name: str, message: str) -> None:
