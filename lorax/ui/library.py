@@ -131,7 +131,7 @@ class Library:
             said = "No LoRA is chosen whose source is not known, or not on this disk."
         elif others := self._chooser.confirm(told, source):
             named = telling.listed([one.name for one in others])
-            said = f"{named}: for another architecture than {source}. Choose their source by itself."
+            said = f"{named}: not noted. The file names another source, or is for another architecture than {source}."
         else:
             return self._choose(page, asked, set())
         return self._shown(page, asked) | {"library_status": words.message(said, "error")}
