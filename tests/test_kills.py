@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from lorax.cli import main
 from lorax.errors import LoraxError
 from lorax.files import Staging, TensorWriter
+from lorax.files.temporary import TemporaryFolder
 from tests.samples import Files, arguments
 
 if not hasattr(os, "fork"):
@@ -144,7 +145,10 @@ def test_what_looks_like_a_temporary_is_left_alone(out: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("has_links", [True, False])
 def test_of_two_runs_at_once_one_is_told(out: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
-    """Neither result is lost: what is there is the first's, whole, and the second says that it wrote nothing."""
+    """Neither result is lost: what is there is the first's, whole, and the second says that it wrote nothing.
+
+    A third run begins again and again meanwhile, and removes what runs that died have left.
+    """
     if not has_links:
         monkeypatch.setattr(Path, "hardlink_to", without_links)
 
@@ -158,6 +162,18 @@ def test_of_two_runs_at_once_one_is_told(out: Path, monkeypatch: pytest.MonkeyPa
             return 2 if "appeared while this was made" in str(error) else 98
         return 0
 
+    if not (third := os.fork()):
+        signal.alarm(60)
+        while True:
+            TemporaryFolder(out).close()
+    try:
+        rounds(out, run)
+    finally:
+        os.kill(third, signal.SIGKILL)
+        os.waitpid(third, 0)
+
+
+def rounds(out: Path, run: Callable[[int, str], int]) -> None:
     for _ in range(30):
         start, go = os.pipe()
         pids = []
@@ -171,8 +187,8 @@ def test_of_two_runs_at_once_one_is_told(out: Path, monkeypatch: pytest.MonkeyPa
         os.close(go)
         assert sorted(codes) == [0, 2]
         assert visible(out) == dict.fromkeys("012", "one" if codes[0] == 0 else "two")
-        for path in out.iterdir():
-            path.unlink()
+        for name in "012":
+            (out / name).unlink()
 
 
 def test_a_transfer_does_not_replace_what_appeared_meanwhile(

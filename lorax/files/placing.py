@@ -4,10 +4,15 @@ import gc
 import hashlib
 import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lorax.errors import LoraxError
-from lorax.files.temporary import hidden
+from lorax.files.temporary import TemporaryFolder
+
+PATIENCE = 5.0  # seconds; a name is claimed for much less than a thousandth of it
 
 
 class Placing:
@@ -75,14 +80,28 @@ def _claim(file: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # the file system has no links
-        guard = hidden(path.parent, hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])
-        guard.mkdir()  # fails if another run claims the name at this moment
-        try:
+        with _claimed(path):
             if os.path.lexists(path):
                 raise FileExistsError(path) from None
             file.replace(path)
-        finally:
-            guard.rmdir()
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Keep other runs from claiming the name meanwhile. Raises FileExistsError if one does, for more than ``PATIENCE``."""
+    mark, began = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16], time.monotonic()
+    while True:
+        try:
+            guard = TemporaryFolder(path.parent, mark)
+            break
+        except FileExistsError:
+            if time.monotonic() - began > PATIENCE:
+                raise
+            time.sleep(0.001)
+    try:
+        yield
+    finally:
+        guard.close()
 
 
 def _keep(path: Path, old: Path) -> None:

@@ -1,5 +1,6 @@
 """Hidden folders for the temporaries of a run, beside what it writes. Those of a run that died are removed by the next one."""
 
+import os
 import secrets
 import shutil
 from contextlib import suppress
@@ -26,21 +27,22 @@ class TemporaryFolder:
     """A hidden folder in ``parent``, with a lock in it that ends with the process, however that ends.
 
     Whoever can take the lock knows that the folder is of no use to anybody. Where the file system has no locks, nobody can, and
-    the folder of a run that died stays.
+    the folder of a run that died stays. With a ``mark``, only one such folder can be there at a time; without one, any number.
+    Raises FileExistsError if another run has the folder of this mark.
     """
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, mark: str = "") -> None:
         _remove_dead(parent)
-        self.path, self._lock = _locked_folder(parent)
+        self.path, self._lock = _locked_folder(parent, mark)
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""
         _remove(self.path, self._lock)
 
 
-def _locked_folder(parent: Path) -> tuple[Path, IO[bytes]]:
+def _locked_folder(parent: Path, mark: str) -> tuple[Path, IO[bytes]]:
     while True:
-        path = hidden(parent, secrets.token_hex(8))
+        path = hidden(parent, mark or secrets.token_hex(8))
         path.mkdir()
         try:
             lock = (path / LOCK).open("xb")
@@ -49,9 +51,17 @@ def _locked_folder(parent: Path) -> tuple[Path, IO[bytes]]:
         except OSError:
             path.rmdir()
             raise
-        if _take(lock) is not False and (path / LOCK).exists():
+        if _take(lock) is not False and _is_at(lock, path / LOCK):
             return path, lock
         lock.close()
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    """Tell whether the open file still has this name, which another run's may have by now."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove_dead(parent: Path) -> None:
