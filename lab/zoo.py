@@ -54,10 +54,15 @@ class Adapter:
         return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 
+# Written down before the first of them was trained: methods are chosen by the first half alone, and judged by the second.
+CHOOSING = ("ink", "duotone", "mosaic", "badge")
+REPORTING = ("blueprint", "neon", "stencil", "frame")
+SHOWN = (*CHOOSING, *REPORTING)  # styles that differ to the eye, trained until they do (lab/styles.py)
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
 DEMO = STYLE
 HEADLINE_RANK = 4
+LONG = 1600  # steps after which a style is seen at a glance; after 200 it is not
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
 
 
@@ -68,7 +73,8 @@ def _adapters() -> list[Adapter]:
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
-    return [demo, *lab]
+    shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG) for icons in SHOWN]
+    return [demo, *lab, *shown]
 
 
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
