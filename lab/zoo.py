@@ -80,6 +80,13 @@ def _adapters() -> list[Adapter]:
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
 
 
+def others(adapter: Adapter) -> list[Adapter]:
+    """The other styles' adapters of the same budget: what they give on its icons is no sign of its style."""
+    budget = (adapter.rank, adapter.steps, adapter.batch)
+    found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept]
+    return [one for one in found if (one.rank, one.steps, one.batch) == budget]
+
+
 def checkpoint(base: str) -> Path:
     """The whole checkpoint; ``lab.bundle.runner_of`` makes it."""
     return CHECKPOINTS / f"{base}.safetensors"

@@ -11,8 +11,8 @@ import torch
 from lab import styles
 from lab.eye import figures
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.looking import PAIRS, adapter_of, other_native
-from lab.results import ALONE, NATIVE, Key, Results
+from lab.eye.looking import PAIRS, adapter_of
+from lab.results import ALONE, NATIVE, Key, Results, native_of
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
 
@@ -64,7 +64,7 @@ def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) ->
             (Key(target, name, ALONE), 1.0),
             (Key(target, name, NATIVE), 0.2),
             (Key(target, name, COPY, source), loss),
-            (Key(target, name, other_native(SHOWN[-1])), 0.6),
+            (Key(target, name, native_of(SHOWN[-1])), 0.6),
         ):
             results.add_losses(key, torch.full((4, 2), value))
     found = [

@@ -10,9 +10,9 @@ import torch
 
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
 from lab.eye.ideas import STRENGTHS, VARIANTS
-from lab.eye.looking import PAIRS, PROMPTS, adapter_of, other_native
+from lab.eye.looking import PAIRS, adapter_of
 from lab.pictures import SEEDS, TOP
-from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, Measured, change, recovery
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
@@ -102,7 +102,6 @@ def by_prompt(report: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Style and content (prompts,), each the mean over seeds."""
     style = np.array(report["style"]).reshape(SEEDS, -1).mean(0)
     content = (np.array(report["rank"]) < TOP).reshape(SEEDS, -1).mean(0)
-    assert len(style) == len(PROMPTS)
     return style, content
 
 
@@ -128,7 +127,7 @@ def _ordinary(results: Results, target: str, variant: str, source: str, style: s
 
 def specific(results: Results, target: str, style: str, measured: Measured) -> float:
     """Recovery in which zero is what the other styles' natives give at this style's norm, and 1 the native."""
-    keys = (Key(target, adapter_of(style).name, other_native(other)) for other in SHOWN)
+    keys = (Key(target, adapter_of(style).name, native_of(other)) for other in SHOWN)
     others = [results.losses[key] for key in keys if key in results.losses]
     zero = np.mean([_share(Measured(measured.alone, measured.native, one)) for one in others])
     return float((_share(measured) - zero) / (1 - zero))

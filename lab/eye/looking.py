@@ -17,10 +17,9 @@ from lab.classifier import NONE
 from lab.eye.ideas import STRENGTHS, VARIANTS, moved_by
 from lab.eye.judge import judge
 from lab.pictures import SEEDS, generate
-from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
-from lab.zoo import ADAPTERS, SHOWN, Adapter
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
+from lab.zoo import ADAPTERS, SHOWN, Adapter, others
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
-from lorax.formats import open_adapter
 from lorax.runner import Runner
 
 PAIRS = ((BASE, FINETUNE), (BASE, PRUNED))
@@ -84,13 +83,11 @@ class _Looker:
 
     def _others(self, adapter: Adapter, losses: measure.Losses) -> None:
         """What other styles' natives gain on this style's icons, at this one's norm: it is no sign of the style."""
-        wanted = _norm(adapter, self.target, self.runner)
-        for style in SHOWN:
-            other = adapter_of(style)
-            key = Key(self.target, adapter.name, other_native(style))
-            if other != adapter and key not in self.results.losses and other.path(self.target).is_file():
-                strength = wanted / _norm(other, self.target, self.runner)
-                self.results.add_losses(key, losses.of(other.path(self.target), strength))
+        own = measure.norm(adapter, self.runner, self.target)
+        for other in others(adapter):
+            key = Key(self.target, adapter.name, native_of(other.icons))
+            if key not in self.results.losses and (path := other.path(self.target)).is_file():
+                self.results.add_losses(key, losses.of(path, own / measure.norm(other, self.runner, self.target)))
 
 
 def best_drawn(count: int) -> list[str]:
@@ -104,20 +101,9 @@ def best_drawn(count: int) -> list[str]:
     return [prompts[row] for row in worst.argsort(stable=True)[:count]]
 
 
-def other_native(style: str) -> str:
-    """The name under which another style's native is stored."""
-    return f"native of {style}"
-
-
 def seen(runner: Runner, path: Path | None, strength: float, style: str) -> dict[str, list[float]]:
     """How sure the judge is of the style in each picture, and how many subjects fit it better than its own."""
     pictures, asked = generate(runner, path, PROMPTS, strength)
     certain = judge().style_probabilities(pictures)[:, judge().styles.index(style)]
     ranks = judge().subject_ranks(pictures, [prompt.replace(" ", "-") for prompt in asked])
     return {"style": [round(one, 4) for one in certain.tolist()], "rank": ranks.tolist()}
-
-
-def _norm(adapter: Adapter, base: str, runner: Runner) -> float:
-    opened = open_adapter(adapter.path(base))
-    squares = (opened.delta(name, runner.base).norm() ** 2 for name, layer in opened.layers_of(runner.base).items() if layer)
-    return sum(squares) ** 0.5
