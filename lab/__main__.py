@@ -210,7 +210,6 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")
         if name == "look":
             step.add_argument("--styles", nargs="+", choices=SHOWN, help="of these alone")
-            step.add_argument("--prompts", action="store_true", help="name the subjects that the bases draw best, and stop")
         if name in ("summary", "seen"):
             step.add_argument("--json", action="store_true", help="as a flat list of records")
     return whole

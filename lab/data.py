@@ -119,6 +119,11 @@ def captions_over(subjects: Sequence[str], count: int) -> list[str]:
     return [subjects[i * len(subjects) // count].replace("-", " ") for i in range(count)]
 
 
+def drawn_by(name: str) -> IconSet:
+    """The set whose authors drew the icons of a set or of a filtered style."""
+    return SETS[FILTERED if name in FILTERS else name]
+
+
 def names(role: str) -> list[str]:
     return [name for name, icon_set in SETS.items() if icon_set.role == role]
 

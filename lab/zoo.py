@@ -50,7 +50,7 @@ class Adapter:
     def path(self, base: str) -> Path:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
-        committed = self.rank == HEADLINE_RANK and not self.is_concept
+        committed = self.rank == HEADLINE_RANK and self.icons in STYLES
         return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 

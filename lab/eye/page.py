@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +28,9 @@ def seen(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([_record(one) for one in found], indent=1))
         return
+    if not found:
+        sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
     parts = {"accuracies": _accuracies(), "tables": "\n\n".join(_tables(found)), "half": _halves()}
-    for source, target in PAIRS:
-        own = [one for one in found if (one.source, one.target) == (source, target) and one.half == "reporting"]
-        if own:
-            _plot(own, PAGE.with_suffix("") / f"{source}-to-{target}.svg")
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
     print(PAGE)
 
@@ -66,8 +65,11 @@ def _tables(found: Sequence[Figure]) -> list[str]:
         for half in HALVES:
             own = [one for one in found if (one.source, one.target, one.half) == (source, target, half)]
             if own:
+                name = f"{source}-to-{target}-{half}.svg"
+                _plot(own, PAGE.with_suffix("") / name)
                 title = f"### {source} to {target}, {half}: {', '.join(own[0].styles)}"
-                tables.append(f"{title}\n\n{markdown(head, map(_row, own))}")
+                plot = f"![Style against content]({PAGE.stem}/{name})"
+                tables.append(f"{title}\n\n{plot}\n\n{markdown(head, map(_row, own))}")
     return tables
 
 
