@@ -18,12 +18,13 @@ from diffusers import AutoencoderKL
 from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
+from lab.eye import look, seen, train_judge
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import FINDINGS, compare, report, summary
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, BASES, SCRATCH, XL, XL_PRUNED
+from lab.zoo import ADAPTERS, BASES, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
@@ -133,6 +134,11 @@ def classifier(options: argparse.Namespace) -> None:
     train_classifier(RUNS)
 
 
+def judge(options: argparse.Namespace) -> None:
+    """Train what judges the styles that differ to the eye."""
+    train_judge(RUNS)
+
+
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
     gallery.run(options.results, FINDINGS.with_suffix(""), options.sets)
@@ -168,6 +174,9 @@ COMMANDS = {
     "behaviour": behaviour,
     "adapters": adapters,
     "classifier": classifier,
+    "judge": judge,
+    "look": look,
+    "seen": seen,
     "pictures": pictures,
     "probe": probe,
     "forecast": forecast,
@@ -176,7 +185,7 @@ COMMANDS = {
     "compare": compare,
     "pack": pack_results,
 }
-MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "summary", "report", "pack")
+MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "look", "seen", "summary", "report", "pack")
 STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 
@@ -194,12 +203,14 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
-        if name in ("sweep", "headline", "behaviour"):
+        if name in ("sweep", "headline", "behaviour", "look"):
             step.add_argument("--target", choices=BASES, help="on this one alone")
         if name == "pictures":
             sets = tuple(gallery.SETS)
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")
-        if name == "summary":
+        if name == "look":
+            step.add_argument("--styles", nargs="+", choices=SHOWN, help="of these alone")
+        if name in ("summary", "seen"):
             step.add_argument("--json", action="store_true", help="as a flat list of records")
     return whole
 

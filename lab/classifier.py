@@ -7,6 +7,7 @@ generated picture looks at best. Two of the icon sets are share-alike, so the fi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -89,17 +90,20 @@ class Labelled:
     styles: torch.Tensor
     subjects: torch.Tensor
     held_out: torch.Tensor  # whether the subject is
-    unseen: torch.Tensor  # whether the classifier is not trained on the icon: held out, and of one of ``STYLES``
+    unseen: torch.Tensor  # whether the classifier is not trained on the icon: held out, and in an untaught style
 
     def where(self, keep: torch.Tensor) -> Labelled:
         return Labelled(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
-def labelled() -> tuple[Labelled, list[str]]:
-    """Every icon of a common subject, one in four of the others (labelled ``NONE``), and the names of the subjects."""
-    common = sorted(set(data.load_common(*data.names("style")).subjects))
+def labelled(sets: Sequence[str] = tuple(data.SETS), untaught: Sequence[str] = STYLES) -> tuple[Labelled, list[str]]:
+    """Every icon of a common subject, one in four of the others (labelled ``NONE``), and the names of the subjects.
+
+    A style's number is its place in ``sets``. In the ``untaught`` ones, held-out subjects stay unseen.
+    """
+    common = sorted(set(data.load_common(*untaught).subjects))
     number = {subject: row for row, subject in enumerate(common)}
-    parts = [data.load(name) for name in data.SETS]
+    parts = [data.load(name) for name in sets]
     parts = [part.where([s in number or row % 4 == 0 for row, s in enumerate(part.subjects)]) for part in parts]
     names = [subject for part in parts for subject in part.subjects]
     styles = torch.tensor([style for style, part in enumerate(parts) for _ in part.subjects])
@@ -109,7 +113,7 @@ def labelled() -> tuple[Labelled, list[str]]:
         styles,
         torch.tensor([number.get(subject, len(common)) for subject in names]),
         held_out,
-        held_out & torch.isin(styles, torch.tensor([list(data.SETS).index(name) for name in STYLES])),
+        held_out & torch.isin(styles, torch.tensor([list(sets).index(name) for name in untaught])),
     )
     return everything, [*common, NONE]
 
@@ -146,13 +150,15 @@ def _uniform(*shape: int) -> torch.Tensor:
     return 2 * torch.rand(*shape) - 1
 
 
-def train_classifier(folder: Path, path: Path = CLASSIFIER) -> Path:
+def train_classifier(
+    folder: Path, path: Path = CLASSIFIER, sets: Sequence[str] = tuple(data.SETS), untaught: Sequence[str] = STYLES
+) -> Path:
     """Train on all but the ``unseen`` icons, keep the run in ``folder``, write ``path``."""
-    everything, names = labelled()
+    everything, names = labelled(sets, untaught)
     seen = everything.where(~everything.unseen)
-    sources = (seen, _reconstructed(folder, seen))
+    sources = (seen, _reconstructed(folder, seen, path.stem))
     torch.manual_seed(0)
-    model = Classifier(list(data.SETS), names).train().to(memory_format=torch.channels_last)
+    model = Classifier(list(sets), names).train().to(memory_format=torch.channels_last)
 
     def loss_of(step: int) -> torch.Tensor:
         halves = [source.where(torch.randint(len(source.styles), (BATCH // 2,))) for source in sources]
@@ -168,7 +174,7 @@ def train_classifier(folder: Path, path: Path = CLASSIFIER) -> Path:
         subjects = torch.cat([half.subjects for half in halves])
         return F.cross_entropy(style.float(), styles) + F.cross_entropy(subject.float(), subjects, label_smoothing=0.1)
 
-    train("classifier", folder, model, loss_of, steps=STEPS, rate=3e-3, decay=0.99, weight_decay=0.05).save(path)
+    train(path.stem, folder, model, loss_of, steps=STEPS, rate=3e-3, decay=0.99, weight_decay=0.05).save(path)
     return path
 
 
@@ -189,13 +195,13 @@ def accuracy(classifier: Classifier, icons: Labelled) -> Accuracy:
     return Accuracy(*(share.float().mean().item() for share in shares))
 
 
-def _reconstructed(folder: Path, icons: Labelled) -> Labelled:
+def _reconstructed(folder: Path, icons: Labelled, name: str) -> Labelled:
     """The icons through the bundled models' autoencoder, made once.
 
     The latents get noise, since what a model draws is rarely a clean icon's latent.
     """
     runner = runner_of(BASE)
-    stored = folder / f"reconstructed-{runner.base.identity.sha256[:10]}.pt"
+    stored = folder / f"{name}-reconstructed-{runner.base.identity.sha256[:10]}.pt"
     if not stored.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.save((255 * through(runner.vae, icons.pictures, noise=0.3)).round().byte(), stored)

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lab.paths import CACHE
+from lab.styles import FILTERS
 
 SIZE = 64  # pixels; 8x8 latents
 
@@ -54,6 +55,7 @@ SETS = {
     "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "spare"),
     "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
 }
+FILTERED = "twemoji"  # the set that ``FILTERS`` are laid over
 COMMON = ("twemoji", "emojione", "noto", "flat", "fxemoji", "contrast", "openmoji")
 
 
@@ -117,6 +119,11 @@ def captions_over(subjects: Sequence[str], count: int) -> list[str]:
     return [subjects[i * len(subjects) // count].replace("-", " ") for i in range(count)]
 
 
+def drawn_by(name: str) -> IconSet:
+    """The set whose authors drew the icons of a set or of a filtered style."""
+    return SETS[FILTERED if name in FILTERS else name]
+
+
 def names(role: str) -> list[str]:
     return [name for name, icon_set in SETS.items() if icon_set.role == role]
 
@@ -130,6 +137,10 @@ def _vocabulary() -> dict[str, str]:
 
 @cache
 def _load_one(name: str) -> Icons:
+    if name in FILTERS:
+        plain = _load_one(FILTERED)
+        pictures = FILTERS[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
+        return replace(plain, images=(255 * pictures).round().byte().numpy())
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
     if not stored.exists():
         known, rows = _vocabulary(), {}

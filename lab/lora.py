@@ -73,7 +73,7 @@ def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) 
             delta = LowRank(state[f"{name}.lora_B.weight"].flatten(1), state[key].flatten(1))
             tensors |= encode(base, f"{component.name}.{path_in_base}", delta, torch.float16)
     arguments = {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.rank)} if adapter.convolution else {}
-    credits = [data.SETS[name] for name in icon_sets(adapter)]
+    credits = [data.drawn_by(name) for name in icon_sets(adapter)]
     metadata = {
         "ss_base_model_version": base.family.base_version,
         "ss_v2": str(base.family.v2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from lab import data
 from lab.lora import judged_icons
 from lab.zoo import OWN_ICONS, Adapter
+from lorax.formats import open_adapter
 from lorax.runner import Runner
 from lorax.runner.runner import Conditioning
 from lorax.runner.vae import encode
@@ -48,6 +50,13 @@ class Losses:
 def of_adapter(runner: Runner, adapter: Adapter) -> Losses:
     """On what the adapter is for."""
     return Losses(runner, judged_icons(adapter), CONCEPT_REPEATS if adapter.is_concept else 1)
+
+
+def norm(adapter: Adapter, runner: Runner, base: str) -> float:
+    """||dW||_F over all layers of the adapter that was trained on the base."""
+    opened = open_adapter(adapter.path(base))
+    layers = (name for name, layer in opened.layers_of(runner.base).items() if layer)
+    return math.sqrt(sum(opened.delta(name, runner.base).norm() ** 2 for name in layers))
 
 
 def of_ordinary(runner: Runner, base: str) -> Losses:

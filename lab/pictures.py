@@ -82,13 +82,15 @@ def held_out_prompts(classifier: Classifier, count: int = PROMPTS) -> list[str]:
     return data.captions_over(held_out, count)
 
 
-def generate(runner: Runner, adapter: Path | None, prompts: Sequence[str]) -> tuple[torch.Tensor, list[str]]:
+def generate(
+    runner: Runner, adapter: Path | None, prompts: Sequence[str], strength: float = 1.0
+) -> tuple[torch.Tensor, list[str]]:
     """``SEEDS`` pictures of every prompt, (N, 3, SIZE, SIZE) in [0, 1], and each one's prompt: all prompts, then all again.
 
     No two pictures start from the same noise, but equal prompts do so whatever the model and the adapter.
     """
     repeated = list(prompts) * SEEDS
-    with runner.adapted(adapter):
+    with runner.adapted(adapter, strength):
         parts = [
             runner.sample(repeated[i : i + len(prompts)], list(range(i, i + len(prompts))), steps=STEPS, guidance=GUIDANCE)
             for i in range(0, len(repeated), len(prompts))

@@ -19,6 +19,11 @@ STYLE, ORDINARY = "style", "ordinary"
 ALONE, NATIVE = "alone", "native"
 
 
+def native_of(style: str) -> str:
+    """The variant under which another style's native adapter is stored, at the norm of the one whose icons it is measured on."""
+    return f"{NATIVE} of {style}"
+
+
 @dataclass(frozen=True)
 class Key:
     """One measurement. ``variant`` is a name in ``lab.variants``, or the target ``alone``, or with its ``native`` adapter."""

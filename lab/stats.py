@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 DRAWS = 2000
+_ENDS = torch.tensor([0.025, 0.975])
 ADAPTERS, ICONS, SEEDS = range(3)  # streams of random numbers: what is drawn of one says nothing of another
 
 
@@ -54,10 +55,8 @@ def recovery(adapters: Sequence[Measured]) -> Interval:
     means, draws = [], []
     for one in adapters:
         gain, best = _gains(one)
-        icons, seeds = _counts(gain.shape[0], ICONS), _counts(gain.shape[1], SEEDS)
-        drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (gain, best)]
         means.append(gain.mean() / best.mean())
-        draws.append(drawn[0] / drawn[1])
+        draws.append(_drawn(gain) / _drawn(best))
     return _interval(torch.stack(means), torch.stack(draws))
 
 
@@ -65,10 +64,8 @@ def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
     """Of pairs (before, after) of losses (icons, seeds): the relative change of the mean loss; positive is worse."""
     means, draws = [], []
     for before, after in adapters:
-        icons, seeds = _counts(before.shape[0], ICONS), _counts(before.shape[1], SEEDS)
-        drawn = [torch.einsum("di,is,ds->d", icons, values, seeds) for values in (before, after)]
         means.append(after.mean() / before.mean() - 1)
-        draws.append(drawn[1] / drawn[0] - 1)
+        draws.append(_drawn(after) / _drawn(before) - 1)
     return _interval(torch.stack(means), torch.stack(draws))
 
 
@@ -84,11 +81,23 @@ def _gains(one: Measured) -> tuple[torch.Tensor, torch.Tensor]:
     return (one.alone if one.minus is None else one.minus) - one.moved, one.alone - one.native
 
 
+def _drawn(values: torch.Tensor) -> torch.Tensor:
+    """The sum of values (icons, seeds) in each draw of icons and seeds, (DRAWS,)."""
+    return ((_counts(values.shape[0], ICONS) @ values) * _counts(values.shape[1], SEEDS)).sum(1)
+
+
 def _interval(means: torch.Tensor, draws: torch.Tensor) -> Interval:
     """Of the mean over adapters: means (a,), draws (a, DRAWS)."""
-    chosen = torch.randint(len(means), draws.shape, generator=torch.Generator().manual_seed(ADAPTERS))
-    low, high = draws.gather(0, chosen).mean(0).quantile(torch.tensor([0.025, 0.975])).tolist()
+    if len(means) > 1:
+        draws = draws.gather(0, _chosen(len(means))).mean(0)
+    low, high = draws.flatten().quantile(_ENDS).tolist()
     return Interval(means.mean().item(), low, high)
+
+
+@cache
+def _chosen(size: int) -> torch.Tensor:
+    """Which of ``size`` adapters are in each draw, int64 (size, DRAWS)."""
+    return torch.randint(size, (size, DRAWS), generator=torch.Generator().manual_seed(ADAPTERS))
 
 
 @cache

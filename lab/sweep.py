@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lab import facts, measure
 from lab.bundle import runner_of
-from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
 from lab.variants import (
     CHANGE,
     FROM_BRIDGE,
@@ -41,6 +41,7 @@ from lab.zoo import (
     Adapter,
     are_related,
     checkpoint,
+    others,
 )
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
@@ -132,6 +133,11 @@ class _Target:
                 key = Key(self.name, adapter.name, NATIVE, strength=strength, on=on)
                 if key not in self.results.losses:
                     self.results.add_losses(key, where.of(adapter.path(self.name), strength))
+        own = measure.norm(adapter, self.runner, self.name)
+        for other in others(adapter):
+            key = Key(self.name, adapter.name, native_of(other.icons))
+            if key not in self.results.losses and (path := other.path(self.name)).is_file():
+                self.results.add_losses(key, losses.of(path, own / measure.norm(other, self.runner, self.name)))
 
     def _transfer(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> None:
         key = Key(self.name, adapter.name, variant.name, source)

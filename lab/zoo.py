@@ -50,14 +50,19 @@ class Adapter:
     def path(self, base: str) -> Path:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
-        committed = self.rank == HEADLINE_RANK and not self.is_concept
+        committed = self.rank == HEADLINE_RANK and self.icons in STYLES
         return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 
+# Written down before the first of them was trained: methods are chosen by the first half alone, and judged by the second.
+CHOOSING = ("ink", "duotone", "mosaic", "badge")
+REPORTING = ("blueprint", "neon", "stencil", "frame")
+SHOWN = (*CHOOSING, *REPORTING)  # styles that differ to the eye, trained until they do (lab/styles.py)
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
 DEMO = STYLE
 HEADLINE_RANK = 4
+LONG = 1600  # steps after which a style is seen at a glance; after 200 it is not
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
 
 
@@ -68,10 +73,18 @@ def _adapters() -> list[Adapter]:
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
-    return [demo, *lab]
+    shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG) for icons in SHOWN]
+    return [demo, *lab, *shown]
 
 
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
+
+
+def others(adapter: Adapter) -> list[Adapter]:
+    """The other styles' adapters of the same budget: what they give on its icons is no sign of its style."""
+    budget = (adapter.rank, adapter.steps, adapter.batch)
+    found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept]
+    return [one for one in found if (one.rank, one.steps, one.batch) == budget]
 
 
 def checkpoint(base: str) -> Path:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from lab.paths import RESULTS
 from lab.report import page, readme
 from lab.report.cells import Cells
@@ -38,6 +40,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _stored(folder: Path) -> Cells:
+    torch.set_num_threads(1)  # of thousands of small products, several threads compute none sooner
     results = Results(folder)
     if not results.losses:
         sys.exit(f"{folder}: nothing measured is stored there; `python -m lab sweep` measures.")

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
+import torch
+
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
 from lab.stats import Interval, Measured, change, recovered, recovery
 from lab.variants import COPY, STRENGTHS, VARIANTS, asked
-from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STYLES
+from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STYLES, others
 
 Pair = tuple[str, str]
 POOLED = "all styles"
@@ -105,6 +107,20 @@ class Cells:
     def recovered(self, cell: Cell, strength: float = 1.0) -> float | None:
         measured = self._measured(cell, strength)
         return recovered(measured) if measured else None
+
+    def specific(self, cell: Cell, strength: float = 1.0) -> Interval | None:
+        """The recovery of what is the style's own: 0 is what other styles' native adapters give on its icons, on average.
+
+        They have its native adapter's norm. What they give as well, any further training on icons unlike the base's gives.
+        """
+        found = []
+        for measured, name in zip(self._measured(cell, strength) or (), cell.adapters, strict=False):
+            keys = [Key(cell.target, name, native_of(other.icons)) for other in others(ADAPTERS[name])]
+            given = [self.results.losses[key] for key in keys if key in self.results.losses]
+            if not given or not change([(zero := torch.stack(given).mean(0), measured.native)]).is_below_zero:
+                return None
+            found.append(dataclasses.replace(measured, alone=zero))
+        return recovery(found) if found else None
 
     def teacher(self, cell: Cell) -> Interval | None:
         """What the source itself with its adapter would recover: how much better than the target alone it predicts the style."""

@@ -36,6 +36,7 @@ def write(cells: Cells, page: Path) -> None:
         "best_methods": list(prose.best_methods(cells)),
         "against_copy": list(prose.against_copy(cells)),
         "arrivals": list(prose.arrivals(cells)),
+        "specifics": list(prose.specifics(cells)),
         "by_pair": tables.by_pair(cells),
         "by_overlap": tables.by_overlap(cells),
         "by_behaviour": tables.by_behaviour(cells),

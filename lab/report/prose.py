@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lab.report.cells import Cell, Cells, Pair
+from lab.report.cells import BEHAVIOUR_VARIANTS, Cell, Cells, Pair
 from lab.report.claims import Verdict, apart, effect, grouped, listed, verdict
 from lab.report.tables import number, percent
 from lab.results import NATIVE
 from lab.variants import AUTO, BY_NAME, COPY, RANDOM, WRONG, asked
-from lab.zoo import HEADLINE_RANK, RATES, are_related
+from lab.zoo import CROSSING, HEADLINE_RANK, RATES, are_related
 
 CONTROLS = (BY_NAME, RANDOM, WRONG)  # what a method is measured against, and nobody would choose
 METHODS = [one.name for one in asked("headline") if one.name not in CONTROLS]
@@ -109,6 +109,20 @@ def arrivals(cells: Cells) -> Iterator[str]:
             found = [(called(pair), cells.pooled(*pair, method, HEADLINE_RANK)) for pair in pairs]
             if groups := grouped(((name, cells.recovery(cell)) for name, cell in found if cell), figures=False):
                 yield f"Between {who}, `{method}`: {_by_verdict(groups, words)}."
+
+
+def specifics(cells: Cells) -> Iterator[str]:
+    """For each pair, which methods bring more or less of the style's own than other styles' native adapters do."""
+    words = {
+        Verdict.MORE: "more than another style brings",
+        Verdict.LESS: "less than that",
+        Verdict.SAME: "the same",
+        Verdict.UNKNOWN: "no difference measured",
+    }
+    for pair in (*cells.headline_pairs(), CROSSING):
+        found = [(name, cells.pooled(*pair, name, HEADLINE_RANK)) for name in (*METHODS, *BEHAVIOUR_VARIANTS)]
+        if groups := grouped((f"`{name}`", cells.specific(cell)) for name, cell in found if cell):
+            yield f"{called(pair)}: {_by_verdict(groups, words)}."
 
 
 def over_ranks(cells: Cells) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lab.measure import SEEDS
 from lab.report import prose
 from lab.report.cells import Cell, Cells, Pair
-from lab.report.claims import Verdict, verdict
+from lab.report.claims import Verdict, listed, verdict
 from lab.report.tables import markdown, number
 from lab.stats import Interval
 from lab.variants import AUTO, BY_NAME, COPY, LORAX
@@ -27,6 +27,7 @@ TOLD = {  # in the README: what an artist calls such a pair
     (BASE, SCRATCH): "not related: trained apart",
     CROSSING: "SD 1.x to SDXL",
 }
+CALLED = {(BASE, FINETUNE): "a fine-tune", (BASE, PRUNED): "small-sd", (XL, XL_PRUNED): "SSD-1B", (BASE, SCRATCH): "strangers"}
 BUTTONS = {"the original, at strength 1": BY_NAME, "Move": AUTO, "Refine": REFINE, "Bridge": BRIDGE}
 DURATIONS = ("how long at full size", "no time", "seconds to minutes", "1 to 2 hours\\*", "less than Refine\\*")
 
@@ -46,7 +47,24 @@ def what_to_expect(cells: Cells) -> str:
         for pair, told in TOLD.items()
         if cells.pooled(*pair, AUTO, HEADLINE_RANK) or cells.pooled(*pair, REFINE, HEADLINE_RANK)
     ]
-    return markdown(("your two checkpoints", *BUTTONS), [*rows, DURATIONS])
+    return f"{markdown(('your two checkpoints', *BUTTONS), [*rows, DURATIONS])}\n\n{_of_the_style(cells)}"
+
+
+def _of_the_style(cells: Cells) -> str:
+    """The most that is certain of the style's own, for each kind of pair: what the table shows is not all style."""
+    most: dict[str, list[str]] = {}
+    for pair, called in CALLED.items():
+        found = {
+            button: specific
+            for button, variant in BUTTONS.items()
+            if (cell := cells.pooled(*pair, variant, HEADLINE_RANK)) and (specific := cells.specific(cell))
+        }
+        if certain := {button: specific for button, specific in found.items() if specific.is_above_zero}:
+            best = max(certain, key=lambda button: certain[button].mean)
+            most.setdefault(best, []).append(f"{_in_percent(certain[best])} to {called}")
+    told = "".join(f"*{button}* brings {listed(shares)}; " for button, shares in most.items())
+    rest = "elsewhere nothing is certain" if most else "nothing is certain"
+    return f"Another style's LoRA gains a part of that, too. Of the style alone, {told}{rest}."
 
 
 def _share(cells: Cells, pair: Pair, variant: str) -> str:

@@ -27,10 +27,11 @@ def show(found: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    table = Table("source", "target", "variant", "style", "rank", "strength", "recovery", "less copy", "harm", "native's", "n")
+    measured = ("recovery", "specific", "less copy", "harm", "native's")
+    table = Table("source", "target", "variant", "style", "rank", "strength", *measured, "n")
     for record in found:
         strength = f"{record['strength']:g}" + (" (best)" if record["at"] == BEST else "")
-        shown = (_in_words(record, name) for name in ("recovery", "less_copy", "harm", "native_harm"))
+        shown = (_in_words(record, name) for name in ("recovery", "specific", "less_copy", "harm", "native_harm"))
         size = f"{record['icons']}x{record['seeds']}"
         names = (record[name] for name in ("source", "target", "variant", "style"))
         table.add_row(*names, str(record["rank"]), strength, *shown, size)
@@ -73,6 +74,7 @@ def _records(cells: Cells, cell: Cell) -> Iterator[dict[str, Any]]:
             "at": at,
             "strength": strength,
             **_flat("recovery", recovery),
+            **_flat("specific", cells.specific(cell, strength)),
             **_flat("less_copy", less),
             **_flat("harm", cells.harm(cell) if is_one else None),
             **_flat("native_harm", cells.harm(cell.of_native())),

@@ -35,7 +35,8 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def headline(cells: Cells) -> dict[Pair, str]:
     """Per pair: all styles of the headline's rank, every variant, and the native adapters as what 1 means."""
-    head = ("variant", "at strength 1", "less copy", "best strength", "at that", "less copy at its best", "ordinary loss")
+    at_best = ("best strength", "at that", "less copy at its best")
+    head = ("variant", "at strength 1", "specific", "less copy", *at_best, "ordinary loss")
     return {
         pair: markdown(head, [*(_headline_row(cells, cell) for cell in rows), _headline_row(cells, rows[0].of_native())])
         for pair in cells.headline_pairs()
@@ -48,6 +49,7 @@ def _headline_row(cells: Cells, cell: Cell) -> list[str]:
     return [
         cell.variant,
         number(cells.recovery(cell)),
+        number(cells.specific(cell)),
         number(cells.difference(cell, COPY)),
         "-" if best is None else f"{best:g}",
         "-" if best is None else number(cells.recovery(cell, best)),
@@ -74,20 +76,21 @@ def by_style(cells: Cells) -> dict[Pair, str]:
 
 def by_behaviour(cells: Cells) -> str | None:
     """Per pair: what runs the models beside ``auto`` and ``copy``, at strength 1, and the seconds that a transfer took."""
-    head = ("pair", "method", "recovery", "less copy", "ordinary loss", "native's", *STYLES, "seconds")
+    head = ("pair", "method", "recovery", "specific", "less copy", "ordinary loss", "native's", *STYLES, "seconds")
     rows = []
     for pair in (*cells.headline_pairs(), CROSSING):
         ran = [cell for name in BEHAVIOUR_VARIANTS if (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         rivals = [cell for name in (COPY, AUTO) if ran and (cell := cells.pooled(*pair, name, HEADLINE_RANK))]
         for cell in (*rivals, *ran):
             styles = [number(cells.recovery(one)) for one in _apart(cell)]
-            whole = number(cells.recovery(cell)), number(cells.difference(cell, COPY)), percent(cells.harm(cell))
+            recovered = number(cells.recovery(cell)), number(cells.specific(cell))
+            whole = *recovered, number(cells.difference(cell, COPY)), percent(cells.harm(cell))
             native = percent(cells.harm(cell.of_native()))
             seconds = f"{mean_of(cells.facts(cell), 'seconds') or 0:.0f}"
             rows.append((" to ".join(pair), cell.variant, *whole, native, *styles, seconds))
         if ran:
             styles = [number(cells.teacher(one)) for one in _apart(ran[0])]
-            rows.append((" to ".join(pair), "the source itself", number(cells.teacher(ran[0])), "-", "-", "-", *styles, "-"))
+            rows.append((" to ".join(pair), "the source itself", number(cells.teacher(ran[0])), "-", "-", "-", "-", *styles, "-"))
     return markdown(head, rows) if rows else None
 
 

@@ -7,6 +7,7 @@ from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
+from lorax.transfer.wording import STYLE_UNCERTAIN
 
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 QUIET = "if nothing else runs"  # of the machine, for which all times are told
@@ -83,9 +84,8 @@ def _by_running(verdict: Verdict, kind: str) -> str:
         if action.do.method and (one := worth.get(action.do.method))
     ]
     if told:
-        return (
-            f" In our tests, with small models, {', '.join(told)} of the effect of a LoRA trained here. The times hold {QUIET}."
-        )
+        reached = f"{', '.join(told)} of the effect of a LoRA trained here"
+        return f" In our tests, with small models, {reached}. {STYLE_UNCERTAIN} The times hold {QUIET}."
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 

@@ -21,6 +21,8 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
+# By the specific recovery in docs/findings.md: another style's LoRA gains most of it as well.
+STYLE_UNCERTAIN = "How much of that is the style itself is not certain: compare the pictures."
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
 
@@ -118,7 +120,7 @@ def refusal(report: Report) -> str | None:
         return declined(report)
     others = [proposal.method.capitalize() for proposal in report.proposals]
     can = f" {' and '.join(others)} can carry it over, by running both checkpoints." if others else ""
-    told = "".join(f" {proposal_words(proposal)}" for proposal in report.proposals)
+    told = "".join(f" {proposal_words(proposal)}" for proposal in report.proposals) + f" {STYLE_UNCERTAIN}" * bool(others)
     return f"{declined(report)}{can}{told} To move it all the same, choose a method by name, such as copy."
 
 

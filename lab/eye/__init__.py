@@ -1,0 +1,10 @@
+"""Measures by pictures: how much of a style arrives and how much of the subject is kept, at each strength.
+
+``python -m lab judge`` trains what judges, ``python -m lab look`` draws and stores, ``python -m lab seen`` writes docs/seen.md.
+"""
+
+from lab.eye.judge import CERTAIN, train_judge
+from lab.eye.looking import look
+from lab.eye.page import seen
+
+__all__ = ["CERTAIN", "look", "seen", "train_judge"]

@@ -1,0 +1,61 @@
+"""What is moved to be looked at: copies and the tool's methods, and ideas for the strength of single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lab.variants import AUTO, COPY, LORAX, written
+from lab.zoo import Adapter, checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.formats import open_adapter
+from lorax.options import Options
+from lorax.transfer import Layers, Moved, plan, run
+from lorax.transfer.report import LayerRecord
+
+Strength = Callable[[LayerRecord], float]
+
+
+def _less_own_overlap(record: LayerRecord) -> float:
+    """Each layer at 1 less the share of it that the target has already."""
+    return min(1.0, max(0.0, 1 - (record.overlap or 0.0)))
+
+
+def _text_whole(record: LayerRecord) -> float:
+    """The text encoder at twice the UNet's strength."""
+    return 1.0 if (record.target or "").startswith("unet.") else 2.0
+
+
+def _without_doors(record: LayerRecord) -> float:
+    """All but the blocks' entry and exit projections."""
+    return 0.0 if (record.target or "").endswith(("proj_in", "proj_out")) else 1.0
+
+
+IDEAS: dict[str, Strength] = {
+    "less own overlap": _less_own_overlap,
+    "text at twice": _text_whole,
+    "without entry and exit": _without_doors,
+}
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+# ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
+VARIANTS = {COPY: STRENGTHS, AUTO: (1.0,), LORAX: STRENGTHS} | dict.fromkeys(IDEAS, STRENGTHS)
+
+
+@contextmanager
+def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
+    """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
+    options = Options(LORAX, threshold=0) if variant == LORAX else Options(AUTO if variant == AUTO else COPY)
+    planned = plan(open_adapter(adapter.path(source)), open_checkpoint(checkpoint(source)), target, options)
+    moved = run(planned)
+    if variant in IDEAS:
+        moved = _by_layer(moved, IDEAS[variant])
+    with written(planned, moved) as path:
+        yield path
+
+
+def _by_layer(moved: Moved, strength: Strength) -> Moved:
+    records = {record.target: record for record in moved.report.records if record.is_transferred}
+    scaled = ((layer, dW.times(strength(records[layer]))) for layer, dW in moved.layers.items())
+    return replace(moved, layers=Layers.of(scaled))

@@ -1,0 +1,39 @@
+"""The judge of styles that differ to the eye: which of them a picture is in, and which subject it shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from lab import data
+from lab.bundle import runner_of
+from lab.classifier import Accuracy, Classifier, accuracy, labelled, through, train_classifier
+from lab.paths import HEADLINE
+from lab.zoo import SHOWN
+from lorax.demo.bundle import BASE
+
+JUDGE = HEADLINE / "judge" / "eye.safetensors"
+SETS = (*data.names("base"), *data.names("finetune"), *SHOWN)  # what the bases draw by themselves, and the styles
+CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # below this on icons that it has not seen, it is no judge
+
+
+def train_judge(folder: Path) -> Path:
+    """Train on all but the held-out subjects in the styles."""
+    return train_classifier(folder, JUDGE, SETS, SHOWN)
+
+
+@cache
+def judge() -> Classifier:
+    return Classifier.load(JUDGE)
+
+
+def accuracies() -> dict[str, Accuracy]:
+    """By style, on held-out subjects, through the autoencoder as every picture is."""
+    everything, _ = labelled(SETS, SHOWN)
+    unseen, vae = everything.where(everything.unseen), runner_of(BASE).vae
+    found = {}
+    for style in SHOWN:
+        icons = unseen.where(unseen.styles == SETS.index(style))
+        found[style] = accuracy(judge(), replace(icons, pictures=through(vae, icons.pictures)))
+    return found

@@ -1,0 +1,95 @@
+"""Draws with adapters at several strengths, judges the pictures, and measures losses beside them.
+
+What is stored is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lab import measure
+from lab.bundle import runner_of
+from lab.eye.ideas import STRENGTHS, VARIANTS, moved_by
+from lab.eye.judge import judge
+from lab.pictures import generate
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
+from lab.zoo import ADAPTERS, SHOWN, Adapter, others
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.runner import Runner
+
+PAIRS = ((BASE, FINETUNE), (BASE, PRUNED))
+# Of the 51 held-out subjects, those that all three bases draw best by themselves, chosen by eye before any adapter was looked at.
+PROMPTS = (
+    *("balloon", "baseball", "bread", "guitar", "koala", "name badge"),
+    *("open book", "pineapple", "television", "tractor", "violin", "wrench"),
+)
+FOLDER = "eye"  # within the folder of the results
+
+
+def adapter_of(style: str) -> Adapter:
+    return ADAPTERS[f"{style}-long"]
+
+
+def look(options: argparse.Namespace) -> None:
+    """Draw and judge what is not stored yet, pair by pair."""
+    results = Results(options.results / FOLDER)
+    styles = options.styles or SHOWN
+    for source, target in PAIRS:
+        if options.target not in (None, target):
+            continue
+        looker = _Looker(target, results)
+        for style in tqdm(styles, desc=f"{source} to {target}", mininterval=10):
+            if all(adapter_of(style).path(base).is_file() for base in (source, target)):
+                looker.see(source, style)
+
+
+class _Looker:
+    """One target with all that is seen on it."""
+
+    def __init__(self, target: str, results: Results) -> None:
+        self.target, self.results, self.runner = target, results, runner_of(target)
+        self.ordinary = measure.of_ordinary(self.runner, target)
+
+    def see(self, source: str, style: str) -> None:
+        adapter, losses = adapter_of(style), measure.of_adapter(self.runner, adapter_of(style))
+        self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, style, losses)
+        for strength in STRENGTHS:
+            key = Key(self.target, adapter.name, NATIVE, strength=strength)
+            self._measured(key, adapter.path(self.target), strength, style, losses)
+        self._others(adapter, losses)
+        for variant, strengths in VARIANTS.items():
+            keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
+            if all(key in self.results.reports for key in keys):
+                continue
+            with moved_by(variant, adapter, source, self.runner.base) as path:
+                for key in keys:
+                    self._measured(key, path, key.strength, style, losses)
+
+    def _measured(self, key: Key, path: Path | None, strength: float, style: str, losses: measure.Losses) -> None:
+        """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
+        if key in self.results.reports:
+            return
+        for on, where in ((STYLE, losses), (ORDINARY, self.ordinary)):
+            one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
+            if one not in self.results.losses:
+                self.results.add_losses(one, where.of(path, strength))
+        self.results.add_report(key, seen(self.runner, path, strength, style))
+
+    def _others(self, adapter: Adapter, losses: measure.Losses) -> None:
+        """What other styles' natives gain on this style's icons, at this one's norm: it is no sign of the style."""
+        own = measure.norm(adapter, self.runner, self.target)
+        for other in others(adapter):
+            key = Key(self.target, adapter.name, native_of(other.icons))
+            if key not in self.results.losses and (path := other.path(self.target)).is_file():
+                self.results.add_losses(key, losses.of(path, own / measure.norm(other, self.runner, self.target)))
+
+
+def seen(runner: Runner, path: Path | None, strength: float, style: str) -> dict[str, list[float]]:
+    """How sure the judge is of the style in each picture, and how many subjects fit it better than its own."""
+    pictures, asked = generate(runner, path, PROMPTS, strength)
+    certain = judge().style_probabilities(pictures)[:, judge().styles.index(style)]
+    ranks = judge().subject_ranks(pictures, [prompt.replace(" ", "-") for prompt in asked])
+    return {"style": [round(one, 4) for one in certain.tolist()], "rank": ranks.tolist()}

@@ -1,0 +1,101 @@
+"""``python -m lab seen``: docs/seen.md with its plots and grids, from what is stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure as Plot
+
+from lab.eye.figures import HALVES, Figure, figures
+from lab.eye.judge import CERTAIN, accuracies
+from lab.eye.looking import FOLDER, PAIRS
+from lab.report.plots import save
+from lab.report.tables import markdown, number, percent
+from lab.results import NATIVE, Results
+from lab.zoo import CHOOSING, REPORTING
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
+
+
+def seen(options: argparse.Namespace) -> None:
+    """Write docs/seen.md, or print the figures as JSON."""
+    found = figures(Results(options.results / FOLDER))
+    if options.json:
+        print(json.dumps([_record(one) for one in found], indent=1))
+        return
+    if not found:
+        sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
+    parts = {"accuracies": _accuracies(), "tables": "\n\n".join(_tables(found)), "half": _halves()}
+    PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
+    print(PAGE)
+
+
+def _record(one: Figure) -> dict[str, object]:
+    intervals = {name: getattr(one, name) for name in ("frontier", "less_copy", "style", "recovery", "harm")}
+    return {
+        **{name: getattr(one, name) for name in ("source", "target", "variant", "half", "styles")},
+        **{name: vars(value) if value else None for name, value in intervals.items()},
+        "specific": one.specific,
+        "at": [{"strength": strength, "style": style, "content": content} for strength, (style, content) in one.at.items()],
+    }
+
+
+def _halves() -> str:
+    return f"for choosing {', '.join(CHOOSING)}; for reporting {', '.join(REPORTING)}"
+
+
+def _accuracies() -> str:
+    rows = [
+        (style, f"{found.style:.2f}", f"{found.subject_in_five:.2f}", f"{found.subject:.2f}")
+        for style, found in accuracies().items()
+    ]
+    table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
+    return f"{table}\n\nWanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+
+
+def _tables(found: Sequence[Figure]) -> list[str]:
+    head = ("variant", "frontier", "less copy", "style at the native's content", "recovery", "specific", "ordinary loss")
+    tables = []
+    for source, target in PAIRS:
+        for half in HALVES:
+            own = [one for one in found if (one.source, one.target, one.half) == (source, target, half)]
+            if own:
+                name = f"{source}-to-{target}-{half}.svg"
+                _plot(own, PAGE.with_suffix("") / name)
+                title = f"### {source} to {target}, {half}: {', '.join(own[0].styles)}"
+                plot = f"![Style against content]({PAGE.stem}/{name})"
+                tables.append(f"{title}\n\n{plot}\n\n{markdown(head, map(_row, own))}")
+    return tables
+
+
+def _row(one: Figure) -> tuple[str, ...]:
+    return (
+        one.variant,
+        number(one.frontier),
+        number(one.less_copy),
+        number(one.style),
+        number(one.recovery),
+        f"{one.specific:.2f}",
+        percent(one.harm),
+    )
+
+
+def _plot(found: Sequence[Figure], path: Path) -> None:
+    """Style against content, a line for each variant, from weak to strong."""
+    plot = Plot(figsize=(5.2, 4))
+    axes = plot.subplots()
+    for one in found:
+        points = list(one.at.values())
+        wide = 2.5 if one.variant == NATIVE else 1.2
+        axes.plot([content for _, content in points], [style for style, _ in points], "o-", ms=3, lw=wide, label=one.variant)
+        for strength, (style, content) in one.at.items():
+            if strength == 1:
+                axes.plot(content, style, "o", ms=7, mfc="none", mec="black")
+    axes.set(xlabel="content kept", ylabel="style arrives", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(fontsize=7)
+    save(plot, path)

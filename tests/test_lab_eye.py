@@ -1,0 +1,90 @@
+"""Measures by pictures: what a curve of style against content is worth, and what the styles are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lab import styles
+from lab.eye import figures
+from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
+from lab.eye.looking import PAIRS, adapter_of
+from lab.results import ALONE, NATIVE, Key, Results, native_of
+from lab.variants import COPY
+from lab.zoo import CHOOSING, REPORTING, SHOWN
+
+PROMPTS = 12
+
+
+def curve(style: list[float], content: list[float]) -> Curve:
+    """The same for each prompt."""
+    values = [np.repeat(np.array(one)[:, None], PROMPTS, 1) for one in (style, content)]
+    return Curve(tuple(np.linspace(0, 1, len(style))), *values)
+
+
+NATIVE_CURVE = curve([0, 0.5, 1], [0.8, 0.8, 0.8])
+WEAKER = curve([0, 0.25, 0.5], [0.8, 0.8, 0.8])
+BREAKING = curve([0, 0.5, 1], [0.8, 0.4, 0.0])  # all of the style at the price of the subject
+
+
+def test_a_frontier_counts_style_only_where_the_subject_is_kept() -> None:
+    found = {name: frontier([Judged(one, NATIVE_CURVE, WEAKER)]).mean for name, one in (("weak", WEAKER), ("breaking", BREAKING))}
+    assert frontier([Judged(NATIVE_CURVE, NATIVE_CURVE, WEAKER)]).mean == pytest.approx(1)
+    assert found["weak"] == pytest.approx(0.5)
+    assert found["breaking"] == pytest.approx(0.5, abs=0.05)  # the triangle below the line from (0.8, 0) to (0, 1)
+    assert style_at_native_content([Judged(BREAKING, NATIVE_CURVE, WEAKER)]).mean == pytest.approx(0)
+    assert style_at_native_content([Judged(WEAKER, NATIVE_CURVE, WEAKER)]).mean == pytest.approx(0.5)
+
+
+def test_a_copy_is_compared_at_its_best_strength() -> None:
+    """Twice the strength is no gain: it lies on the copy's own curve."""
+    long = curve([0, 0.25, 0.5, 0.75, 1], [0.8, 0.8, 0.8, 0.8, 0.8])
+    strong = curve([0, 0.5, 1], [0.8, 0.8, 0.8])
+    assert less_copy([Judged(strong, NATIVE_CURVE, long)]).mean == pytest.approx(0)
+    assert less_copy([Judged(WEAKER, NATIVE_CURVE, strong)]).is_below_zero
+
+
+def test_an_interval_holds_what_other_prompts_could_have_given() -> None:
+    generator = np.random.default_rng(3)
+    noisy = dataclasses.replace(WEAKER, style=np.clip(WEAKER.style + 0.3 * generator.standard_normal(WEAKER.style.shape), 0, 1))
+    found = frontier([Judged(noisy, NATIVE_CURVE, WEAKER)])
+    assert found.low < found.mean < found.high
+
+
+def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) -> None:
+    """If the copy gains what the other styles' natives gain, nothing of it is the style."""
+    results = Results(tmp_path)  # type: ignore[arg-type]
+    source, target = PAIRS[0]
+    for style, loss in ((CHOOSING[0], 0.6), (CHOOSING[1], 0.2)):
+        name = adapter_of(style).name
+        for key, value in (
+            (Key(target, name, ALONE), 1.0),
+            (Key(target, name, NATIVE), 0.2),
+            (Key(target, name, COPY, source), loss),
+            (Key(target, name, native_of(SHOWN[-1])), 0.6),
+        ):
+            results.add_losses(key, torch.full((4, 2), value))
+    found = [
+        figures.specific(results, target, style, figures.measured(results, target, COPY, source, style)) for style in CHOOSING[:2]
+    ]
+    assert found == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_each_style_is_a_picture_of_the_same_subject_and_no_other_style(name: str) -> None:
+    plain = torch.ones(2, 3, 64, 64)
+    plain[:, 0, 16:48, 16:48], plain[:, 2, 24:40, 24:40] = 0.2, 0.9
+    drawn = {one: of(plain) for one, of in styles.FILTERS.items()}
+    assert drawn[name].shape == plain.shape
+    assert drawn[name].min() >= 0
+    assert drawn[name].max() <= 1
+    assert all((drawn[name] - other).abs().mean() > 0.02 for one, other in drawn.items() if one != name)
+    assert (drawn[name] - styles.FILTERS[name](torch.ones_like(plain))).abs().mean() > 0.02  # what is drawn is seen in it
+
+
+def test_the_halves_share_no_style() -> None:
+    assert not set(CHOOSING) & set(REPORTING)
+    assert {*CHOOSING, *REPORTING} == set(styles.FILTERS)
