@@ -26,6 +26,7 @@ pytestmark = needs_webui
 
 XL, XL_PRUNED = "xl", "xl-pruned"
 SAME = 3  # grey levels
+MANY = 160  # pictures; the WebUI keeps what the source draws, so that a second test with so many need not wait for them
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def outside(folder: Path, *arguments: object) -> Iterator[None]:
     [
         pytest.param(XL, "refine", 16, "lora", "refine", marks=needs_configs),
         pytest.param(XL, "bridge", 16, "lora-x", "bridge", marks=needs_configs),
-        (bundle.PRUNED, "bridge", 160, "lora", "move"),
+        (bundle.PRUNED, "bridge", MANY, "lora", "move"),
     ],
 )
 def test_the_tab_moves_what_the_command_line_does(
@@ -133,7 +134,7 @@ def test_the_tab_moves_what_the_command_line_does(
     [
         ("refine", "drawing pictures", {"pictures": 384}),
         ("refine", "training", {"pictures": 16, "steps": 1000}),
-        ("bridge", "fitting", {"pictures": 128}),
+        ("bridge", "fitting", {"pictures": MANY}),
     ],
 )
 def test_interrupt_leaves_all_as_it_was(browser: Any, ui: Page, button: str, moment: str, running: dict[str, int]) -> None:

@@ -34,6 +34,7 @@ from tests.webui.page import (
 
 pytestmark = needs_webui
 
+STEPS = 8
 CHOSEN = "#setting_sd_model_checkpoint input, .model_selection input"  # the checkpoint above the tabs, as Forge calls it
 
 
@@ -45,7 +46,7 @@ def page(browser: Any, ui: Page) -> Iterator[Any]:
 
 def compared(page: Any) -> list[np.ndarray]:
     """The four pictures of Compare, (64, 64, 3) in grey levels."""
-    as_in_txt2img(page, prompt="cat face", seed=7, steps=20, cfg_scale=7, width=64, height=64)
+    as_in_txt2img(page, prompt="cat face", seed=7, steps=STEPS, cfg_scale=7, width=64, height=64)
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
     return gallery(page)
@@ -168,7 +169,7 @@ def test_move_compare_and_send(page: Any, ui: Page) -> None:
     shoot(page, "compare")
     assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune")
     assert [base["name"] for base in ui.call("lorax/v1/bases") if base["loaded"]] == ["finetune.safetensors"]
-    drawing = {"steps": 20, "cfg_scale": 7.0, **sampling(page)}
+    drawing = {"steps": STEPS, "cfg_scale": 7.0, **sampling(page)}
     for shown, tag in ((alone, ""), (copied, f"<lora:{LORA}:1>"), (drawn, f"<lora:{name}:1>")):
         assert abs(ui.draw(tag, **drawing).pictures[0] - shown).max() <= 1
     ui.load("base")
