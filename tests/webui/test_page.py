@@ -99,7 +99,7 @@ def test_a_message_of_the_network_type_is_in_the_pages_output(browser: Any, ui: 
         page.fill(f"#txt2img_{name} input[type=number]", str(value))
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img")
-    page.locator("#html_log_txt2img", has_text="newer:").wait_for()  # some show it after the picture
+    page.locator("#html_log_txt2img", has_text="newer:").first.wait_for()  # some show it after the picture
     assert "a LoRA-X file of format 9" in page.inner_text("#html_log_txt2img")
     page.close()
 

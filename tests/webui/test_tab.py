@@ -6,6 +6,7 @@ Needs ``LORAX_WEBUI_DIR``: a WebUI v1.10.1 with its ``venv``; and playwright, wi
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.webui.page import (
     stopped,
     tab,
 )
+from tests.webui.server import PATIENCE
 
 pytestmark = needs_webui
 
@@ -140,6 +142,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.click("#lorax_send")
         page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('-pruned:1>')")
         page.wait_for_function(f"() => document.querySelector('{CHOSEN}').value.startsWith('pruned')")
+        until_chosen(ui, "pruned")
         page.click("#txt2img_generate")
         page.wait_for_selector("#txt2img_gallery img")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
@@ -148,6 +151,14 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.close()
     finally:
         ui.load("finetune")
+
+
+def until_chosen(ui: Page, checkpoint: str) -> None:
+    """Wait until the WebUI has heard of a choice that the page shows already; a click before that draws with the one before."""
+    deadline = time.monotonic() + PATIENCE
+    while not ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith(checkpoint):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_the_original_is_used_where_it_works(page: Any, ui: Page) -> None:
