@@ -41,6 +41,7 @@ SHARE = (  # what ``test`` runs with A1111's pins: the tests of what reads, keep
     "written",
     *("methods", "subspace", "transfer"),
 )
+IN_A_BROWSER = ("behaviour", "compare", "library", "page", "tab")  # of tests/webui
 ROOM = 12  # GB on the disk for A1111's pins and for what else arrives with them; on Linux, torch comes with CUDA
 
 
@@ -106,7 +107,16 @@ def ui(arguments: list[str]) -> None:
 def webui(arguments: list[str]) -> None:
     if not os.environ.get("LORAX_WEBUI_DIR"):
         sys.exit("LORAX_WEBUI_DIR is not set. It names a WebUI's folder, and LORAX_WEBUI_PYTHON its Python if it has no venv.")
-    step("tests in the WebUI", with_gradio("gradio4"), "-m", "pytest", "tests/webui", *arguments)
+    python = with_gradio("gradio4")
+    if arguments:
+        step("tests in the WebUI", python, "-m", "pytest", "tests/webui", *arguments)
+        return
+    pages, cache = [f"tests/webui/test_{name}.py" for name in IN_A_BROWSER], "--override-ini=cache_dir=.pytest_cache/prompts"
+    rest = ["tests/webui", *(f"--ignore={page}" for page in pages)]
+    with ThreadPoolExecutor() as beside:  # each has a WebUI of its own, which computes on one core
+        drawn = beside.submit(in_background, step, "tests of prompts in the WebUI", *GENTLY, python, "-m", "pytest", cache, *rest)
+        step("tests of the WebUI's page", python, "-m", "pytest", *pages)
+        drawn.result()
 
 
 def pins(arguments: list[str]) -> None:

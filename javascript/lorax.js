@@ -68,13 +68,14 @@ window.lorax = (() => {
         }
     }
 
-    // Each answer has gradio draw the whole page anew, which in the WebUI takes a large part of a second. So what takes longer is
-    // asked for less often, and rarely if nobody sees it.
+    // Each answer has gradio draw the whole page anew, which in the WebUI takes a third of a second of a processor. So what takes
+    // longer is asked for less often: a job by how long it will still take. If nobody sees it, it is rarely asked for.
     let since = 0;
     let asked = 0;
     function isTime(isRead) {
-        const now = Date.now();
-        if (now - asked < (document.hidden || !isRead ? 15000 : now - since < 10000 ? 900 : 3000)) {
+        const [now, left] = [Date.now(), find("#lorax_progress [data-left]")?.dataset.left ?? 12];
+        const pause = now - since < 10000 ? 900 : Math.min(6000, Math.max(900, 250 * left));
+        if (now - asked < (document.hidden || !isRead ? 15000 : pause)) {
             return false;
         }
         asked = now;
@@ -214,6 +215,13 @@ window.lorax = (() => {
             button.title = "Move this LoRA to another checkpoint with LoRA-X";
             button.addEventListener("click", sendCard);
             row.append(button);
+        }
+    });
+
+    // A stop takes a step of the work, however long all of it would take.
+    document.addEventListener("click", ({target}) => {
+        if (target.closest("#lorax_interrupt")) {
+            since = Date.now();
         }
     });
 

@@ -51,7 +51,7 @@ def test_other_methods_say_that_the_bases_are_strangers(files: Files, out: Path,
     for target, strangers in ((files.stranger, True), (files.target, False)):
         more = ["--output", str(out), "--method", "copy", "--overwrite"]
         assert main(["transfer", *arguments(files, target=target), *more]) == 0
-        assert ("are not related: in the unet, layers are typically alike" in capsys.readouterr().out) is strangers
+        assert ("are not related: in the UNet, layers are typically alike" in capsys.readouterr().out) is strangers
 
 
 def test_the_same_weights_take_the_adapter_as_it_is(files: Files, tmp_path: Path, out: Path) -> None:
@@ -75,9 +75,11 @@ def test_a_shared_text_encoder_makes_no_relatives(
     layers = [path.removesuffix(".weight") for path in (p.diffusers for p in structure.TINY.text() if p.is_layer)]
     lora = builders.save_lora(tmp_path / "texts.safetensors", builders.deltas([*builders.SOME, *layers]))
     assert main(["transfer", *arguments(files, lora, target), "--output", str(out)]) == 3
-    assert "are not related: in the unet, layers are typically alike by" in capsys.readouterr().err
+    assert "are not related: in the UNet, layers are typically alike by" in capsys.readouterr().err
     assert list(out.iterdir()) == []
     alone = builders.save_lora(tmp_path / "text-only.safetensors", builders.deltas(layers))
+    assert main(["transfer", *arguments(files, alone, files.stranger), "--output", str(out)]) == 3
+    assert "are not related: in the text encoder, layers are typically alike by" in capsys.readouterr().err
     assert main(["transfer", *arguments(files, alone, target), "--output", str(out)]) == 0
 
 
@@ -89,7 +91,7 @@ def test_unequal_shapes_speak_against_relatedness(
     report = out / "report.json"
     target = builders.save(wide | text, tmp_path / "wide.safetensors")
     assert main(["transfer", *arguments(files, target=target), "--output", str(out), "--report", str(report)]) == 3
-    assert "in the unet, no layers are comparable" in capsys.readouterr().err
+    assert "in the UNet, no layers are comparable" in capsys.readouterr().err
     assert list(out.iterdir()) == [report]
     reasons = {layer["reason"] for layer in json.loads(report.read_text())["layers"] if layer["target"].startswith("unet.")}
     assert reasons

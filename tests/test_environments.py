@@ -62,8 +62,9 @@ def test_pins_that_cannot_be_installed_are_told(monkeypatch: pytest.MonkeyPatch,
     assert "they cannot be installed here" in capsys.readouterr().out
 
 
-def test_the_share_names_tests() -> None:
-    assert [name for name in dev.SHARE if not (ROOT / "tests" / f"test_{name}.py").is_file()] == []
+def test_what_is_run_apart_is_named_after_tests() -> None:
+    for folder, names in ((ROOT / "tests", dev.SHARE), (ROOT / "tests" / "webui", dev.IN_A_BROWSER)):
+        assert [name for name in names if not (folder / f"test_{name}.py").is_file()] == []
 
 
 def test_a_python_is_found_by_its_version() -> None:

@@ -198,7 +198,7 @@ def test_the_command_line(moved: Path, models: Path, tmp_path: Path, capsys: pyt
     lines = shown.out.splitlines()
     assert lines[1].startswith("Lora/pruned        Gains by moving          Relatives that are built differently:")
     assert lines[1].endswith("Moved already.")
-    assert lines[-1].startswith("11 of 11 LoRAs. Gains by moving: 1; Works as it is: 3; Needs refine or bridge: 3;")
+    assert lines[-1].startswith("11 of 11 LoRAs. Gains by moving: 1; Works as it is: 3; Needs Refine or Bridge: 3;")
     assert "is told once the LoRA itself is looked at" in shown.err
     assert main([*command, "--json", "--only", "missing", "--cache", str(tmp_path / "cache")]) == 0
     (row,) = json.loads(capsys.readouterr().out)

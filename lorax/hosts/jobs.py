@@ -58,6 +58,13 @@ class Job:
         """Whether its thread is alive, which is so for a while after a stop in the queue."""
         return self._thread.is_alive()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will still take, by the share of its time that has passed; None if nothing tells that yet."""
+        if self.began is None or not 0 < self.done <= self.total:
+            return None
+        return (time.monotonic() - self.began) * (self.total - self.done) / self.done
+
     def stop(self) -> None:
         """Stop the job: at once if it waits, else after its current step."""
         with self._lock:

@@ -17,6 +17,7 @@ from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 FIRST, MORE = 24, 96  # layers that are sampled for the overlap, and if the first tell of one that may count
 MAY_COUNT = 0.07  # half of ``auto.OVERLAP``: 24 layers of the lab's models tell the overlap to about 0.06, and 96 to about 0.03
+FILES = 1.0  # seconds for reading the files, pairing their layers and writing, about
 GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
 
 
@@ -148,9 +149,9 @@ def methods_for(kind: Kind) -> tuple[str, ...]:
 
 
 def moving_seconds(plan: Plan) -> float:
-    """Estimate the time of a transfer by weights on a machine that does nothing else, with hashing the bases."""
+    """Estimate the time of a transfer by weights on a machine that does nothing else, with files and with hashing the bases."""
     phases = [cost.moving([plan], alone=True), *cost.hashing_of([plan.source, plan.target])]
-    return sum(phase.seconds for phase in phases)
+    return FILES + sum(phase.seconds for phase in phases)
 
 
 def _median(plan: Plan, relation: Relation) -> float | None:

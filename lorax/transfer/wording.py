@@ -23,6 +23,7 @@ AHEAD = {
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 # By the specific recovery in docs/findings.md: another style's LoRA gains most of it as well.
 STYLE_UNCERTAIN = "How much of that is the style itself is not certain: compare the pictures."
+PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
 
@@ -101,7 +102,7 @@ def unrelated(found: Unrelated) -> str:
         if found.similarity is None
         else f"layers are typically alike by {found.similarity:.2f}, where 1 is the same and 0 is chance"
     )
-    return f"{found.source} and {found.target} are not related: in the {found.component}, {judgement}."
+    return f"{found.source} and {found.target} are not related: in the {PARTS[found.component]}, {judgement}."
 
 
 def declined(report: Report) -> str | None:

@@ -21,11 +21,12 @@ MARKS = {End.WRITTEN: "done", End.EXISTED: "done", End.DECLINED: "warning", End.
 
 
 def progress(jobs: Sequence[Job]) -> str:
-    """Return a bar for the job that runs, with a mark for the browser of what has ended."""
+    """Return a bar for the job that runs, with marks for the browser: what has ended, and how many seconds are left."""
     running = next((job for job in jobs if job.state == "running"), None)
     if running is None:
         return f"<div data-seen='{seen(jobs)}' hidden></div>"
     share = min(1.0, running.done / running.total) if running.total > 0 else 0.0
+    left = f" data-left='{running.seconds_left:.0f}'" if running.seconds_left is not None else ""
     if running.stopping:
         now = "Stopping after this step ..."
     elif running.began is None:
@@ -33,7 +34,7 @@ def progress(jobs: Sequence[Job]) -> str:
     else:
         now = running.text
     return (
-        f"<div class='lorax-progress' data-seen='{seen(jobs)}' data-running><div>{escape(running.title)}</div>"
+        f"<div class='lorax-progress' data-seen='{seen(jobs)}' data-running{left}><div>{escape(running.title)}</div>"
         f"<div class='lorax-bar'><div style='width: {share:.1%}'></div></div><div>{escape(now)}</div></div>"
     )
 

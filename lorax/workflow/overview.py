@@ -46,7 +46,7 @@ class State(str, Enum):
 TITLES = {
     Group.GAINS: "Gains by moving",
     Group.WORKS: "Works as it is",
-    Group.RUNS: "Needs refine or bridge",
+    Group.RUNS: "Needs Refine or Bridge",
     Group.PRESENT: "In it already",
     Group.UNKNOWN: "Source not known",
     Group.MISSING: "Source not on this disk",

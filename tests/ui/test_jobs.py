@@ -14,6 +14,7 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.hosts.jobs import IN_LINE, Job, TooMany
+from lorax.ui.telling import progress
 from tests.ui.conftest import installed
 from tests.ui.double import KINDS, Double
 
@@ -104,6 +105,14 @@ def test_a_stop_that_comes_too_late_reaches_nobody_else(host: Any, double: Doubl
         first.stop()
         assert not double.modules["shared"].state.interrupted
         assert (first.state, second.stopping) == ("done", False)
+
+
+def test_the_page_is_told_how_many_seconds_are_left_by_which_it_asks_again() -> None:
+    """Each answer takes a third of a second of the browser's processor."""
+    waits = Job("one", "transfer", "Moving")
+    runs = Job("one", "transfer", "Moving", done=250, total=1000, began=time.monotonic() - 60)
+    assert "data-left='180'" in progress([runs])
+    assert "data-left" not in progress([waits])
 
 
 def test_what_goes_wrong_is_the_jobs_end(host: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -148,8 +148,9 @@ def as_in_txt2img(page: Any, **values: Any) -> None:
     page.locator("#tabs > .tab-nav button", has_text="txt2img").click()
     for name, value in values.items():
         field = page.locator(f"#txt2img_{name} textarea, #txt2img_{name} input[type=number]").first
-        field.fill(str(value))
-        field.blur()
+        if field.input_value() != str(value):  # the WebUI draws its page anew after each, which takes a second
+            field.fill(str(value))
+            field.blur()
     page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
     page.evaluate("document.querySelector('#lorax_prompt textarea').value = ''")
     page.click("#lorax_from_txt2img")

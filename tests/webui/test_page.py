@@ -22,8 +22,10 @@ from tests.webui.page import LORA, Page, by_method, moved, opened
 
 pytestmark = needs_webui
 
+STORED = {"lorax_tab/Similarity threshold/value": 0.8, "lorax_tab/Precision/value": "fp16", "lorax_tab/Move/visible": False}
 
-@pytest.fixture
+
+@pytest.fixture(scope="module")
 def settings(browser: Any, ui: Page) -> Iterator[Any]:
     """Our page of the settings."""
     page = opened(browser, ui)
@@ -33,21 +35,32 @@ def settings(browser: Any, ui: Page) -> Iterator[Any]:
     page.close()
 
 
-def test_defaults_of_the_settings_reach_the_tab_whatever_the_webui_has_stored(tmp_path: Path, browser: Any) -> None:
-    """In a data folder of earlier days, in which the WebUI has stored the tab's values."""
-    ui = Page(tmp_path, lorax_threshold=0.4, lorax_dtype="bf16")
-    stored = {"lorax_tab/Similarity threshold/value": 0.8, "lorax_tab/Precision/value": "fp16", "lorax_tab/Move/visible": False}
-    (tmp_path / "ui-config.json").write_text(json.dumps(stored))
-    with ui:
-        page = opened(browser, ui)
-        page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-        page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
-        assert page.input_value("#lorax_threshold input[type=number]") == "0.4"
-        assert page.input_value("#lorax_dtype input") == "bf16"
-        assert page.is_visible("#lorax_move")
-        page.close()
-    now = json.loads((tmp_path / "ui-config.json").read_text())
-    assert {name: value for name, value in now.items() if name.startswith("lorax_tab/")} == stored, "it stores no more of it"
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """Has a data folder of earlier days, in which the WebUI stored the tab's values; and a login of its own for the API."""
+    data = tmp_path_factory.mktemp("webui")
+    webui = Page(data, "--api-auth", "me:secret", lorax_threshold=0.4, lorax_dtype="bf16")
+    (data / "ui-config.json").write_text(json.dumps(STORED))
+    with webui:
+        yield webui
+
+
+def test_defaults_of_the_settings_reach_the_tab_whatever_the_webui_has_stored(earlier: Page, browser: Any) -> None:
+    page = opened(browser, earlier)
+    page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
+    page.wait_for_selector("#lorax_notes [data-answers]", state="attached")
+    assert page.input_value("#lorax_threshold input[type=number]") == "0.4"
+    assert page.input_value("#lorax_dtype input") == "bf16"
+    assert page.is_visible("#lorax_move")
+    page.close()
+    now = json.loads((earlier.data / "ui-config.json").read_text())
+    assert {name: value for name, value in now.items() if name.startswith("lorax_tab/")} == STORED, "it stores no more of it"
+
+
+def test_the_apis_own_login_is_asked_for(earlier: Page) -> None:
+    assert earlier.status("lorax/v1/bases") == 401
+    assert earlier.status("lorax/v1/bases", "me:wrong") == 401
+    assert earlier.status("lorax/v1/bases", "me:secret") == 200
 
 
 def test_the_settings_page_holds_the_defaults(settings: Any, ui: Page) -> None:
@@ -86,7 +99,7 @@ def test_a_message_of_the_network_type_is_in_the_pages_output(browser: Any, ui: 
         page.fill(f"#txt2img_{name} input[type=number]", str(value))
     page.click("#txt2img_generate")
     page.wait_for_selector("#txt2img_gallery img")
-    page.locator("#html_log_txt2img", has_text="newer:").wait_for()  # some show it after the picture
+    page.locator("#html_log_txt2img", has_text="newer:").first.wait_for()  # some show it after the picture
     assert "a LoRA-X file of format 9" in page.inner_text("#html_log_txt2img")
     page.close()
 
@@ -106,13 +119,6 @@ def test_the_start_imports_nothing_heavy(ui: Page) -> None:
     assert (
         records["load scripts/lorax_webui.py"] < 1
     )  # by the clock, on a machine that may be busy; tests/ui/test_start.py is strict
-
-
-def test_the_apis_own_login_is_asked_for(tmp_path: Path) -> None:
-    with Page(tmp_path, "--nowebui", "--api-auth", "me:secret") as ui:
-        assert ui.status("lorax/v1/bases") == 401
-        assert ui.status("lorax/v1/bases", "me:wrong") == 401
-        assert ui.status("lorax/v1/bases", "me:secret") == 200
 
 
 def test_the_pages_login_is_asked_for(tmp_path: Path) -> None:

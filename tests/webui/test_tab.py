@@ -6,6 +6,7 @@ Needs ``LORAX_WEBUI_DIR``: a WebUI v1.10.1 with its ``venv``; and playwright, wi
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +32,11 @@ from tests.webui.page import (
     stopped,
     tab,
 )
+from tests.webui.server import PATIENCE
 
 pytestmark = needs_webui
 
+STEPS = 8
 CHOSEN = "#setting_sd_model_checkpoint input, .model_selection input"  # the checkpoint above the tabs, as Forge calls it
 
 
@@ -45,7 +48,7 @@ def page(browser: Any, ui: Page) -> Iterator[Any]:
 
 def compared(page: Any) -> list[np.ndarray]:
     """The four pictures of Compare, (64, 64, 3) in grey levels."""
-    as_in_txt2img(page, prompt="cat face", seed=7, steps=20, cfg_scale=7, width=64, height=64)
+    as_in_txt2img(page, prompt="cat face", seed=7, steps=STEPS, cfg_scale=7, width=64, height=64)
     page.click("#lorax_compare")
     page.wait_for_selector("#lorax_gallery .thumbnail-item:nth-child(4) img")
     return gallery(page)
@@ -139,6 +142,7 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.click("#lorax_send")
         page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('-pruned:1>')")
         page.wait_for_function(f"() => document.querySelector('{CHOSEN}').value.startsWith('pruned')")
+        until_chosen(ui, "pruned")
         page.click("#txt2img_generate")
         page.wait_for_selector("#txt2img_gallery img")
         assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("pruned")
@@ -147,6 +151,14 @@ def test_four_clicks_from_a_card_to_a_picture(browser: Any, ui: Page) -> None:
         page.close()
     finally:
         ui.load("finetune")
+
+
+def until_chosen(ui: Page, checkpoint: str) -> None:
+    """Wait until the WebUI has heard of a choice that the page shows already; a click before that draws with the one before."""
+    deadline = time.monotonic() + PATIENCE
+    while not ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith(checkpoint):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_the_original_is_used_where_it_works(page: Any, ui: Page) -> None:
@@ -168,7 +180,7 @@ def test_move_compare_and_send(page: Any, ui: Page) -> None:
     shoot(page, "compare")
     assert ui.call("sdapi/v1/options")["sd_model_checkpoint"].startswith("finetune")
     assert [base["name"] for base in ui.call("lorax/v1/bases") if base["loaded"]] == ["finetune.safetensors"]
-    drawing = {"steps": 20, "cfg_scale": 7.0, **sampling(page)}
+    drawing = {"steps": STEPS, "cfg_scale": 7.0, **sampling(page)}
     for shown, tag in ((alone, ""), (copied, f"<lora:{LORA}:1>"), (drawn, f"<lora:{name}:1>")):
         assert abs(ui.draw(tag, **drawing).pictures[0] - shown).max() <= 1
     ui.load("base")
