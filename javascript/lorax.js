@@ -153,7 +153,7 @@ window.lorax = (() => {
         }
         switch_to_txt2img();
         find("#txt2img_extra_tabs > .tab-nav button")?.click(); // Generation: the picture is drawn there, and not among the cards
-        return [];
+        return [text, target];
     }
 
     // Refreshes one tab after the other: while the WebUI reads its list of LoRAs again, another tab's refresh would miss cards.

@@ -67,6 +67,9 @@ class Host(Protocol):
     def loaded(self) -> str | None:
         """Return the name of the loaded base, or None."""
 
+    def choose(self, base: str) -> None:
+        """Have the next picture drawn on this base, if the page's script is not enough for that."""
+
     def refresh(self) -> None:
         """Read the lists of files from the disk again."""
 

@@ -59,6 +59,9 @@ class Standalone:
             listed[name] = ListedFile(name, path)
         self._found = found
 
+    def choose(self, base: str) -> None:
+        """Do nothing: here, each picture names its base."""
+
     def defaults(self) -> Mapping[str, Any]:
         return {}
 

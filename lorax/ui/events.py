@@ -75,8 +75,8 @@ class Events:
             names = [f"drawn_{number}" for number in range(len(one.outputs))]
             self.on(one.button.click, handlers.comparison(one.work, one.ask, names), form=one.form)
         send, copy = "(text, target) => lorax.send(text, target)", "(text) => lorax.copy(text)"
-        parts["send"].click(None, [parts["tag"], parts["sent_to"]], None, **js(send))
-        parts["original"].click(None, [parts["original_tag"], parts["target"]], None, **js(send))
+        for button, tag, target in (("send", "tag", "sent_to"), ("original", "original_tag", "target")):
+            parts[button].click(handlers.sent, [parts[tag], parts[target]], None, queue=False, **QUIET, **js(send))
         parts["copy"].click(None, [parts["tag"]], None, **js(copy))
 
     def _connect_library(self) -> None:

@@ -64,6 +64,11 @@ class Handlers:
         label = self.chooser.label(name)
         return {"card": "", "adapters": gr.update(choices=list(self.chooser.labels()), value=[label])} if label else {"card": ""}
 
+    def sent(self, tag: str, target: str | None) -> None:
+        """Have the host draw with the target, to which a tag for it was sent."""
+        if target:
+            self.host.choose(target)
+
     def use_loaded(self, page: Page, mark: str, values: Values) -> Reply:
         loaded = self.host.loaded()
         return {"target": gr.update(value=loaded)} if loaded else {}

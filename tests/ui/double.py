@@ -6,6 +6,7 @@ and signatures with those of real checkouts.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import threading
@@ -71,6 +72,13 @@ class Options:
 
     def add_option(self, key, info):
         self.data_labels[key] = info
+
+    def set(self, key, value, is_api=False, run_callbacks=True):
+        self.data[key] = value
+        return True
+
+    def save(self, filename):
+        Path(filename).write_text(json.dumps(self.data), encoding="utf-8")
 
 
 class State:
@@ -257,6 +265,7 @@ class Double:
                 "opts": Options(sd_model_checkpoint=infos[0].name),
                 "state": state,
                 "OptionInfo": OptionInfo,
+                "config_filename": str(models / "config.json"),
             },
             "util": {"open_folder": open_folder},
             "networks": {

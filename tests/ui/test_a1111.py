@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from itertools import permutations
 from pathlib import Path
@@ -199,6 +200,21 @@ def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any)
     assert host.loaded() == "finetune.safetensors"
     host.run(lambda progress: choose("pruned.safetensors"), lambda *given: None)
     assert double.returns == ([] if double.kind == "forge" else ["finetune.safetensors"])
+
+
+@in_each_shape
+def test_sending_chooses_the_checkpoint_if_the_page_would_not(double: Double, host: Any, tmp_path: Path) -> None:
+    """A lazy WebUI's page notes what its list changes to, which may show the checkpoint already. The others' always loads it."""
+    from lorax.ui.handlers import Handlers
+
+    Handlers(host).sent("<lora:contrast-base-finetune:1>", "finetune.safetensors")
+    stored = tmp_path / "config.json"  # of the next start
+    if double.kind != "forge":
+        assert (host.loaded(), stored.exists()) == ("base.safetensors", False)
+        return
+    assert host.loaded() == "finetune.safetensors"
+    assert double.modules["shared"].opts.sd_model_checkpoint == "finetune.safetensors"
+    assert json.loads(stored.read_text("utf-8"))["sd_model_checkpoint"] == "finetune.safetensors"
 
 
 @in_each_shape

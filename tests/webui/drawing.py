@@ -29,13 +29,12 @@ SAME, OTHER = 1, 8  # grey levels: the same picture, and another one
 
 
 def furnish(webui: WebUI) -> None:
-    """The LoRA-X files ``x`` and ``y`` of SD 1.x, and their plain LoRAs; ``z`` of SDXL and more, if the WebUI can draw it."""
+    """The LoRA-X files ``x`` and ``y`` of SD 1.x and ``z`` of SDXL, and their plain LoRAs; SD 2.x, if the WebUI can draw it."""
     make(webui, STYLE, "x", SD1)
     make(webui, noise(webui.data / "noise.safetensors"), "y", SD1)
-    if not HAS_TYPES:
-        return
-    make(webui, narrow_xl.write(INSTALLATION, webui.data, webui.checkpoints, webui.loras), "z", SDXL)
-    narrow_open_clip.write(INSTALLATION, webui.data, webui.checkpoints)
+    make(webui, narrow_xl.write(INSTALLATION, webui.data, webui.checkpoints), "z", SDXL)
+    if HAS_TYPES:
+        narrow_open_clip.write(INSTALLATION, webui.data, webui.checkpoints)
 
 
 def make(webui: WebUI, lora: Path, name: str, checkpoints: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import xl
 
+CONFIG = "repositories/generative-models/configs/inference/sd_xl_base.yaml"  # in WebUIs that read one
 XL, RELATIVE, PRUNED = "xl", "xl-relative", "xl-pruned"
 ARCHITECTURE = "narrow"  # of the second text encoder; ``probe.py`` registers it with OpenCLIP
 HEADS, HEAD_CHANNELS = 4, 16
@@ -21,11 +22,12 @@ SIZE = xl.Size((0, 2, 10), 10, ((10, 10, 10), (2, 2, 2), (0, 0, 0)), (64, 64, 64
 SSD = replace(SIZE, down=(0, 2, 4), middle=None, up=((4, 4, 10), (2, 1, 1), (0, 0, 0)))
 
 
-def write(installation: Path, data: Path, checkpoints: Path, loras: Path) -> Path:
+def write(installation: Path, data: Path, checkpoints: Path) -> Path:
     """Write the checkpoints, what the host reads besides, and a LoRA, which is returned. SD 1.x's must be there already."""
-    config = _config(installation, data, checkpoints)
-    (data / "sd_xl_base.yaml").write_text(config)  # ``probe.py`` makes it the default, which XL and RELATIVE share
-    (checkpoints / f"{PRUNED}.yaml").write_text(config)
+    if (installation / CONFIG).is_file():
+        config = _config(installation, data, checkpoints)
+        (data / "sd_xl_base.yaml").write_text(config)  # the probe makes it the default, which XL and RELATIVE share
+        (checkpoints / f"{PRUNED}.yaml").write_text(config)
     (data / "open_clip").mkdir()
     text = {"context_length": 77, "vocab_size": SIZE.vocabulary, "width": SIZE.second, "heads": HEADS, "layers": 3}
     sizes = {"embed_dim": SIZE.second, "vision_cfg": VISION, "text_cfg": text}
@@ -43,8 +45,7 @@ def write(installation: Path, data: Path, checkpoints: Path, loras: Path) -> Pat
 
 def _config(installation: Path, data: Path, checkpoints: Path) -> str:
     """The host's own, with our sizes."""
-    path = installation / "repositories/generative-models/configs/inference/sd_xl_base.yaml"
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load((installation / CONFIG).read_text())
     model = config["model"]["params"]
     ours = yaml.safe_load((data / "v1-inference.yaml").read_text())["model"]["params"]
     model["scale_factor"] = ours["scale_factor"]

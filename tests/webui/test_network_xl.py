@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.webui.checkout import needs_configs, needs_webui
+from tests.webui.checkout import needs_webui
 from tests.webui.drawing import SDXL, message, same
 from tests.webui.server import WebUI
 
-pytestmark = [needs_webui, needs_configs]
+pytestmark = needs_webui
 RELATIVE = "xl-relative"
 WEIGHT = 0.1  # the LoRA is random, and strong
 

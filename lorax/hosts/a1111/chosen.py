@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from modules import sd_models
+from modules import sd_models, shared
 
 
 def checkpoint() -> Any:
@@ -31,6 +31,18 @@ def kept() -> Iterator[None]:
         if not _is_lazy() and checkpoint() is not before:
             with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
                 sd_models.reload_model_weights(info=before)
+
+
+def choose(name: str) -> None:
+    """Have a lazy WebUI draw the next picture with this checkpoint, as its page has another one do.
+
+    Forge's page notes a checkpoint when its list changes: not if the list shows it already, while the API has chosen another.
+    """
+    info = sd_models.get_closet_checkpoint_match(name)
+    if _is_lazy() and info and info is not checkpoint():
+        if shared.opts.set("sd_model_checkpoint", info.name):  # not if settings are frozen
+            shared.opts.save(shared.config_filename)
+        sd_models.model_data.forge_loading_parameters = {**sd_models.model_data.forge_loading_parameters, "checkpoint_info": info}
 
 
 def load() -> None:

@@ -73,6 +73,9 @@ class A1111:
         info = chosen.checkpoint() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
         return info.name if info else None
 
+    def choose(self, base: str) -> None:
+        chosen.choose(base)
+
     def refresh(self) -> None:
         sd_models.list_models()
         if networks := tags.loras():
