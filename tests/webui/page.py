@@ -152,7 +152,7 @@ def as_in_txt2img(page: Any, **values: Any) -> None:
             field.fill(str(value))
             field.blur()
     page.locator("#tabs > .tab-nav button", has_text="LoRA-X").click()
-    page.evaluate("document.querySelector('#lorax_prompt textarea').value = ''")
+    page.fill("#lorax_prompt textarea", "")  # it may have been taken already, after a move
     page.click("#lorax_from_txt2img")
     page.wait_for_function(f"() => document.querySelector('#lorax_prompt textarea').value === '{values['prompt']}'")
 
