@@ -14,6 +14,7 @@ from lab.zoo import (
     HEADLINE_PAIRS,
     OWN_ICONS,
     SCRATCH,
+    SHOWN,
     STRUCTURES,
     STYLES,
     XL,
@@ -40,8 +41,8 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES)
-    assert Counter(path.parent for path in paths) == {LORAS: 3, HEADLINE / "loras": 24, EXTRA_LORAS: 66}
+    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES)
+    assert Counter(path.parent for path in paths) == {LORAS: 3, HEADLINE / "loras": 24, EXTRA_LORAS: 66 + 48}
 
 
 def test_each_rank_has_every_style_and_the_concept() -> None:
@@ -54,7 +55,8 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
 
 def test_committed_adapters_are_what_the_table_says() -> None:
     found = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
-    found = [(adapter, base) for adapter, base in found if adapter.rank == 4 and not adapter.is_concept]
+    found = [(adapter, base) for adapter, base in found if adapter.path(base).parent != EXTRA_LORAS]
+    assert len(found) == 3 * (1 + len(STYLES))
     for adapter, base in found:
         opened = open_adapter(adapter.path(base))
         assert set(ranks(opened)) == {adapter.rank}
