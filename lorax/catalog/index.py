@@ -81,8 +81,9 @@ class Index:
     def _all_confirmed(self) -> dict[str, tuple[str, str]]:
         if (found := self._confirmed) is None:  # later nobody waits for a thread that writes
             with self._lock:
-                rows = self._guarded(lambda connection: connection.execute("SELECT * FROM confirmed").fetchall())
-                found = self._confirmed = {_text(path): (state, _text(base)) for path, state, base in rows or ()}
+                if (found := self._confirmed) is None:  # another thread may have read it meanwhile, and added to it
+                    rows = self._guarded(lambda connection: connection.execute("SELECT * FROM confirmed").fetchall())
+                    found = self._confirmed = {_text(path): (state, _text(base)) for path, state, base in rows or ()}
         return found
 
     def remember(self, path: str, state: str, record: Record) -> None:
