@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from lab import data
 from lab.lora import judged_icons
-from lab.zoo import OWN_ICONS, Adapter
+from lab.zoo import OWN_ICONS, Adapter, others
 from lorax.formats import open_adapter
 from lorax.runner import Runner
 from lorax.runner.runner import Conditioning
@@ -52,9 +53,16 @@ def of_adapter(runner: Runner, adapter: Adapter) -> Losses:
     return Losses(runner, judged_icons(adapter), CONCEPT_REPEATS if adapter.is_concept else 1)
 
 
-def norm(adapter: Adapter, runner: Runner, base: str) -> float:
-    """||dW||_F over all layers of the adapter that was trained on the base."""
-    opened = open_adapter(adapter.path(base))
+def other_natives(runner: Runner, adapter: Adapter, base: str) -> Iterator[tuple[str, Path, float]]:
+    """The other styles' native adapters: style, file, and the strength at which each has the norm of this one's native."""
+    for other in others(adapter):
+        if (path := other.path(base)).is_file():
+            yield other.icons, path, _norm(adapter.path(base), runner) / _norm(path, runner)
+
+
+def _norm(path: Path, runner: Runner) -> float:
+    """||dW||_F over all layers of an adapter on the runner's base."""
+    opened = open_adapter(path)
     layers = (name for name, layer in opened.layers_of(runner.base).items() if layer)
     return math.sqrt(sum(opened.delta(name, runner.base).norm() ** 2 for name in layers))
 

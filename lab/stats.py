@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -39,6 +39,11 @@ class Measured:
     native: torch.Tensor
     moved: torch.Tensor
     minus: torch.Tensor | None = None  # judged is the difference to this one, measured on the same icons under the same noise
+
+
+def beyond(one: Measured, others: Sequence[torch.Tensor]) -> Measured:
+    """The same with the mean of other losses (icons, seeds) in place of the target alone: what goes beyond them."""
+    return replace(one, alone=torch.stack(list(others)).mean(0))
 
 
 def recovered(adapters: Sequence[Measured]) -> float:

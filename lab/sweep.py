@@ -48,6 +48,7 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.low_rank import LowRank
 from lorax.methods import BRIDGE, REFINE, runs_models
 from lorax.models import Watch, adapted
+from lorax.runner import Runner
 
 Task = tuple[str, str, Adapter, Variant]  # source, target, adapter, variant
 
@@ -133,11 +134,7 @@ class _Target:
                 key = Key(self.name, adapter.name, NATIVE, strength=strength, on=on)
                 if key not in self.results.losses:
                     self.results.add_losses(key, where.of(adapter.path(self.name), strength))
-        own = measure.norm(adapter, self.runner, self.name)
-        for other in others(adapter):
-            key = Key(self.name, adapter.name, native_of(other.icons))
-            if key not in self.results.losses and (path := other.path(self.name)).is_file():
-                self.results.add_losses(key, losses.of(path, own / measure.norm(other, self.runner, self.name)))
+        add_others(self.results, self.runner, self.name, adapter, losses)
 
     def _transfer(self, source: str, adapter: Adapter, variant: Variant, losses: measure.Losses) -> None:
         key = Key(self.name, adapter.name, variant.name, source)
@@ -173,6 +170,17 @@ class _Target:
                     self.results.add_losses(key, losses.of(None))
 
         return watch
+
+
+def add_others(results: Results, runner: Runner, base: str, adapter: Adapter, losses: measure.Losses) -> None:
+    """What other styles' natives gain on this style's icons, at its native's norm: it is no sign of the style."""
+    wanted = {other.icons for other in others(adapter)}
+    if all(Key(base, adapter.name, native_of(style)) in results.losses for style in wanted):
+        return
+    for style, path, strength in measure.other_natives(runner, adapter, base):
+        key = Key(base, adapter.name, native_of(style))
+        if key not in results.losses:
+            results.add_losses(key, losses.of(path, strength))
 
 
 def _digest(layers: dict[str, Any]) -> str:

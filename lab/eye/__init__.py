@@ -3,8 +3,8 @@
 ``python -m lab judge`` trains what judges, ``python -m lab look`` draws and stores, ``python -m lab seen`` writes docs/seen.md.
 """
 
-from lab.eye.judge import CERTAIN, train_judge
+from lab.eye.judge import train_judge
 from lab.eye.looking import look
 from lab.eye.page import seen
 
-__all__ = ["CERTAIN", "look", "seen", "train_judge"]
+__all__ = ["look", "seen", "train_judge"]

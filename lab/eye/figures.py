@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import STRENGTHS, VARIANTS
+from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
-from lab.stats import Interval, Measured, change, recovery
+from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
 
@@ -53,11 +53,11 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     done = tuple(style for style in styles if _is_there(results, target, variant, of, style))
     if not done:
         return None
-    curves = {style: curve(results, target, variant, of, style) for style in done} if variant != NATIVE else {}
-    whole = variant == NATIVE or len(VARIANTS[variant]) > 1
+    strengths = strengths_of(variant)
+    whole = len(strengths) > 1
     judged = [
         Judged(
-            curves.get(style) or curve(results, target, NATIVE, "", style),
+            curve(results, target, variant, of, style),
             curve(results, target, NATIVE, "", style),
             curve(results, target, COPY, source, style),
         )
@@ -65,7 +65,6 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     ]
     losses = [measured(results, target, variant, of, style) for style in done]
     harmed = [_ordinary(results, target, variant, of, style) for style in done]
-    strengths = STRENGTHS if variant == NATIVE else VARIANTS[variant]
     return Figure(
         source,
         target,
@@ -84,7 +83,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
 
 def _is_there(results: Results, target: str, variant: str, source: str, style: str) -> bool:
     name = adapter_of(style).name
-    strengths = STRENGTHS if variant == NATIVE else VARIANTS[variant]
+    strengths = strengths_of(variant)
     wanted = [Key(target, name, variant, source, one) for one in strengths]
     return all(key in results.reports for key in [Key(target, name, ALONE), *wanted])
 
@@ -92,7 +91,7 @@ def _is_there(results: Results, target: str, variant: str, source: str, style: s
 def curve(results: Results, target: str, variant: str, source: str, style: str) -> Curve:
     """Of one style, from the target alone on."""
     name = adapter_of(style).name
-    strengths = STRENGTHS if variant == NATIVE else VARIANTS[variant]
+    strengths = strengths_of(variant)
     keys = [Key(target, name, ALONE), *(Key(target, name, variant, source, one) for one in strengths)]
     style_, content = zip(*(by_prompt(results.reports[key]) for key in keys), strict=True)
     return Curve((0.0, *strengths), np.stack(style_), np.stack(content))
@@ -128,10 +127,4 @@ def _ordinary(results: Results, target: str, variant: str, source: str, style: s
 def specific(results: Results, target: str, style: str, measured: Measured) -> float:
     """Recovery in which zero is what the other styles' natives give at this style's norm, and 1 the native."""
     keys = (Key(target, adapter_of(style).name, native_of(other)) for other in SHOWN)
-    others = [results.losses[key] for key in keys if key in results.losses]
-    zero = np.mean([_share(Measured(measured.alone, measured.native, one)) for one in others])
-    return float((_share(measured) - zero) / (1 - zero))
-
-
-def _share(one: Measured) -> float:
-    return ((one.alone.mean() - one.moved.mean()) / (one.alone.mean() - one.native.mean())).item()
+    return recovered([beyond(measured, [results.losses[key] for key in keys if key in results.losses])])

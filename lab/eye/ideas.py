@@ -43,6 +43,11 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 VARIANTS = {COPY: STRENGTHS, AUTO: (1.0,), LORAX: STRENGTHS} | dict.fromkeys(IDEAS, STRENGTHS)
 
 
+def strengths_of(variant: str) -> tuple[float, ...]:
+    """At which a variant is drawn, or the native adapter."""
+    return VARIANTS.get(variant, STRENGTHS)
+
+
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""

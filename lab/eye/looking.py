@@ -15,8 +15,9 @@ from lab.bundle import runner_of
 from lab.eye.ideas import STRENGTHS, VARIANTS, moved_by
 from lab.eye.judge import judge
 from lab.pictures import generate
-from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
-from lab.zoo import ADAPTERS, SHOWN, Adapter, others
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
+from lab.sweep import add_others
+from lab.zoo import ADAPTERS, SHOWN, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
@@ -59,7 +60,7 @@ class _Looker:
         for strength in STRENGTHS:
             key = Key(self.target, adapter.name, NATIVE, strength=strength)
             self._measured(key, adapter.path(self.target), strength, style, losses)
-        self._others(adapter, losses)
+        add_others(self.results, self.runner, self.target, adapter, losses)
         for variant, strengths in VARIANTS.items():
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
             if all(key in self.results.reports for key in keys):
@@ -77,14 +78,6 @@ class _Looker:
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))
         self.results.add_report(key, seen(self.runner, path, strength, style))
-
-    def _others(self, adapter: Adapter, losses: measure.Losses) -> None:
-        """What other styles' natives gain on this style's icons, at this one's norm: it is no sign of the style."""
-        own = measure.norm(adapter, self.runner, self.target)
-        for other in others(adapter):
-            key = Key(self.target, adapter.name, native_of(other.icons))
-            if key not in self.results.losses and (path := other.path(self.target)).is_file():
-                self.results.add_losses(key, losses.of(path, own / measure.norm(other, self.runner, self.target)))
 
 
 def seen(runner: Runner, path: Path | None, strength: float, style: str) -> dict[str, list[float]]:

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
-from lab.stats import Interval, Measured, change, recovered, recovery
+from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY, STRENGTHS, VARIANTS, asked
 from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STYLES, others
 
@@ -117,9 +115,9 @@ class Cells:
         for measured, name in zip(self._measured(cell, strength) or (), cell.adapters, strict=False):
             keys = [Key(cell.target, name, native_of(other.icons)) for other in others(ADAPTERS[name])]
             given = [self.results.losses[key] for key in keys if key in self.results.losses]
-            if not given or not change([(zero := torch.stack(given).mean(0), measured.native)]).is_below_zero:
+            if not given or not change([((own := beyond(measured, given)).alone, own.native)]).is_below_zero:
                 return None
-            found.append(dataclasses.replace(measured, alone=zero))
+            found.append(own)
         return recovery(found) if found else None
 
     def teacher(self, cell: Cell) -> Interval | None:
