@@ -1,6 +1,6 @@
 """Finds facts about the files in a library, and the bases that adapters were trained on. What was read is kept in an index."""
 
-from lorax.catalog.known import Survey, confirm, facts, flush, forget, keep_in, record, seen, sha256
+from lorax.catalog.known import Survey, confirm, facts, flush, forget, keep_in, keep_sha256, known_sha256, record, seen, sha256
 from lorax.catalog.origins import Origin, Origins, Sure, adapter_of, base_of
 from lorax.catalog.record import Facts, FileKind, ListedFile, Named, Provenance, Record
 
@@ -22,6 +22,8 @@ __all__ = [
     "flush",
     "forget",
     "keep_in",
+    "keep_sha256",
+    "known_sha256",
     "record",
     "seen",
     "sha256",

@@ -12,7 +12,7 @@ from pathlib import Path
 from lorax import __version__
 from lorax.catalog.index import Index
 from lorax.catalog.reading import read
-from lorax.catalog.record import Facts, FileKind, Record
+from lorax.catalog.record import Facts, FileKind, ListedFile, Record
 from lorax.files import hashes
 from lorax.formats import sidecars
 
@@ -81,12 +81,21 @@ def _read(path: Path) -> Record:
 
 def sha256(path: Path) -> str:
     """Return the hash of the file's content. Each state of it is read once."""
-    found = _read(path)
-    if not found.sha256:
-        found = replace(found, sha256=hashes(path).sha256)
-        if state := _state(path):
-            _index.put(str(path.absolute()), state, found)
-    return found.sha256
+    found = _read(path).sha256
+    if not found:
+        keep_sha256(path, found := hashes(path).sha256)
+    return found
+
+
+def known_sha256(file: ListedFile) -> str | None:
+    """Return the hash of a listed file's content if the host or the index knows it; None if the file must be read for it."""
+    return file.sha256 or _read(file.path).sha256 or None
+
+
+def keep_sha256(path: Path, sha256: str) -> None:
+    """Keep the hash of the file's content, as long as the file does not change."""
+    if state := _state(path):
+        _index.put(str(path.absolute()), state, replace(_read(path), sha256=sha256))
 
 
 class Survey:

@@ -23,7 +23,7 @@ from lorax.transfer import by_layer
 from lorax.transfer.assignment import assignments
 from lorax.transfer.expected import Cost
 from lorax.transfer.planning import Context, Plan
-from lorax.transfer.resume import Store
+from lorax.transfer.resume import has_pictures
 from lorax.transfer.work import Stage, pictures_of, solving, stages
 
 # Shares of a block's speed; that of the UNet is with an adapter on it.
@@ -118,7 +118,7 @@ class _Job:
             models,
             of_text=any(component_of(target) != "unet" for target in assigned),
             related=not is_bridge and (are_related(plan) if related is None else related),
-            drawn=_is_drawn(plan, pictures_of(method, plan.running, models), cache),
+            drawn=has_pictures(plan, cache, pictures_of(method, plan.running, models)),
         )
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
@@ -179,9 +179,3 @@ class _Job:
         coded *= HELD * FLOAT * max((layer.values for layer in of.autoencoder), default=0)
         weights = width * of.parameters + FLOAT * sum(layer.parameters for layer in of.autoencoder)
         return weights + width * values + trained + solved + coded
-
-
-def _is_drawn(plan: Plan, count: int, cache: Cache | None) -> bool:
-    """Tell whether the pictures are in the cache. It is not asked before the bases' hashes, by which it keeps them, are known."""
-    known = cache is not None and not plan.source.identity.unread and not plan.target.identity.unread
-    return known and Store.of(plan, cache).has_pictures(count)

@@ -30,24 +30,17 @@ class Store:
         """
         if cache is None or not cache.is_on_disk:
             return cls(None, "")
-        config, drawing = plan.adapter.path.with_name("adapter_config.json"), {"captions": plan.running.captions}
-        adapter = hashes(plan.adapter.path).sha256, _sha256(config)
-        source = _hash(__version__, *adapter, *_identity(plan.source), drawing | {"trigger": trigger_of(plan)})
-        options, running = dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
+        source, options, running = _drawing(plan), dataclasses.asdict(plan.options), dataclasses.asdict(plan.running)
         return cls(cache, _hash(source, *_identity(plan.target), options, running, start), source)
 
     def pictures(self, plan: Plan, count: int) -> Pictures | None:
         """Return ``count`` pictures that the source drew, or None."""
-        entry = self._get(f"{self.source}-{count}-drawn")
+        entry = self._get(_drawn(self.source, count))
         return Pictures(prompts_of(plan, count), entry.tensors["pictures"]) if entry is not None else None
-
-    def has_pictures(self, count: int) -> bool:
-        """Tell whether ``count`` pictures of the source are stored."""
-        return self._cache is not None and self._cache.has(f"{self.source}-{count}-drawn")
 
     def save_pictures(self, pictures: Pictures) -> None:
         """Store pictures, which serve other targets of the adapter too."""
-        self._put(f"{self.source}-{len(pictures.prompts)}-drawn", {"pictures": pictures.pixels}, {})
+        self._put(_drawn(self.source, len(pictures.prompts)), {"pictures": pictures.pixels}, {})
 
     def load(self) -> State | None:
         """Return the state of the job's training, or None."""
@@ -64,6 +57,26 @@ class Store:
         if self._cache:
             stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             self._cache.put(name, Entry(stored, dict(notes)), remember=False)
+
+
+def has_pictures(plan: Plan, cache: Cache | None, count: int) -> bool:
+    """Tell whether the cache has ``count`` pictures that the source drew with the adapter.
+
+    They are not looked for before the hash of the source is known, since it takes as long as reading the source.
+    """
+    return cache is not None and not plan.source.identity.unread and cache.has(_drawn(_drawing(plan), count))
+
+
+def _drawing(plan: Plan) -> str:
+    """Return the hash of all that decides what the source draws with the adapter."""
+    config, drawing = plan.adapter.path.with_name("adapter_config.json"), {"captions": plan.running.captions}
+    adapter = hashes(plan.adapter.path).sha256, _sha256(config)
+    return _hash(__version__, *adapter, *_identity(plan.source), drawing | {"trigger": trigger_of(plan)})
+
+
+def _drawn(source: str, count: int) -> str:
+    """Return the key of ``count`` pictures."""
+    return f"{source}-{count}-drawn"
 
 
 def _identity(base: Checkpoint) -> tuple[str, str]:

@@ -37,7 +37,7 @@ class Asked:
         """What differs once another answer may be right."""
         files = (self.target, *filter(None, [self.source]), *self.adapters)
         known = (self.source is None, *(base.path for base in (() if self.source else self.bases)))
-        said = tuple(record(one.path).confirmed for one in self.adapters)
+        said = tuple((record(one.path).confirmed, record(one.path).sha256) for one in self.adapters)  # a job may have hashed it
         return self.running, known, said, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
 
 

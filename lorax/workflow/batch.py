@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax.catalog import ListedFile, Origins, Sure, record
@@ -111,7 +111,6 @@ class _Work:
         self._asked, self._destination, self._memory, self._announce = asked, destination, memory, announce
         self._tasks = [_Task(item.adapter, target, item.source) for item in asked.items for target in asked.targets]
         self.has_begun = False  # whether all files are read
-        self._sha256: dict[Path, str] = {}  # of bases that were hashed, which takes as long as reading them
 
     def outcomes(self) -> list[Outcome]:
         for task in self._tasks:
@@ -186,7 +185,7 @@ class _Work:
             work, saving = self._opened(tasks, progress), self._destination.saving
             work.prepare([task.path for task in tasks if task.path], saving, self._announce)
             moved = work.run()
-            self._sha256 |= work.find_hashes(moved, saving)
+            work.find_hashes(moved, saving)
         except Interrupted:
             raise
         except Exception as error:
@@ -206,7 +205,6 @@ class _Work:
     def _opened(self, tasks: Sequence[_Task], progress: Progress) -> Pass:
         source, target = tasks[0].source, tasks[0].target
         assert source is not None
-        source, target = (replace(base, sha256=self._sha256.get(base.path, base.sha256)) for base in (source, target))
         adapters = [task.adapter for task in tasks]
         return Pass(Request(source, target, adapters, self._asked.options, self._asked.running), progress, self._memory)
 

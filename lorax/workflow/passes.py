@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lorax import output
+from lorax.catalog import keep_sha256, known_sha256, sha256
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
@@ -42,8 +43,8 @@ def plans(request: Request, progress: Progress = silent) -> list[Plan]:
             progress(0, 1, READING)  # hears a stop: there may be thousands
             yield open_adapter(adapter.path)
 
-    source = open_checkpoint(request.source.path, request.source.sha256)
-    target = source if request.is_within_one_base else open_checkpoint(request.target.path, request.target.sha256)
+    source = open_checkpoint(request.source.path, known_sha256(request.source))
+    target = source if request.is_within_one_base else open_checkpoint(request.target.path, known_sha256(request.target))
     return plan_all(opened(), source, target, request.options, request.running)
 
 
@@ -78,6 +79,7 @@ class Pass:
             if cached:  # whether the pictures are there already is only known then
                 context.meter.expect(expected(self.plans, None))
                 find_hashes(self.plans[0], context)
+                self._keep_hashes()
             announce(total(estimate(plan, cache=context.cache) for plan in self.plans))
 
     def run(self) -> list[Moved]:
@@ -89,14 +91,13 @@ class Pass:
             self._memory.keep(self._state, self._survey, moved)
         return moved
 
-    def find_hashes(self, moved: Sequence[Moved], saving: Saving) -> dict[Path, str]:
-        """Hash the bases that a written header names, if one is written, which takes as long as reading; return the hashes."""
+    def find_hashes(self, moved: Sequence[Moved], saving: Saving) -> None:
+        """Hash the bases that a written header names, if one is written, which takes as long as reading."""
         if self._holds_moved(saving) and not any(one.layers for one in moved):
-            return {}
-        bases = self._named(saving)
-        for base in bases:
+            return
+        for base in self._named(saving):
             base.identity.find(self._context.meter)
-        return {base.path: base.identity.sha256 for base in bases if base.path.is_file()}
+            keep_sha256(base.path, base.identity.sha256)
 
     def result(self, number: int, moved: Moved, strength: float = 1.0) -> Result:
         """Return the result for an adapter of which nothing is written yet."""
@@ -114,6 +115,13 @@ class Pass:
     def finish(self, path: Path) -> None:
         """Tell that the file is staged: the last chance to stop before it appears."""
         self._context.meter.at(1, 1, writing(path.name))
+
+    def _keep_hashes(self) -> None:
+        """Have verdicts know the hashes by which the cache keeps pictures, so that they see which are drawn already."""
+        for base in (self.plans[0].source, self.plans[0].target):
+            keep_sha256(base.path, base.identity.sha256)
+        for plan in self.plans:
+            sha256(plan.adapter.path)
 
     def _holds_moved(self, saving: Saving) -> bool:
         return output.holds_moved(self.request.options.method, saving)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lorax.catalog import FileKind, ListedFile, Origin, Origins, Provenance, Sure, base_of, record
+from lorax.catalog import FileKind, ListedFile, Origin, Origins, Provenance, Sure, base_of, known_sha256, record
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import LoraxError, UnsupportedFamily, in_words, is_expected
 from lorax.files import Cache
@@ -73,7 +73,7 @@ class Verdicts:
         self._options = Options(device=device)
         has_models = models is not None or importlib.util.find_spec("diffusers") is not None
         self._lacking = "" if has_models else "diffusers is not installed here."
-        self._pairs = KnownPairs(cache, f"{device} {has_models}")
+        self._cache, self._pairs = cache, KnownPairs(cache, f"{device} {has_models}")
         self._lock = threading.Lock()  # the tab and the API may ask at once
 
     def of(self, adapter: ListedFile, source: ListedFile, target: ListedFile) -> Verdict:
@@ -126,8 +126,9 @@ class Verdicts:
                     self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
             bases = asked.opened[source.path]
             verdict = self._of(adapter, bases, known.structure if asked.by_structure else "")
-            if asked.running not in (None, Running()):
-                verdict = self._priced(verdict, adapter, bases, asked.running)
+            pictures = self._pictures(adapter, source)
+            if pictures or asked.running not in (None, Running()):
+                verdict = self._priced(verdict, adapter, bases, asked.running, pictures)
             return _of_copy(verdict, known.facts.origin, target)
         except Exception as error:
             if not is_expected(error):
@@ -146,8 +147,15 @@ class Verdicts:
                 known.keep(state, found)
         return found
 
-    def _priced(self, found: Verdict, adapter: ListedFile, bases: Bases, running: Running | None) -> Verdict:
-        """Return the verdict with what its actions cost if the models are run so."""
+    def _pictures(self, adapter: ListedFile, source: ListedFile) -> Cache | None:
+        """Return the cache if it may hold pictures of the adapter: both files were hashed, without which none is kept."""
+        may_hold = self._cache is not None and self._cache.is_on_disk and all(map(known_sha256, (adapter, source)))
+        return self._cache if may_hold else None
+
+    def _priced(
+        self, found: Verdict, adapter: ListedFile, bases: Bases, running: Running | None, pictures: Cache | None
+    ) -> Verdict:
+        """Return the verdict with what its actions cost if the models are run so, and with the pictures that are there."""
         if not any(action.bytes for action in found.actions):
             return found
         (source, target), known = bases.opened, bases.known
@@ -156,7 +164,7 @@ class Verdicts:
         priced = []
         for action in found.actions:
             if action.bytes and action.do.method:
-                cost = self._cost(plan, action.do.method, found.kind, known)
+                cost = self._cost(plan, action.do.method, found.kind, known, pictures)
                 action = replace(action, seconds=cost.seconds, bytes=cost.bytes)
             priced.append(action)
         return replace(found, actions=tuple(priced))
@@ -194,12 +202,15 @@ class Verdicts:
         return replace(verdict, actions=judging.actions(verdict, judging.moving_seconds(plan), running))
 
     @staticmethod
-    def _cost(plan: Plan, method: str, kind: Kind, known: Known) -> Cost:
-        """Estimate the cost, once for all adapters that change the same layers at the same ranks."""
+    def _cost(plan: Plan, method: str, kind: Kind, known: Known, pictures: Cache | None = None) -> Cost:
+        """Estimate the cost, without ``pictures`` once for all adapters that change the same layers at the same ranks."""
+        related = kind not in (Kind.UNRELATED, Kind.CROSSED)
+        if pictures:
+            return estimate(plan, method, related=related, cache=pictures, alone=True)
         changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
         key = method, kind, changed, plan.running
         if key not in known.costs:
-            known.costs[key] = estimate(plan, method, related=kind not in (Kind.UNRELATED, Kind.CROSSED), alone=True)
+            known.costs[key] = estimate(plan, method, related=related, alone=True)
         return known.costs[key]
 
 
@@ -213,7 +224,7 @@ class UnsupportedBase(UnsupportedFamily):
 
 def _opened(base: ListedFile) -> Checkpoint:
     try:
-        return open_checkpoint(base.path, base.sha256)
+        return open_checkpoint(base.path, known_sha256(base))
     except UnsupportedFamily as error:
         raise UnsupportedBase(base, error) from error
 
