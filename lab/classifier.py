@@ -63,11 +63,12 @@ class Classifier(nn.Module):
         return self(pictures)[0].softmax(1)
 
     @torch.no_grad()
-    def subject_ranks(self, pictures: torch.Tensor, subjects: list[str]) -> torch.Tensor:
-        """(N,): how many subjects fit each picture better than the one named for it; 0 is best."""
+    def subject_ranks(self, pictures: torch.Tensor, subjects: list[str], among: Sequence[str] = ()) -> torch.Tensor:
+        """(N,): how many subjects fit each picture better than the one named for it; 0 is best. ``among``: of these alone."""
         logits = self(pictures)[1]
         named = logits.gather(1, torch.tensor([[self.subjects.index(subject)] for subject in subjects]))
-        return (logits > named).sum(1)
+        counted = [self.subjects.index(subject) for subject in among or self.subjects]
+        return (logits[:, counted] > named).sum(1)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +188,9 @@ class Accuracy:
     subject_in_five: float
 
 
-def accuracy(classifier: Classifier, icons: Labelled) -> Accuracy:
-    ranks = classifier.subject_ranks(icons.pictures, [classifier.subjects[i] for i in icons.subjects.tolist()])
+def accuracy(classifier: Classifier, icons: Labelled, among: Sequence[str] = ()) -> Accuracy:
+    """``among``: the subjects between which the classifier chooses, if not all."""
+    ranks = classifier.subject_ranks(icons.pictures, [classifier.subjects[i] for i in icons.subjects.tolist()], among)
     styles = classifier.style_probabilities(icons.pictures).argmax(1)
     ranks = ranks[icons.subjects < len(classifier.subjects) - 1]
     shares = (styles == icons.styles, ranks == 0, ranks < 5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab import data
 from lab.bundle import runner_of
-from lab.classifier import Accuracy, Classifier, accuracy, labelled, through, train_classifier
+from lab.classifier import NONE, Accuracy, Classifier, accuracy, labelled, through, train_classifier
 from lab.paths import HEADLINE
 from lab.zoo import SHOWN
 from lorax.demo.bundle import BASE
@@ -28,6 +28,15 @@ def judge() -> Classifier:
     return Classifier.load(JUDGE)
 
 
+@cache
+def choices() -> list[str]:
+    """The subjects between which the judge chooses: those that no LoRA has seen.
+
+    Of the others it has seen each in every style, and of these none, so it would take them for the others.
+    """
+    return [subject for subject in judge().subjects if subject != NONE and data.is_held_out(subject)]
+
+
 def accuracies() -> dict[str, Accuracy]:
     """By style, on held-out subjects, through the autoencoder as every picture is."""
     everything, _ = labelled(SETS, SHOWN)
@@ -35,5 +44,5 @@ def accuracies() -> dict[str, Accuracy]:
     found = {}
     for style in SHOWN:
         icons = unseen.where(unseen.styles == SETS.index(style))
-        found[style] = accuracy(judge(), replace(icons, pictures=through(vae, icons.pictures)))
+        found[style] = accuracy(judge(), replace(icons, pictures=through(vae, icons.pictures)), choices())
     return found
