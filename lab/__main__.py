@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
-from lab.eye import look, seen, train_judge
+from lab.eye import blind, look, seen, train_judge
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
@@ -176,6 +176,7 @@ COMMANDS = {
     "classifier": classifier,
     "judge": judge,
     "look": look,
+    "blind": blind,
     "seen": seen,
     "pictures": pictures,
     "probe": probe,
@@ -185,7 +186,20 @@ COMMANDS = {
     "compare": compare,
     "pack": pack_results,
 }
-MEASURING = ("sweep", "behaviour", "probe", "adapters", "forecast", "pictures", "look", "seen", "summary", "report", "pack")
+MEASURING = (
+    "sweep",
+    "behaviour",
+    "probe",
+    "adapters",
+    "forecast",
+    "pictures",
+    "look",
+    "blind",
+    "seen",
+    "summary",
+    "report",
+    "pack",
+)
 STORED = dict.fromkeys(MEASURING, RESULTS) | {"headline": RERUN, "compare": RERUN}
 
 

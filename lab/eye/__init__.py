@@ -1,10 +1,12 @@
 """Measures by pictures: how much of a style arrives and how much of the subject is kept, at each strength.
 
 ``python -m lab judge`` trains what judges, ``python -m lab look`` draws and stores, ``python -m lab seen`` writes docs/seen.md.
+``python -m lab blind`` draws pairs for readers, who tell whether the measure agrees with the eye.
 """
 
+from lab.eye.blind import blind
 from lab.eye.judge import train_judge
 from lab.eye.looking import look
 from lab.eye.page import seen
 
-__all__ = ["look", "seen", "train_judge"]
+__all__ = ["blind", "look", "seen", "train_judge"]

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lab.variants import AUTO, COPY, LORAX, written
+from lab import variants
+from lab.variants import AUTO, COPY, LONGER, LORAX, written
 from lab.zoo import Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.formats import open_adapter
-from lorax.options import Options
-from lorax.transfer import Layers, Moved, plan, run
+from lorax.methods import REFINE
+from lorax.transfer import Layers, Moved
 from lorax.transfer.report import LayerRecord
 
 Strength = Callable[[LayerRecord], float]
@@ -40,7 +40,7 @@ IDEAS: dict[str, Strength] = {
 }
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
-VARIANTS = {COPY: STRENGTHS, AUTO: (1.0,), LORAX: STRENGTHS} | dict.fromkeys(IDEAS, STRENGTHS)
+VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((COPY, LORAX, *IDEAS, REFINE, LONGER), STRENGTHS)
 
 
 def strengths_of(variant: str) -> tuple[float, ...]:
@@ -51,9 +51,8 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
-    options = Options(LORAX, threshold=0) if variant == LORAX else Options(AUTO if variant == AUTO else COPY)
-    planned = plan(open_adapter(adapter.path(source)), open_checkpoint(checkpoint(source)), target, options)
-    moved = run(planned)
+    method = variants.VARIANTS[COPY if variant in IDEAS else variant]
+    planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
     if variant in IDEAS:
         moved = _by_layer(moved, IDEAS[variant])
     with written(planned, moved) as path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import torch
 
 from lab import data
 from lab.bundle import runner_of
@@ -35,6 +38,12 @@ def choices() -> list[str]:
     Of the others it has seen each in every style, and of these none, so it would take them for the others.
     """
     return [subject for subject in judge().subjects if subject != NONE and data.is_held_out(subject)]
+
+
+def judged(pictures: torch.Tensor, prompts: Sequence[str], style: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """How sure the judge is of the style in each picture, and how many of its choices fit it better than its prompt."""
+    certain = judge().style_probabilities(pictures)[:, judge().styles.index(style)]
+    return certain, judge().subject_ranks(pictures, [prompt.replace(" ", "-") for prompt in prompts], choices())
 
 
 def accuracies() -> dict[str, Accuracy]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lab import measure
 from lab.bundle import runner_of
 from lab.eye.ideas import STRENGTHS, VARIANTS, moved_by
-from lab.eye.judge import choices, judge
+from lab.eye.judge import judged
 from lab.pictures import generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
@@ -83,6 +83,5 @@ class _Looker:
 def seen(runner: Runner, path: Path | None, strength: float, style: str) -> dict[str, list[float]]:
     """How sure the judge is of the style in each picture, and how many of its choices fit it better than its own."""
     pictures, asked = generate(runner, path, PROMPTS, strength)
-    certain = judge().style_probabilities(pictures)[:, judge().styles.index(style)]
-    ranks = judge().subject_ranks(pictures, [prompt.replace(" ", "-") for prompt in asked], choices())
+    certain, ranks = judged(pictures, asked, style)
     return {"style": [round(one, 4) for one in certain.tolist()], "rank": ranks.tolist()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Plot
 
+from lab.eye.blind import agreements
 from lab.eye.figures import HALVES, Figure, figures
 from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS
@@ -30,7 +31,12 @@ def seen(options: argparse.Namespace) -> None:
         return
     if not found:
         sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
-    parts = {"accuracies": _accuracies(), "tables": "\n\n".join(_tables(found)), "half": _halves()}
+    parts = {
+        "accuracies": _accuracies(),
+        "readers": _readers(options.results),
+        "tables": "\n\n".join(_tables(found)),
+        "half": _halves(),
+    }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
     print(PAGE)
 
@@ -56,6 +62,18 @@ def _accuracies() -> str:
     ]
     table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
     return f"{table}\n\nWanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+
+
+def _readers(results: Path) -> str:
+    """How often readers agree with the measure, and with each other."""
+    rows = [
+        (what, name, *(f"{other}: {found.right} of {found.answers}" for other, found in others.items()))
+        for what, name, others in agreements(results)
+    ]
+    if not rows:
+        return "No reader has looked yet."
+    head = ("asked of", "reader", *("agrees with" for _ in rows[0][2:]))
+    return markdown(head, rows)
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:
