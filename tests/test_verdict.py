@@ -73,13 +73,16 @@ def test_the_labs_models(models: Path, source: str, target: str, kind: Kind, can
     assert all(action.seconds > 5 and action.bytes > 1e8 for action in found.actions if action.do in (Do.REFINE, Do.BRIDGE))
 
 
-@pytest.mark.parametrize(("c", "strength"), [(0.5, 0.5), (0.02, 1.0)])
+@pytest.mark.parametrize(("c", "strength"), [(0.5, 0.5), (0.25, 0.75), (0.02, 1.0)])
 def test_the_strength_at_which_the_original_works(files: Files, tmp_path: Path, c: float, strength: float) -> None:
     target = along(files, tmp_path / "along.safetensors", c)
     found, moved = judged(files.lora, files.base, target), by_auto(files.lora, files.base, target)
     assert (found.kind, found.layers, found.moved) == (Kind.WORKS, len(files.deltas), len(files.deltas))
     assert found.strength == pytest.approx(strength, abs=0.02) == pytest.approx(moved.strength, abs=0.02)
-    assert ("Use it at about 0.50" in words(found)) == (strength < 1)
+    said = [
+        sentence in words(found) for sentence in (f"Use it at about {strength:.2f}", "It may draw this style without the LoRA")
+    ]
+    assert said == [strength < 1, strength == 0.5]
 
 
 def test_what_a_checkpoint_has_already_needs_no_lora(files: Files, tmp_path: Path) -> None:
@@ -205,8 +208,7 @@ def test_two_checkpoints_are_judged_once(models: Path, tmp_path: Path, reads: li
     """Also for the next start; of the next LoRA on them only what tells how much of it is there already is read."""
     bases = models / "base.safetensors", models / "pruned.safetensors"
     first, second = (HEADLINE / "loras" / f"{style}-r4-base.safetensors" for style in ("contrast", "blobs"))
-    by = Verdicts(Cache(tmp_path, 1 << 30, 0))
-    found = judged(first, *bases, by)
+    found = judged(first, *bases, by := Verdicts(Cache(tmp_path, 1 << 30, 0)))
     assert len(reads) > 500  # the pairs are told by weights
     reads.clear()
     later = Verdicts(Cache(tmp_path, 1 << 30, 0))
