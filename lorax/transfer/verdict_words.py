@@ -12,8 +12,8 @@ from lorax.transfer.wording import STYLE_UNCERTAIN
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 QUIET = "if nothing else runs"  # of the machine, for which all times are told
 UNSURE = "The two checkpoints do not predict the same, so the effect may be weaker or another one: compare."
-# Below this strength the target may know the style. LoRAs for styles that the lab's fine-tune was trained on had 0.63 there and did
-# harm at any strength; others of rank 4 had 0.71 to 0.83. Of higher ranks some have less, so no more than a possibility is told.
+# Below this strength the target may know the style. LoRAs for styles that the lab's fine-tune was trained on had 0.63 there and
+# did harm at any strength; others of rank 4 had 0.71 to 0.83. Of higher ranks some have less, so it is told as a possibility.
 KNOWN = 0.67
 SHARES = {
     1 / 10: "a tenth",
