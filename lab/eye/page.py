@@ -87,8 +87,24 @@ def _tables(found: Sequence[Figure]) -> list[str]:
                 _plot(own, PAGE.with_suffix("") / name)
                 title = f"### {source} to {target}, {half}: {', '.join(own[0].styles)}"
                 plot = f"![Style against content]({PAGE.stem}/{name})"
-                tables.append(f"{title}\n\n{plot}\n\n{markdown(head, map(_row, own))}")
+                tables.append(f"{title}\n\n{plot}\n\n{_against_a_copy(own)}\n\n{markdown(head, map(_row, own))}")
     return tables
+
+
+def _against_a_copy(own: Sequence[Figure]) -> str:
+    """Tell in a sentence or more which variants are worth more by pictures than a copy at its best strength, and which less."""
+    kinds: dict[str, list[str]] = {"More than": [], "Less than": [], "Not told apart from": []}
+    for one in own:
+        if one.less_copy:
+            kind = (
+                "More than"
+                if one.less_copy.is_above_zero
+                else "Less than"
+                if one.less_copy.is_below_zero
+                else "Not told apart from"
+            )
+            kinds[kind].append(f"`{one.variant}`")
+    return " ".join(f"{kind} a copy along its whole curve: {', '.join(names)}." for kind, names in kinds.items() if names)
 
 
 def _row(one: Figure) -> tuple[str, ...]:
