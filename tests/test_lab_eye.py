@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 
 from lab import styles
 from lab.eye import figures
+from lab.eye.blind import KEY, SAME, agreements
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.looking import PAIRS, adapter_of
+from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.results import ALONE, NATIVE, Key, Results, native_of
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
@@ -88,3 +91,17 @@ def test_each_style_is_a_picture_of_the_same_subject_and_no_other_style(name: st
 def test_the_halves_share_no_style() -> None:
     assert not set(CHOOSING) & set(REPORTING)
     assert {*CHOOSING, *REPORTING} == set(styles.FILTERS)
+
+
+def test_readers_and_measure_are_compared_where_both_can_tell(tmp_path: Path) -> None:
+    (folder := tmp_path / FOLDER).mkdir()
+    sheets = [{"style": a, "content": b} for a, b in ((0.9, 0.1), (0.2, 0.5), (0.2, 0.1))]
+    pairs = [{"a": sheets[0], "b": sheets[1]}, {"a": sheets[1], "b": sheets[2]}]  # of the second, the style is the same
+    (folder / KEY).write_text(json.dumps(pairs))
+    for name, answers in (("one", ["A", "A"]), ("other", ["B", SAME])):
+        said = {f"{number:02}": {"style": answer, "content": "B"} for number, answer in enumerate(answers)}
+        (folder / f"reader-{name}.json").write_text(json.dumps(said))
+    found = {(what, name): {by: (one.right, one.answers) for by, one in its.items()} for what, name, its in agreements(tmp_path)}
+    assert found["style", "one"] == {"the measure": (1, 1), "other": (0, 1)}
+    assert found["style", "other"] == {"the measure": (0, 1), "one": (0, 1)}
+    assert found["content", "one"] == {"the measure": (1, 2), "other": (2, 2)}

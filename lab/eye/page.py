@@ -17,7 +17,7 @@ from lab.eye.looking import FOLDER, PAIRS
 from lab.report.plots import save
 from lab.report.tables import markdown, number, percent
 from lab.results import NATIVE, Results
-from lab.zoo import CHOOSING, REPORTING
+from lab.zoo import CHOOSING, REPORTING, SHOWN
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
@@ -34,6 +34,7 @@ def seen(options: argparse.Namespace) -> None:
     parts = {
         "accuracies": _accuracies(),
         "readers": _readers(options.results),
+        "grids": _grids(),
         "tables": "\n\n".join(_tables(found)),
         "half": _halves(),
     }
@@ -62,6 +63,12 @@ def _accuracies() -> str:
     ]
     table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
     return f"{table}\n\nWanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+
+
+def _grids() -> str:
+    """The grids that ``python -m lab blind`` has drawn, of the styles in their order."""
+    files = [path for style in SHOWN for path in (PAGE.with_suffix("")).glob(f"*-{style}.png")]
+    return "\n\n".join(f"![{path.stem.replace('-', ': ')}]({PAGE.stem}/{path.name})" for path in files)
 
 
 def _readers(results: Path) -> str:

@@ -177,7 +177,7 @@ def _of_the_original(report: Report) -> Iterator[Section]:
     """Tell that the file is a copy, which no figure below says."""
     if report.draws_as_original:
         strength = f", used at {report.strength:.2f}," if report.strength != 1 else ""
-        text = f"A copy gains nothing here: the original LoRA{strength} draws the same on the target. Only Refine may add to it."
+        text = f"A copy gains nothing here: the original LoRA{strength} draws the same on the target. Use that one."
         yield Section(Topic.ORIGINAL, text)
 
 
