@@ -38,8 +38,10 @@ class WebUI:
         self.data, self.checkpoints, self.loras = data, data / "models" / "Stable-diffusion", data / "models" / "Lora"
         self.log = data / "log.txt"
         bundle.unpack(self.checkpoints)
-        (self.checkpoints / f"{bundle.BASE}.yaml").rename(data / "v1-inference.yaml")  # the probe makes it the default
-        (self.checkpoints / f"{bundle.FINETUNE}.yaml").unlink()
+        configs = [self.checkpoints / f"{name}.yaml" for name in (bundle.BASE, bundle.FINETUNE)]
+        shutil.copy(configs[0], data / "v1-inference.yaml")  # the probe makes it the default
+        for config in configs if HAS_TYPES else ():  # elsewhere our runner runs them, which reads each one's own
+            config.unlink()
         self.loras.mkdir()
         (data / "extensions").mkdir()
         (data / "extensions" / "lorax").symlink_to(ROOT)
