@@ -15,18 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorax.catalog import ListedFile, forget
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE
-from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import bridge
 from lorax.models import operations, speed
-from lorax.options import Options, Running, Saving
+from lorax.options import Options, Running
 from lorax.runner import Runner, Runners
-from lorax.transfer import Context, Cost, Do, Plan, as_json, cost, plan, run, run_all, wording, work
-from lorax.workflow import AtPath, Memory, Request, Verdicts, transfer
+from lorax.transfer import Context, Cost, Plan, as_json, cost, plan, run, run_all, wording, work
 from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)
@@ -254,39 +251,3 @@ def test_a_busy_machine_does_not_change_what_is_told_of_it_alone(models: Path, m
     monkeypatch.setattr(speed, "_share", (time.monotonic(), 0.25))
     assert cost.estimate(made, related=False, alone=True) == alone
     assert 2 < cost.estimate(made, related=False).seconds / alone.seconds < 4
-
-
-@pytest.mark.usefixtures("quick_training", "quick_drawing")
-def test_a_verdict_counts_the_pictures_that_an_earlier_job_has_left(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also on another target of the same LoRA, and for the next start; no longer once the cache is cleared."""
-    monkeypatch.setattr(speed, "_share", (time.monotonic(), 1.0))
-    lora = tmp_path / "lora.safetensors"
-    lora.write_bytes(LORA.read_bytes())
-    cache, (base, scratch, xl) = (
-        Cache(tmp_path / "cache", 1 << 30, 0),
-        (models / f"{name}.safetensors" for name in (BASE, "scratch", "xl")),
-    )
-
-    def told(target: Path, running: Running = ASKED) -> float:
-        listed = (ListedFile(path.stem, path) for path in (lora, target, base))
-        adapter, of_target, source = listed
-        (found,) = Verdicts(cache).of_all([adapter], of_target, source, running=running)
-        return next(action.seconds for action in found.actions if action.do is Do.REFINE)
-
-    before = told(scratch), told(xl), told(scratch, Running(pictures=32, steps=1))
-    request = Request(
-        *(ListedFile(path.stem, path) for path in (base, scratch)),
-        [ListedFile("lora", lora)],
-        Options("refine", device="cpu"),
-        ASKED,
-    )
-    transfer(request, AtPath(tmp_path / "out.safetensors", Saving()), memory=Memory(cache, Runners(torch.device("cpu"))))
-    after = told(scratch), told(xl), told(scratch, Running(pictures=32, steps=1))
-    assert after[0] < 0.7 * before[0]
-    assert before[1] - after[1] == pytest.approx(before[0] - after[0])  # what is saved is the source's work
-    assert after[2] == before[2]  # those are others
-    cache.clear()
-    forget()  # as the button does
-    assert (told(scratch), told(xl)) == before[:2]

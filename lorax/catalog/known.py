@@ -13,7 +13,7 @@ from lorax import __version__
 from lorax.catalog.index import Index
 from lorax.catalog.reading import read
 from lorax.catalog.record import Facts, FileKind, ListedFile, Record
-from lorax.files import hashes
+from lorax.files import Stamp, hashes, stamp
 from lorax.formats import sidecars
 
 READERS = ("catalog", "checkpoint", "files", "formats")  # rooms on whose code it depends what is read of a file
@@ -83,7 +83,8 @@ def sha256(path: Path) -> str:
     """Return the hash of the file's content. Each state of it is read once."""
     found = _read(path).sha256
     if not found:
-        keep_sha256(path, found := hashes(path).sha256)
+        before = stamp(path)
+        keep_sha256(path, found := hashes(path).sha256, before)
     return found
 
 
@@ -92,9 +93,9 @@ def known_sha256(file: ListedFile) -> str | None:
     return file.sha256 or _read(file.path).sha256 or None
 
 
-def keep_sha256(path: Path, sha256: str) -> None:
-    """Keep the hash of the file's content, as long as the file does not change."""
-    if state := _state(path):
+def keep_sha256(path: Path, sha256: str, then: Stamp) -> None:
+    """Keep the hash of what the file held at the stamp ``then``, as long as it does not change; if it has changed, keep none."""
+    if (state := _state(path)) and stamp(path) == then:
         _index.put(str(path.absolute()), state, replace(_read(path), sha256=sha256))
 
 

@@ -47,6 +47,7 @@ class Cache:
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
+        self.changes = 0  # how often entries appeared in the folder or went, as far as this process did it
         self._has_warned = False  # about an entry that is too large
         self._lock = threading.Lock()  # the user may clear the cache during a job
 
@@ -77,16 +78,20 @@ class Cache:
             if entry.size > self.disk_limit:
                 self._warn(entry)
                 return
+            path = self.folder / (key + SUFFIX)
+            is_new = not path.is_file()
             try:
-                self._write(self.folder / (key + SUFFIX), key, entry)
+                self._write(path, key, entry)
             except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
+            self.changes += is_new
             self._trim(self.folder, self.disk_limit)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         """Change the folder and the limits. Entries in the former folder stay there."""
         with self._lock:
             self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
+            self.changes += 1
             self._forget()
             if folder is not None:
                 self._trim(folder, disk_limit)
@@ -148,8 +153,7 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
-    @staticmethod
-    def _trim(folder: Path, limit: int) -> None:
+    def _trim(self, folder: Path, limit: int) -> None:
         """Remove abandoned temporary files, and the oldest entries until at most ``limit`` bytes are left."""
         found = []
         for path in folder.iterdir() if folder.is_dir() else ():
@@ -167,6 +171,7 @@ class Cache:
                 return
             try:
                 path.unlink(missing_ok=True)
+                self.changes += 1
                 total -= size
             except OSError:
                 continue

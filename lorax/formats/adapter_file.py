@@ -22,10 +22,11 @@ class AdapterFile:
 
     ``given``: the user's path, which may be a PEFT folder. ``path``: the file with the tensors. ``header``: that of a LoRA-X
     file; None for other adapters. ``layers``: stored layers by name in the file. ``vectors``: changes of norms and biases.
+    ``sha256``: that of the file with the tensors, if it is known.
     """
 
-    def __init__(self, given: Path, file: TensorFile, configuration: Configuration) -> None:
-        self.given, self.path, self.metadata = given, file.path, file.metadata
+    def __init__(self, given: Path, file: TensorFile, configuration: Configuration, sha256: str | None = None) -> None:
+        self.given, self.path, self.metadata, self._sha256 = given, file.path, file.metadata, sha256
         self._file, self._configuration = file, configuration
         # The header is read first, since a newer version may have unknown keys.
         self.header = loraxfile.read_header(file.path, file.metadata) if loraxfile.is_ours(file) else None
@@ -44,7 +45,7 @@ class AdapterFile:
     @cached_property
     def sha256(self) -> str:
         """sha256 of the file with the tensors."""
-        return hashes(self.path).sha256
+        return self._sha256 or hashes(self.path).sha256
 
     @cached_property
     def family(self) -> Family | None:

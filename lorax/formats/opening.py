@@ -14,13 +14,16 @@ PEFT_SETTINGS = "a PEFT configuration"
 PEFT_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin")
 
 
-def open_adapter(path: Path | str) -> AdapterFile:
-    """Open an adapter file or a PEFT folder by its header. Raises NotAnAdapter, or LoraxError if it is damaged or unsupported."""
+def open_adapter(path: Path | str, sha256: str | None = None) -> AdapterFile:
+    """Open an adapter file or a PEFT folder by its header. ``sha256``: that of the file with the tensors, if it is known.
+
+    Raises NotAnAdapter, or LoraxError if it is damaged or unsupported.
+    """
     with reading(path, "an adapter"):
-        return _open(Path(path))
+        return _open(Path(path), sha256)
 
 
-def _open(path: Path) -> AdapterFile:
+def _open(path: Path, sha256: str | None) -> AdapterFile:
     given = path
     settings: dict[str, Any] = {}
     if given.is_dir():
@@ -38,4 +41,4 @@ def _open(path: Path) -> AdapterFile:
         raise NotAnAdapter(f"{path}: holds no tensors; expected a LoRA.")
     if "lora_adapter_metadata" in file.metadata:  # diffusers 0.34 and newer
         settings = json_object(path, file.metadata["lora_adapter_metadata"], PEFT_SETTINGS)
-    return AdapterFile(given, file, Configuration(path, settings))
+    return AdapterFile(given, file, Configuration(path, settings), sha256)

@@ -10,7 +10,7 @@ import torch
 
 from lorax import __version__
 from lorax.checkpoint import Checkpoint
-from lorax.files import Cache, Entry, hashes
+from lorax.files import Cache, Entry
 from lorax.models import Pictures, State
 from lorax.transfer.planning import Plan
 from lorax.transfer.teaching import prompts_of, trigger_of
@@ -64,13 +64,15 @@ def has_pictures(plan: Plan, cache: Cache | None, count: int) -> bool:
 
     They are not looked for before the hash of the source is known, since it takes as long as reading the source.
     """
-    return cache is not None and not plan.source.identity.unread and cache.has(_drawn(_drawing(plan), count))
+    if cache is None or not cache.is_on_disk or plan.source.identity.unread:
+        return False
+    return cache.has(_drawn(_drawing(plan), count))
 
 
 def _drawing(plan: Plan) -> str:
     """Return the hash of all that decides what the source draws with the adapter."""
     config, drawing = plan.adapter.path.with_name("adapter_config.json"), {"captions": plan.running.captions}
-    adapter = hashes(plan.adapter.path).sha256, _sha256(config)
+    adapter = plan.adapter.sha256, _sha256(config)
     return _hash(__version__, *adapter, *_identity(plan.source), drawing | {"trigger": trigger_of(plan)})
 
 

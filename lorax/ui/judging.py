@@ -37,7 +37,7 @@ class Asked:
         """What differs once another answer may be right."""
         files = (self.target, *filter(None, [self.source]), *self.adapters)
         known = (self.source is None, *(base.path for base in (() if self.source else self.bases)))
-        said = tuple((record(one.path).confirmed, record(one.path).sha256) for one in self.adapters)  # a job may have hashed it
+        said = tuple(record(one.path).confirmed for one in self.adapters)
         return self.running, known, said, *((one.path, stamp(one.path) if one.path.is_file() else None) for one in files)
 
 
@@ -45,7 +45,8 @@ class Judging:
     """The verdicts that pages have asked for. One question is worked on at a time; what no page asks any more is given up."""
 
     def __init__(self, host: Host) -> None:
-        self.verdicts = Verdicts(host.cache(), host.models(), host.device())
+        self._cache = host.cache()
+        self.verdicts = Verdicts(self._cache, host.models(), host.device())
         self._worker = ThreadPoolExecutor(1, "lorax-verdicts")
         self._found: OrderedDict[Hashable, Future[list[Verdict]]] = OrderedDict()
         self._asked: OrderedDict[str, Hashable] = OrderedDict()  # the last question of each page
@@ -53,14 +54,16 @@ class Judging:
 
     def ask(self, page: str, asked: Asked) -> list[Verdict] | None:
         """Return a verdict for each adapter; None as long as they are being found, which goes on in the background."""
+        changes = self._cache.changes if self._cache else 0  # a method is cheaper if the cache has its pictures
+        question = asked.state, changes
         with self._lock:
-            self._asked[page] = asked.state
+            self._asked[page] = question
             self._asked.move_to_end(page)
             if len(self._asked) > KEPT:
                 self._asked.popitem(last=False)
-            found = self._found.get(asked.state)
+            found = self._found.get(question)
             if found is None or (found.done() and found.exception()):
-                found = self._found[asked.state] = self._worker.submit(self._judge, asked)
+                found = self._found[question] = self._worker.submit(self._judge, asked, question)
                 while len(self._found) > KEPT:
                     self._found.popitem(last=False)
         try:
@@ -68,10 +71,10 @@ class Judging:
         except (TimeoutError, Interrupted):  # another tab of this browser asks about something else
             return None
 
-    def _judge(self, asked: Asked) -> list[Verdict]:
+    def _judge(self, asked: Asked, question: Hashable) -> list[Verdict]:
         def wanted(done: int, total: int, text: str) -> None:
             with self._lock:
-                is_asked = asked.state in self._asked.values()
+                is_asked = question in self._asked.values()
             if not is_asked:
                 raise Interrupted
 

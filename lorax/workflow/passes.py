@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from lorax import output
-from lorax.catalog import keep_sha256, known_sha256, sha256
+from lorax.catalog import ListedFile, keep_sha256, known_sha256
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.devices import pick_device
 from lorax.errors import LoraxError
-from lorax.files import Inputs, Staging, stamp
+from lorax.files import Inputs, Staging, Stamp, stamp
 from lorax.formats import AdapterFile, open_adapter
 from lorax.methods import runs_models
 from lorax.models import Models
@@ -41,7 +41,7 @@ def plans(request: Request, progress: Progress = silent) -> list[Plan]:
     def opened() -> Iterator[AdapterFile]:
         for adapter in request.adapters:
             progress(0, 1, READING)  # hears a stop: there may be thousands
-            yield open_adapter(adapter.path)
+            yield open_adapter(adapter.path, known_sha256(adapter))
 
     source = open_checkpoint(request.source.path, known_sha256(request.source))
     target = source if request.is_within_one_base else open_checkpoint(request.target.path, known_sha256(request.target))
@@ -58,7 +58,7 @@ class Pass:
         self, request: Request, progress: Progress = silent, memory: Memory | None = None, *, survey: bool = False
     ) -> None:
         self.request, self._memory, self._survey = request, memory or Memory(), survey
-        self._state = _state(request)  # before the files are read
+        self._stamps = _stamps(request)  # before the files are read
         self.plans = plans(request, progress)
         running = runs_models(request.options.method) and not survey
         models = (self._memory.models or diffusers_models(request.options)) if running else None
@@ -79,16 +79,16 @@ class Pass:
             if cached:  # whether the pictures are there already is only known then
                 context.meter.expect(expected(self.plans, None))
                 find_hashes(self.plans[0], context)
-                self._keep_hashes()
+                self._keep_hashes(self.plans[0].source, self.plans[0].target, *(plan.adapter for plan in self.plans))
             announce(total(estimate(plan, cache=context.cache) for plan in self.plans))
 
     def run(self) -> list[Moved]:
         """Move the adapters, unless the memory has the result."""
-        if (last := self._memory.of(self._state, self._survey)) is not None:
+        if (last := self._memory.of(self._key, self._survey)) is not None:
             return list(last)
         moved = run_all(self.plans, self._context, survey=self._survey)
         if not (self._survey and runs_models(self.request.options.method)):
-            self._memory.keep(self._state, self._survey, moved)
+            self._memory.keep(self._key, self._survey, moved)
         return moved
 
     def find_hashes(self, moved: Sequence[Moved], saving: Saving) -> None:
@@ -97,7 +97,7 @@ class Pass:
             return
         for base in self._named(saving):
             base.identity.find(self._context.meter)
-            keep_sha256(base.path, base.identity.sha256)
+            self._keep_hashes(base)
 
     def result(self, number: int, moved: Moved, strength: float = 1.0) -> Result:
         """Return the result for an adapter of which nothing is written yet."""
@@ -116,12 +116,22 @@ class Pass:
         """Tell that the file is staged: the last chance to stop before it appears."""
         self._context.meter.at(1, 1, writing(path.name))
 
-    def _keep_hashes(self) -> None:
-        """Have verdicts know the hashes by which the cache keeps pictures, so that they see which are drawn already."""
-        for base in (self.plans[0].source, self.plans[0].target):
-            keep_sha256(base.path, base.identity.sha256)
-        for plan in self.plans:
-            sha256(plan.adapter.path)
+    @property
+    def _key(self) -> Hashable:
+        """What differs if a file or an option does. It always differs if a path is a folder."""
+        files = tuple(self._stamps.get(listed.path, object()) for listed in _listed(self.request))
+        return self.request.options, self.request.running, files
+
+    def _keep_hashes(self, *files: Checkpoint | AdapterFile) -> None:
+        """Have verdicts know the hashes by which the cache keeps pictures, so that they see which are drawn already.
+
+        A hash that the host told is not kept: it may be of an older content.
+        """
+        told = {listed.path for listed in _listed(self.request) if listed.sha256}
+        for file in files:
+            if file.path in self._stamps and file.path not in told:
+                found = file.sha256 if isinstance(file, AdapterFile) else file.identity.sha256
+                keep_sha256(file.path, found, self._stamps[file.path])
 
     def _holds_moved(self, saving: Saving) -> bool:
         return output.holds_moved(self.request.options.method, saving)
@@ -143,7 +153,10 @@ def diffusers_models(options: Options) -> Models:
     return Runners(pick_device(options.device))
 
 
-def _state(request: Request) -> Hashable:
-    """Return a value that differs if a file or an option does. It always differs if a path is a folder."""
-    paths: tuple[Path, ...] = (request.source.path, request.target.path, *(adapter.path for adapter in request.adapters))
-    return request.options, request.running, tuple(stamp(path) if path.is_file() else object() for path in paths)
+def _listed(request: Request) -> list[ListedFile]:
+    return [request.source, request.target, *request.adapters]
+
+
+def _stamps(request: Request) -> dict[Path, Stamp]:
+    """Return the stamps of all files of a request; a folder has none."""
+    return {listed.path: stamp(listed.path) for listed in _listed(request) if listed.path.is_file()}

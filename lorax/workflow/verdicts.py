@@ -126,7 +126,7 @@ class Verdicts:
                     self._pairs.save(asked.opened.pop(next(iter(asked.opened))).known)
             bases = asked.opened[source.path]
             verdict = self._of(adapter, bases, known.structure if asked.by_structure else "")
-            pictures = self._pictures(adapter, source)
+            pictures = None if asked.by_structure else self._pictures(adapter, source)
             if pictures or asked.running not in (None, Running()):
                 verdict = self._priced(verdict, adapter, bases, asked.running, pictures)
             return _of_copy(verdict, known.facts.origin, target)
@@ -149,8 +149,7 @@ class Verdicts:
 
     def _pictures(self, adapter: ListedFile, source: ListedFile) -> Cache | None:
         """Return the cache if it may hold pictures of the adapter: both files were hashed, without which none is kept."""
-        may_hold = self._cache is not None and self._cache.is_on_disk and all(map(known_sha256, (adapter, source)))
-        return self._cache if may_hold else None
+        return self._cache if all(map(known_sha256, (adapter, source))) else None
 
     def _priced(
         self, found: Verdict, adapter: ListedFile, bases: Bases, running: Running | None, pictures: Cache | None
@@ -160,7 +159,7 @@ class Verdicts:
             return found
         (source, target), known = bases.opened, bases.known
         pairs = known.relation_of(source, target).pairs
-        plan = plan_all([open_adapter(adapter.path)], source, target, self._options, running, pairs)[0]
+        plan = plan_all([open_adapter(adapter.path, known_sha256(adapter))], source, target, self._options, running, pairs)[0]
         priced = []
         for action in found.actions:
             if action.bytes and action.do.method:

@@ -135,9 +135,9 @@ def test_the_verdicts_time_is_that_of_the_pictures_and_steps_that_are_chosen(
         chosen = values(labels(handlers, "Lora/contrast-base"), target="finetune", **changed)
         return str(judged(handlers, page, chosen)["verdict"])
 
-    usual, many, long = said(), said(pictures=4096), said(steps="20000")
+    usual, many, long = said(), said(pictures=4096), said(steps="200000")
     assert len({usual, many, long}) == 3
-    assert "hours" in long
+    assert "hours" in long, "on the fastest machine"
     assert said() == usual, "and stays the same"
     assert said(trigger="ink") == usual
     assert "expected a whole number of at least 1" in said(steps="-3")
