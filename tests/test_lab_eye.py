@@ -12,12 +12,16 @@ import torch
 
 from lab import styles
 from lab.eye import figures
-from lab.eye.blind import KEY, SAME, agreements
+from lab.eye.blind import COUNT, HARD, KEY, Drawer, _pairs
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
+from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
+from lab.eye.readers import SAME, Readers, digest
 from lab.results import ALONE, NATIVE, Key, Results, native_of
+from lab.stats import Interval
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
+from lorax.methods import REFINE
 
 PROMPTS = 12
 
@@ -93,15 +97,52 @@ def test_the_halves_share_no_style() -> None:
     assert {*CHOOSING, *REPORTING} == set(styles.FILTERS)
 
 
-def test_readers_and_measure_are_compared_where_both_can_tell(tmp_path: Path) -> None:
-    (folder := tmp_path / FOLDER).mkdir()
-    sheets = [{"style": a, "content": b} for a, b in ((0.9, 0.1), (0.2, 0.5), (0.2, 0.1))]
-    pairs = [{"a": sheets[0], "b": sheets[1]}, {"a": sheets[1], "b": sheets[2]}]  # of the second, the style is the same
-    (folder / KEY).write_text(json.dumps(pairs))
-    for name, answers in (("one", ["A", "A"]), ("other", ["B", SAME])):
+def answered(folder: Path, pairs: list[dict[str, object]], **readers: list[str]) -> Readers:
+    """Pairs, and what readers said of their styles; of the content they always say ``B``."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    key = json.dumps(pairs).encode()
+    (folder / FOLDER / KEY).write_bytes(key)
+    for name, answers in readers.items():
         said = {f"{number:02}": {"style": answer, "content": "B"} for number, answer in enumerate(answers)}
-        (folder / f"reader-{name}.json").write_text(json.dumps(said))
-    found = {(what, name): {by: (one.right, one.answers) for by, one in its.items()} for what, name, its in agreements(tmp_path)}
+        (folder / FOLDER / f"reader-{name}.json").write_text(json.dumps({"pairs": digest(key), "answers": said}))
+    return Readers(folder)
+
+
+def sheet(style: float, content: float, variant: str = COPY, strength: float = 1.0) -> dict[str, object]:
+    return {"style": style, "content": content, "variant": variant, "strength": strength}
+
+
+def test_readers_and_measure_are_compared_where_both_can_tell(tmp_path: Path) -> None:
+    sheets = [sheet(0.9, 0.1), sheet(0.2, 0.5), sheet(0.2, 0.1)]
+    pairs = [{"a": sheets[0], "b": sheets[1]}, {"a": sheets[1], "b": sheets[2]}]  # of the second, the style is the same
+    readers = answered(tmp_path, pairs, one=["A", "A"], other=["B", SAME])
+    found = {(what, name): {by: (one.right, one.answers) for by, one in its.items()} for what, name, its in readers.agreements()}
     assert found["style", "one"] == {"the measure": (1, 1), "other": (0, 1)}
     assert found["style", "other"] == {"the measure": (0, 1), "one": (0, 1)}
     assert found["content", "one"] == {"the measure": (1, 2), "other": (2, 2)}
+
+
+def test_what_readers_say_of_refine_is_counted_at_equal_strength(tmp_path: Path) -> None:
+    copy, refine, strong = sheet(0, 0), sheet(0, 0, REFINE), sheet(0, 0, REFINE, 1.25)
+    pairs = [{"a": copy, "b": refine}, {"a": refine, "b": copy}, {"a": copy, "b": strong}, {"a": copy, "b": refine}]
+    readers = answered(tmp_path, pairs, one=["B", "B", "B", SAME])
+    assert next(found for what, _, found in readers.of_refine() if what == "style") == {REFINE: 1, COPY: 1, SAME: 1}
+
+
+def test_answers_to_other_pairs_are_refused(tmp_path: Path) -> None:
+    answered(tmp_path, [{"a": sheet(0.9, 0.1), "b": sheet(0.2, 0.5)}], one=["A"])
+    (tmp_path / FOLDER / KEY).write_text(json.dumps([{"a": sheet(0.1, 0.1), "b": sheet(0.2, 0.5)}]))
+    with pytest.raises(SystemExit, match="answers to other pairs"):
+        Readers(tmp_path)
+
+
+def test_no_two_sheets_are_set_side_by_side_twice() -> None:
+    drawers = [Drawer(source, target, style) for source, target in PAIRS for style in SHOWN[:3]]
+    pairs = [(drawer, frozenset(pair)) for drawer, pair in _pairs(drawers)]
+    assert len(set(pairs)) == len(pairs) == COUNT
+    assert {(drawer, frozenset(pair)) for drawer in drawers for pair in HARD} <= set(pairs)
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(0.1, 0.2, MORE), (-0.2, -0.1, LESS), (-0.1, 0.1, ALIKE)])
+def test_a_sentence_claims_a_difference_only_if_it_is_sure(low: float, high: float, said: str) -> None:
+    assert _beside_a_copy(Interval((low + high) / 2, low, high)) == said

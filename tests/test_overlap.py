@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from lab.writing import save_lorax
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.formats import open_adapter
-from lorax.methods.auto import OVERLAP, strength
+from lorax.methods.auto import LITTLE, MUCH, strength
 from lorax.options import Options
 from lorax.transfer import Moved, plan, run, wording
 from tests import builders
@@ -36,7 +37,7 @@ def assert_scaled(moved: Moved, deltas: Iterable[Delta], expected: float, tolera
         assert (dense * dW).sum() / (dW * dW).sum() == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize(("c", "expected"), [(0.5, 0.5), (0.2, 0.8), (0.1, 1.0), (0.0, 1.0), (-0.5, 1.0)])
+@pytest.mark.parametrize(("c", "expected"), [(0.5, 0.5), (0.2, 0.8), (0.08, 1.0), (0.0, 1.0), (-0.5, 1.0)])
 def test_the_adapter_is_applied_at_what_the_target_lacks(files: Files, tmp_path: Path, c: float, expected: float) -> None:
     found = moved(files, along(files, tmp_path / "along.safetensors", c), "auto")
     assert found.report.overlap == pytest.approx(c, abs=0.02)
@@ -55,10 +56,14 @@ def test_a_target_that_has_the_adapter_already_gets_none(
     assert not output.exists()
 
 
-def test_below_the_bound_nothing_is_scaled() -> None:
-    assert OVERLAP == 0.15
-    assert strength(0.1499) == 1.0
-    assert strength(0.15) == 0.85
+def test_the_strength_does_not_jump_where_it_begins_to_fall() -> None:
+    """A LoRA that is trained for longer has less overlap with the same target."""
+    assert [strength(overlap) for overlap in (0.0, LITTLE)] == [1.0, 1.0]
+    assert [strength(overlap) for overlap in (MUCH, 0.3)] == pytest.approx([1 - MUCH, 0.7])
+    found = [strength(thousandth / 1000) for thousandth in range(949)]
+    steps = [before - after for before, after in itertools.pairwise(found)]
+    assert min(steps) >= 0
+    assert max(steps) < 0.005
 
 
 @pytest.mark.parametrize("method", ["copy", "lorax", "prolora"])
@@ -76,7 +81,7 @@ def test_the_adapter_as_a_whole_decides(files: Files, tmp_path: Path) -> None:
     """Layers weigh by their squared norm, and all are scaled alike: an adapter's layers work together."""
     some = files.deltas[len(files.deltas) // 2 :]
     share = sum((delta.dense**2).sum() for delta in some) / sum((delta.dense**2).sum() for delta in files.deltas)
-    assert OVERLAP < share < 0.9
+    assert MUCH < share < 0.9
     found = moved(files, along(files, tmp_path / "along.safetensors", 0.5 / share, some), "auto")
     assert found.report.overlap == pytest.approx(0.5, abs=0.02)
     assert_scaled(found, files.deltas, 0.5, 0.02)

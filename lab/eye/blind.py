@@ -1,12 +1,15 @@
-"""Pairs of sheets to be looked at by readers who are not told what is on them, and how often the measure agrees with them."""
+"""Draws pairs of sheets for readers who are not told what is on them, and grids with names for the docs."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,28 +18,28 @@ from PIL import Image
 from lab.bundle import runner_of
 from lab.eye.ideas import moved_by
 from lab.eye.judge import judged
-from lab.eye.looking import FOLDER, PROMPTS, adapter_of
+from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
 from lab.paths import CACHE
 from lab.pictures import GUIDANCE, STEPS, TOP
 from lab.results import ALONE, NATIVE
 from lab.variants import COPY, LORAX
 from lab.zoo import SHOWN
-from lorax.demo.bundle import BASE, FINETUNE
 from lorax.demo.grid import draw
 from lorax.methods import REFINE
 from lorax.runner import Runner
 
-PAIRS, ACROSS, WIDE = 30, 6, 128  # pairs; pictures in a row of a sheet; pixels of a picture
-SHEETS = (
+Of = tuple[str, float]  # variant, strength
+COUNT, ACROSS, WIDE = 30, 6, 128  # pairs of sheets; pictures in a row of a sheet; pixels of a picture
+SHEETS: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (NATIVE, 0.5), (LORAX, 1.0), (LORAX, 1.5), (REFINE, 1.0)),
     *((COPY, strength) for strength in (0.25, 0.5, 0.75, 1.0, 1.25)),
 )
-IN_A_GRID = ((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0), (REFINE, 1.0))  # with names, for the docs
+# What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. Of each style on each target.
+HARD: tuple[tuple[Of, Of], ...] = tuple(((COPY, strength), (REFINE, strength)) for strength in (0.75, 1.0))
+IN_A_GRID: tuple[Of, ...] = ((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0), (REFINE, 1.0))
 COLUMNS = 8  # pictures in a row of a grid
-ASKED = ("style", "content")
 FOLDER_OF_PAIRS, KEY = CACHE / "blind", "blind.json"
 GRIDS = Path(__file__).parents[2] / "docs" / "seen"
-SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -50,40 +53,53 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Of the answers of one reader that are not ``same``, those with which somebody agrees."""
+class Drawer:
+    """Draws with one LoRA on one target."""
 
-    right: int
-    answers: int
+    source: str
+    target: str
+    style: str
+
+    def sheet(self, of: Of) -> Sheet:
+        certain, ranks = judged(_pictures(self, of), PROMPTS, self.style)
+        return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
+
+    def grid(self) -> None:
+        rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in IN_A_GRID]
+        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55, palette=True)
 
 
 def blind(options: argparse.Namespace) -> None:
-    """Draw the pairs into lab/.cache/blind, and store what is on them; draw a grid with names of each style for docs/seen.md."""
+    """Draw the pairs into lab/.cache/blind, and store what is on them; draw grids with names for docs/seen.md."""
+    drawers = [
+        Drawer(source, target, style)
+        for source, target in PAIRS
+        for style in SHOWN
+        if all(adapter_of(style).path(base).is_file() for base in (source, target))
+    ]
+    if not drawers:
+        sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
     FOLDER_OF_PAIRS.mkdir(parents=True, exist_ok=True)
-    runner = runner_of(FINETUNE)
-    styles = [style for style in SHOWN if all(adapter_of(style).path(base).is_file() for base in (BASE, FINETUNE))]
-    stored, chosen = [], random.Random(0)
-    drawn = {(style, of): _pictures(runner, style, *of) for style in styles for of in SHEETS}
-    for number in range(PAIRS):
-        style = styles[number % len(styles)]
-        pair = chosen.sample(SHEETS, 2)
-        sheets = [_judged(drawn[style, of], style, *of) for of in pair]
-        _beside(*(_image(drawn[style, of]) for of in pair)).save(FOLDER_OF_PAIRS / f"{number:02}.png")
-        stored.append({"style": style, "a": asdict(sheets[0]), "b": asdict(sheets[1])})
-    (options.results / FOLDER / KEY).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    for style in styles:
-        rows = [(variant, f"at {of:g}", drawn[style, (variant, of)][:COLUMNS]) for variant, of in IN_A_GRID]
-        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{FINETUNE}-{style}.png", inches=0.55, palette=True)
-    print(f"{FOLDER_OF_PAIRS}: {PAIRS} pairs, A above B. A reader's answers go to {options.results / FOLDER}/reader-NAME.json:")
-    print('{"00": {"style": "A", "content": "same"}, ...}: on which more of the style is seen, and more subjects are recognised.')
+    (folder := options.results / FOLDER).mkdir(parents=True, exist_ok=True)
+    stored = []
+    for number, (drawer, pair) in enumerate(_pairs(drawers)):
+        _beside(*(_image(_pictures(drawer, of)) for of in pair)).save(FOLDER_OF_PAIRS / f"{number:02}.png")
+        a, b = (asdict(drawer.sheet(of)) for of in pair)
+        stored.append({"target": drawer.target, "style": drawer.style, "a": a, "b": b})
+    (folder / KEY).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+    for drawer in drawers:
+        drawer.grid()
+    print(f"{FOLDER_OF_PAIRS}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/reader-NAME.json, with a digest")
+    print(f'of {KEY} (lab/eye/readers.py): {{"pairs": DIGEST, "answers": {{"00": {{"style": "A", "content": "same"}}, ...}}}}')
 
 
-def _pictures(runner: Runner, style: str, variant: str, strength: float) -> torch.Tensor:
+@cache
+def _pictures(drawer: Drawer, of: Of) -> torch.Tensor:
     """One picture for each prompt, (prompts, 3, SIZE, SIZE) in [0, 1]."""
-    adapter = adapter_of(style)
+    (variant, strength), adapter, runner = of, adapter_of(drawer.style), _runner(drawer.target)
     if variant in (ALONE, NATIVE):
-        return _drawn(runner, adapter.path(FINETUNE) if variant == NATIVE else None, strength)
-    with moved_by(variant, adapter, BASE, runner.base) as path:
+        return _drawn(runner, adapter.path(drawer.target) if variant == NATIVE else None, strength)
+    with moved_by(variant, adapter, drawer.source, runner.base) as path:
         return _drawn(runner, path, strength)
 
 
@@ -92,9 +108,20 @@ def _drawn(runner: Runner, adapter: Path | None, strength: float) -> torch.Tenso
         return runner.sample(list(PROMPTS), list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
 
 
-def _judged(pictures: torch.Tensor, style: str, variant: str, strength: float) -> Sheet:
-    certain, ranks = judged(pictures, PROMPTS, style)
-    return Sheet(variant, strength, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
+@cache
+def _runner(target: str) -> Runner:
+    return runner_of(target)
+
+
+def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:
+    """What is set side by side: no two sheets twice, in an order and with an upper sheet that tell nothing."""
+    chosen = random.Random(0)
+    alike = [(drawer, pair) for drawer in drawers for pair in HARD]
+    different = [pair for pair in itertools.combinations(SHEETS, 2) if set(pair) not in map(set, HARD)]
+    others = [(drawer, pair) for drawer in drawers for pair in different]
+    pairs = alike[:COUNT] + chosen.sample(others, COUNT - len(alike[:COUNT]))
+    for drawer, (a, b) in chosen.sample(pairs, len(pairs)):
+        yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a))
 
 
 def _image(pictures: torch.Tensor) -> Image.Image:
@@ -110,27 +137,3 @@ def _beside(above: Image.Image, below: Image.Image) -> Image.Image:
     both.paste(above, (0, 0))
     both.paste(below, (0, height + 16))
     return both
-
-
-def agreements(results: Path) -> Iterator[tuple[str, str, dict[str, Agreement]]]:
-    """For what is asked, and each reader: with whom it agrees, the measure or another reader."""
-    if not (results / FOLDER / KEY).is_file():
-        return
-    pairs = json.loads((results / FOLDER / KEY).read_text(encoding="utf-8"))
-    files = sorted((results / FOLDER).glob("reader-*.json"))
-    readers = {file.stem.partition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    for what in ASKED:
-        measured = {f"{number:02}": _larger(pair["a"][what], pair["b"][what]) for number, pair in enumerate(pairs)}
-        said = {name: {number: answer[what] for number, answer in answers.items()} for name, answers in readers.items()}
-        for name, own in said.items():
-            others = {"the measure": measured} | {other: its for other, its in said.items() if other != name}
-            yield what, name, {other: _agreement(own, its) for other, its in others.items()}
-
-
-def _larger(a: float, b: float) -> str:
-    return SAME if a == b else "A" if a > b else "B"
-
-
-def _agreement(own: dict[str, str], its: dict[str, str]) -> Agreement:
-    both = [number for number, answer in own.items() if SAME not in (answer, its[number])]
-    return Agreement(sum(own[number] == its[number] for number in both), len(both))

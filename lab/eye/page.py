@@ -10,16 +10,24 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Plot
 
-from lab.eye.blind import agreements
 from lab.eye.figures import HALVES, Figure, figures
+from lab.eye.ideas import LOST
 from lab.eye.judge import CERTAIN, accuracies
-from lab.eye.looking import FOLDER, PAIRS
+from lab.eye.looking import FOLDER, PAIRS, PROMPTS
+from lab.eye.readers import SAME, Readers
+from lab.pictures import SEEDS
+from lab.report.claims import listed
 from lab.report.plots import save
 from lab.report.tables import markdown, number, percent
 from lab.results import NATIVE, Results
+from lab.stats import Interval
+from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
+from lorax.methods import REFINE
 
 DOCS = Path(__file__).parents[2] / "docs"
+MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
+OF_REFINE = "Of the pairs that are a copy and what `refine` makes of it, at one strength, which has more?"
 PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 
@@ -37,6 +45,8 @@ def seen(options: argparse.Namespace) -> None:
         "grids": _grids(),
         "tables": "\n\n".join(_tables(found)),
         "half": _halves(),
+        "lost": listed([f"`{name}`" for name in LOST]),
+        "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
     print(PAGE)
@@ -62,7 +72,10 @@ def _accuracies() -> str:
         for style, found in accuracies().items()
     ]
     table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
-    return f"{table}\n\nWanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+    wanted = f"Wanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+    short = [style for style, one in accuracies().items() if any(getattr(one, what) < least for what, least in CERTAIN.items())]
+    missed = f" Below that: {listed(short)}. What is said of these is less sure." if short else ""
+    return f"{table}\n\n{wanted}{missed}"
 
 
 def _grids() -> str:
@@ -72,15 +85,18 @@ def _grids() -> str:
 
 
 def _readers(results: Path) -> str:
-    """How often readers agree with the measure, and with each other."""
+    """How often readers agree with the measure and with each other, and what they say of refine beside a copy."""
+    readers = Readers(results)
+    if not readers.said:
+        return "No reader has looked yet."
     rows = [
         (what, name, *(f"{other}: {found.right} of {found.answers}" for other, found in others.items()))
-        for what, name, others in agreements(results)
+        for what, name, others in readers.agreements()
     ]
-    if not rows:
-        return "No reader has looked yet."
-    head = ("asked of", "reader", *("agrees with" for _ in rows[0][2:]))
-    return markdown(head, rows)
+    agreed = markdown(("asked of", "reader", *("agrees with" for _ in rows[0][2:])), rows)
+    told = [(what, name, *(str(found[of]) for of in (REFINE, COPY, SAME))) for what, name, found in readers.of_refine()]
+    of_refine = markdown(("asked of", "reader", "refine has more", "the copy has more", "the same"), told)
+    return f"{agreed}\n\n{OF_REFINE}\n\n{of_refine}"
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:
@@ -100,18 +116,17 @@ def _tables(found: Sequence[Figure]) -> list[str]:
 
 def _against_a_copy(own: Sequence[Figure]) -> str:
     """Tell in a sentence or more which variants are worth more by pictures than a copy at its best strength, and which less."""
-    kinds: dict[str, list[str]] = {"More than": [], "Less than": [], "Not told apart from": []}
+    kinds: dict[str, list[str]] = {MORE: [], LESS: [], ALIKE: []}
     for one in own:
         if one.less_copy:
-            kind = (
-                "More than"
-                if one.less_copy.is_above_zero
-                else "Less than"
-                if one.less_copy.is_below_zero
-                else "Not told apart from"
-            )
-            kinds[kind].append(f"`{one.variant}`")
+            kinds[_beside_a_copy(one.less_copy)].append(f"`{one.variant}`")
     return " ".join(f"{kind} a copy along its whole curve: {', '.join(names)}." for kind, names in kinds.items() if names)
+
+
+def _beside_a_copy(less_copy: Interval) -> str:
+    if less_copy.is_above_zero:
+        return MORE
+    return LESS if less_copy.is_below_zero else ALIKE
 
 
 def _row(one: Figure) -> tuple[str, ...]:

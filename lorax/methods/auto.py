@@ -16,8 +16,10 @@ from lorax.reasons import Reason, Why
 # ordinary LoRAs keep a third to two thirds, and lose more by a projection than they gain.
 INSIDE = 0.95
 RELATED = 0.5  # median similarity from which bases count as related; chance is 0, and fine-tunes are near 0.9
-# Share of the adapter in the target from which its strength is reduced; below, a copy was as good or better (docs/findings.md).
-OVERLAP = 0.15
+# Shares of the adapter in the target: up to the first it is copied whole, which was as good or better (docs/findings.md); from the
+# second on, what the target has is left out. In between the strength falls evenly: nothing jumps where a LoRA was trained for longer,
+# by which its share in the same target falls.
+LITTLE, MUCH = 0.1, 0.15
 WHOLE = 0.95  # share of the adapter in the target from which nothing is moved, as if the adapter was merged into the target
 
 
@@ -61,4 +63,4 @@ def strength(overlap: float) -> float:
     """Return the strength of an adapter for a target that already has the share ``overlap`` of it; 0 if it is not moved."""
     if overlap >= WHOLE:
         return 0.0
-    return 1 - overlap if overlap >= OVERLAP else 1.0
+    return 1 - overlap * min(1.0, max(0.0, (overlap - LITTLE) / (MUCH - LITTLE)))

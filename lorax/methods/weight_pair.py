@@ -11,7 +11,7 @@ from lorax.reasons import Reason, Why
 from lorax.subspace import Decomposition, RankRule, once, similarity
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 26}  # values of the weights' difference at a time, few enough for a CPU's cache
-LITTLE = 0.05  # share of a delta in the target that needs no exact measurement, a third of ``auto.OVERLAP``
+LITTLE = 0.05  # share of a delta in the target that needs no exact measurement, half of ``auto.LITTLE``
 ROUNDING = 2**-8  # relative error of bfloat16
 
 

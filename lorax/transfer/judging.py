@@ -16,7 +16,7 @@ from lorax.transfer.planning import Plan
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
 
 FIRST, MORE = 24, 96  # layers that are sampled for the overlap, and if the first tell of one that may count
-MAY_COUNT = 0.07  # half of ``auto.OVERLAP``: 24 layers of the lab's models tell the overlap to about 0.06, and 96 to about 0.03
+MAY_COUNT = 0.05  # half of ``auto.LITTLE``: 24 layers of the lab's models tell the overlap to about 0.06, and 96 to about 0.03
 FILES = 1.0  # seconds for reading the files, pairing their layers and writing, about
 GOLDEN = 0.6180339887  # multiples of it, modulo 1, are spread evenly, however many there are
 

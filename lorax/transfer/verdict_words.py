@@ -138,9 +138,9 @@ def _refining(verdict: Verdict) -> str:
 
 
 def _weaker(verdict: Verdict) -> str:
-    if verdict.strength == 1:
-        return ""
     at = round(20 * verdict.strength) / 20  # a sample of the layers does not tell it more exactly
+    if at == 1:
+        return ""
     said = f" Use it at about {at:.2f}, since the checkpoint has a part of it already"
     return f"{said}. It may draw this style without the LoRA: try that first." if verdict.strength < KNOWN else f"{said}."
 

@@ -1,0 +1,82 @@
+"""Compares what readers have said of the pairs of sheets with the measure, and with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.eye.blind import KEY
+from lab.eye.looking import FOLDER
+from lab.variants import COPY
+from lorax.methods import REFINE
+
+ASKED = ("style", "content")
+SAME = "same"
+MEASURE = "the measure"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of the answers of one reader that are not ``same``, those with which somebody agrees."""
+
+    right: int
+    answers: int
+
+
+class Readers:
+    """The pairs, and by reader what was said of each: ``A``, ``B`` or ``same``, by what was asked."""
+
+    def __init__(self, results: Path) -> None:
+        folder = results / FOLDER
+        key = (folder / KEY).read_bytes() if (folder / KEY).is_file() else b"[]"
+        self.pairs: list[dict[str, Any]] = json.loads(key)
+        files = sorted(folder.glob("reader-*.json"))
+        self.said = {file.stem.partition("-")[2]: _answers(file, digest(key), len(self.pairs)) for file in files}
+
+    def agreements(self) -> Iterator[tuple[str, str, dict[str, Agreement]]]:
+        """For what is asked, and each reader: with whom it agrees, the measure or another reader."""
+        for what in ASKED:
+            measured = [_larger(pair["a"][what], pair["b"][what]) for pair in self.pairs]
+            for name, own in self.said.items():
+                others = {MEASURE: measured} | {other: its[what] for other, its in self.said.items() if other != name}
+                yield what, name, {other: _agreement(own[what], its) for other, its in others.items()}
+
+    def of_refine(self) -> Iterator[tuple[str, str, Counter[str]]]:
+        """For what is asked, and each reader: how often refine, a copy at the same strength, or neither has more of it."""
+        alike = [(number, pair) for number, pair in enumerate(self.pairs) if _is_alike(pair)]
+        for what in ASKED:
+            for name, own in self.said.items():
+                answers = ((pair, own[what][number]) for number, pair in alike)
+                yield what, name, Counter(SAME if one == SAME else pair[one.lower()]["variant"] for pair, one in answers)
+
+
+def digest(key: bytes) -> str:
+    """What a reader's file names, so that its answers are not taken for those to other pairs."""
+    return hashlib.sha256(key).hexdigest()[:12]
+
+
+def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
+    """By what was asked: an answer for each pair. Exits with a sentence if they are not for these pairs."""
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if stored["pairs"] != pairs or len(stored["answers"]) != count:
+        sys.exit(f"{file}: answers to other pairs than those in {KEY}. Show the reader these, or remove the file.")
+    return {what: [stored["answers"][f"{number:02}"][what] for number in range(count)] for what in ASKED}
+
+
+def _is_alike(pair: dict[str, Any]) -> bool:
+    return {pair["a"]["variant"], pair["b"]["variant"]} == {COPY, REFINE} and pair["a"]["strength"] == pair["b"]["strength"]
+
+
+def _larger(a: float, b: float) -> str:
+    return SAME if a == b else "A" if a > b else "B"
+
+
+def _agreement(own: list[str], its: list[str]) -> Agreement:
+    both = [(mine, other) for mine, other in zip(own, its, strict=True) if SAME not in (mine, other)]
+    return Agreement(sum(mine == other for mine, other in both), len(both))
