@@ -2,6 +2,7 @@
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
 loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or headline and compare.
+By pictures, of styles that are seen at a glance: loras, judge, look, blind and seen.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from lorax.demo.bundle import BASE
 
 JUDGE = HEADLINE / "judge" / "eye.safetensors"
 SETS = (*data.names("base"), *data.names("finetune"), *SHOWN)  # what the bases draw by themselves, and the styles
-CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # below this on icons that it has not seen, it is no judge
+CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # wanted on icons that it has not seen; docs/seen.md says what falls short
 
 
 def train_judge(folder: Path) -> Path:
@@ -35,7 +35,7 @@ def judge() -> Classifier:
 def choices() -> list[str]:
     """The subjects between which the judge chooses: those that no LoRA has seen.
 
-    Of the others it has seen each in every style, and of these none, so it would take them for the others.
+    It has seen every other subject in every style, and none of these in any. So it would name one of those instead.
     """
     return [subject for subject in judge().subjects if subject != NONE and data.is_held_out(subject)]
 

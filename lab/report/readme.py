@@ -64,7 +64,7 @@ def _of_the_style(cells: Cells) -> str:
             most.setdefault(best, []).append(f"{_in_percent(certain[best])} to {called}")
     told = "".join(f"*{button}* brings {listed(shares)}; " for button, shares in most.items())
     rest = "elsewhere nothing is certain" if most else "nothing is certain"
-    return f"Of the style alone, {told}{rest}."
+    return f"Less what other styles' LoRAs gain too, {told}{rest}."
 
 
 def _share(cells: Cells, pair: Pair, variant: str) -> str:
