@@ -19,11 +19,11 @@ from diffusers import AutoencoderKL
 from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
-from lab.eye import blind, look, seen, train_judge
+from lab.eye import FOLDER, blind, look, records, seen, train_judge
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
-from lab.report import FINDINGS, compare, report, summary
+from lab.report import FINDINGS, compare, print_summary, report
 from lab.results import Results, pack
 from lab.zoo import ADAPTERS, BASES, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
@@ -143,6 +143,11 @@ def judge(options: argparse.Namespace) -> None:
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
     gallery.run(options.results, FINDINGS.with_suffix(""), options.sets)
+
+
+def summary(options: argparse.Namespace) -> None:
+    """Print every measured figure: gain recovery with its interval, difference to a copy, harm; as JSON also what was seen."""
+    print_summary(options, records(Results(options.results / FOLDER)) if options.json else [])
 
 
 def pack_results(options: argparse.Namespace) -> None:

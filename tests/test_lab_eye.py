@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from lab import styles
-from lab.eye import figures
+from lab.eye import figures, records
 from lab.eye.blind import COUNT, HARD, KEY, Drawer, _pairs
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers, digest
-from lab.results import ALONE, NATIVE, Key, Results, native_of
+from lab.pictures import TOP
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval
 from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
@@ -78,6 +79,25 @@ def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) ->
         figures.specific(results, target, style, figures.measured(results, target, COPY, source, style)) for style in CHOOSING[:2]
     ]
     assert found == pytest.approx([0, 1])
+
+
+def test_each_strength_has_a_record(tmp_path: Path) -> None:
+    """With what is measured by losses and by pictures, and the half to which the style belongs."""
+    results, (source, target), style = Results(tmp_path), PAIRS[0], REPORTING[0]
+    name = adapter_of(style).name
+    losses = {(ALONE, "", 1.0): (1.0, 0.5), (NATIVE, "", 1.0): (0.2, 0.6), (COPY, source, 0.5): (0.6, 0.75)}
+    for (variant, of, strength), (loss, ordinary) in losses.items():
+        results.add_losses(Key(target, name, variant, of, strength), torch.full((4, 2), loss))
+        results.add_losses(Key(target, name, variant, of, strength, ORDINARY), torch.full((4, 2), ordinary))
+        seen = {"style": [0.25] * 2 * PROMPTS, "rank": [TOP - 1] * PROMPTS + [TOP] * PROMPTS}
+        results.add_report(Key(target, name, variant, of, strength), seen)
+    results.add_losses(Key(target, name, native_of(SHOWN[0])), torch.full((4, 2), 0.8))
+    native, copy = records(results)
+    assert (native["variant"], native["recovery"], native["harm"]) == (NATIVE, 1, pytest.approx(0.2))
+    assert (copy["variant"], copy["strength"], copy["style"], copy["half"]) == (COPY, 0.5, style, "reporting")
+    found = [copy[what] for what in ("recovery", "specific", "harm", "style_arrives", "content_kept")]
+    assert found == pytest.approx([0.5, 1 / 3, 0.5, 0.25, 0.5], abs=1e-3)
+    assert copy["recovery_low"] <= copy["recovery"] <= copy["recovery_high"]
 
 
 @pytest.mark.parametrize("name", SHOWN)

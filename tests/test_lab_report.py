@@ -139,7 +139,7 @@ def test_the_summary_is_stable(
 ) -> None:
     for file in folder.glob("*.jsonl"):  # stored in another order
         (tmp_path / file.name).write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
-    report.summary(parser().parse_args(["summary", "--json", "--results", str(tmp_path)]))
+    report.print_summary(parser().parse_args(["summary", "--json", "--results", str(tmp_path)]))
     printed = json.loads(capsys.readouterr().out)
     assert printed == found
     assert [list(record) for record in printed] == [list(record) for record in found]

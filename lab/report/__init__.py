@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +21,10 @@ ROOT = Path(__file__).parents[2]
 FINDINGS = ROOT / "docs" / "findings.md"
 
 
-def summary(options: argparse.Namespace) -> None:
-    """Print every measured figure: gain recovery with its interval, difference to a copy, harm."""
-    show(records(_stored(options.results)), options.json)
+def print_summary(options: argparse.Namespace, by_pictures: Sequence[dict[str, Any]] = ()) -> None:
+    """Print every measured figure: gain recovery with its interval, difference to a copy, harm. JSON has ``by_pictures`` too."""
+    found = records(_stored(options.results))
+    show([*found, *by_pictures] if options.json else found, options.json)
 
 
 def report(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from lab.report import behaviour, checks, plots, prose, tables, trained
 from lab.report.cells import Cells
 from lab.stats import DRAWS
 from lab.zoo import CONCEPT, HEADLINE_RANK, RATES, STYLES, are_related
+from lorax.methods import auto
 
 TEMPLATE = "findings.md.in"
 QUESTIONS = {
@@ -52,6 +53,8 @@ def write(cells: Cells, page: Path) -> None:
         "pictures": _pictures(cells.results.folder, pictures),
         "measured": _measured(cells),
         "floor": f"{plots.FLOOR:g}",
+        "little": f"{auto.LITTLE:g}",
+        "much": f"{auto.MUCH:g}",
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined

@@ -15,6 +15,7 @@ from lab.stats import Interval
 from lab.variants import COPY, VARIANTS
 from lab.zoo import are_related
 
+CHOSEN_BY = "choosing"  # of the styles whose losses are measured: methods and bounds were chosen by these
 FIXED, BEST = "1", "best"  # the strength: 1, or the best of the fixed list
 
 
@@ -57,6 +58,7 @@ def _records(cells: Cells, cell: Cell) -> Iterator[dict[str, Any]]:
         "variant": cell.variant,
         "question": VARIANTS[cell.variant].question,
         "style": cell.style,
+        "half": CHOSEN_BY,
         "concept": cell.is_concept,
         "rank": cell.rank,
         "adapters": list(cell.adapters),
@@ -73,15 +75,15 @@ def _records(cells: Cells, cell: Cell) -> Iterator[dict[str, Any]]:
             **head,
             "at": at,
             "strength": strength,
-            **_flat("recovery", recovery),
-            **_flat("specific", cells.specific(cell, strength)),
-            **_flat("less_copy", less),
-            **_flat("harm", cells.harm(cell) if is_one else None),
-            **_flat("native_harm", cells.harm(cell.of_native())),
+            **flat("recovery", recovery),
+            **flat("specific", cells.specific(cell, strength)),
+            **flat("less_copy", less),
+            **flat("harm", cells.harm(cell) if is_one else None),
+            **flat("native_harm", cells.harm(cell.of_native())),
         }
 
 
-def _flat(name: str, interval: Interval | None) -> dict[str, float | None]:
+def flat(name: str, interval: Interval | None) -> dict[str, float | None]:
     """The mean under ``name``, its interval under ``name_low`` and ``name_high``."""
     values = (None, None, None) if interval is None else (interval.mean, interval.low, interval.high)
     return {

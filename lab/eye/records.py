@@ -1,0 +1,60 @@
+"""What was seen, as flat records: one for each pair, variant, style and strength."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lab import stats
+from lab.eye.figures import HALVES, by_prompt
+from lab.eye.ideas import VARIANTS, strengths_of
+from lab.eye.looking import PAIRS, adapter_of
+from lab.report.records import flat
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
+from lab.stats import Measured
+from lab.zoo import SHOWN, are_related
+
+
+def records(results: Results) -> list[dict[str, Any]]:
+    """Intervals are over subjects, and of what is measured by a loss over icons and noise seeds."""
+    return [
+        _record(results, key, style, half, (source, target))
+        for source, target in PAIRS
+        for half, styles in HALVES.items()
+        for style in styles
+        for key in _keys(source, target, style)
+        if key in results.reports
+    ]
+
+
+def _keys(source: str, target: str, style: str) -> Iterator[Key]:
+    for variant in (NATIVE, *VARIANTS):
+        for strength in strengths_of(variant):
+            yield Key(target, adapter_of(style).name, variant, "" if variant == NATIVE else source, strength)
+
+
+def _record(results: Results, key: Key, style: str, half: str, pair: tuple[str, str]) -> dict[str, Any]:
+    alone, native = (results.losses[Key(key.target, key.adapter, one)] for one in (ALONE, NATIVE))
+    measured = Measured(alone, native, results.losses[key])
+    others = [Key(key.target, key.adapter, native_of(other)) for other in SHOWN]
+    gained = [results.losses[one] for one in others if one in results.losses]
+    ordinary = [results.losses[Key(key.target, key.adapter, ALONE, on=ORDINARY)]]
+    ordinary.append(results.losses[Key(key.target, key.adapter, key.variant, key.source, key.strength, ORDINARY)])
+    arrives, kept = (stats.mean(torch.tensor(values, dtype=torch.float32)) for values in by_prompt(results.reports[key]))
+    return {
+        **dict(zip(("source", "target"), pair, strict=True)),
+        "related": are_related(*pair),
+        "variant": key.variant,
+        "question": "pictures",
+        "style": style,
+        "half": half,
+        "rank": adapter_of(style).rank,
+        "strength": key.strength,
+        **flat("recovery", stats.recovery([measured])),
+        **flat("specific", stats.recovery([stats.beyond(measured, gained)]) if gained else None),
+        **flat("harm", stats.change([(ordinary[0], ordinary[1])])),
+        **flat("style_arrives", arrives),
+        **flat("content_kept", kept),
+    }
