@@ -50,7 +50,8 @@ class Adapter:
     def path(self, base: str) -> Path:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
-        committed = self.rank == HEADLINE_RANK and self.icons in STYLES
+        is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
+        committed = is_moved or (self.rank == HEADLINE_RANK and self.icons in STYLES)
         return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 
