@@ -67,13 +67,11 @@ def _halves() -> str:
 
 
 def _accuracies() -> str:
-    rows = [
-        (style, f"{found.style:.2f}", f"{found.subject_in_five:.2f}", f"{found.subject:.2f}")
-        for style, found in accuracies().items()
-    ]
+    found = accuracies()
+    rows = [(style, f"{one.style:.2f}", f"{one.subject_in_five:.2f}", f"{one.subject:.2f}") for style, one in found.items()]
     table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
     wanted = f"Wanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
-    short = [style for style, one in accuracies().items() if any(getattr(one, what) < least for what, least in CERTAIN.items())]
+    short = [style for style, one in found.items() if any(getattr(one, what) < least for what, least in CERTAIN.items())]
     missed = f" Below that: {listed(short)}. What is said of these is less sure." if short else ""
     return f"{table}\n\n{wanted}{missed}"
 
