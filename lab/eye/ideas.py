@@ -38,7 +38,7 @@ IDEAS: dict[str, Strength] = {
     "text at twice": _text_whole,
     "without entry and exit": _without_doors,
 }
-LOST = ("text at twice", "without entry and exit")  # worth less than a copy, on the styles for choosing
+LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((COPY, LORAX, *IDEAS, REFINE, LONGER), STRENGTHS)
