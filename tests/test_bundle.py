@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
         assert all(torch.equal(whole[key], value) for key, value in state.items())
         assert (tmp_path / "models" / f"{name}.safetensors").stat().st_mode & 0o444 == 0o444, "a host under another user reads it"
         assert tokenizer.as_posix() in (tmp_path / "models" / f"{name}.yaml").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced there")
+def test_whoever_reads_while_another_process_unpacks_finds_whole_files(bundle: Path, tmp_path: Path) -> None:
+    folder, texts = tmp_path / "models", (bundle / "tokenizer" / "vocab.json", bundle / f"{BASE}.yaml")
+    for path in texts:
+        path.write_text("old")
+    unpack(folder, bundle)
+    before = sorted(folder.rglob("*"))
+    with (folder / "tokenizer" / "vocab.json").open() as vocabulary, (folder / f"{BASE}.yaml").open() as settings:
+        for path in texts:
+            path.write_text("new")
+        unpack(folder, bundle)
+        assert (vocabulary.read(), settings.read()) == ("old", "old")
+    assert (folder / f"{BASE}.yaml").read_text() == "new"
+    assert sorted(folder.rglob("*")) == before, "nothing temporary is left"
 
 
 def test_a_changed_bundle_replaces_what_was_unpacked(bundle: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Unpacks the bundled models, which ``lab/`` trained. A tensor that two models share is stored once."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -30,20 +31,32 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer"
     if (bundle / "tokenizer").is_dir():
-        shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True)
+        shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True, copy_function=_copy)
     for model in sorted(packed, key=lambda name: _sibling(packed[name]) in packed):  # after its sibling
         file, path = packed[model], folder / f"{model}.safetensors"
         sibling = folder / f"{name}.safetensors" if (name := _sibling(file)) else None
         origin = hashes(*([sibling] if sibling else []), file.path).sha256
         if not path.is_file() or _origin(path) != origin:
-            temporary = path.with_suffix(".tmp")
+            temporary = _beside(path)
             save_file(_whole(file, sibling), temporary, {"format": "pt", ORIGIN: origin})
             temporary.chmod(0o644)  # safetensors makes files that only their owner can read
             temporary.replace(path)
         config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
-        (folder / f"{model}.yaml").write_text(config, encoding="utf-8")
+        temporary = _beside(settings := folder / f"{model}.yaml")
+        temporary.write_text(config, encoding="utf-8")
+        temporary.replace(settings)
     return tokenizer
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copy2(source, temporary := _beside(Path(target)))
+    temporary.replace(target)
+
+
+def _beside(path: Path) -> Path:
+    """Return a path for a file until it is whole, of this process alone: another may be unpacking or reading there."""
+    return path.with_suffix(f".{os.getpid()}.tmp")
 
 
 def _sibling(packed: TensorFile) -> str | None:
