@@ -14,14 +14,16 @@ from lab import styles
 from lab.eye import figures, records
 from lab.eye.blind import COUNT, HARD, KEY, Drawer, _pairs
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
+from lab.eye.ideas import LOST, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers, digest
 from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval
-from lab.variants import COPY
+from lab.variants import BY_NAME, COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
+from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import REFINE
 
 PROMPTS = 12
@@ -79,6 +81,13 @@ def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) ->
         figures.specific(results, target, style, figures.measured(results, target, COPY, source, style)) for style in CHOOSING[:2]
     ]
     assert found == pytest.approx([0, 1])
+
+
+def test_what_shows_nothing_new_is_not_drawn() -> None:
+    drawn = {(one, target, style) for one in VARIANTS for _, target in PAIRS for style in SHOWN if is_drawn(one, target, style)}
+    assert {(target, style) for one, target, style in drawn if one in LOST} == {(FINETUNE, style) for style in CHOOSING}
+    assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
+    assert {(COPY, target, style) for _, target in PAIRS for style in SHOWN} <= drawn
 
 
 def test_each_strength_has_a_record(tmp_path: Path) -> None:

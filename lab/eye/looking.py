@@ -12,17 +12,16 @@ from tqdm import tqdm
 
 from lab import measure
 from lab.bundle import runner_of
-from lab.eye.ideas import LOST, STRENGTHS, VARIANTS, moved_by
+from lab.eye.ideas import STRENGTHS, VARIANTS, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.pictures import generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, REPORTING, SHOWN, Adapter
+from lab.zoo import ADAPTERS, SHOWN, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
 PAIRS = ((BASE, FINETUNE), (BASE, PRUNED))
-CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
 # Of the 51 held-out subjects, those that all three bases draw best by themselves, chosen by eye before any adapter was looked at.
 PROMPTS = (
     *("balloon", "baseball", "bread", "guitar", "koala", "name badge"),
@@ -63,10 +62,8 @@ class _Looker:
             self._measured(key, adapter.path(self.target), strength, style, losses)
         add_others(self.results, self.runner, self.target, adapter, losses)
         for variant, strengths in VARIANTS.items():
-            if variant in LOST and (self.target != CHOSEN_ON or style in REPORTING):
-                continue
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
-            if all(key in self.results.reports for key in keys):
+            if not is_drawn(variant, self.target, style) or all(key in self.results.reports for key in keys):
                 continue
             with moved_by(variant, adapter, source, self.runner.base) as path:
                 for key in keys:
