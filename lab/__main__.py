@@ -142,7 +142,7 @@ def judge(options: argparse.Namespace) -> None:
 
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
-    gallery.run(options.results, FINDINGS.with_suffix(""), options.sets)
+    gallery.run(options.results, FINDINGS.with_suffix(""), options.sets, options.target)
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
-        if name in ("sweep", "headline", "behaviour", "look"):
+        if name in ("sweep", "headline", "behaviour", "look", "pictures"):
             step.add_argument("--target", choices=BASES, help="on this one alone")
         if name == "pictures":
             sets = tuple(gallery.SETS)

@@ -33,13 +33,18 @@ SHOWN = 8  # prompts in a grid
 MEASURED = {"style": "style arrives", "distance": "distance to real", "kept": "content kept", "diversity": "diversity"}
 
 
-def run(results: Path, grids: Path, sets: Sequence[str] = tuple(SETS)) -> None:
-    """Write ``pictures.json`` into ``results``, where other sets' rows stay, and a grid for each pair of a set into ``grids``."""
+def run(results: Path, grids: Path, sets: Sequence[str] = tuple(SETS), only: str | None = None) -> None:
+    """Write ``pictures.json`` into ``results``, where other rows stay, and a grid for each pair of a set into ``grids``.
+
+    ``only``: the one target to draw on; None: all.
+    """
     classifier, file = Classifier.load(), results / "pictures.json"
     prompts, rows = held_out_prompts(classifier), _stored(file)
     grids.mkdir(parents=True, exist_ok=True)
     for of in sets:
         for source, target in PAIRS[of]:
+            if only not in (None, target):
+                continue
             runner, grid = runner_of(target), []
             found: dict[str, list[Measures]] = {variant: [] for variant in SETS[of]}
             for style in tqdm(STYLES, desc=f"pictures of {target}", mininterval=10):

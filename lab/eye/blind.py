@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -96,16 +97,20 @@ def blind(options: argparse.Namespace) -> None:
 @cache
 def _pictures(drawer: Drawer, of: Of) -> torch.Tensor:
     """One picture for each prompt, (prompts, 3, SIZE, SIZE) in [0, 1]."""
-    (variant, strength), adapter, runner = of, adapter_of(drawer.style), _runner(drawer.target)
-    if variant in (ALONE, NATIVE):
-        return _drawn(runner, adapter.path(drawer.target) if variant == NATIVE else None, strength)
-    with moved_by(variant, adapter, drawer.source, runner.base) as path:
-        return _drawn(runner, path, strength)
-
-
-def _drawn(runner: Runner, adapter: Path | None, strength: float) -> torch.Tensor:
-    with runner.adapted(adapter, strength):
+    (variant, strength), runner = of, _runner(drawer.target)
+    with runner.adapted(_file(drawer, variant), strength):
         return runner.sample(list(PROMPTS), list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
+
+
+@cache
+def _file(drawer: Drawer, variant: str) -> Path | None:
+    """The LoRA to draw with. What is moved takes minutes, and is drawn with at several strengths."""
+    adapter = adapter_of(drawer.style)
+    if variant in (ALONE, NATIVE):
+        return adapter.path(drawer.target) if variant == NATIVE else None
+    with moved_by(variant, adapter, drawer.source, _runner(drawer.target).base) as path:
+        kept = FOLDER_OF_PAIRS / f"{drawer.target}-{drawer.style}-{variant}.safetensors"
+        return Path(shutil.copy(path, kept)) if path else None
 
 
 @cache
