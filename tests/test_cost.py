@@ -251,3 +251,9 @@ def test_a_busy_machine_does_not_change_what_is_told_of_it_alone(models: Path, m
     monkeypatch.setattr(speed, "_share", (time.monotonic(), 0.25))
     assert cost.estimate(made, related=False, alone=True) == alone
     assert 2 < cost.estimate(made, related=False).seconds / alone.seconds < 4
+
+
+@pytest.mark.parametrize(("target", "steps"), [("finetune", 10), ("pruned", 150), ("scratch", 150), ("xl", 150)])
+def test_few_steps_are_usual_only_between_relatives_that_are_built_alike(models: Path, target: str, steps: int) -> None:
+    usual, told = (planned(models, target, "refine", running=Running(pictures=16, steps=one)) for one in (None, steps))
+    assert cost.estimate(usual, alone=True) == cost.estimate(told, alone=True)
