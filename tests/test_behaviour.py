@@ -18,7 +18,7 @@ import lorax
 from lab import probe, writing
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.demo.bundle import BASE, FINETUNE
 from lorax.errors import Interrupted
 from lorax.files import Cache
 from lorax.formats import open_adapter
@@ -70,17 +70,6 @@ def gained(pictures: torch.Tensor, made: Plan, out: Path, heard: Heard | None = 
     target = Runner(made.target.path)
     alone, adapted = (probe.loss(target, path, pictures, NEW) for path in (None, out / "moved.safetensors"))
     return 1 - adapted / alone
-
-
-@pytest.mark.usefixtures("quick_drawing")
-@pytest.mark.parametrize(("target", "steps"), [(FINETUNE, 10), (PRUNED, 150)])
-def test_relatives_that_are_built_differently_are_trained_for_longer(
-    models: Path, target: str, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lessons: list[Lesson] = []
-    monkeypatch.setattr("lorax.methods.refine.train", lambda model, factors, lesson, *rest: lessons.append(lesson) or {})
-    run(planned(models, target, "refine", LORA, pictures=16), on_diffusers())
-    assert [lesson.steps for lesson in lessons] == [steps]
 
 
 def test_hooks_act_as_the_merged_adapter_does(models: Path) -> None:

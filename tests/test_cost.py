@@ -125,7 +125,7 @@ def test_what_is_counted_is_what_is_done(
         made = dataclasses.replace(made, of_bases={})
     run(made, Context(models=Runners(torch.device("cpu"))))
     both = operations(made.source), operations(made.target)
-    stages = work.stages(method, made.running, both, of_text=of_text, alike=False)
+    stages = work.stages(method, made.running, both, of_text=of_text, related=False)
     for base, of_target in ((BASE, False), (target, True)):
         told = dataclasses.asdict(sum((stage.work for stage in stages if stage.of_target is of_target), NOTHING))
         assert told == {name: done[base][name] for name in told}, base
@@ -144,7 +144,7 @@ def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -
 
 def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trained(models: Path) -> None:
     large = dataclasses.replace(operations(open_checkpoint(models / "base.safetensors")), size=64)
-    once, often = (work.stages("refine", ASKED, (large, large), of_text=one, alike=False)[-1].work for one in (False, True))
+    once, often = (work.stages("refine", ASKED, (large, large), of_text=one, related=False)[-1].work for one in (False, True))
     assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
     assert often.encoded == often.predicted > once.encoded
 
@@ -251,9 +251,3 @@ def test_a_busy_machine_does_not_change_what_is_told_of_it_alone(models: Path, m
     monkeypatch.setattr(speed, "_share", (time.monotonic(), 0.25))
     assert cost.estimate(made, related=False, alone=True) == alone
     assert 2 < cost.estimate(made, related=False).seconds / alone.seconds < 4
-
-
-@pytest.mark.parametrize(("target", "steps"), [("finetune", 10), ("pruned", 150), ("scratch", 150), ("xl", 150)])
-def test_few_steps_are_usual_only_between_relatives_that_are_built_alike(models: Path, target: str, steps: int) -> None:
-    usual, told = (planned(models, target, "refine", running=Running(pictures=16, steps=one)) for one in (None, steps))
-    assert cost.estimate(usual, alone=True) == cost.estimate(told, alone=True)

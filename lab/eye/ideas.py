@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.variants import AUTO, BY_NAME, COPY, LONGER, LORAX, written
+from lab.variants import AUTO, BY_NAME, COPY, LONGER, LONGEST, LORAX, written
 from lab.zoo import CHOOSING, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
@@ -42,7 +42,7 @@ IDEAS: dict[str, Strength] = {
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
-VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER), STRENGTHS)
+VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST), STRENGTHS)
 CHOSEN_ON = FINETUNE  # where ideas were chosen
 
 
@@ -50,7 +50,7 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether there is something to see: what lost is drawn nowhere else, and by name is a copy where all names are the same."""
     if variant in LOST:
         return target == CHOSEN_ON and style in CHOOSING
-    return variant != BY_NAME or target == PRUNED
+    return variant not in (BY_NAME, LONGEST) or target == PRUNED
 
 
 def strengths_of(variant: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import torch
 from lorax.checkpoint import families, unsupported
 from lorax.checkpoint.families import Family
 from lorax.checkpoint.identity import Identity
-from lorax.checkpoint.layer_names import UNetNames, component_of
+from lorax.checkpoint.layer_names import UNetNames
 from lorax.checkpoint.layouts import LDM_SIGN, Layout, is_layer, layout_of
 from lorax.checkpoint.names import AdapterNames
 from lorax.checkpoint.prediction import ZERO_SNR, prediction_of, told_by
@@ -65,11 +65,6 @@ class Checkpoint:
     def unet_file(self) -> TensorFile:
         """A file that holds at least a part of the UNet."""
         return next(part.file for layer, part in self._parts.items() if layer.startswith("unet."))
-
-    def is_built_like(self, other: "Checkpoint") -> bool:
-        """Tell whether the UNets of both have the same layers by name. A pruned one lacks some."""
-        mine, theirs = ({layer for layer in base.layers if component_of(layer) == "unet"} for base in (self, other))
-        return mine == theirs
 
     def stored(self, layer: str) -> torch.Tensor:
         """Return the weight in its own shape and dtype, mapped from the file. Raises LoraxError if it is not floating point."""

@@ -9,16 +9,14 @@ from lorax.low_rank import LowRank
 from lorax.methods.job import Job
 from lorax.models import Factors, Lesson, Model, train
 
-RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3  # the best ones in docs/behaviour.md
-# If the bases are related and built alike, more steps lose what the first have gained (docs/behaviour.md); between a base and its
-# pruned sibling they show more of a style (docs/seen.md).
-STEPS, STEPS_ALIKE = 150, 10
+# The best ones for unrelated and related bases in docs/behaviour.md.
+RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
+STEPS_UNRELATED, STEPS_RELATED = 150, 10
 
 
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
-    steps = steps_of(job.steps, job.related and job.source.is_built_like(job.target))
-    rate = RATE_RELATED if job.related else RATE_UNRELATED
+    steps, rate = steps_of(job.steps, job.related), RATE_RELATED if job.related else RATE_UNRELATED
     if (pictures := job.teacher.stored(job.pictures)) is None:
         with job.opened(job.source) as source:
             pictures = job.teacher.draw(source, job.pictures)
@@ -29,9 +27,9 @@ def fit(job: Job) -> dict[str, LowRank]:
         return train(target, factors, lesson, job.meter, None if job.watch else job.saved, job.watch)
 
 
-def steps_of(asked: int | None, alike: bool) -> int:
-    """Return the largest number of steps: the user's, or the default. ``alike``: the bases are related and built alike."""
-    return asked or (STEPS_ALIKE if alike else STEPS)
+def steps_of(asked: int | None, related: bool) -> int:
+    """Return the largest number of steps: the user's, or the default."""
+    return asked or (STEPS_RELATED if related else STEPS_UNRELATED)
 
 
 def started(target: Model, start: Mapping[str, LowRank], ranks: Mapping[str, int]) -> dict[str, LowRank]:

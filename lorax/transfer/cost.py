@@ -93,11 +93,6 @@ def are_related(plan: Plan) -> bool:
     return bool(few) and by_layer.run([sampled], Context())[0].report.unrelated is None
 
 
-def _are_alike(plan: Plan, related: bool | None) -> bool:
-    """Tell whether the bases are built alike and ``related``, which is found out if it is not known."""
-    return plan.source.is_built_like(plan.target) and (are_related(plan) if related is None else related)
-
-
 @dataclass(frozen=True)
 class _Job:
     """A job whose cost is asked for."""
@@ -122,7 +117,7 @@ class _Job:
             plan.running,
             models,
             of_text=any(component_of(target) != "unet" for target in assigned),
-            alike=not is_bridge and _are_alike(plan, related),
+            related=not is_bridge and (are_related(plan) if related is None else related),
             drawn=has_pictures(plan, cache, pictures_of(method, plan.running, models)),
         )
         ranks = [assigned_to.rank for assigned_to in assigned.values()]

@@ -38,12 +38,11 @@ class Stage:
 
 
 def stages(
-    method: str, running: Running, models: tuple[Operations, Operations], *, of_text: bool, alike: bool, drawn: bool = False
+    method: str, running: Running, models: tuple[Operations, Operations], *, of_text: bool, related: bool, drawn: bool = False
 ) -> list[Stage]:
     """Return the stages of a method in order, on the source and on the target.
 
-    ``of_text``: whether the adapter has layers of text encoders. ``alike``: whether the bases are related and built alike.
-    ``drawn``: whether the pictures are there already.
+    ``of_text``: whether the adapter has layers of text encoders. ``drawn``: whether the pictures are there already.
     """
     source, target = models
     count = pictures_of(method, running, models)
@@ -55,7 +54,7 @@ def stages(
     watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
     fitting = [Stage(FITTING, True, both)]
     is_bridge = method == BRIDGE
-    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, alike)
+    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, related)
     return [
         *([] if drawn else drawing),
         *(watching if is_bridge else []),
