@@ -30,8 +30,7 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
 STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
-FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
-LONGER, LONGEST = "refine, longer", "refine, 150 steps"
+FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
 HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO) and not runs_models(name)]
@@ -78,7 +77,6 @@ def _variants() -> list[Variant]:
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in filter(runs_models, METHODS)),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
         Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
-        Variant(LONGEST, Options(REFINE), (1.0,), "behaviour", steps=150),
         Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=16),
         Variant(CHANGE, Options(REFINE), (1.0,), "behaviour", steps=50),
     ]

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.variants import AUTO, BY_NAME, COPY, LONGER, LONGEST, LORAX, written
+from lab.variants import AUTO, BY_NAME, COPY, LONGER, LORAX, Variant, written
 from lab.zoo import CHOOSING, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import REFINE
+from lorax.options import Options
 from lorax.transfer import Layers, Moved
 from lorax.transfer.report import LayerRecord
 
@@ -39,10 +40,11 @@ IDEAS: dict[str, Strength] = {
     "text at twice": _text_whole,
     "without entry and exit": _without_doors,
 }
+LONGEST = Variant("refine, 150 steps", Options(REFINE), steps=150)  # what is usual between unrelated bases
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
-VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST), STRENGTHS)
+VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST.name), STRENGTHS)
 CHOSEN_ON = FINETUNE  # where ideas were chosen
 
 
@@ -50,7 +52,7 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether there is something to see: what lost is drawn nowhere else, and by name is a copy where all names are the same."""
     if variant in LOST:
         return target == CHOSEN_ON and style in CHOOSING
-    return variant not in (BY_NAME, LONGEST) or target == PRUNED
+    return variant not in (BY_NAME, LONGEST.name) or target == PRUNED
 
 
 def strengths_of(variant: str) -> tuple[float, ...]:
@@ -61,7 +63,7 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
-    method = variants.VARIANTS[COPY if variant in IDEAS else variant]
+    method = LONGEST if variant == LONGEST.name else variants.VARIANTS[COPY if variant in IDEAS else variant]
     planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
     if variant in IDEAS:
         moved = _by_layer(moved, IDEAS[variant])
