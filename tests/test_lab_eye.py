@@ -13,15 +13,17 @@ import torch
 from lab import styles
 from lab.eye import figures, records
 from lab.eye.blind import COUNT, HARD, KEY, Drawer, _pairs
+from lab.eye.figures import HALVES
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import LOST, VARIANTS, is_drawn
+from lab.eye.ideas import LONGEST, LOST, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers, digest
+from lab.paths import RESULTS
 from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval
-from lab.variants import BY_NAME, COPY
+from lab.variants import BY_NAME, COPY, LORAX
 from lab.zoo import CHOOSING, REPORTING, SHOWN
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import REFINE
@@ -175,3 +177,20 @@ def test_no_two_sheets_are_set_side_by_side_twice() -> None:
 @pytest.mark.parametrize(("low", "high", "said"), [(0.1, 0.2, MORE), (-0.2, -0.1, LESS), (-0.1, 0.1, ALIKE)])
 def test_a_sentence_claims_a_difference_only_if_it_is_sure(low: float, high: float, said: str) -> None:
     assert _beside_a_copy(Interval((low + high) / 2, low, high)) == said
+
+
+def test_what_the_page_says_by_hand_holds() -> None:
+    """lab/eye/seen.md.in and the verdicts tell what the committed results say."""
+    found = {(one.target, one.half, one.variant): one for one in figures.figures(Results(RESULTS / FOLDER))}
+    less = {key: one.less_copy for key, one in found.items() if one.less_copy}
+    of_fine_tune = {key: one for key, one in less.items() if key[0] == FINETUNE}
+    assert not any(one.is_above_zero for one in of_fine_tune.values())
+    assert max(one.high for one in of_fine_tune.values()) < 0.25
+    assert all(one.is_below_zero for (_, _, variant), one in less.items() if variant == LORAX)
+    assert less[PRUNED, "reporting", BY_NAME].is_below_zero
+    assert less[PRUNED, "reporting", REFINE].is_above_zero
+    assert less[PRUNED, "choosing", REFINE].mean > 0
+    longest = [less[PRUNED, half, LONGEST.name] for half in ("choosing", "reporting")]
+    assert [one.is_above_zero for one in longest] == [True, False]
+    fronts = [found[PRUNED, half, variant].frontier for half in HALVES for variant in (COPY, REFINE)]
+    assert [one and one.mean < bound for one, bound in zip(fronts, (0.5, 0.95, 0.5, 0.95), strict=True)] == [True] * 4

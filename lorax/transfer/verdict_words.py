@@ -134,7 +134,7 @@ def _refining(verdict: Verdict) -> str:
         return ""
     cost = f"{_cost(refine, ' and')}, {QUIET}"
     if verdict.kind is Kind.GAINS:
-        return f" Refining may add to it: {cost}."
+        return f" Refining takes {cost}; in our tests, with small models, it showed more of the style."
     return f" Refining takes {cost}; in our tests, with small models, it showed no more of the style."
 
 
