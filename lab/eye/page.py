@@ -78,7 +78,8 @@ def _accuracies() -> str:
 
 def _grids() -> str:
     """The grids that ``python -m lab blind`` has drawn, of the styles in their order."""
-    files = [path for style in SHOWN for path in (PAGE.with_suffix("")).glob(f"*-{style}.png")]
+    drawn = [PAGE.with_suffix("") / f"{target}-{style}.png" for style in SHOWN for _, target in PAIRS]
+    files = [path for path in drawn if path.is_file()]
     return "\n\n".join(f"![{path.stem.replace('-', ': ')}]({PAGE.stem}/{path.name})" for path in files)
 
 
