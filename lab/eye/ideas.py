@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LONGER, LORAX, Variant, written
-from lab.zoo import CHOOSING, Adapter, checkpoint
+from lab.zoo import CHOOSING, SCRATCH, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
-from lorax.methods import REFINE
+from lorax.methods import BRIDGE, REFINE
 from lorax.options import Options
 from lorax.transfer import Layers, Moved
 from lorax.transfer.report import LayerRecord
@@ -44,15 +45,19 @@ LONGEST = Variant("refine, 150 steps", Options(REFINE), steps=150)  # what is us
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
-VARIANTS = {AUTO: (1.0,)} | dict.fromkeys((BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST.name), STRENGTHS)
-CHOSEN_ON = FINETUNE  # where ideas were chosen
+DRAWN = {  # on each target; by name is a copy where all names are the same
+    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, LONGER),
+    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST.name),
+    SCRATCH: (COPY, BRIDGE, REFINE),
+}
+VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
+CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
 
 
 def is_drawn(variant: str, target: str, style: str) -> bool:
-    """Whether there is something to see: what lost is drawn nowhere else, and by name is a copy where all names are the same."""
-    if variant in LOST:
-        return target == CHOSEN_ON and style in CHOOSING
-    return variant not in (BY_NAME, LONGEST.name) or target == PRUNED
+    """Whether a variant is drawn on a target, with the LoRA of a style."""
+    is_left = variant not in LOST or (target == CHOSEN_ON and style in CHOOSING)
+    return is_left and variant in DRAWN[target]
 
 
 def strengths_of(variant: str) -> tuple[float, ...]:
