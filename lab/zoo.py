@@ -51,8 +51,8 @@ class Adapter:
         if self.name == DEMO:
             return LORAS / f"{self.name}-{base}.safetensors"
         is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
-        committed = is_moved or (self.rank == HEADLINE_RANK and self.icons in STYLES)
-        return (HEADLINE / "loras" if committed else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
+        is_kept = is_moved or (self.rank == HEADLINE_RANK and self.icons in STYLES)
+        return (HEADLINE / "loras" if is_kept else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
 
 
 # Written down before the first of them was trained: methods are chosen by the first half alone, and judged by the second.

@@ -48,6 +48,16 @@ def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
         assert tokenizer.as_posix() in (tmp_path / "models" / f"{name}.yaml").read_text()
 
 
+def test_what_is_there_already_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "tokenizer" / "vocab.json").write_text("words")
+    folder = tmp_path / "models"
+    unpack(folder, bundle)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in files]
+    unpack(folder, bundle)
+    assert [(path.stat().st_mtime_ns, path.stat().st_ino) for path in files] == before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced there")
 def test_whoever_reads_while_another_process_unpacks_finds_whole_files(bundle: Path, tmp_path: Path) -> None:
     folder, texts = tmp_path / "models", (bundle / "tokenizer" / "vocab.json", bundle / f"{BASE}.yaml")

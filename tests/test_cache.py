@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -179,6 +180,25 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) 
     cache = Cache(tmp_path / "file", BIG, BIG)
     cache.put("key", entry(1))
     assert value(cache.get("key")) == 1
+
+
+def test_what_comes_and_goes_of_one_kind_is_counted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 2900, 0)
+    found = [cache.changes("drawn")]
+    for what in (
+        lambda: cache.put("1-drawn", entry(1)),
+        lambda: cache.put("1-drawn", entry(2)),  # in place of the other
+        lambda: cache.put("1", entry(1)),
+        lambda: cache.put("2", entry(1)),  # the oldest goes
+        lambda: cache.put("3-drawn", entry(1)),
+        cache.clear,
+        lambda: cache.change(tmp_path / "other", BIG, 0),
+    ):
+        what()
+        found.append(cache.changes("drawn"))
+        time.sleep(0.02)  # entries go by their age
+    changed = [after != before for before, after in itertools.pairwise(found)]
+    assert changed == [True, False, False, True, True, True, True]
 
 
 def test_clear(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 from lorax.catalog import Facts, ListedFile
+from lorax.methods.auto import strength
 from lorax.reasons import Reason, Why
 from lorax.transfer import AlreadyThere, Kind, LayerRecord, Report, Status, Verdict
 from lorax.ui import telling, words
@@ -125,6 +127,15 @@ def test_what_the_target_already_has_is_said() -> None:
     html = words.summary([result(Report([moved("x")], "auto", strength=0.6))])
     assert "<p>The target already has 40% of what the LoRA adds. That is left out: the result is as strong as" in html
     assert "already has" not in words.summary([result()])
+
+
+@pytest.mark.parametrize(("overlap", "said"), [(0.101, None), (0.12, "A part of that is left out"), (0.15, "That is left out")])
+def test_no_more_is_said_to_be_left_out_than_is(overlap: float, said: str | None) -> None:
+    record = dataclasses.replace(moved("x"), overlap=overlap)
+    html = words.summary([result(Report([record], "auto", strength=strength(overlap), draws_as_original=True))])
+    assert ("already has" in html) == bool(said)
+    assert (said or "the original LoRA draws the same") in html
+    assert "at 1.00" not in html
 
 
 def test_what_was_not_written_is_said() -> None:

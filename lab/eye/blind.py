@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import random
@@ -24,7 +25,7 @@ from lab.paths import CACHE
 from lab.pictures import GUIDANCE, STEPS, TOP
 from lab.results import ALONE, NATIVE
 from lab.variants import COPY, LORAX
-from lab.zoo import SHOWN
+from lab.zoo import SHOWN, are_related
 from lorax.demo.grid import draw
 from lorax.methods import REFINE
 from lorax.runner import Runner
@@ -35,7 +36,7 @@ SHEETS: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (NATIVE, 0.5), (LORAX, 1.0), (LORAX, 1.5), (REFINE, 1.0)),
     *((COPY, strength) for strength in (0.25, 0.5, 0.75, 1.0, 1.25)),
 )
-# What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. Of each style on each target.
+# What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. It is half of the pairs at most.
 HARD: tuple[tuple[Of, Of], ...] = tuple(((COPY, strength), (REFINE, strength)) for strength in (0.75, 1.0))
 IN_A_GRID: tuple[Of, ...] = ((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0), (REFINE, 1.0))
 COLUMNS = 8  # pictures in a row of a grid
@@ -87,11 +88,17 @@ def blind(options: argparse.Namespace) -> None:
         _beside(*(_image(_pictures(drawer, of)) for of in pair)).save(FOLDER_OF_PAIRS / f"{number:02}.png")
         a, b = (asdict(drawer.sheet(of)) for of in pair)
         stored.append({"target": drawer.target, "style": drawer.style, "a": a, "b": b})
-    (folder / KEY).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+    key = json.dumps(stored, indent=1).encode()
+    (folder / KEY).write_bytes(key)
     for drawer in drawers:
         drawer.grid()
-    print(f"{FOLDER_OF_PAIRS}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/reader-NAME.json, with a digest")
-    print(f'of {KEY} (lab/eye/readers.py): {{"pairs": DIGEST, "answers": {{"00": {{"style": "A", "content": "same"}}, ...}}}}')
+    print(f"{FOLDER_OF_PAIRS}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/reader-NAME.json:")
+    print(f'{{"pairs": "{digest(key)}", "answers": {{"00": {{"style": "A", "content": "same"}}, ...}}}}')
+
+
+def digest(key: bytes) -> str:
+    """What a reader's file names, so that its answers are not taken for those to other pairs."""
+    return hashlib.sha256(key).hexdigest()[:12]
 
 
 @cache
@@ -121,10 +128,12 @@ def _runner(target: str) -> Runner:
 def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:
     """What is set side by side: no two sheets twice, in an order and with an upper sheet that tell nothing."""
     chosen = random.Random(0)
-    alike = [(drawer, pair) for drawer in drawers for pair in HARD]
+    hard = [(drawer, pair) for drawer in drawers if are_related(drawer.source, drawer.target) for pair in HARD]
+    if len(hard) > COUNT // 2:
+        hard = chosen.sample(hard, COUNT // 2)
     different = [pair for pair in itertools.combinations(SHEETS, 2) if set(pair) not in map(set, HARD)]
     others = [(drawer, pair) for drawer in drawers for pair in different]
-    pairs = alike[:COUNT] + chosen.sample(others, COUNT - len(alike[:COUNT]))
+    pairs = hard + chosen.sample(others, COUNT - len(hard))
     for drawer, (a, b) in chosen.sample(pairs, len(pairs)):
         yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a))
 

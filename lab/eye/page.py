@@ -27,7 +27,6 @@ from lorax.methods import REFINE
 
 DOCS = Path(__file__).parents[2] / "docs"
 MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
-OF_REFINE = "Of the pairs that are a copy and what `refine` makes of it, at one strength, which has more?"
 PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 
@@ -93,9 +92,10 @@ def _readers(results: Path) -> str:
         for what, name, others in readers.agreements()
     ]
     agreed = markdown(("asked of", "reader", *("agrees with" for _ in rows[0][2:])), rows)
-    told = [(what, name, *(str(found[of]) for of in (REFINE, COPY, SAME))) for what, name, found in readers.of_refine()]
-    of_refine = markdown(("asked of", "reader", "refine has more", "the copy has more", "the same"), told)
-    return f"{agreed}\n\n{OF_REFINE}\n\n{of_refine}"
+    told = [(*who, *(str(found[of]) for of in (REFINE, COPY, SAME))) for *who, found in readers.of_refine()]
+    of_refine = markdown(("asked of", "styles", "reader", "refine has more", "the copy has more", "the same"), told)
+    hard = f"{len(readers.hard)} of them are a copy and what `refine` makes of it, at one strength. Which has more?"
+    return f"The target was {listed(readers.targets)}.\n\n{agreed}\n\n{hard}\n\n{of_refine}"
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import sys
 from collections import Counter
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.eye.blind import KEY
+from lab.eye.blind import KEY, digest
+from lab.eye.figures import HALVES
 from lab.eye.looking import FOLDER
 from lab.variants import COPY
 from lorax.methods import REFINE
@@ -47,18 +48,23 @@ class Readers:
                 others = {MEASURE: measured} | {other: its[what] for other, its in self.said.items() if other != name}
                 yield what, name, {other: _agreement(own[what], its) for other, its in others.items()}
 
-    def of_refine(self) -> Iterator[tuple[str, str, Counter[str]]]:
-        """For what is asked, and each reader: how often refine, a copy at the same strength, or neither has more of it."""
-        alike = [(number, pair) for number, pair in enumerate(self.pairs) if _is_alike(pair)]
-        for what in ASKED:
-            for name, own in self.said.items():
-                answers = ((pair, own[what][number]) for number, pair in alike)
-                yield what, name, Counter(SAME if one == SAME else pair[one.lower()]["variant"] for pair, one in answers)
+    @property
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(pair["target"] for pair in self.pairs))
 
+    @property
+    def hard(self) -> list[tuple[int, dict[str, Any]]]:
+        """The pairs, with their numbers, of a copy and of what refine makes of it at one strength."""
+        return [(number, pair) for number, pair in enumerate(self.pairs) if _is_hard(pair)]
 
-def digest(key: bytes) -> str:
-    """What a reader's file names, so that its answers are not taken for those to other pairs."""
-    return hashlib.sha256(key).hexdigest()[:12]
+    def of_refine(self) -> Iterator[tuple[str, str, str, Counter[str]]]:
+        """For what is asked, each half of the styles and each reader: how often refine, the copy, or neither has more of it."""
+        for what, (half, styles) in itertools.product(ASKED, HALVES.items()):
+            hard = [(number, pair) for number, pair in self.hard if pair["style"] in styles]
+            for name, own in self.said.items() if hard else ():
+                answers = ((pair, own[what][number]) for number, pair in hard)
+                told = Counter(SAME if one == SAME else pair[one.lower()]["variant"] for pair, one in answers)
+                yield what, half, name, told
 
 
 def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
@@ -69,7 +75,7 @@ def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
     return {what: [stored["answers"][f"{number:02}"][what] for number in range(count)] for what in ASKED}
 
 
-def _is_alike(pair: dict[str, Any]) -> bool:
+def _is_hard(pair: dict[str, Any]) -> bool:
     return {pair["a"]["variant"], pair["b"]["variant"]} == {COPY, REFINE} and pair["a"]["strength"] == pair["b"]["strength"]
 
 

@@ -43,15 +43,20 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
             temporary.replace(path)
         config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
-        temporary = _beside(settings := folder / f"{model}.yaml")
-        temporary.write_text(config, encoding="utf-8")
-        temporary.replace(settings)
+        _put(folder / f"{model}.yaml", config.encode())
     return tokenizer
 
 
 def _copy(source: str, target: str) -> None:
-    shutil.copy2(source, temporary := _beside(Path(target)))
-    temporary.replace(target)
+    _put(Path(target), Path(source).read_bytes())
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Put a file there as a whole, unless it is there already: somebody may be reading it."""
+    if not path.is_file() or path.read_bytes() != content:
+        temporary = _beside(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
 
 
 def _beside(path: Path) -> Path:

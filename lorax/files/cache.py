@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,10 @@ class Cache:
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
-        self.changes = 0  # how often entries appeared in the folder or went, as far as this process did it
+        self._changes: Counter[str] = (
+            Counter()
+        )  # how often entries appeared in the folder or went, by the last word of their keys
+        self._folders = 0  # how often it was another folder
         self._has_warned = False  # about an entry that is too large
         self._lock = threading.Lock()  # the user may clear the cache during a job
 
@@ -68,6 +71,10 @@ class Cache:
         with self._lock:
             return key in self._memory or (self.folder is not None and (self.folder / (key + SUFFIX)).is_file())
 
+    def changes(self, word: str) -> int:
+        """Return a number that differs once this process has put or removed an entry whose key ends in ``-word``."""
+        return self._changes[word] + self._folders
+
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
         """Store an entry on the disk and, with ``remember``, in memory."""
         with self._lock:
@@ -84,14 +91,14 @@ class Cache:
                 self._write(path, key, entry)
             except OSError:  # a full or read-only disk costs time later, and nothing now
                 return
-            self.changes += is_new
+            self._changes[_last_word(key)] += is_new
             self._trim(self.folder, self.disk_limit)
 
     def change(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         """Change the folder and the limits. Entries in the former folder stay there."""
         with self._lock:
             self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
-            self.changes += 1
+            self._folders += 1
             self._forget()
             if folder is not None:
                 self._trim(folder, disk_limit)
@@ -171,10 +178,14 @@ class Cache:
                 return
             try:
                 path.unlink(missing_ok=True)
-                self.changes += 1
+                self._changes[_last_word(path.name.removesuffix(SUFFIX))] += 1
                 total -= size
             except OSError:
                 continue
+
+
+def _last_word(key: str) -> str:
+    return key.rpartition("-")[2] if "-" in key else ""
 
 
 def _checksum(key: str, entry: Entry) -> str:

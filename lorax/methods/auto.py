@@ -17,7 +17,7 @@ from lorax.reasons import Reason, Why
 INSIDE = 0.95
 RELATED = 0.5  # median similarity from which bases count as related; chance is 0, and fine-tunes are near 0.9
 # Shares of the adapter in the target: up to the first it is copied whole, which was as good or better (docs/findings.md); from
-# the second on, what the target has is left out. In between the strength falls evenly: nothing jumps where a LoRA was trained for
+# the second on, what the target has is left out. In between a growing part of it is: nothing jumps where a LoRA was trained for
 # longer, by which its share in the same target falls.
 LITTLE, MUCH = 0.1, 0.15
 WHOLE = 0.95  # share of the adapter in the target from which nothing is moved, as if the adapter was merged into the target

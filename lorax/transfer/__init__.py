@@ -6,6 +6,7 @@ from lorax.transfer.cost import estimate, hashing_of, total
 from lorax.transfer.expected import Cost, Forecast, Measured
 from lorax.transfer.planning import Context, Moved, Plan, plan, plan_all
 from lorax.transfer.report import AlreadyThere, LayerRecord, Report, Status
+from lorax.transfer.resume import pictures_changed
 from lorax.transfer.running import expected, run, run_all
 from lorax.transfer.spool import Layers
 from lorax.transfer.streaming import Stream
@@ -33,6 +34,7 @@ __all__ = [
     "expected",
     "find_hashes",
     "hashing_of",
+    "pictures_changed",
     "plan",
     "plan_all",
     "run",

@@ -15,6 +15,8 @@ from lorax.models import Pictures, State
 from lorax.transfer.planning import Plan
 from lorax.transfer.teaching import prompts_of, trigger_of
 
+DRAWN = "drawn"  # the last word of the keys of pictures
+
 
 class Store:
     """A cache on disk for one job; without a cache it is always empty. ``job`` identifies the result, ``source`` the pictures."""
@@ -59,6 +61,11 @@ class Store:
             self._cache.put(name, Entry(stored, dict(notes)), remember=False)
 
 
+def pictures_changed(cache: Cache | None) -> int:
+    """Return a number that differs once this process has put pictures into the cache or removed some."""
+    return cache.changes(DRAWN) if cache else 0
+
+
 def has_pictures(plan: Plan, cache: Cache | None, count: int) -> bool:
     """Tell whether the cache has ``count`` pictures that the source drew with the adapter.
 
@@ -78,7 +85,7 @@ def _drawing(plan: Plan) -> str:
 
 def _drawn(source: str, count: int) -> str:
     """Return the key of ``count`` pictures."""
-    return f"{source}-{count}-drawn"
+    return f"{source}-{count}-{DRAWN}"
 
 
 def _identity(base: Checkpoint) -> tuple[str, str]:

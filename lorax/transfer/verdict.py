@@ -72,3 +72,8 @@ class Verdict:
     could_be: tuple[str, ...] = ()  # the bases that the source could be, if it is not known
     made_of: str = ""
     mismatch: Mismatch | None = None  # the bases' predictions, if they differ
+
+    @property
+    def advised_strength(self) -> float:
+        """The strength at which the original is used: to 0.05, since a sample of the layers does not tell it more exactly."""
+        return round(20 * self.strength) / 20

@@ -133,16 +133,17 @@ def _refining(verdict: Verdict) -> str:
     if not refine:
         return ""
     cost = f"{_cost(refine, ' and')}, {QUIET}"
-    if verdict.kind is Kind.GAINS:
-        return f" Refining takes {cost}; in our tests, with small models, it showed more of the style."
-    return f" Refining takes {cost}; in our tests, with small models, it showed no more of the style."
+    if verdict.kind is not Kind.GAINS:
+        return f" Refining takes {cost}; in our tests, with small models, its pictures showed no clear gain."
+    if not verdict.is_pruned:
+        return f" Refining may add to it: {cost}."
+    return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of some styles."
 
 
 def _weaker(verdict: Verdict) -> str:
-    at = round(20 * verdict.strength) / 20  # a sample of the layers does not tell it more exactly
-    if at == 1:
+    if verdict.advised_strength == 1:
         return ""
-    said = f" Use it at about {at:.2f}, since the checkpoint has a part of it already"
+    said = f" Use it at about {verdict.advised_strength:.2f}, since the checkpoint has a part of it already"
     return f"{said}. It may draw this style without the LoRA: try that first." if verdict.strength < KNOWN else f"{said}."
 
 

@@ -134,7 +134,7 @@ class Handlers:
         if found is None:
             return {"verdict": warned + telling.PENDING} | NO_BUTTONS
         said = telling.verdicts([model.name for model in models], found)
-        tag = original_tag(self.host, models, [one.strength for one in found])
+        tag = original_tag(self.host, models, found)
         return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method, bool(warned))
 
     def _buttons(self, verdicts: Sequence[Verdict], method: str, doubted: bool) -> Reply:

@@ -45,8 +45,7 @@ class Judging:
     """The verdicts that pages have asked for. One question is worked on at a time; what no page asks any more is given up."""
 
     def __init__(self, host: Host) -> None:
-        self._cache = host.cache()
-        self.verdicts = Verdicts(self._cache, host.models(), host.device())
+        self.verdicts = Verdicts(host.cache(), host.models(), host.device())
         self._worker = ThreadPoolExecutor(1, "lorax-verdicts")
         self._found: OrderedDict[Hashable, Future[list[Verdict]]] = OrderedDict()
         self._asked: OrderedDict[str, Hashable] = OrderedDict()  # the last question of each page
@@ -54,8 +53,7 @@ class Judging:
 
     def ask(self, page: str, asked: Asked) -> list[Verdict] | None:
         """Return a verdict for each adapter; None as long as they are being found, which goes on in the background."""
-        changes = self._cache.changes if self._cache else 0  # a method is cheaper if the cache has its pictures
-        question = asked.state, changes
+        question = asked.state, self.verdicts.pictures
         with self._lock:
             self._asked[page] = question
             self._asked.move_to_end(page)

@@ -9,6 +9,7 @@ import gradio as gr
 from lorax.catalog import ListedFile, facts
 from lorax.files import stamp
 from lorax.hosts.base import Host
+from lorax.transfer import Verdict
 from lorax.ui import heatmap, telling, words
 from lorax.ui.comparing import SIDE_BY_SIDE, chosen_of
 from lorax.ui.requests import Reply
@@ -73,10 +74,10 @@ def tag(host: Host, adapter: Path, strength: float | None = None) -> str:
     return words.tag(host.tag(adapter, strength or known.weight or 1.0), known)
 
 
-def original_tag(host: Host, adapters: Sequence[ListedFile], strengths: Sequence[float]) -> str:
+def original_tag(host: Host, adapters: Sequence[ListedFile], verdicts: Sequence[Verdict]) -> str:
     """Return the tags of LoRAs that are used as they are; the target may have a part of one, which lowers its strength."""
-    rounded = (round(20 * one) / 20 if one != 1 else None for one in strengths)
-    return " ".join(tag(host, adapter.path, strength) for adapter, strength in zip(adapters, rounded, strict=True))
+    lowered = (one.advised_strength if one.advised_strength != 1 else None for one in verdicts)
+    return " ".join(tag(host, adapter.path, strength) for adapter, strength in zip(adapters, lowered, strict=True))
 
 
 def deleted(shown: Shown) -> str:

@@ -16,7 +16,7 @@ from lorax.formats import AdapterFile, open_adapter
 from lorax.models import Models, check_all
 from lorax.options import Options, Running
 from lorax.progress import Progress, silent
-from lorax.transfer import Cost, Kind, Plan, Verdict, estimate, judging, plan_all
+from lorax.transfer import Cost, Kind, Plan, Verdict, estimate, judging, pictures_changed, plan_all
 from lorax.workflow.known import PAIRS, Known, KnownPairs, state_of
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,11 @@ class Verdicts:
         self._lacking = "" if has_models else "diffusers is not installed here."
         self._cache, self._pairs = cache, KnownPairs(cache, f"{device} {has_models}")
         self._lock = threading.Lock()  # the tab and the API may ask at once
+
+    @property
+    def pictures(self) -> int:
+        """A number that differs once pictures came into the cache or went: then another time may be told."""
+        return pictures_changed(self._cache)
 
     def of(self, adapter: ListedFile, source: ListedFile, target: ListedFile) -> Verdict:
         """Return the verdict on one adapter."""

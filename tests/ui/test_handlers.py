@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lorax.errors import LoraxError
 from lorax.options import Batching, Options, Running, Saving, declared
+from lorax.transfer import Kind, Verdict
 from lorax.ui.requests import Choice
 
 pytest.importorskip("gradio", reason="needs gradio: python dev.py ui")
@@ -175,6 +176,15 @@ def test_where_there_is_txt2img_the_original_is_sent_there(handlers: Any, page: 
     answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target="finetune"))
     assert (answer["original"]["visible"], answer["original"]["variant"]) == (True, "primary")
     assert answer["original_tag"] == "<lora:contrast-base:1>"
+
+
+@pytest.mark.parametrize(("strength", "tagged"), [(1.0, 0.7), (0.98, 0.7), (0.8, 0.8)])
+def test_a_lower_strength_goes_before_the_cards_weight(handlers: Any, models: Path, strength: float, tagged: float) -> None:
+    from lorax.ui.results import original_tag
+
+    (models / "Lora" / "contrast-base.json").write_text(json.dumps({"preferred weight": 0.7}))
+    adapters = [handlers.host.adapters()["Lora/contrast-base"]]
+    assert original_tag(handlers.host, adapters, [Verdict(Kind.WORKS, strength=strength)]) == f"<lora:contrast-base:{tagged}>"
 
 
 def test_a_lora_of_another_family_cannot_be_moved(handlers: Any, page: Any, models: Path) -> None:

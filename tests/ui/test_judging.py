@@ -10,7 +10,7 @@ import torch
 
 from lorax.catalog import sha256
 from lorax.checkpoint import open_checkpoint
-from lorax.files import Cache
+from lorax.files import Cache, Entry
 from lorax.formats import open_adapter
 from lorax.models import Pictures
 from lorax.options import Options, Running
@@ -52,6 +52,10 @@ def test_pictures_that_come_or_go_change_the_time_that_is_told(
         store.save_pictures(Pictures(prompts_of(planned, count), torch.zeros(count, 3, 8, 8)))
 
     before = told(16), told(32)
+    asked = len(judging._found)
+    cache.put("of another kind", Entry({"x": torch.ones(1)}, {}))
+    assert (told(16), told(32)) == before
+    assert len(judging._found) == asked, "what is kept is not asked anew for whatever comes into the cache"
     drawn(16)
     first = told(16), told(32)
     drawn(32)
