@@ -94,7 +94,7 @@ def _readers(results: Path) -> str:
     agreed = markdown(("asked of", "reader", *("agrees with" for _ in rows[0][2:])), rows)
     told = [(*who, *(str(found[of]) for of in (REFINE, COPY, SAME))) for *who, found in readers.of_refine()]
     of_refine = markdown(("asked of", "styles", "reader", "refine has more", "the copy has more", "the same"), told)
-    hard = f"{len(readers.hard)} of them are a copy and what `refine` makes of it, at one strength. Which has more?"
+    hard = f"{len(readers.hard)} of the pairs are a copy and what `refine` makes of it, at one strength. Which has more?"
     return f"The target was {listed(readers.targets)}.\n\n{agreed}\n\n{hard}\n\n{of_refine}"
 
 
