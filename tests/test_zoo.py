@@ -56,7 +56,7 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
 def test_committed_adapters_are_what_the_table_says() -> None:
     found = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
     found = [(adapter, base) for adapter, base in found if adapter.path(base).parent != EXTRA_LORAS]
-    looked_at = [f"{style}-long" for style in ("ink", "badge", "neon", "stencil")]  # so far
+    looked_at = [f"{style}-long" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
     found = [(adapter, base) for adapter, base in found if adapter.icons in STYLES or adapter.name in looked_at]
     assert len(found) == 3 * (1 + len(STYLES)) + len(looked_at)
     for adapter, base in found:

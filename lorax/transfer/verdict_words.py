@@ -137,7 +137,7 @@ def _refining(verdict: Verdict) -> str:
         return f" Refining takes {cost}; in our tests, with small models, its pictures showed no clear gain."
     if not verdict.is_pruned:
         return f" Refining may add to it: {cost}."
-    return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of some styles."
+    return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of the style."
 
 
 def _weaker(verdict: Verdict) -> str:
