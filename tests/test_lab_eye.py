@@ -27,7 +27,7 @@ from lab.stats import Interval
 from lab.variants import BY_NAME, COPY, LORAX
 from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN
 from lorax.demo.bundle import FINETUNE, PRUNED
-from lorax.methods import REFINE
+from lorax.methods import BRIDGE, REFINE
 
 PROMPTS = 12
 
@@ -200,6 +200,10 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert less[PRUNED, "choosing", REFINE].mean > 0
     longest = [less[PRUNED, half, LONGEST.name] for half in ("choosing", "reporting")]
     assert [one.is_above_zero for one in longest] == [True, False]
+    strangers = {(half, one): found[SCRATCH, half, one].frontier for half in HALVES for one in (COPY, BRIDGE, REFINE)}
+    assert all(0.5 <= strangers[half, REFINE].mean < 0.7 for half in HALVES)  # type: ignore[union-attr]
+    assert all(strangers[half, BRIDGE].mean < 0.25 for half in HALVES)  # type: ignore[union-attr]
+    assert all(less[SCRATCH, half, REFINE].is_above_zero for half in HALVES)
     fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
     assert [one and one.mean < 0.5 for one in fronts] == [True, True]
     told: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)

@@ -166,8 +166,10 @@ def test_the_words_say_what_was_measured(models: Path) -> None:
     for one in measured("strangers").values():
         assert f") reached {5 * round(20 * one.low)} to {5 * round(20 * one.high)} %" in said
     assert said.startswith("Not related: Move cannot help. In our tests, with small models, Refine (about ")
-    assert " of the effect of a LoRA trained here. How much of that is the style itself is not certain" in said
-    assert said.endswith(" compare the pictures. The times hold if nothing else runs.")
+    assert said.endswith(
+        "In pictures, Refine showed about half of a style, and Bridge little. The times hold if nothing else runs."
+    )
+    assert "the style itself is not certain" in words(judged(LORA, models / "base.safetensors", models / "xl.safetensors"))
     related = words(judged(LORA, models / "base.safetensors", models / "finetune.safetensors"))
     assert re.search(r" Refining takes about [\w. ]+ and [\d.]+ GB of memory, if nothing else runs; in our tests, ", related)
 
