@@ -23,7 +23,7 @@ from lab.eye.readers import SAME, Readers
 from lab.paths import RESULTS
 from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
-from lab.stats import Interval
+from lab.stats import Interval, recovered
 from lab.variants import BY_NAME, COPY, LORAX
 from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN
 from lorax.demo.bundle import FINETUNE, PRUNED
@@ -80,9 +80,8 @@ def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) ->
             (Key(target, name, native_of(SHOWN[-1])), 0.6),
         ):
             results.add_losses(key, torch.full((4, 2), value))
-    found = [
-        figures.specific(results, target, style, figures.measured(results, target, COPY, source, style)) for style in CHOOSING[:2]
-    ]
+    keys = [Key(target, adapter_of(style).name, COPY, source) for style in CHOOSING[:2]]
+    found = [recovered([figures.beyond_others(results, key)]) for key in keys]
     assert found == pytest.approx([0, 1])
 
 

@@ -28,7 +28,6 @@ from lab.variants import COPY, LORAX
 from lab.zoo import SHOWN, are_related
 from lorax.demo.grid import draw
 from lorax.methods import REFINE
-from lorax.runner import Runner
 
 Of = tuple[str, float]  # variant, strength
 COUNT, ACROSS, WIDE = 30, 6, 128  # pairs of sheets; pictures in a row of a sheet; pixels of a picture
@@ -39,6 +38,7 @@ SHEETS: tuple[Of, ...] = (
 # What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. It is half of the pairs at most.
 HARD: tuple[tuple[Of, Of], ...] = tuple(((COPY, strength), (REFINE, strength)) for strength in (0.75, 1.0))
 IN_A_GRID: tuple[Of, ...] = ((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0), (REFINE, 1.0))
+RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
 FOLDER_OF_PAIRS, KEY = CACHE / "blind", "blind.json"
 GRIDS = Path(__file__).parents[2] / "docs" / "seen"
@@ -104,7 +104,7 @@ def digest(key: bytes) -> str:
 @cache
 def _pictures(drawer: Drawer, of: Of) -> torch.Tensor:
     """One picture for each prompt, (prompts, 3, SIZE, SIZE) in [0, 1]."""
-    (variant, strength), runner = of, _runner(drawer.target)
+    (variant, strength), runner = of, RUNNERS(drawer.target)
     with runner.adapted(_file(drawer, variant), strength):
         return runner.sample(list(PROMPTS), list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
 
@@ -115,14 +115,9 @@ def _file(drawer: Drawer, variant: str) -> Path | None:
     adapter = adapter_of(drawer.style)
     if variant in (ALONE, NATIVE):
         return adapter.path(drawer.target) if variant == NATIVE else None
-    with moved_by(variant, adapter, drawer.source, _runner(drawer.target).base) as path:
+    with moved_by(variant, adapter, drawer.source, RUNNERS(drawer.target).base) as path:
         kept = FOLDER_OF_PAIRS / f"{drawer.target}-{drawer.style}-{variant}.safetensors"
         return Path(shutil.copy(path, kept)) if path else None
-
-
-@cache
-def _runner(target: str) -> Runner:
-    return runner_of(target)
 
 
 def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:

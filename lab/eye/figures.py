@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,8 +63,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         )
         for style in done
     ]
-    losses = [measured(results, target, variant, of, style) for style in done]
-    harmed = [_ordinary(results, target, variant, of, style) for style in done]
+    keys = [Key(target, adapter_of(style).name, variant, of) for style in done]
     return Figure(
         source,
         target,
@@ -75,9 +74,9 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         less_copy(judged) if whole and variant not in (NATIVE, COPY) else None,
         style_at_native_content(judged) if whole else None,
         {one: _point(results, target, variant, of, done, one) for one in strengths},
-        recovery(losses),
-        float(np.mean([specific(results, target, style, one) for style, one in zip(done, losses, strict=True)])),
-        change(harmed),
+        recovery([measured(results, key) for key in keys]),
+        recovered([beyond_others(results, key) for key in keys]),
+        change([ordinary(results, key) for key in keys]),
     )
 
 
@@ -112,19 +111,23 @@ def _point(
     return style, content
 
 
-def measured(results: Results, target: str, variant: str, source: str, style: str) -> Measured:
-    name = adapter_of(style).name
-    alone, native = (results.losses[Key(target, name, one)] for one in (ALONE, NATIVE))
-    return Measured(alone, native, results.losses[Key(target, name, variant, source)])
+def measured(results: Results, key: Key) -> Measured:
+    alone, native = (results.losses[Key(key.target, key.adapter, one)] for one in (ALONE, NATIVE))
+    return Measured(alone, native, results.losses[key])
 
 
-def _ordinary(results: Results, target: str, variant: str, source: str, style: str) -> tuple[torch.Tensor, torch.Tensor]:
-    name = adapter_of(style).name
-    alone = results.losses[Key(target, name, ALONE, on=ORDINARY)]
-    return alone, results.losses[Key(target, name, variant, source, on=ORDINARY)]
+def ordinary(results: Results, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses on the target's own captions, without the adapter and with it."""
+    alone = results.losses[Key(key.target, key.adapter, ALONE, on=ORDINARY)]
+    return alone, results.losses[replace(key, on=ORDINARY)]
 
 
-def specific(results: Results, target: str, style: str, measured: Measured) -> float:
-    """Recovery in which zero is what the other styles' natives give at this style's norm, and 1 the native."""
-    keys = (Key(target, adapter_of(style).name, native_of(other)) for other in SHOWN)
-    return recovered([beyond(measured, [results.losses[key] for key in keys if key in results.losses])])
+def beyond_others(results: Results, key: Key) -> Measured:
+    """The same as ``measured``, but zero is what the other styles' natives give at this style's norm."""
+    return beyond(measured(results, key), of_others(results, key))
+
+
+def of_others(results: Results, key: Key) -> list[torch.Tensor]:
+    """What the other styles' natives give on the same icons, as far as it was measured."""
+    others = (Key(key.target, key.adapter, native_of(other)) for other in SHOWN)
+    return [results.losses[one] for one in others if one in results.losses]

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from lab import stats
-from lab.eye.figures import HALVES, by_prompt
+from lab.eye.figures import HALVES, beyond_others, by_prompt, measured, of_others, ordinary
 from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.report.records import flat
-from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
-from lab.stats import Measured
-from lab.zoo import SHOWN, are_related
+from lab.results import NATIVE, Key, Results
+from lab.zoo import are_related
 
 
 def records(results: Results) -> list[dict[str, Any]]:
@@ -36,12 +35,6 @@ def _keys(source: str, target: str, style: str) -> Iterator[Key]:
 
 
 def _record(results: Results, key: Key, style: str, half: str, pair: tuple[str, str]) -> dict[str, Any]:
-    alone, native = (results.losses[Key(key.target, key.adapter, one)] for one in (ALONE, NATIVE))
-    measured = Measured(alone, native, results.losses[key])
-    others = [Key(key.target, key.adapter, native_of(other)) for other in SHOWN]
-    gained = [results.losses[one] for one in others if one in results.losses]
-    ordinary = [results.losses[Key(key.target, key.adapter, ALONE, on=ORDINARY)]]
-    ordinary.append(results.losses[Key(key.target, key.adapter, key.variant, key.source, key.strength, ORDINARY)])
     arrives, kept = (stats.mean(torch.tensor(values, dtype=torch.float32)) for values in by_prompt(results.reports[key]))
     return {
         **dict(zip(("source", "target"), pair, strict=True)),
@@ -52,9 +45,9 @@ def _record(results: Results, key: Key, style: str, half: str, pair: tuple[str, 
         "half": half,
         "rank": adapter_of(style).rank,
         "strength": key.strength,
-        **flat("recovery", stats.recovery([measured])),
-        **flat("specific", stats.recovery([stats.beyond(measured, gained)]) if gained else None),
-        **flat("harm", stats.change([(ordinary[0], ordinary[1])])),
+        **flat("recovery", stats.recovery([measured(results, key)])),
+        **flat("specific", stats.recovery([beyond_others(results, key)]) if of_others(results, key) else None),
+        **flat("harm", stats.change([ordinary(results, key)])),
         **flat("style_arrives", arrives),
         **flat("content_kept", kept),
     }

@@ -47,10 +47,8 @@ class Cache:
     def __init__(self, folder: Path | None, disk_limit: int, memory_limit: int) -> None:
         self.folder, self.disk_limit, self.memory_limit = folder, disk_limit, memory_limit
         self._memory: OrderedDict[str, Entry] = OrderedDict()
-        self._changes: Counter[str] = (
-            Counter()
-        )  # how often entries appeared in the folder or went, by the last word of their keys
-        self._folders = 0  # how often it was another folder
+        # How often entries came into the folder or went, by the last word of their keys; how often it was another folder.
+        self._changes, self._folders = Counter[str](), 0
         self._has_warned = False  # about an entry that is too large
         self._lock = threading.Lock()  # the user may clear the cache during a job
 

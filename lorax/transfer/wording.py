@@ -174,7 +174,7 @@ def mismatch_words(found: Mismatch) -> str:
     return f"{made}, but {goes}. Weights are moved all the same; the effect may be weaker or another one there, so compare."
 
 
-def is_weaker(report: Report) -> bool:
+def _is_weaker(report: Report) -> bool:
     """Tell whether the result is weaker than a copy, as far as two decimals tell."""
     return round(report.strength, 2) != 1
 
@@ -182,7 +182,7 @@ def is_weaker(report: Report) -> bool:
 def _of_the_original(report: Report) -> Iterator[Section]:
     """Tell that the file is a copy, which no figure below says."""
     if report.draws_as_original:
-        strength = f", used at {report.strength:.2f}," if is_weaker(report) else ""
+        strength = f", used at {report.strength:.2f}," if _is_weaker(report) else ""
         text = f"A copy gains nothing here: the original LoRA{strength} draws the same on the target. Use that one."
         yield Section(Topic.ORIGINAL, text)
 
@@ -208,7 +208,7 @@ def _of_measurements(report: Report) -> Iterator[Section]:
     if similar := [record.similarity for record in report.records if record.similarity is not None]:
         text = f"The paired layers are typically alike by {statistics.median(similar):.2f}, and at least by {min(similar):.2f}."
         yield Section(Topic.SIMILARITY, text)
-    if is_weaker(report):
+    if _is_weaker(report):
         what = "That" if math.isclose(report.strength, 1 - report.overlap) else "A part of that"
         text = (
             f"The target already has {report.overlap:.0%} of what the LoRA adds. {what} is left out: the result is as strong as "
