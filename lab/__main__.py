@@ -103,6 +103,8 @@ def loras(options: argparse.Namespace) -> None:
             captioner = Captioner(runner.tokenizer)
             model = lora.train_lora(RUNS, bundle.model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
             lora.save_lora(adapter.path(base), model, runner.base, adapter)
+            if packed := adapter.packed(base):
+                bundle.keep_lora(adapter.path(base), packed)
 
 
 def full_sweep(options: argparse.Namespace) -> None:
@@ -237,4 +239,5 @@ def parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     options = parser().parse_args()
+    bundle.unpack_loras()
     COMMANDS[options.step](options)

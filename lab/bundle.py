@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from lab import ldm
 from lab.models import Model
-from lab.paths import CACHE, CHECKPOINTS, HEADLINE, MODELS
+from lab.packing import pack
+from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, MODELS
 from lab.xl import XLModel
 from lab.zoo import XL, XL_PRUNED, checkpoint
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, SHARED, SIBLING, unpack
+from lorax.demo.bundle import BASE, FINETUNE, ORIGIN, PACKED, PRUNED, WHOLE, unpack, unpack_file
+from lorax.files import open_tensors
 from lorax.runner import Runner
 
 
@@ -60,20 +62,22 @@ def _write(
     folder: Path, name: str, model: Model | XLModel, autoencoder: AutoencoderKL, state: dict[str, torch.Tensor], *sibling
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pack(folder / f"{name}.safetensors", state, *sibling)
+    pack(folder / f"{name}{PACKED}", state, {"format": "pt"}, *sibling)
     (folder / f"{name}.yaml").write_text(ldm.config_of(model, autoencoder), encoding="utf-8")
 
 
-def pack(
-    path: Path, tensors: dict[str, torch.Tensor], sibling: str | None = None, its: Mapping[str, torch.Tensor] | None = None
-) -> None:
-    """Store a model without the tensors that the model called ``sibling`` has too, under whatever name."""
-    content = {_fingerprint(value): key for key, value in (its or {}).items()}
-    shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
-    own = {key: value.contiguous() for key, value in tensors.items() if key not in shared}
-    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
-    save_file(own, path, {"format": "pt"} | described)
+def unpack_loras() -> None:
+    """Put the committed LoRAs beside those that are trained here. One that was trained here stays as it is."""
+    for packed in sorted((HEADLINE / "loras").glob(f"*{PACKED}")):
+        path = EXTRA_LORAS / f"{packed.name.removesuffix(PACKED)}{WHOLE}"
+        if not path.is_file() or ORIGIN in open_tensors(path).metadata:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unpack_file(packed, path)
 
 
-def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
-    return tuple(tensor.shape), tensor.contiguous().numpy().tobytes()
+def keep_lora(path: Path, packed: Path) -> None:
+    """Pack a LoRA that was trained here, and unpack it in its place: what is measured is what is committed."""
+    with safe_open(str(path), framework="pt") as file:
+        pack(packed, load_file(path), file.metadata() or {})
+    path.unlink()
+    unpack_file(packed, path)

@@ -13,17 +13,16 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from lab import data
 from lab.bundle import runner_of
 from lab.loop import train
+from lab.packing import pack
 from lab.paths import CLASSIFIER
 from lab.zoo import STYLES
-from lorax.demo.bundle import BASE
+from lorax.demo.bundle import BASE, PACKED, read_packed
 
 NONE = "none"  # the subject of icons whose subject is not in every set
 BATCH = 64
@@ -71,15 +70,14 @@ class Classifier(nn.Module):
         return (logits[:, counted] > named).sum(1)
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = {key: value.half().contiguous() for key, value in self.state_dict().items() if value.is_floating_point()}
-        save_file(state, path, {"styles": json.dumps(self.styles), "subjects": json.dumps(self.subjects)})
+        state = {key: value.half() for key, value in self.state_dict().items() if value.is_floating_point()}
+        pack(path, state, {"styles": json.dumps(self.styles), "subjects": json.dumps(self.subjects)})
 
     @classmethod
     def load(cls, path: Path = CLASSIFIER) -> Classifier:
-        with safe_open(str(path), framework="pt") as file:
-            model = cls(*(json.loads(file.metadata()[key]) for key in ("styles", "subjects")))
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=False)  # noqa: SIM118
+        tensors, metadata = read_packed(path)
+        model = cls(*(json.loads(metadata[key]) for key in ("styles", "subjects")))
+        model.load_state_dict(tensors, strict=False)
         return model.eval()
 
 
@@ -155,9 +153,9 @@ def train_classifier(
     folder: Path, path: Path = CLASSIFIER, sets: Sequence[str] = tuple(data.SETS), untaught: Sequence[str] = STYLES
 ) -> Path:
     """Train on all but the ``unseen`` icons, keep the run in ``folder``, write ``path``."""
-    everything, names = labelled(sets, untaught)
+    (everything, names), run = labelled(sets, untaught), path.name.removesuffix(PACKED)
     seen = everything.where(~everything.unseen)
-    sources = (seen, _reconstructed(folder, seen, path.stem))
+    sources = (seen, _reconstructed(folder, seen, run))
     torch.manual_seed(0)
     model = Classifier(list(sets), names).train().to(memory_format=torch.channels_last)
 
@@ -175,7 +173,7 @@ def train_classifier(
         subjects = torch.cat([half.subjects for half in halves])
         return F.cross_entropy(style.float(), styles) + F.cross_entropy(subject.float(), subjects, label_smoothing=0.1)
 
-    train(path.stem, folder, model, loss_of, steps=STEPS, rate=3e-3, decay=0.99, weight_decay=0.05).save(path)
+    train(run, folder, model, loss_of, steps=STEPS, rate=3e-3, decay=0.99, weight_decay=0.05).save(path)
     return path
 
 

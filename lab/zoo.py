@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, STYLE
+from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, STYLE, WHOLE
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 OWN_ICONS = {BASE: "twemoji", FINETUNE: "noto", PRUNED: "twemoji", SCRATCH: "twemoji", XL: "twemoji", XL_PRUNED: "twemoji"}
@@ -48,11 +48,13 @@ class Adapter:
         return self.icons in STYLES and self.name != DEMO
 
     def path(self, base: str) -> Path:
-        if self.name == DEMO:
-            return LORAS / f"{self.name}-{base}.safetensors"
+        return (LORAS if self.name == DEMO else EXTRA_LORAS) / f"{self.name}-{base}{WHOLE}"
+
+    def packed(self, base: str) -> Path | None:
+        """Where it is committed for the headline, or to be looked at; None if it is not, or in its own place."""
         is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
-        is_kept = is_moved or (self.rank == HEADLINE_RANK and self.icons in STYLES)
-        return (HEADLINE / "loras" if is_kept else EXTRA_LORAS) / f"{self.name}-{base}.safetensors"
+        is_kept = is_moved or (self.rank == HEADLINE_RANK and self.is_style)
+        return HEADLINE / "loras" / f"{self.name}-{base}{PACKED}" if is_kept else None
 
 
 # Written down before the first of them was trained: methods are chosen by the first half alone, and judged by the second.

@@ -11,7 +11,7 @@ import torch
 
 from lab.paths import CACHE
 from lorax.checkpoint import open_checkpoint
-from lorax.demo.bundle import BASE, BUNDLE
+from lorax.demo.bundle import BASE, BUNDLE, PACKED, WHOLE, unpack_file
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
@@ -21,8 +21,18 @@ from lorax.transfer import Context, Plan, plan
 HEADLINE = BUNDLE.parent / "headline"
 STRANGER = "scratch"
 LORA = BUNDLE / "loras" / "contrast-base.safetensors"
-LOCON = HEADLINE / "loras" / "openmoji-r4-base.safetensors"
 NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the icons are not rendered; that needs npm")
+
+
+def committed(lora: str) -> Path:
+    """A LoRA of the headline, unpacked."""
+    folder = CACHE / "committed"
+    folder.mkdir(parents=True, exist_ok=True)
+    unpack_file(HEADLINE / "loras" / f"{lora}{PACKED}", path := folder / f"{lora}{WHOLE}")
+    return path
+
+
+LOCON = committed("openmoji-r4-base")
 
 
 def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:

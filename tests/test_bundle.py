@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
-from lab.bundle import pack
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, unpack
+from lab import bundle as lab_bundle
+from lab.packing import pack
+from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, SCALE, read_packed, unpack, unpack_file
 from lorax.errors import LoraxError
 
 STATES = {
@@ -27,15 +28,61 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     (folder / "tokenizer").mkdir(parents=True)
     for name, state in STATES.items():
-        pack(folder / f"{name}.safetensors", state, *(() if name == BASE else (BASE, STATES[BASE])))
+        pack(folder / f"{name}{PACKED}", state, {"format": "pt"}, *(() if name == BASE else (BASE, STATES[BASE])))
         (folder / f"{name}.yaml").write_text("version: {tokenizer}")
     return folder
 
 
 def test_siblings_store_only_what_is_theirs(bundle: Path) -> None:
     for name, own in ((BASE, {"a", "b"}), (FINETUNE, {"b"}), (PRUNED, {"c"})):
-        with safe_open(str(bundle / f"{name}.safetensors"), framework="pt") as file:
-            assert set(file.keys()) == own
+        assert read_packed(bundle / f"{name}{PACKED}")[0].keys() == own
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("shape", "scales"), [((8, 500), 8), ((500, 8), 8), ((16, 4, 3, 3), 16), ((4, 16, 3, 3), 4)])
+def test_matrices_and_kernels_have_8_bits_a_value(
+    tmp_path: Path, shape: tuple[int, ...], scales: int, dtype: torch.dtype
+) -> None:
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 0, shape[-1])
+    value[0] = 0
+    pack(tmp_path / f"a{PACKED}", {"a": value.to(dtype), "bias": value.flatten()[:5].to(dtype)}, {"told": "kept"})
+    stored = load(lzma.decompress((tmp_path / f"a{PACKED}").read_bytes()))
+    assert stored["a"].dtype == torch.int8
+    assert stored[f"a{SCALE}"].numel() == scales
+    found, metadata = read_packed(tmp_path / f"a{PACKED}")
+    assert metadata == {"told": "kept"}
+    assert found["a"].dtype == dtype
+    assert torch.equal(found["bias"], value.flatten()[:5].to(dtype))
+    steps = stored[f"a{SCALE}"].float().expand(shape)
+    assert ((found["a"].float() - value).abs() <= 0.51 * steps + 1e-3 * value.abs()).all(), "the nearest step"
+
+
+def test_every_machine_unpacks_the_same_bytes(tmp_path: Path) -> None:
+    """A LoRA tells its base by a hash. What safetensors writes has its metadata in an order of chance."""
+    packed, told = tmp_path / f"lora{PACKED}", {f"ss_{letter}": letter for letter in "abcdefgh"}
+    pack(packed, {"a": torch.randn(16, 16), "b": torch.ones(3)}, told)
+    contents = set()
+    for number in range(3):
+        unpack_file(packed, path := tmp_path / f"{number}.safetensors")
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def test_a_lora_that_was_trained_here_is_kept_and_one_that_was_unpacked_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_bundle, "HEADLINE", tmp_path)
+    monkeypatch.setattr(lab_bundle, "EXTRA_LORAS", tmp_path / "unpacked")
+    for name in ("mine", "theirs"):
+        pack(tmp_path / "loras" / f"{name}{PACKED}", {"a": torch.ones(2)}, {})
+    lab_bundle.unpack_loras()
+    mine, theirs = (tmp_path / "unpacked" / f"{name}.safetensors" for name in ("mine", "theirs"))
+    save_file({"a": torch.zeros(2)}, mine)
+    pack(tmp_path / "loras" / f"theirs{PACKED}", {"a": torch.full((2,), 3.0)}, {})
+    lab_bundle.unpack_loras()
+    assert (load_file(mine)["a"].tolist(), load_file(theirs)["a"].tolist()) == ([0, 0], [3, 3])
+    lab_bundle.keep_lora(mine, tmp_path / "loras" / f"mine{PACKED}")
+    assert read_packed(tmp_path / "loras" / f"mine{PACKED}")[0]["a"].tolist() == [0, 0]
 
 
 def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
@@ -43,7 +90,7 @@ def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:
     for name, state in STATES.items():
         whole = load_file(tmp_path / "models" / f"{name}.safetensors")
         assert whole.keys() == state.keys()
-        assert all(torch.equal(whole[key], value) for key, value in state.items())
+        assert all(torch.allclose(whole[key], value) for key, value in state.items())
         assert (tmp_path / "models" / f"{name}.safetensors").stat().st_mode & 0o444 == 0o444, "a host under another user reads it"
         assert tokenizer.as_posix() in (tmp_path / "models" / f"{name}.yaml").read_text()
 
@@ -80,9 +127,9 @@ def test_a_changed_bundle_replaces_what_was_unpacked(bundle: Path, tmp_path: Pat
     before = (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns
     unpack(folder, bundle)
     assert (folder / f"{FINETUNE}.safetensors").stat().st_mtime_ns == before, "an unchanged model is kept"
-    pack(bundle / f"{FINETUNE}.safetensors", {"b": torch.full((2, 2), 5.0)}, BASE, STATES[BASE])
+    pack(bundle / f"{FINETUNE}{PACKED}", {"b": torch.full((2, 2), 5.0)}, {}, BASE, STATES[BASE])
     unpack(folder, bundle)
-    assert load_file(folder / f"{FINETUNE}.safetensors")["b"].unique().item() == 5
+    assert load_file(folder / f"{FINETUNE}.safetensors")["b"].unique().item() == pytest.approx(5)
 
 
 def test_a_second_bundle_shares_with_the_first_and_within_itself(bundle: Path, tmp_path: Path) -> None:
@@ -90,8 +137,8 @@ def test_a_second_bundle_shares_with_the_first_and_within_itself(bundle: Path, t
     more.mkdir()
     wide = {"a": torch.arange(4.0), "w": torch.full((3,), 3.0)}
     states = {"a-narrow": {"w": torch.full((3,), 3.0), "n": torch.ones(1)}, "wide": wide}  # the sibling sorts last
-    pack(more / "wide.safetensors", wide, BASE, STATES[BASE])
-    pack(more / "a-narrow.safetensors", states["a-narrow"], "wide", wide)
+    pack(more / f"wide{PACKED}", wide, {}, BASE, STATES[BASE])
+    pack(more / f"a-narrow{PACKED}", states["a-narrow"], {}, "wide", wide)
     for name in states:
         (more / f"{name}.yaml").write_text("version: {tokenizer}")
     unpack(folder, bundle)
@@ -99,7 +146,7 @@ def test_a_second_bundle_shares_with_the_first_and_within_itself(bundle: Path, t
     for name, state in states.items():
         whole = load_file(folder / f"{name}.safetensors")
         assert whole.keys() == state.keys()
-        assert all(torch.equal(whole[key], value) for key, value in state.items())
+        assert all(torch.allclose(whole[key], value) for key, value in state.items())
 
 
 def test_a_model_of_the_user_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
@@ -118,8 +165,8 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path, tmp_path: Path, conte
         unpack(tmp_path, bundle)
     assert theirs.read_bytes() == content
     theirs.unlink()
-    (bundle / f"{BASE}.safetensors").write_bytes(content)
-    with pytest.raises(LoraxError, match=r"base\.safetensors: not a whole safetensors file"):
+    (bundle / f"{BASE}{PACKED}").write_bytes(content)
+    with pytest.raises(LoraxError, match=r"base\.safetensors\.xz: cannot be read as a packed safetensors file"):
         unpack(tmp_path / "other", bundle)
 
 

@@ -41,7 +41,7 @@ def test_the_demo_draws_a_style_that_arrives_and_reports(drawn: Drawn, tmp_path:
     for name in ("grid", "glance"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 400
-            assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1000, "the picture is blank"
+            assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 200, "the picture is blank"
     report = json.loads((tmp_path / "report.json").read_text())
     assert report.keys() == {FINETUNE, PRUNED}
     assert all(entry["counts"]["transferred"] > 0 and entry["declined"] is None for entry in report.values())

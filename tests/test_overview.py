@@ -21,7 +21,7 @@ from lorax.transfer import Kind
 from lorax.transfer.verdict_words import words
 from lorax.workflow import Group, Overview, Row, State, Verdicts, counts, row_as_json, selected, verdicts
 from tests import builders
-from tests.lab_models import HEADLINE
+from tests.lab_models import committed
 from tests.samples import Files, along, write
 
 BASES = ("base", "finetune", "pruned", "scratch", "xl", "xl-pruned")
@@ -43,7 +43,7 @@ def shelf(tmp_path: Path) -> Path:
     folder = tmp_path / "Lora"
     folder.mkdir()
     for name in BASES:
-        shutil.copy(HEADLINE / "loras" / f"contrast-r4-{name}.safetensors", folder / f"{name}.safetensors")
+        shutil.copy(committed(f"contrast-r4-{name}"), folder / f"{name}.safetensors")
     tensors = load_file(folder / "base.safetensors")
     save_file(tensors, folder / "silent.safetensors")
     save_file(tensors, folder / "far.safetensors", {"ss_sd_model_name": "far.safetensors", "ss_new_sd_model_hash": "ab" * 32})

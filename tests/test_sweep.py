@@ -44,7 +44,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, float]]:
     """Which adapter files were measured at which strength; the bases are random, and the icons are noise."""
     monkeypatch.setattr(zoo, "CHECKPOINTS", checkpoints)
-    monkeypatch.setattr(zoo, "HEADLINE", tmp_path / "headline")
+    monkeypatch.setattr(zoo, "EXTRA_LORAS", tmp_path / "loras")
     monkeypatch.setattr(sweep, "runner_of", lambda name: Runner(checkpoints / f"{name}.safetensors"))
     monkeypatch.setattr(sweep, "STRENGTHS", STRENGTHS)
     monkeypatch.setattr(data, "load_common", lambda *sets: narrow.icons(1))

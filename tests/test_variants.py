@@ -29,9 +29,7 @@ def dense(delta: LowRank) -> torch.Tensor:
 @pytest.fixture
 def moving(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     """An adapter of each style and of the concept for a base, as strong as its place in the list."""
-    monkeypatch.setattr(zoo, "HEADLINE", tmp_path)
     monkeypatch.setattr(zoo, "EXTRA_LORAS", tmp_path)
-    (tmp_path / "loras").mkdir()
     for strength, icons in enumerate((*STYLES, CONCEPT), start=1):
         deltas = builders.deltas(alpha=float(strength))
         builders.save_lora(ADAPTERS[f"{icons}-r4"].path("base"), deltas)

@@ -23,7 +23,7 @@ from lorax.transfer.forecast import measured
 from lorax.transfer.verdict_words import words
 from lorax.workflow import Verdicts, verdicts
 from tests import builders, structure
-from tests.lab_models import HEADLINE, LORA
+from tests.lab_models import LORA, committed
 from tests.origins import origin
 from tests.samples import Files, along, arguments, write
 
@@ -63,7 +63,7 @@ def does(verdict: Verdict) -> list[Do]:
 def test_the_labs_models(models: Path, source: str, target: str, kind: Kind, can: list[Do]) -> None:
     pytest.importorskip("diffusers")
     bases = [models / f"{name}.safetensors" for name in (source, target)]
-    lora = HEADLINE / "loras" / f"contrast-r4-{source}.safetensors"
+    lora = committed(f"contrast-r4-{source}")
     found, moved = judged(lora, *bases), by_auto(lora, *bases)
     assert (found.kind, does(found)) == (kind, can)
     assert found.moved == sum(record.is_transferred for record in moved.records)
@@ -210,7 +210,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_two_checkpoints_are_judged_once(models: Path, tmp_path: Path, reads: list[str]) -> None:
     """Also for the next start; of the next LoRA on them only what tells how much of it is there already is read."""
     bases = models / "base.safetensors", models / "pruned.safetensors"
-    first, second = (HEADLINE / "loras" / f"{style}-r4-base.safetensors" for style in ("contrast", "blobs"))
+    first, second = (committed(f"{style}-r4-base") for style in ("contrast", "blobs"))
     found = judged(first, *bases, by := Verdicts(Cache(tmp_path, 1 << 30, 0)))
     assert len(reads) > 500  # the pairs are told by weights
     reads.clear()

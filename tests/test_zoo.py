@@ -11,6 +11,7 @@ from lab.zoo import (
     ALL_PAIRS,
     BASES,
     CONCEPT,
+    DEMO,
     HEADLINE_PAIRS,
     OWN_ICONS,
     SCRATCH,
@@ -23,7 +24,7 @@ from lab.zoo import (
 )
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter, ranks
-from tests.lab_models import NEEDS_ICONS
+from tests.lab_models import NEEDS_ICONS, committed
 
 
 def test_adapters_move_within_a_structure() -> None:
@@ -42,7 +43,9 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES)
-    assert Counter(path.parent for path in paths) == {LORAS: 3, HEADLINE / "loras": 24 + len(SHOWN), EXTRA_LORAS: 66 + 40}
+    assert Counter(path.parent for path in paths) == {LORAS: 3, EXTRA_LORAS: 90 + len(SHOWN) * len(BASES)}
+    packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
+    assert Counter(path.parent for path in packed if path) == {HEADLINE / "loras": 24 + len(SHOWN)}
 
 
 def test_each_rank_has_every_style_and_the_concept() -> None:
@@ -54,13 +57,13 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
 
 
 def test_committed_adapters_are_what_the_table_says() -> None:
-    found = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
-    found = [(adapter, base) for adapter, base in found if adapter.path(base).parent != EXTRA_LORAS]
-    looked_at = [f"{style}-long" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
-    found = [(adapter, base) for adapter, base in found if adapter.icons in STYLES or adapter.name in looked_at]
+    looked_at = [f"{style}-long-base" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
+    planned = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
+    found = [(adapter, base) for adapter, base in planned if adapter.name == DEMO or adapter.packed(base)]
+    found = [(adapter, base) for adapter, base in found if adapter.icons in STYLES or f"{adapter.name}-{base}" in looked_at]
     assert len(found) == 3 * (1 + len(STYLES)) + len(looked_at)
     for adapter, base in found:
-        opened = open_adapter(adapter.path(base))
+        opened = open_adapter(committed(f"{adapter.name}-{base}") if adapter.packed(base) else adapter.path(base))
         assert set(ranks(opened)) == {adapter.rank}
         assert opened.metadata["ss_sd_model_name"] == f"{base}.safetensors"
         spellings = ("resnets", "in_layers")  # the second where blocks are not numbered as usual

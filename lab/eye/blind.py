@@ -68,7 +68,7 @@ class Drawer:
 
     def grid(self) -> None:
         rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in IN_A_GRID]
-        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55, palette=True)
+        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55)
 
 
 def blind(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from lab.paths import HEADLINE
 from lab.zoo import SHOWN
 from lorax.demo.bundle import BASE
 
-JUDGE = HEADLINE / "judge" / "eye.safetensors"
+JUDGE = HEADLINE / "judge" / "eye.safetensors.xz"
 SETS = (*data.names("base"), *data.names("finetune"), *SHOWN)  # what the bases draw by themselves, and the styles
 CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # wanted on icons that it has not seen; docs/seen.md says what falls short
 

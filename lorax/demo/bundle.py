@@ -1,21 +1,28 @@
-"""Unpacks the bundled models, which ``lab/`` trained. A tensor that two models share is stored once."""
+"""Unpacks the bundled models, which ``lab/`` trained and packed.
+
+A tensor that two models share is stored once. Matrices and kernels have 8 bits a value, and a scale for each row or column.
+"""
 
 import json
+import lzma
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load
 
-from lorax.errors import LoraxError
-from lorax.files import TensorFile, hashes, open_tensors
+from lorax.errors import LoraxError, reading
+from lorax.files import TensorWriter, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
 STYLE = "contrast"  # the LoRA that the demo moves
-ORIGIN = "lorax_bundle"  # header entry of an unpacked model: digest of its bundle
-SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors; by default the base
+WHOLE, PACKED = ".safetensors", ".safetensors.xz"
+SCALE = ":scale"  # after a key: by what its tensor is multiplied
+ORIGIN = "lorax_bundle"  # header entry of an unpacked file: digest of what it was unpacked from
+SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors
 SHARED = "lorax_shared"  # header entry: key -> the sibling's key with the same content
 
 
@@ -23,28 +30,50 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
     """Write whole checkpoints with their ``.yaml`` into ``folder``, if they are not there yet; return the tokenizer folder.
 
     If a model's sibling is in another bundle, unpack that bundle into the same folder first. Raises LoraxError if the bundle is
-    missing, or if there is another file of a model's name.
+    missing or damaged, or if there is another file of a model's name.
     """
-    packed = {path.stem: open_tensors(path) for path in sorted(bundle.glob("*.safetensors"))}
+    packed = {path.name.removesuffix(PACKED): path for path in sorted(bundle.glob(f"*{PACKED}"))}
     if not packed:
         raise LoraxError(f"{bundle}: the bundled models are missing. Clone the whole repository.")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer"
     if (bundle / "tokenizer").is_dir():
         shutil.copytree(bundle / "tokenizer", tokenizer, dirs_exist_ok=True, copy_function=_copy)
-    for model in sorted(packed, key=lambda name: _sibling(packed[name]) in packed):  # after its sibling
-        file, path = packed[model], folder / f"{model}.safetensors"
-        sibling = folder / f"{name}.safetensors" if (name := _sibling(file)) else None
-        origin = hashes(*([sibling] if sibling else []), file.path).sha256
-        if not path.is_file() or _origin(path) != origin:
-            temporary = _beside(path)
-            save_file(_whole(file, sibling), temporary, {"format": "pt", ORIGIN: origin})
-            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-            temporary.replace(path)
+    siblings = {model: _metadata(path).get(SIBLING) for model, path in packed.items()}
+    for model in sorted(packed, key=lambda name: siblings[name] in packed):  # after its sibling
+        unpack_file(packed[model], folder / f"{model}{WHOLE}")
         config = (bundle / f"{model}.yaml").read_text(encoding="utf-8")
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
         _put(folder / f"{model}.yaml", config.encode())
     return tokenizer
+
+
+def unpack_file(packed: Path, path: Path) -> None:
+    """Write a checkpoint or a LoRA as a whole, with the same bytes on every machine, if it is not there yet.
+
+    Its sibling must be in the same folder already. Raises LoraxError if ``packed`` is damaged, or if there is another file.
+    """
+    metadata = _metadata(packed)
+    sibling = path.with_name(f"{metadata[SIBLING]}{WHOLE}") if SIBLING in metadata else None
+    origin = hashes(*([sibling] if sibling else []), packed).sha256
+    if path.is_file() and _origin(path) == origin:
+        return
+    tensors = read_packed(packed)[0] | _shared(metadata, sibling)
+    kept = {key: value for key, value in metadata.items() if key not in (SIBLING, SHARED)} | {ORIGIN: origin}
+    temporary = _beside(path)
+    with TensorWriter(temporary, tensors, kept) as writer:
+        writer.put_all(tensors)
+        writer.finish(kept)
+    temporary.replace(path)
+
+
+def read_packed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors that a packed file holds itself, and its metadata. Raises LoraxError if it is damaged."""
+    metadata = _metadata(path)
+    with reading(path, "a packed safetensors file"):
+        stored = load(lzma.decompress(path.read_bytes()))
+    own = {key: _scaled(value, stored.get(f"{key}{SCALE}")) for key, value in stored.items() if not key.endswith(SCALE)}
+    return own, metadata
 
 
 def _copy(source: str, target: str) -> None:
@@ -64,23 +93,28 @@ def _beside(path: Path) -> Path:
     return path.with_suffix(f".{os.getpid()}.tmp")
 
 
-def _sibling(packed: TensorFile) -> str | None:
-    """Return the name of the model with which a packed one shares tensors, or None."""
-    return packed.metadata.get(SIBLING, BASE) if json.loads(packed.metadata.get(SHARED, "{}")) else None
+def _metadata(packed: Path) -> dict[str, str]:
+    """Return the metadata of a packed file, of which only the header is unpacked."""
+    with reading(packed, "a packed safetensors file"), lzma.open(packed) as content:
+        size = int.from_bytes(content.read(8), "little")
+        return dict(json.loads(content.read(size)).get("__metadata__", {}))
 
 
 def _origin(path: Path) -> str:
-    """Return the digest of the bundle from which ``path`` was unpacked."""
+    """Return the digest of what ``path`` was unpacked from."""
     origin = open_tensors(path).metadata.get(ORIGIN)
     if origin is None:
         raise LoraxError(f"{path}: exists and is not one of the bundled models. Choose another folder.")
     return origin
 
 
-def _whole(file: TensorFile, sibling: Path | None) -> dict[str, torch.Tensor]:
-    """Return the model's own tensors and those that it shares, as clones: one tensor of the sibling may have several names."""
-    own = {key: file.get(key) for key in file.shapes}
+def _shared(metadata: Mapping[str, str], sibling: Path | None) -> dict[str, torch.Tensor]:
+    """Return what a file has from its sibling, as clones: one tensor of the sibling may have several names."""
     if sibling is None:
-        return own
+        return {}
     other = open_tensors(sibling)
-    return own | {key: other.get(name).clone() for key, name in json.loads(file.metadata[SHARED]).items()}
+    return {key: other.get(name).clone() for key, name in json.loads(metadata[SHARED]).items()}
+
+
+def _scaled(stored: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    return stored if scale is None else (stored.float() * scale.float()).to(scale.dtype)

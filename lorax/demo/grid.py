@@ -7,12 +7,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 
-def draw(
-    rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Path, *, inches: float = 1.1, palette: bool = False
-) -> None:
+def draw(rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Path, *, inches: float = 1.1) -> None:
     """Write a PNG with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt.
 
-    A picture is ``inches`` of 100 pixels wide. A ``palette`` of 256 colours makes the file a quarter as large.
+    A picture is ``inches`` of 100 pixels wide. A palette of 256 colours makes the file a quarter as large.
     """
     figure = Figure(figsize=(inches * len(columns) + 2.4, inches * len(rows) + 0.4), dpi=100)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
@@ -26,6 +24,5 @@ def draw(
         axis.set_title(title, fontsize=10)
     figure.tight_layout(pad=0.3)
     figure.savefig(path)
-    if palette:
-        with Image.open(path) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from lorax.demo import bundle
 from lorax.runner import Runner
+from tests.lab_models import committed
 from tests.ui.chromium import pick
 from tests.webui.checkout import needs_model, needs_webui
 from tests.webui.computed import computed
@@ -51,7 +52,7 @@ def loaded(ui: Page) -> list[str]:
 @needs_model
 @pytest.mark.parametrize("base", [bundle.BASE, bundle.PRUNED, XL])
 def test_the_hosts_model_computes_what_diffusers_does(ui: Page, folder: Path, base: str) -> None:
-    lora = HEADLINE / "loras" / f"openmoji-r4-{base}.safetensors"
+    lora = committed(f"openmoji-r4-{base}")
     ui.load(bundle.BASE)
     ui.draw(f"<lora:{LORA}:1>", steps=1)  # which must not stay in the weights
     try:

@@ -1,0 +1,49 @@
+"""Packs what is committed: a tensor that two models share once, and all others in 8 bits a value."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from lorax.demo.bundle import SCALE, SHARED, SIBLING
+
+GREATEST = 127  # of an integer of 8 bits
+SMALLEST = torch.finfo(torch.float32).tiny  # a row of zeros has the scale zero
+
+
+def pack(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    sibling: str | None = None,
+    its: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Store a model or a LoRA in 8 bits a value, without what the model called ``sibling`` has too, under whatever name."""
+    content = {_fingerprint(value): key for key, value in (its or {}).items()}
+    shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
+    own = {key: value for key, value in tensors.items() if key not in shared}
+    stored = {name: part for key, value in own.items() for name, part in _rounded(key, value.contiguous()).items()}
+    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
+    packed = lzma.compress(save(stored, {**metadata, **described}), preset=9 | lzma.PRESET_EXTREME)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed)
+
+
+def _rounded(key: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A tensor as integers of 8 bits, with a scale for each row or column, whichever are fewer; vectors and zeros as they are."""
+    if value.ndim < 2 or not value.any():
+        return {key: value}
+    kept = 0 if len(value) <= value[0].numel() else 1
+    others = [axis for axis in range(value.ndim) if axis != kept]
+    scale = (value.float().abs().amax(others, keepdim=True) / GREATEST).to(value.dtype)
+    steps = (value.float() / scale.float().clamp_min(SMALLEST)).round().clamp(-GREATEST, GREATEST)
+    return {key: steps.to(torch.int8), f"{key}{SCALE}": scale}
+
+
+def _fingerprint(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
+    return tuple(tensor.shape), tensor.contiguous().numpy().tobytes()
