@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEANING = re.compile(r"(Of|The same|By|As|With|Where|From)\b")
@@ -39,3 +42,11 @@ def test_functions_are_short_and_take_few_parameters() -> None:
 
 def test_docstrings_can_be_read_alone() -> None:
     assert [where for where, node in definitions() if LEANING.match(ast.get_docstring(node) or "")] == []
+
+
+def test_a_checkout_is_light() -> None:
+    """Everybody who installs the extension has all of it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    assert sum((ROOT / name).stat().st_size for name in listed if (ROOT / name).is_file()) < 40_000_000

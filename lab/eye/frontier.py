@@ -57,11 +57,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Judged:
-    """A moved adapter's curve beside its native LoRA's, and a copy's, which is the opponent."""
+    """A moved adapter's curve beside its native LoRA's, and a copy's, which is the opponent where layers can be copied."""
 
     moved: Curve
     native: Curve
-    copy: Curve
+    copy: Curve | None
 
 
 def frontier(adapters: Sequence[Judged]) -> Interval:
@@ -71,7 +71,12 @@ def frontier(adapters: Sequence[Judged]) -> Interval:
 
 def less_copy(adapters: Sequence[Judged]) -> Interval:
     """The same, less a copy's: paired, with both along their whole curves, so a copy is at its best strength."""
-    return _mean(adapters, lambda one, counts: (one.moved.area(counts) - one.copy.area(counts)) / one.native.area(counts))
+
+    def gain(one: Judged, counts: Array) -> Array:
+        assert one.copy
+        return (one.moved.area(counts) - one.copy.area(counts)) / one.native.area(counts)
+
+    return _mean(adapters, gain)
 
 
 def style_at_native_content(adapters: Sequence[Judged]) -> Interval:
