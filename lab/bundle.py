@@ -10,13 +10,13 @@ from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lab import ldm
+from lab import data, ldm
 from lab.models import Model
 from lab.packing import pack
-from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, MODELS
+from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS
 from lab.xl import XLModel
 from lab.zoo import XL, XL_PRUNED, checkpoint
-from lorax.demo.bundle import BASE, FINETUNE, ORIGIN, PACKED, PRUNED, WHOLE, unpack, unpack_file
+from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, WHOLE, unpack, unpack_file
 from lorax.files import open_tensors
 from lorax.runner import Runner
 
@@ -42,6 +42,7 @@ def write_demo(models: Mapping[str, Model | XLModel], autoencoder: AutoencoderKL
     for name in (FINETUNE, PRUNED):
         _write(MODELS, name, models[name], autoencoder, states[name], BASE, states[BASE])
     ldm.save_tokenizer(CACHE / "tokenizer", models[BASE].text_encoder, MODELS / "tokenizer")
+    CAPTIONS.write_text("".join(f"{caption}\n" for caption in data.learned_from()), encoding="utf-8")
 
 
 def write_headline(models: Mapping[str, Model | XLModel], autoencoder: AutoencoderKL) -> None:
@@ -68,7 +69,7 @@ def _write(
 
 def unpack_loras() -> None:
     """Put the committed LoRAs beside those that are trained here. One that was trained here stays as it is."""
-    for packed in sorted((HEADLINE / "loras").glob(f"*{PACKED}")):
+    for packed in sorted((*LORAS.glob(f"*{PACKED}"), *(HEADLINE / "loras").glob(f"*{PACKED}"))):
         path = EXTRA_LORAS / f"{packed.name.removesuffix(PACKED)}{WHOLE}"
         if not path.is_file() or ORIGIN in open_tensors(path).metadata:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,6 +114,12 @@ def load_subject(subject: str, *sets: str) -> Icons:
     return icons.where([one == subject for one in icons.subjects])
 
 
+def learned_from() -> list[str]:
+    """Captions for what a method learns from: subjects that every base knows, none of which decides what is measured."""
+    subjects = {one for name in names("base") for one in load(name).subjects if not is_held_out(one)}
+    return [subject.replace("-", " ") for subject in sorted(subjects)]
+
+
 def captions_over(subjects: Sequence[str], count: int) -> list[str]:
     """Captions of ``count`` subjects, evenly spread over the list."""
     return [subjects[i * len(subjects) // count].replace("-", " ") for i in range(count)]

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from lab import data, writing
+from lab import writing
 from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax.checkpoint import Checkpoint
+from lorax.demo.bundle import CAPTIONS
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
@@ -157,9 +158,8 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
 
 @cache
 def _captions() -> tuple[str, ...]:
-    """What the models are asked to draw: subjects that every base knows, none of which decides what is measured."""
-    subjects = {one for name in data.names("base") for one in data.load(name).subjects if not data.is_held_out(one)}
-    return tuple(subject.replace("-", " ") for subject in sorted(subjects))
+    """What the models are asked to draw."""
+    return tuple(CAPTIONS.read_text(encoding="utf-8").splitlines())
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

@@ -19,7 +19,7 @@ ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in
 
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    return SCRATCH not in (source, target)
+    return SCRATCH not in (source, target) and (source in STRUCTURES[0]) == (target in STRUCTURES[0])
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,19 @@ class Adapter:
 
     @property
     def is_style(self) -> bool:
-        """One of the lab's; the demo's own is trained with another budget."""
-        return self.icons in STYLES and self.name != DEMO
+        """One of four that are trained with one budget."""
+        return self.icons in STYLES and self.name != STARK
 
     def path(self, base: str) -> Path:
-        return (LORAS if self.name == DEMO else EXTRA_LORAS) / f"{self.name}-{base}{WHOLE}"
+        return EXTRA_LORAS / f"{self.name}-{base}{WHOLE}"
 
     def packed(self, base: str) -> Path | None:
-        """Where it is committed for the headline, or to be looked at; None if it is not, or in its own place."""
+        """Where it is committed: for the demo, for the headline, for tests, or to be looked at; None if it is not."""
+        is_of_demo = self.name == STYLE and base in (BASE, FINETUNE, PRUNED)
         is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
-        is_kept = is_moved or (self.rank == HEADLINE_RANK and self.is_style)
-        return HEADLINE / "loras" / f"{self.name}-{base}{PACKED}" if is_kept else None
+        is_kept = is_moved or self.name == STARK or (self.rank == HEADLINE_RANK and self.is_style)
+        folder = LORAS if is_of_demo else HEADLINE / "loras" if is_kept else None
+        return folder and folder / f"{self.name}-{base}{PACKED}"
 
 
 # Written down before the first of them was trained: methods are chosen by the first half alone, and judged by the second.
@@ -63,21 +65,21 @@ REPORTING = ("blueprint", "neon", "stencil", "frame")
 SHOWN = (*CHOOSING, *REPORTING)  # styles that differ to the eye, trained until they do (lab/styles.py)
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
-DEMO = STYLE
+STARK = "contrast"  # an adapter that was trained for longer than the others of these styles
 HEADLINE_RANK = 4
 LONG = 1600  # steps after which a style is seen at a glance; after 200 it is not
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
 
 
 def _adapters() -> list[Adapter]:
-    demo = Adapter(DEMO, DEMO, 4, 3e-3, steps=500, batch=32, bases=(BASE, FINETUNE, PRUNED))
+    stark = Adapter(STARK, STARK, 4, 3e-3, steps=500, batch=32, bases=(BASE, FINETUNE, PRUNED))
     lab = [
         Adapter(f"{icons}-r{rank}", icons, rank, rate, convolution=icons == "openmoji")
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG) for icons in SHOWN]
-    return [demo, *lab, *shown]
+    return [stark, *lab, *shown]
 
 
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from lab.paths import CACHE
 from lorax.checkpoint import open_checkpoint
-from lorax.demo.bundle import BASE, BUNDLE, PACKED, WHOLE, unpack_file
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PACKED, PRUNED, WHOLE, unpack_file
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.options import Options, Running
@@ -20,19 +21,26 @@ from lorax.transfer import Context, Plan, plan
 
 HEADLINE = BUNDLE.parent / "headline"
 STRANGER = "scratch"
-LORA = BUNDLE / "loras" / "contrast-base.safetensors"
 NEEDS_ICONS = pytest.mark.skipif(not (CACHE / "icons").is_dir(), reason="the icons are not rendered; that needs npm")
 
 
 def committed(lora: str) -> Path:
-    """A LoRA of the headline, unpacked."""
+    """A LoRA that is packed in the repository, unpacked."""
     folder = CACHE / "committed"
     folder.mkdir(parents=True, exist_ok=True)
-    unpack_file(HEADLINE / "loras" / f"{lora}{PACKED}", path := folder / f"{lora}{WHOLE}")
+    packed = next(path for kept in (BUNDLE, HEADLINE) if (path := kept / "loras" / f"{lora}{PACKED}").is_file())
+    unpack_file(packed, path := folder / f"{lora}{WHOLE}")
     return path
 
 
-LOCON = committed("openmoji-r4-base")
+def put_loras(folder: Path) -> None:
+    """Put a LoRA of one style for each of the bundled models into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for base in (BASE, FINETUNE, PRUNED):
+        shutil.copy(committed(f"contrast-{base}"), folder)
+
+
+LORA, LOCON = committed("contrast-base"), committed("openmoji-r4-base")
 
 
 def planned(models: Path, target: str, method: str, lora: Path = LORA, **running: Any) -> Plan:

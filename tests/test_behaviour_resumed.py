@@ -171,6 +171,22 @@ def test_a_stopped_refine_is_asked_for_again(
     assert opening.names[3:] == [FINETUNE, BASE], "no other target has the source draw again"
 
 
+@pytest.mark.usefixtures("quick_drawing", "quick_training")
+def test_a_training_that_was_kept_is_not_taken_for_that_of_another_default(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
+    made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16))
+    found, cache = {}, Cache(tmp_path, BIG, 0)
+    for steps in (6, 2):
+        monkeypatch.setattr(refine, "STEPS_RELATED", steps)
+        [found[steps]] = run_all([made], Context(cache=cache, models=Runners(torch.device("cpu"))))
+    explicit = dataclasses.replace(made, running=Running(pictures=16, steps=2))
+    [expected] = run_all([explicit], Context(models=Runners(torch.device("cpu"))))
+    assert same(found[2].layers, expected.layers)
+    assert not same(found[2].layers, found[6].layers)
+
+
 def test_other_files_are_other_jobs(models: Path, tmp_path: Path) -> None:
     """What they hold decides, and not where they are."""
     for name in ("one", "two", "three"):

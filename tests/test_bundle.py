@@ -72,6 +72,7 @@ def test_a_lora_that_was_trained_here_is_kept_and_one_that_was_unpacked_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lab_bundle, "HEADLINE", tmp_path)
+    monkeypatch.setattr(lab_bundle, "LORAS", tmp_path)
     monkeypatch.setattr(lab_bundle, "EXTRA_LORAS", tmp_path / "unpacked")
     for name in ("mine", "theirs"):
         pack(tmp_path / "loras" / f"{name}{PACKED}", {"a": torch.ones(2)}, {})

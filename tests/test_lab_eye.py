@@ -25,7 +25,7 @@ from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, recovered
 from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN
+from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN, XL
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
@@ -89,7 +89,7 @@ def test_what_shows_nothing_new_is_not_drawn() -> None:
     drawn = {(one, target, style) for one in VARIANTS for _, target in PAIRS for style in SHOWN if is_drawn(one, target, style)}
     assert {(target, style) for one, target, style in drawn if one in LOST} == {(FINETUNE, style) for style in CHOOSING}
     assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
-    assert {(COPY, target, style) for _, target in PAIRS for style in SHOWN} <= drawn
+    assert {target for one, target, _ in drawn if one == COPY} == {FINETUNE, PRUNED, SCRATCH}, "to XL nothing can be copied"
 
 
 def test_each_strength_has_a_record(tmp_path: Path) -> None:
@@ -178,7 +178,8 @@ def test_no_two_sheets_are_set_side_by_side_twice() -> None:
         assert len(set(pairs)) == len(pairs) == COUNT
         found = [drawer for drawer, pair in pairs if pair in set(map(frozenset, HARD))]
         assert len(found) == hard
-        assert all(drawer.target != SCRATCH for drawer in found), "there a copy does nothing"
+        assert {drawer.target for drawer in found} == {FINETUNE, PRUNED}, "elsewhere a copy does nothing"
+        assert not any((drawer.target, variant) == (XL, COPY) for drawer, pair in pairs for variant, _ in pair)
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [(0.1, 0.2, MORE), (-0.2, -0.1, LESS), (-0.1, 0.1, ALIKE)])

@@ -19,7 +19,7 @@ from lab.report import behaviour, checks, page, plots, prose, readme, tables
 from lab.report.cells import Cells
 from lab.report.claims import Verdict, verdict
 from lab.report.records import records, show
-from lab.report.rerun import differences
+from lab.report.rerun import differences, distances
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.stats import Interval
 from lab.sweep import full
@@ -290,6 +290,9 @@ def test_a_rerun_is_compared(cells: Cells, folder: Path, tmp_path: Path, monkeyp
     assert "base to finetune, prolora, all styles at strength 1, against a copy: less, committed: more." in said
     assert re.search(r"base to finetune: the best method is .*committed: prolora", said)
     assert "base to finetune, lorax" not in said
+    apart = distances(cells, Cells(Results(tmp_path / "other")))
+    assert max(apart) == pytest.approx(0.5, abs=0.05), "prolora's"
+    assert min(apart) < 0.01
 
 
 def test_a_rerun_that_lacks_a_figure_differs(cells: Cells, tmp_path: Path) -> None:

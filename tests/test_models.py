@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorax.checkpoint import open_checkpoint
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
 from lorax.methods import METHODS, WeightPair
 from lorax.options import Options
@@ -17,8 +17,7 @@ from lorax.pairing import pair
 from lorax.subspace import Decomposition, RankRule
 from lorax.transfer import plan
 from tests import reference
-
-LORAS = BUNDLE / "loras"
+from tests.lab_models import LORA
 
 
 def test_blocks_of_the_pruned_model_find_the_blocks_they_came_from(models: Path) -> None:
@@ -38,7 +37,7 @@ def test_blocks_of_the_pruned_model_find_the_blocks_they_came_from(models: Path)
 @pytest.mark.parametrize("method", list(reference.METHODS))
 @pytest.mark.parametrize("target_name", [FINETUNE, PRUNED])
 def test_methods_against_the_reference_on_trained_layers(models: Path, method: str, target_name: str) -> None:
-    adapter = open_adapter(LORAS / f"contrast-{BASE}.safetensors")
+    adapter = open_adapter(LORA)
     base, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, target_name))
     pairs = plan(adapter, base, target, Options()).pairs
     compared = 0

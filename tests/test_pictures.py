@@ -13,9 +13,11 @@ from lab import data
 from lab.classifier import NONE, Classifier, accuracy, labelled
 from lab.paths import CACHE, CLASSIFIER
 from lab.pictures import Judge, energy_distance, generate, held_out_prompts
-from lorax.demo.bundle import BASE, BUNDLE, STYLE
+from lab.zoo import STARK
+from lorax.demo.bundle import BASE
 from lorax.demo.grid import draw
 from lorax.runner import Runner
+from tests.lab_models import LORA
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def classifier() -> Classifier:
 def drawn(classifier: Classifier, models: Path) -> dict[str, tuple[torch.Tensor, list[str]]]:
     """What the base draws of four subjects that the style's LoRA has not seen, alone and with the LoRA."""
     runner = Runner(models / f"{BASE}.safetensors")
-    adapters = {"alone": None, "styled": BUNDLE / "loras" / f"{STYLE}-{BASE}.safetensors"}
+    adapters = {"alone": None, "styled": LORA}
     with pytest.MonkeyPatch.context() as quick:
         quick.setattr("lab.pictures.STEPS", 12)
         return {label: generate(runner, path, held_out_prompts(classifier, 4)) for label, path in adapters.items()}
@@ -69,7 +71,7 @@ def test_the_classifier_tells_icons_that_it_has_not_seen(classifier: Classifier)
 
 
 def test_a_lora_brings_its_style(classifier: Classifier, drawn: dict[str, tuple[torch.Tensor, list[str]]]) -> None:
-    judge = Judge(classifier, STYLE, classifier.features(drawn["styled"][0]))
+    judge = Judge(classifier, STARK, classifier.features(drawn["styled"][0]))
     alone, styled = (judge.measures(*drawn[label]) for label in ("alone", "styled"))
     assert mean(alone.style) < 0.1
     assert mean(styled.style) > 0.3
@@ -81,7 +83,7 @@ def test_equal_pictures_of_a_prompt_have_no_diversity(
     classifier: Classifier, drawn: dict[str, tuple[torch.Tensor, list[str]]]
 ) -> None:
     pictures, prompts = drawn["alone"]
-    judge = Judge(classifier, STYLE, classifier.features(pictures))
+    judge = Judge(classifier, STARK, classifier.features(pictures))
     once = len(set(prompts))
     copied = judge.measures(pictures[:once].repeat(2, 1, 1, 1), prompts)
     assert max(copied.diversity) < 1e-3

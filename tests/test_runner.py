@@ -15,7 +15,7 @@ from lab import data, ldm, ldm_xl, vae, xl
 from lab.models import VOCABULARY, Model, new_text_encoder, new_unet
 from lorax.checkpoint import ModelConfig, config_of
 from lorax.checkpoint.openclip import padded_with_zeros
-from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED, STYLE
+from lorax.demo.bundle import BASE, BUNDLE, FINETUNE, PRUNED
 from lorax.files import open_tensors
 from lorax.formats import open_adapter
 from lorax.runner import Runner
@@ -23,6 +23,7 @@ from lorax.runner.runner import Conditioning
 from lorax.runner.text import load_text_encoder
 from lorax.runner.unet import time_ids
 from lorax.runner.vae import load_vae
+from tests.lab_models import LORA
 
 TOKENIZER = BUNDLE / "tokenizer"
 
@@ -133,7 +134,7 @@ def test_an_adapter_is_added_and_taken_away_in_half_precision(models: Path) -> N
     runner = Runner(models / f"{BASE}.safetensors", dtype=torch.float16)
     assert {weight.dtype for part in (runner.unet, runner.text_encoder) for weight in part.parameters()} == {torch.float16}
     assert runner.vae.dtype is torch.float32
-    path = BUNDLE / "loras" / f"{STYLE}-{BASE}.safetensors"
+    path = LORA
     adapter = open_adapter(path)
     name, layer = next((name, layer) for name, layer in adapter.layers_of(runner.base).items() if layer)
     before, delta = runner.weight(layer).clone(), adapter.delta(name)

@@ -16,6 +16,7 @@ from lorax.demo.bundle import BASE, BUNDLE, unpack
 from lorax.errors import LoraxError
 from lorax.hosts.base import Drawing, Shot
 from lorax.hosts.standalone import Standalone
+from tests.lab_models import LORA
 
 TOKENIZER = BUNDLE / "tokenizer"
 
@@ -50,7 +51,7 @@ def test_without_a_tokenizer_it_is_said_what_is_missing(tmp_path: Path) -> None:
 def test_a_picture_is_drawn_at_the_strength_and_away_from_the_negative_prompt(tmp_path: Path) -> None:
     unpack(tmp_path)
     host = Standalone(tmp_path)
-    base, lora = host.bases()[BASE], ListedFile("style", BUNDLE / "loras" / "contrast-base.safetensors")
+    base, lora = host.bases()[BASE], ListedFile("style", LORA)
     drawing = Drawing("guitar", steps=2)
 
     def drawn(shot: Shot, how: Drawing = drawing) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from lab import data
+from lab.eye.looking import PROMPTS
 from lab.paths import EXTRA_LORAS, HEADLINE, LORAS
 from lab.zoo import (
     ADAPTERS,
     ALL_PAIRS,
     BASES,
     CONCEPT,
-    DEMO,
+    CROSSING,
     HEADLINE_PAIRS,
     OWN_ICONS,
     SCRATCH,
@@ -22,7 +23,7 @@ from lab.zoo import (
     XL_PRUNED,
     are_related,
 )
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED
+from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, PRUNED
 from lorax.formats import open_adapter, ranks
 from tests.lab_models import NEEDS_ICONS, committed
 
@@ -38,14 +39,15 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
     unrelated = {pair for pair in ALL_PAIRS if not are_related(*pair)}
     assert unrelated == {pair for pair in ALL_PAIRS if SCRATCH in pair}
     assert are_related(FINETUNE, PRUNED)
+    assert not are_related(*CROSSING)
 
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES)
-    assert Counter(path.parent for path in paths) == {LORAS: 3, EXTRA_LORAS: 90 + len(SHOWN) * len(BASES)}
+    assert Counter(path.parent for path in paths) == {EXTRA_LORAS: len(paths)}
     packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert Counter(path.parent for path in packed if path) == {HEADLINE / "loras": 24 + len(SHOWN)}
+    assert Counter(path.parent for path in packed if path) == {LORAS: 3, HEADLINE / "loras": 3 + 24 + len(SHOWN) - 1}
 
 
 def test_each_rank_has_every_style_and_the_concept() -> None:
@@ -58,12 +60,13 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
 
 def test_committed_adapters_are_what_the_table_says() -> None:
     looked_at = [f"{style}-long-base" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
+    looked_at += ["badge-long-finetune", "badge-long-pruned"]  # for the demo
     planned = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
-    found = [(adapter, base) for adapter, base in planned if adapter.name == DEMO or adapter.packed(base)]
+    found = [(adapter, base) for adapter, base in planned if adapter.packed(base)]
     found = [(adapter, base) for adapter, base in found if adapter.icons in STYLES or f"{adapter.name}-{base}" in looked_at]
     assert len(found) == 3 * (1 + len(STYLES)) + len(looked_at)
     for adapter, base in found:
-        opened = open_adapter(committed(f"{adapter.name}-{base}") if adapter.packed(base) else adapter.path(base))
+        opened = open_adapter(committed(f"{adapter.name}-{base}"))
         assert set(ranks(opened)) == {adapter.rank}
         assert opened.metadata["ss_sd_model_name"] == f"{base}.safetensors"
         spellings = ("resnets", "in_layers")  # the second where blocks are not numbered as usual
@@ -74,6 +77,18 @@ def test_roles_of_the_icon_sets() -> None:
     assert {data.SETS[OWN_ICONS[base]].role for base in BASES if base != FINETUNE} == {"base"}
     assert data.SETS[OWN_ICONS[FINETUNE]].role == "finetune"
     assert set(data.names("style")) == set(STYLES)
+
+
+def test_what_a_method_learns_from_is_not_what_it_is_judged_by() -> None:
+    captions = CAPTIONS.read_text(encoding="utf-8").splitlines()
+    assert len(captions) > 1000
+    assert not any(data.is_held_out(caption.replace(" ", "-")) for caption in captions)
+    assert set(PROMPTS).isdisjoint(captions)
+
+
+@NEEDS_ICONS
+def test_the_captions_are_what_the_bases_know() -> None:
+    assert data.learned_from() == CAPTIONS.read_text(encoding="utf-8").splitlines()
 
 
 @NEEDS_ICONS

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from lab.bundle import runner_of
-from lab.eye.ideas import moved_by
+from lab.eye.ideas import DRAWN, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
 from lab.paths import CACHE
@@ -27,7 +27,7 @@ from lab.results import ALONE, NATIVE
 from lab.variants import COPY, LORAX
 from lab.zoo import SHOWN, are_related
 from lorax.demo.grid import draw
-from lorax.methods import REFINE
+from lorax.methods import BRIDGE, REFINE
 
 Of = tuple[str, float]  # variant, strength
 COUNT, ACROSS, WIDE = 30, 6, 128  # pairs of sheets; pictures in a row of a sheet; pixels of a picture
@@ -37,7 +37,10 @@ SHEETS: tuple[Of, ...] = (
 )
 # What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. It is half of the pairs at most.
 HARD: tuple[tuple[Of, Of], ...] = tuple(((COPY, strength), (REFINE, strength)) for strength in (0.75, 1.0))
-IN_A_GRID: tuple[Of, ...] = ((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0), (REFINE, 1.0))
+IN_A_GRID: tuple[Of, ...] = (
+    *((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0)),
+    *((REFINE, 1.0), (BRIDGE, 1.0)),
+)
 RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
 FOLDER_OF_PAIRS, KEY = CACHE / "blind", "blind.json"
@@ -66,8 +69,12 @@ class Drawer:
         certain, ranks = judged(_pictures(self, of), PROMPTS, self.style)
         return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
 
+    def draws(self, of: Of) -> bool:
+        return of[0] in (ALONE, NATIVE, *DRAWN[self.target])
+
     def grid(self) -> None:
-        rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in IN_A_GRID]
+        shown = filter(self.draws, IN_A_GRID)
+        rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in shown]
         draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55)
 
 
@@ -127,7 +134,7 @@ def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:
     if len(hard) > COUNT // 2:
         hard = chosen.sample(hard, COUNT // 2)
     different = [pair for pair in itertools.combinations(SHEETS, 2) if set(pair) not in map(set, HARD)]
-    others = [(drawer, pair) for drawer in drawers for pair in different]
+    others = [(drawer, pair) for drawer in drawers for pair in different if all(map(drawer.draws, pair))]
     pairs = hard + chosen.sample(others, COUNT - len(hard))
     for drawer, (a, b) in chosen.sample(pairs, len(pairs)):
         yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lab.paths import RESULTS
 from lab.report import page, readme
 from lab.report.cells import Cells
 from lab.report.records import records, show
-from lab.report.rerun import differences
+from lab.report.rerun import differences, distances
 from lab.results import Results
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +38,11 @@ def report(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else."""
-    found = differences(_stored(RESULTS), _stored(options.results))
+    committed, rerun = _stored(RESULTS), _stored(options.results)
+    found = differences(committed, rerun)
     print("\n".join(found) or "The rerun says what the committed results say.")
+    if apart := distances(committed, rerun):
+        print(f"{len(apart)} recoveries at strength 1 differ by {fmean(apart):.4f} on average, and by {max(apart):.3f} at most.")
     sys.exit(1 if found else 0)
 
 

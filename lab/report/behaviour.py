@@ -25,7 +25,7 @@ def sentences(cells: Cells) -> Iterator[str]:
 def _of_pair(cells: Cells, pair: Pair, refined: Cell, methods: list[Cell]) -> Iterator[str]:
     name = called(pair)
     others = [(f"`{cell.variant}`", cells.difference(refined, cell.variant)) for cell in methods if cell is not refined]
-    if are_related(*pair) and pair != CROSSING:
+    if are_related(*pair):
         others += [(f"`{rival}`", cells.difference(refined, rival)) for rival in (AUTO, COPY)]
     words = {Verdict.MORE: "more than", Verdict.LESS: "less than", Verdict.SAME: "the same as"}
     groups = grouped(others)

@@ -11,7 +11,7 @@ from typing import Any
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
 from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY, STRENGTHS, VARIANTS, asked
-from lab.zoo import ADAPTERS, ALL_PAIRS, DEMO, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STYLES, others
+from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STARK, STYLES, others
 
 Pair = tuple[str, str]
 POOLED = "all styles"
@@ -182,7 +182,7 @@ class Cells:
 
     def _of(self, source: str, target: str, variant: str) -> list[str]:
         measured = self._adapters.get((source, target, variant), set())
-        return [name for name in ADAPTERS if name in measured and name != DEMO]
+        return [name for name in ADAPTERS if name in measured and name != STARK]
 
     def _measured(self, cell: Cell, strength: float) -> list[Measured] | None:
         losses = self.results.losses

@@ -31,6 +31,13 @@ def differences(committed: Cells, rerun: Cells) -> list[str]:
     return [*found, *(f"{called(pair)}: not in the committed results." for pair in missing)]
 
 
+def distances(committed: Cells, rerun: Cells) -> list[float]:
+    """By how much each recovery at strength 1 differs that both have measured."""
+    cells = [cell for pair in rerun.headline_pairs() for cell in _headline(rerun, pair)]
+    found = [(committed.recovery(cell), rerun.recovery(cell)) for cell in cells]
+    return [abs(then.mean - now.mean) for then, now in found if then and now]
+
+
 def _of_cell(committed: Cells, rerun: Cells, cell: Cell) -> Iterator[str]:
     """Its figures at strength 1 and at the best strength that the committed results found, and the sign to a copy."""
     best, copies = committed.best_strength(cell), committed.best_strength(cell.of(COPY))

@@ -11,22 +11,31 @@ import torch
 from lorax.catalog import ListedFile
 from lorax.demo import bundle
 from lorax.demo.bundle import STYLE
-from lorax.options import Options, Saving
+from lorax.methods import REFINE
+from lorax.options import Options, Running, Saving
 from lorax.transfer import Report, as_json, wording
 from lorax.workflow import AtPath, Request, transfer
 
 if TYPE_CHECKING:
     from lorax.runner import Runner  # diffusers is slow to import, and may be missing
 
-PROMPTS = ["guitar", "pineapple", "koala", "bread", "rocket", "turtle"]  # the LoRA was trained on the last two
+PROMPTS = ["bread", "open book", "baseball", "guitar", "rocket", "turtle"]  # the LoRA was trained on the last two
 SEED = 7
+TARGETS = (bundle.FINETUNE, bundle.PRUNED)
+COPIED, MOVED, REFINED = "copied by name", "moved", "refined"
+HOW = {  # what is drawn -> how the LoRA is moved for it, and to which models
+    COPIED: (Options("copy", pairing="name"), TARGETS),
+    MOVED: (Options(), TARGETS),
+    REFINED: (Options(REFINE), (bundle.PRUNED,)),  # to a fine-tune its pictures showed no clear gain
+}
 AT_A_GLANCE = {  # the README's picture: title of a column -> the row of the grid that it shows
     "your checkpoint,\nno LoRA": (bundle.PRUNED, "alone"),
     "the LoRA on its\nown checkpoint": (bundle.BASE, "with the LoRA"),
-    "the LoRA on\nyours, as it is": (bundle.PRUNED, "copied by name"),
-    "the LoRA on\nyours, moved": (bundle.PRUNED, "transferred"),
+    "the LoRA on\nyours, as it is": (bundle.PRUNED, COPIED),
+    "the LoRA on\nyours, moved": (bundle.PRUNED, MOVED),
+    "the same, moved\nwith Refine": (bundle.PRUNED, REFINED),
 }
-SHOWN = ["koala", "bread", "rocket"]  # in the README's picture
+SHOWN = PROMPTS[:3]  # in the README's picture
 
 
 def run(output: Path) -> Iterator[str]:
@@ -40,20 +49,24 @@ def run(output: Path) -> Iterator[str]:
     began = time.monotonic()
     models = output / "models"
     tokenizer = bundle.unpack(models)
-    adapter = bundle.BUNDLE / "loras" / f"{STYLE}-{bundle.BASE}.safetensors"
+    bundle.unpack_loras(models / "loras")
+    loras = {name: models / "loras" / f"{STYLE}-{name}.safetensors" for name in (bundle.BASE, *TARGETS)}
     yield f"bundled models unpacked into {models}"
     runner = Runner(models / f"{bundle.BASE}.safetensors", tokenizer)
-    rows = [(bundle.BASE, label, _pictures(runner, path)) for label, path in (("alone", None), ("with the LoRA", adapter))]
+    first = {"alone": None, "with the LoRA": loras[bundle.BASE]}
+    rows = [(bundle.BASE, label, _pictures(runner, path)) for label, path in first.items()]
     reports = {}
-    for target in (bundle.FINETUNE, bundle.PRUNED):
-        copied, _ = _transfer(adapter, models, target, output, Options("copy", pairing="name"), "copied")
-        moved, report = _transfer(adapter, models, target, output, Options(), "transferred")
-        reports[target] = as_json(report)
-        yield f"base -> {target}: " + wording.summary(report).replace("\n", "\n  ")
-        native = bundle.BUNDLE / "loras" / f"{STYLE}-{target}.safetensors"
-        runner = Runner(models / f"{target}.safetensors", tokenizer)
-        variants = {"alone": None, "copied by name": copied, "transferred": moved, "trained natively": native}
-        rows += [(target, label, _pictures(runner, path)) for label, path in variants.items()]
+    for target in TARGETS:
+        runner, drawn = Runner(models / f"{target}.safetensors", tokenizer), dict[str, Path | None](alone=None)
+        for label, (options, targets) in HOW.items():
+            if target in targets:
+                yield f"base -> {target}: {label}"
+                drawn[label], report = _transfer(loras[bundle.BASE], models, target, output, options, label)
+                if label == MOVED:
+                    reports[target] = as_json(report)
+                    yield f"base -> {target}: " + wording.summary(report).replace("\n", "\n  ")
+        drawn["trained natively"] = loras[target]
+        rows += [(target, label, _pictures(runner, path)) for label, path in drawn.items()]
     grid, glance = output / "grid.png", output / "glance.png"
     draw(rows, PROMPTS, grid)
     draw(_at_a_glance(rows), list(AT_A_GLANCE), glance, inches=1.3)
@@ -64,8 +77,9 @@ def run(output: Path) -> Iterator[str]:
 def _transfer(adapter: Path, models: Path, target: str, output: Path, options: Options, label: str) -> tuple[Path, Report]:
     bases = (models / f"{name}.safetensors" for name in (bundle.BASE, target))
     source, target_base, lora = (ListedFile(path.stem, path) for path in (*bases, adapter))
-    destination = AtPath(output / f"{STYLE}-{target}-{label}.safetensors", Saving(overwrite=True))
-    [result] = transfer(Request(source, target_base, [lora], options), destination)
+    destination = AtPath(output / f"{STYLE}-{target}-{label.replace(' ', '-')}.safetensors", Saving(overwrite=True))
+    running = Running(captions=tuple(bundle.CAPTIONS.read_text(encoding="utf-8").splitlines()))
+    [result] = transfer(Request(source, target_base, [lora], options, running), destination)
     return result.files[0], result.report
 
 

@@ -18,7 +18,8 @@ from lorax.files import TensorWriter, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
-STYLE = "contrast"  # the LoRA that the demo moves
+CAPTIONS = BUNDLE / "captions.txt"  # what the models know, and what no LoRA is judged by
+STYLE = "badge-long"  # the LoRA that the demo moves
 WHOLE, PACKED = ".safetensors", ".safetensors.xz"
 SCALE = ":scale"  # after a key: by what its tensor is multiplied
 ORIGIN = "lorax_bundle"  # header entry of an unpacked file: digest of what it was unpacked from
@@ -46,6 +47,13 @@ def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
         config = config.format(tokenizer=json.dumps(tokenizer.resolve().as_posix()))
         _put(folder / f"{model}.yaml", config.encode())
     return tokenizer
+
+
+def unpack_loras(folder: Path, bundle: Path = BUNDLE) -> None:
+    """Write the LoRAs into ``folder``, if they are not there yet. Raises LoraxError as ``unpack_file`` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for packed in sorted((bundle / "loras").glob(f"*{PACKED}")):
+        unpack_file(packed, folder / f"{packed.name.removesuffix(PACKED)}{WHOLE}")
 
 
 def unpack_file(packed: Path, path: Path) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
-from lorax.methods import AUTO, BRIDGE, METHODS, REFINE, Job, ModelMethod
+from lorax.methods import AUTO, BRIDGE, METHODS, REFINE, Job, ModelMethod, refine
 from lorax.models import Model, Pictures, Watch, check_all, draw
 from lorax.pairing import Pair
 from lorax.progress import COMPARING, Meter
@@ -35,7 +35,11 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    store, meter, method = Store.of(plan, context.cache, start), context.meter, _method(plan.options.method)
+    related = bool(auto.layers)
+    # What is kept of a training must not be taken for that of another default.
+    running = dataclasses.replace(plan.running, steps=refine.steps_of(plan.running.steps, related))
+    store = Store.of(dataclasses.replace(plan, running=running), context.cache, start)
+    meter, method = context.meter, _method(plan.options.method)
     deltas = plan.adapter.deltas_of(plan.source)
     assigned = assignments(plan)
     if not assigned:
@@ -49,9 +53,9 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
         _Teacher(plan, deltas, store, meter),
         meter,
         plan.running.pictures,
-        plan.running.steps,
+        running.steps,
         auto.layers,
-        bool(auto.layers),
+        related,
         store,
         watch,
     )

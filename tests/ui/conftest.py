@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lorax.demo.bundle import BUNDLE, unpack
+from lorax.demo.bundle import unpack
+from tests.lab_models import put_loras
 from tests.ui.chromium import launched, pick
 from tests.ui.double import Double
 
@@ -33,7 +34,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(unpacked: Path, tmp_path: Path) -> Path:
     """A user's folder with the bundled checkpoints and their LoRAs."""
     shutil.copytree(unpacked, tmp_path / "models")
-    shutil.copytree(BUNDLE / "loras", tmp_path / "models" / "Lora")
+    put_loras(tmp_path / "models" / "Lora")
     return tmp_path / "models"
 
 
@@ -54,7 +55,7 @@ def double(request: Any, unpacked: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def installed(shape: str, unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     shutil.copytree(unpacked, tmp_path / "Stable-diffusion")
-    shutil.copytree(BUNDLE / "loras", tmp_path / "Lora")
+    put_loras(tmp_path / "Lora")
     made = Double(tmp_path, shape)
     made.install(monkeypatch)
     return made

@@ -16,13 +16,14 @@ from lorax.demo import bundle
 from lorax.formats import open_adapter
 from lorax.options import Options
 from lorax.transfer import plan, run
+from tests.lab_models import LORA
 from tests.webui import narrow_open_clip, narrow_xl
 from tests.webui.checkout import HAS_TYPES, INSTALLATION
 from tests.webui.server import Drawn, WebUI
 
 SD1 = (bundle.BASE, bundle.FINETUNE, bundle.PRUNED)
 SDXL = (narrow_xl.XL, narrow_xl.RELATIVE, narrow_xl.PRUNED)
-STYLE = bundle.BUNDLE / "loras" / f"{bundle.STYLE}-{bundle.BASE}.safetensors"
+STYLE = LORA
 # A method whose result is far from the plain copy by name, so that the two are told apart.
 OPTIONS = Options("lorax", rank="30%", threshold=0.0)
 SAME, OTHER = 1, 8  # grey levels: the same picture, and another one

@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 
 from lorax.demo import bundle
+from tests.lab_models import HEADLINE, put_loras
 from tests.ui.chromium import SHOTS, pick
 from tests.webui.checkout import INSTALLATION
 from tests.webui.narrow_xl import VISION
 from tests.webui.server import PATIENCE, WebUI
 
 LORA = "contrast-base"
-HEADLINE = bundle.BUNDLE.parent / "headline"  # further really trained models, with SDXL's structure among them
 ARCHITECTURE = "lorax-lab-xl"  # as the ``.yaml`` calls it
 AT_ONCE = 5  # seconds from a click on Interrupt to the end of a job, between the lab's models
 MORE = ("more-1", "more-2", "more-3")  # copies of it
@@ -39,7 +39,7 @@ class Page(WebUI):
             self._command.remove("--api")
         bundle.unpack(self.checkpoints, HEADLINE)
         _register(data, self.checkpoints / "tokenizer" / "config_2.json")
-        shutil.copytree(bundle.BUNDLE / "loras", self.loras, dirs_exist_ok=True)
+        put_loras(self.loras)
         for name in MORE:
             shutil.copyfile(self.loras / f"{LORA}.safetensors", self.loras / f"{name}.safetensors")
         card = {"activation text": "in contrast", "sd version": "SD1"}

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from lorax.demo import bundle
 from lorax.runner import Runner
-from tests.lab_models import committed
+from tests.lab_models import HEADLINE, committed
 from tests.ui.chromium import pick
 from tests.webui.checkout import needs_model, needs_webui
 from tests.webui.computed import computed
-from tests.webui.page import AT_ONCE, HEADLINE, LORA, Page, by_method, moved, open_options, shoot, stopped, tab
+from tests.webui.page import AT_ONCE, LORA, Page, by_method, moved, open_options, shoot, stopped, tab
 from tests.webui.server import PATIENCE, ROOT, Drawn
 
 pytestmark = needs_webui
@@ -167,7 +167,7 @@ def test_a_target_that_the_host_cannot_load_is_named(browser: Any, ui: Page) -> 
 def test_a_source_that_the_host_cannot_read_leaves_all_as_it_was(ui: Page) -> None:
     """The host has taken apart by then what was loaded, which does not weight words any more."""
     weighted = "(cat face:1.5), [sun]"
-    picture, lora = ui.draw(prompt=weighted), bundle.BUNDLE / "loras" / f"{LORA}.safetensors"
+    picture, lora = ui.draw(prompt=weighted), committed(LORA)
     ui.draw(steps=1)  # the host keeps what it made of the last prompt's words
     base = ui.checkpoints / f"{bundle.BASE}.safetensors"
     said = ui.call("probe/compute", {"base": str(base), "lora": str(lora), "unread": True})
