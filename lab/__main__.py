@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
-        if name in ("sweep", "headline", "behaviour", "look", "pictures"):
+        if name in ("sweep", "headline", "behaviour", "look", "blind", "pictures"):
             step.add_argument("--target", choices=BASES, help="on this one alone")
         if name == "pictures":
             sets = tuple(gallery.SETS)

@@ -83,6 +83,7 @@ def blind(options: argparse.Namespace) -> None:
     drawers = [
         Drawer(source, target, style)
         for source, target in PAIRS
+        if options.target in (None, target)
         for style in SHOWN
         if all(adapter_of(style).path(base).is_file() for base in (source, target))
     ]
