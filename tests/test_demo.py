@@ -36,6 +36,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     return found
 
 
+@pytest.mark.usefixtures("quick_drawing", "quick_training")
 def test_the_demo_draws_a_style_that_arrives_and_reports(drawn: Drawn, tmp_path: Path) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 0
     for name in ("grid", "glance"):
