@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LONGER, LORAX, Variant, written
-from lab.zoo import CHOOSING, SCRATCH, XL, Adapter, checkpoint
+from lab.zoo import CHOOSING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
@@ -50,6 +50,7 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST.name),
     SCRATCH: (COPY, BRIDGE, REFINE),
     XL: (BRIDGE, REFINE),  # where no layer has a copy
+    XL_PRUNED: (COPY, LORAX, REFINE),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
