@@ -7,11 +7,10 @@ from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
-from lorax.transfer.wording import STYLE_UNCERTAIN
+from lorax.transfer.wording import SEEN
 
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 QUIET = "if nothing else runs"  # of the machine, for which all times are told
-STYLE_SEEN = "In pictures, Refine showed about half of a style, and Bridge little."
 UNSURE = "The two checkpoints do not predict the same, so the effect may be weaker or another one: compare."
 # Below this strength the target may know the style. LoRAs for two styles that the lab's fine-tune was trained on had 0.63 there,
 # and did harm at 0.25 to 1; those for others, of rank 4, had 0.71 to 0.83. That was measured once, by hand, and a sample of the
@@ -90,8 +89,7 @@ def _by_running(verdict: Verdict, kind: str) -> str:
     ]
     if told:
         reached = f"{', '.join(told)} of the effect of a LoRA trained here"
-        style = STYLE_SEEN if kind == STRANGERS else STYLE_UNCERTAIN
-        return f" In our tests, with small models, {reached}. {style} The times hold {QUIET}."
+        return f" In our tests, with small models, {reached}. {SEEN[kind]} The times hold {QUIET}."
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 

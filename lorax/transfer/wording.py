@@ -22,8 +22,10 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
-# By the specific recovery in docs/findings.md: another style's LoRA gains most of it as well.
-STYLE_UNCERTAIN = "How much of that is the style itself is not certain: compare the pictures."
+SEEN = {  # by the frontiers in docs/seen.md, since a loss does not tell what is the style's own
+    STRANGERS: "In pictures, Refine showed about half of a style, and Bridge little.",
+    CROSSED: "In pictures, Refine showed about as much of a style as a LoRA trained there, and Bridge about half of that.",
+}
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -122,7 +124,8 @@ def refusal(report: Report) -> str | None:
         return declined(report)
     others = [proposal.method.capitalize() for proposal in report.proposals]
     can = f" {' and '.join(others)} can carry it over, by running both checkpoints." if others else ""
-    told = "".join(f" {proposal_words(proposal)}" for proposal in report.proposals) + f" {STYLE_UNCERTAIN}" * bool(others)
+    seen = dict.fromkeys(SEEN[proposal.worth.kind] for proposal in report.proposals)
+    told = "".join(f" {one}" for one in (*map(proposal_words, report.proposals), *seen))
     return f"{declined(report)}{can}{told} To move it all the same, choose a method by name, such as copy."
 
 
