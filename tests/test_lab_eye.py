@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -13,10 +14,10 @@ import torch
 
 from lab import styles
 from lab.eye import figures, records
-from lab.eye.blind import COUNT, HARD, KEY, Drawer, _pairs, digest
+from lab.eye.blind import BLIND, COUNT, KEY, Drawer, _pairs, digest, hard
 from lab.eye.figures import HALVES
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import LONGEST, LOST, VARIANTS, is_drawn
+from lab.eye.ideas import DRAWN, LONGEST, LOST, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers
@@ -130,15 +131,16 @@ def test_the_halves_share_no_style() -> None:
     assert {*CHOOSING, *REPORTING} == set(styles.FILTERS)
 
 
-def answered(folder: Path, pairs: list[dict[str, object]], **readers: list[str]) -> Readers:
+def answered(folder: Path, pairs: list[dict[str, object]], target: str = PRUNED, **readers: list[str]) -> Readers:
     """Pairs, and what readers said of their styles; of the content they always say ``B``."""
-    (folder / FOLDER).mkdir(exist_ok=True)
+    asked = folder / FOLDER / BLIND / target
+    asked.mkdir(parents=True, exist_ok=True)
     key = json.dumps(pairs).encode()
-    (folder / FOLDER / KEY).write_bytes(key)
+    (asked / KEY).write_bytes(key)
     for name, answers in readers.items():
         said = {f"{number:02}": {"style": answer, "content": "B"} for number, answer in enumerate(answers)}
-        (folder / FOLDER / f"reader-{name}.json").write_text(json.dumps({"pairs": digest(key), "answers": said}))
-    return Readers(folder)
+        (asked / f"{name}.json").write_text(json.dumps({"pairs": digest(key), "answers": said}))
+    return Readers(folder, target)
 
 
 def sheet(style: float, content: float, variant: str = COPY, strength: float = 1.0) -> dict[str, object]:
@@ -163,25 +165,26 @@ def test_what_readers_say_of_refine_is_counted_at_equal_strength(tmp_path: Path)
     readers = answered(tmp_path, pairs, one=["B", "B", "B", SAME, "A"])
     found = {half: told for what, half, _, told in readers.of_refine() if what == "style"}
     assert found == {"choosing": {COPY: 1}, "reporting": {REFINE: 1, COPY: 1, SAME: 1}}
-    assert readers.targets == [PRUNED]
+    native = sheet(0, 0, NATIVE)
+    pairs = [{"style": REPORTING[0], "a": a, "b": refine} for a in (native, copy)]
+    [told] = [told for what, _, _, told in answered(tmp_path, pairs, XL, one=["A", "A"]).of_refine() if what == "style"]
+    assert told == {NATIVE: 1}, "where nothing can be copied"
 
 
 def test_answers_to_other_pairs_are_refused(tmp_path: Path) -> None:
     answered(tmp_path, [{"a": sheet(0.9, 0.1), "b": sheet(0.2, 0.5)}], one=["A"])
-    (tmp_path / FOLDER / KEY).write_text(json.dumps([{"a": sheet(0.1, 0.1), "b": sheet(0.2, 0.5)}]))
+    (tmp_path / FOLDER / BLIND / PRUNED / KEY).write_text(json.dumps([{"a": sheet(0.1, 0.1), "b": sheet(0.2, 0.5)}]))
     with pytest.raises(SystemExit, match="answers to other pairs"):
-        Readers(tmp_path)
+        Readers(tmp_path, PRUNED)
 
 
 def test_no_two_sheets_are_set_side_by_side_twice() -> None:
-    for names, hard in ((SHOWN[:2], 12), (SHOWN, COUNT // 2)):
-        drawers = [Drawer(source, target, style) for source, target in PAIRS for style in names]
-        pairs = [(drawer, frozenset(pair)) for drawer, pair in _pairs(drawers)]
-        assert len(set(pairs)) == len(pairs) == COUNT
-        found = [drawer for drawer, pair in pairs if pair in set(map(frozenset, HARD))]
-        assert len(found) == hard
-        assert {drawer.target for drawer in found} == {FINETUNE, PRUNED, XL_PRUNED}, "elsewhere a copy does nothing"
-        assert not any((drawer.target, variant) == (XL, COPY) for drawer, pair in pairs for variant, _ in pair)
+    for (source, target), (names, told_apart) in itertools.product(PAIRS, ((SHOWN[:6], 12), (SHOWN, COUNT // 2))):
+        pairs = list(_pairs([Drawer(source, target, style) for style in names]))
+        assert len({(drawer, frozenset(pair)) for drawer, pair in pairs}) == len(pairs) == COUNT
+        found = [set(pair) for _, pair in pairs if set(pair) in map(set, hard(target))]
+        assert len(found) == (told_apart if target != SCRATCH else 0), "between strangers a copy does nothing"
+        assert {variant for _, pair in pairs for variant, _ in pair} <= {ALONE, NATIVE, *DRAWN[target]}
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [(0.1, 0.2, MORE), (-0.2, -0.1, LESS), (-0.1, 0.1, ALIKE)])
@@ -209,7 +212,7 @@ def test_what_the_page_says_by_hand_holds() -> None:
     fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
     assert [one and one.mean < 0.5 for one in fronts] == [True, True]
     told: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for what, _, name, answers in Readers(RESULTS).of_refine():
+    for what, _, name, answers in Readers(RESULTS, PRUNED).of_refine():
         told[what, name] += answers
     assert all(told["style", name][REFINE] >= 3 * told["style", name][COPY] for name in ("first", "second"))
     assert [told["content", name][COPY] > told["content", name][REFINE] for name in ("first", "second")] == [False, True]

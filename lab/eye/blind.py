@@ -35,15 +35,14 @@ SHEETS: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (NATIVE, 0.5), (LORAX, 1.0), (LORAX, 1.5), (REFINE, 1.0)),
     *((COPY, strength) for strength in (0.25, 0.5, 0.75, 1.0, 1.25)),
 )
-# What is hard to tell apart, and is to be: a copy and what refine makes of it, at one strength. It is half of the pairs at most.
-HARD: tuple[tuple[Of, Of], ...] = tuple(((COPY, strength), (REFINE, strength)) for strength in (0.75, 1.0))
+UNLIKE: tuple[Of, ...] = ((REFINE, 0.75), (REFINE, 1.5), (BRIDGE, 1.0))  # besides, where nothing can be copied
 IN_A_GRID: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0)),
     *((REFINE, 1.0), (BRIDGE, 1.0)),
 )
 RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
-FOLDER_OF_PAIRS, KEY = CACHE / "blind", "blind.json"
+BLIND, KEY = "blind", "pairs.json"  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
 GRIDS = Path(__file__).parents[2] / "docs" / "seen"
 
 
@@ -65,6 +64,15 @@ class Drawer:
     target: str
     style: str
 
+    @property
+    def is_ready(self) -> bool:
+        return all(adapter_of(self.style).path(base).is_file() for base in (self.source, self.target))
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether refine and its rival are set side by side: between strangers, a copy does nothing."""
+        return rival_of(self.target) == NATIVE or are_related(self.source, self.target)
+
     def sheet(self, of: Of) -> Sheet:
         certain, ranks = judged(_pictures(self, of), PROMPTS, self.style)
         return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
@@ -72,35 +80,52 @@ class Drawer:
     def draws(self, of: Of) -> bool:
         return of[0] in (ALONE, NATIVE, *DRAWN[self.target])
 
+    @property
+    def pairs(self) -> list[tuple[Of, Of]]:
+        """All that can be set side by side, but for what is hard to tell apart."""
+        sheets = [of for of in (*SHEETS, *(() if COPY in DRAWN[self.target] else UNLIKE)) if self.draws(of)]
+        return [pair for pair in itertools.combinations(sheets, 2) if set(pair) not in map(set, hard(self.target))]
+
     def grid(self) -> None:
         shown = filter(self.draws, IN_A_GRID)
         rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in shown]
         draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55)
 
 
+def rival_of(target: str) -> str:
+    """What refine is to be told apart from: a copy, or the native LoRA where nothing can be copied."""
+    return COPY if COPY in DRAWN[target] else NATIVE
+
+
+def hard(target: str) -> list[tuple[Of, Of]]:
+    """What is hard to tell apart, and is to be: refine and its rival, at one strength. It is half of the pairs at most."""
+    return [((rival_of(target), strength), (REFINE, strength)) for strength in (0.75, 1.0)]
+
+
 def blind(options: argparse.Namespace) -> None:
-    """Draw the pairs into lab/.cache/blind, and store what is on them; draw grids with names for docs/seen.md."""
-    drawers = [
-        Drawer(source, target, style)
-        for source, target in PAIRS
-        if options.target in (None, target)
-        for style in SHOWN
-        if all(adapter_of(style).path(base).is_file() for base in (source, target))
-    ]
-    if not drawers:
+    """Draw pairs into lab/.cache/blind, and store what is on them, target by target; draw grids with names for docs/seen.md."""
+    wanted = [pair for pair in PAIRS if options.target in (None, pair[1])]
+    drawers = {target: [one for style in SHOWN if (one := Drawer(source, target, style)).is_ready] for source, target in wanted}
+    if not any(drawers.values()):
         sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
-    FOLDER_OF_PAIRS.mkdir(parents=True, exist_ok=True)
-    (folder := options.results / FOLDER).mkdir(parents=True, exist_ok=True)
+    for target, its in drawers.items():
+        if its:
+            _ask(its, CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
+
+
+def _ask(drawers: list[Drawer], pictures: Path, folder: Path) -> None:
+    for one in (pictures, folder):
+        one.mkdir(parents=True, exist_ok=True)
     stored = []
     for number, (drawer, pair) in enumerate(_pairs(drawers)):
-        _beside(*(_image(_pictures(drawer, of)) for of in pair)).save(FOLDER_OF_PAIRS / f"{number:02}.png")
+        _beside(*(_image(_pictures(drawer, of)) for of in pair)).save(pictures / f"{number:02}.png")
         a, b = (asdict(drawer.sheet(of)) for of in pair)
         stored.append({"target": drawer.target, "style": drawer.style, "a": a, "b": b})
     key = json.dumps(stored, indent=1).encode()
     (folder / KEY).write_bytes(key)
     for drawer in drawers:
         drawer.grid()
-    print(f"{FOLDER_OF_PAIRS}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/reader-NAME.json:")
+    print(f"{pictures}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/NAME.json:")
     print(f'{{"pairs": "{digest(key)}", "answers": {{"00": {{"style": "A", "content": "same"}}, ...}}}}')
 
 
@@ -124,19 +149,18 @@ def _file(drawer: Drawer, variant: str) -> Path | None:
     if variant in (ALONE, NATIVE):
         return adapter.path(drawer.target) if variant == NATIVE else None
     with moved_by(variant, adapter, drawer.source, RUNNERS(drawer.target).base) as path:
-        kept = FOLDER_OF_PAIRS / f"{drawer.target}-{drawer.style}-{variant}.safetensors"
+        kept = CACHE / BLIND / drawer.target / f"{drawer.style}-{variant}.safetensors"
         return Path(shutil.copy(path, kept)) if path else None
 
 
 def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:
     """What is set side by side: no two sheets twice, in an order and with an upper sheet that tell nothing."""
     chosen = random.Random(0)
-    hard = [(drawer, pair) for drawer in drawers if are_related(drawer.source, drawer.target) for pair in HARD]
-    if len(hard) > COUNT // 2:
-        hard = chosen.sample(hard, COUNT // 2)
-    different = [pair for pair in itertools.combinations(SHEETS, 2) if set(pair) not in map(set, HARD)]
-    others = [(drawer, pair) for drawer in drawers for pair in different if all(map(drawer.draws, pair))]
-    pairs = hard + chosen.sample(others, COUNT - len(hard))
+    asked = [(drawer, pair) for drawer in drawers if drawer.is_told_apart for pair in hard(drawer.target)]
+    if len(asked) > COUNT // 2:
+        asked = chosen.sample(asked, COUNT // 2)
+    others = [(drawer, pair) for drawer in drawers for pair in drawer.pairs]
+    pairs = asked + chosen.sample(others, COUNT - len(asked))
     for drawer, (a, b) in chosen.sample(pairs, len(pairs)):
         yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a))
 

@@ -27,6 +27,10 @@ from lorax.methods import REFINE
 
 DOCS = Path(__file__).parents[2] / "docs"
 MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
+RIVALS = {  # of refine: what is set side by side, and what the other is called
+    COPY: ("a copy and what `refine` makes of it", "the copy"),
+    NATIVE: ("the native LoRA and what `refine` makes of the source's", "the native"),
+}
 PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 
@@ -83,19 +87,24 @@ def _grids() -> str:
 
 
 def _readers(results: Path) -> str:
-    """How often readers agree with the measure and with each other, and what they say of refine beside a copy."""
-    readers = Readers(results)
-    if not readers.said:
-        return "No reader has looked yet."
+    """What readers say, target by target."""
+    asked = {pair: readers for pair in PAIRS if (readers := Readers(results, pair[1])).said}
+    told = [f"### {source} to {target}, by readers\n\n{_said(readers)}" for (source, target), readers in asked.items()]
+    return "\n\n".join(told) or "No reader has looked yet."
+
+
+def _said(readers: Readers) -> str:
+    """How often readers agree with the measure and with each other, and what they say of refine beside its rival."""
     rows = [
         (what, name, *(f"{other}: {found.right} of {found.answers}" for other, found in others.items()))
         for what, name, others in readers.agreements()
     ]
     agreed = markdown(("asked of", "reader", *("agrees with" for _ in rows[0][2:])), rows)
-    told = [(*who, *(str(found[of]) for of in (REFINE, COPY, SAME))) for *who, found in readers.of_refine()]
-    of_refine = markdown(("asked of", "styles", "reader", "refine has more", "the copy has more", "the same"), told)
-    hard = f"{len(readers.hard)} of the pairs are a copy and what `refine` makes of it, at one strength. Which has more?"
-    return f"The target was {listed(readers.targets)}.\n\n{agreed}\n\n{hard}\n\n{of_refine}"
+    rival, who = RIVALS[readers.rival]
+    told = [(*asked, *(str(found[of]) for of in (REFINE, readers.rival, SAME))) for *asked, found in readers.of_refine()]
+    of_refine = markdown(("asked of", "styles", "reader", "refine has more", f"{who} has more", "the same"), told)
+    hard = f"{len(readers.hard)} of the pairs are {rival}, at one strength. Which has more?"
+    return f"{agreed}\n\n{hard}\n\n{of_refine}"
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.eye.blind import KEY, digest
+from lab.eye.blind import BLIND, KEY, digest, rival_of
 from lab.eye.figures import HALVES
 from lab.eye.looking import FOLDER
-from lab.variants import COPY
 from lorax.methods import REFINE
 
 ASKED = ("style", "content")
@@ -31,14 +30,14 @@ class Agreement:
 
 
 class Readers:
-    """The pairs, and by reader what was said of each: ``A``, ``B`` or ``same``, by what was asked."""
+    """The pairs on a target, and by reader what was said of each: ``A``, ``B`` or ``same``, by what was asked."""
 
-    def __init__(self, results: Path) -> None:
-        folder = results / FOLDER
+    def __init__(self, results: Path, target: str) -> None:
+        folder, self.rival = results / FOLDER / BLIND / target, rival_of(target)
         key = (folder / KEY).read_bytes() if (folder / KEY).is_file() else b"[]"
         self.pairs: list[dict[str, Any]] = json.loads(key)
-        files = sorted(folder.glob("reader-*.json"))
-        self.said = {file.stem.partition("-")[2]: _answers(file, digest(key), len(self.pairs)) for file in files}
+        files = [file for file in sorted(folder.glob("*.json")) if file.name != KEY]
+        self.said = {file.stem: _answers(file, digest(key), len(self.pairs)) for file in files}
 
     def agreements(self) -> Iterator[tuple[str, str, dict[str, Agreement]]]:
         """For what is asked, and each reader: with whom it agrees, the measure or another reader."""
@@ -49,22 +48,22 @@ class Readers:
                 yield what, name, {other: _agreement(own[what], its) for other, its in others.items()}
 
     @property
-    def targets(self) -> list[str]:
-        return list(dict.fromkeys(pair["target"] for pair in self.pairs))
-
-    @property
     def hard(self) -> list[tuple[int, dict[str, Any]]]:
-        """The pairs, with their numbers, of a copy and of what refine makes of it at one strength."""
-        return [(number, pair) for number, pair in enumerate(self.pairs) if _is_hard(pair)]
+        """The pairs, with their numbers, of refine and its rival at one strength."""
+        return [(number, pair) for number, pair in enumerate(self.pairs) if self._is_hard(pair)]
 
     def of_refine(self) -> Iterator[tuple[str, str, str, Counter[str]]]:
-        """For what is asked, each half of the styles and each reader: how often refine, the copy, or neither has more of it."""
+        """For what is asked, each half of the styles and each reader: how often refine, its rival, or neither has more of it."""
         for what, (half, styles) in itertools.product(ASKED, HALVES.items()):
             hard = [(number, pair) for number, pair in self.hard if pair["style"] in styles]
             for name, own in self.said.items() if hard else ():
                 answers = ((pair, own[what][number]) for number, pair in hard)
                 told = Counter(SAME if one == SAME else pair[one.lower()]["variant"] for pair, one in answers)
                 yield what, half, name, told
+
+    def _is_hard(self, pair: dict[str, Any]) -> bool:
+        a, b = pair["a"], pair["b"]
+        return {a["variant"], b["variant"]} == {self.rival, REFINE} and a["strength"] == b["strength"]
 
 
 def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
@@ -73,10 +72,6 @@ def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
     if stored["pairs"] != pairs or len(stored["answers"]) != count:
         sys.exit(f"{file}: answers to other pairs than those in {KEY}. Show the reader these, or remove the file.")
     return {what: [stored["answers"][f"{number:02}"][what] for number in range(count)] for what in ASKED}
-
-
-def _is_hard(pair: dict[str, Any]) -> bool:
-    return {pair["a"]["variant"], pair["b"]["variant"]} == {COPY, REFINE} and pair["a"]["strength"] == pair["b"]["strength"]
 
 
 def _larger(a: float, b: float) -> str:
