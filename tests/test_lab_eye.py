@@ -209,6 +209,10 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert all(0.5 <= strangers[half, REFINE].mean < 0.7 for half in HALVES)  # type: ignore[union-attr]
     assert all(strangers[half, BRIDGE].mean < 0.25 for half in HALVES)  # type: ignore[union-attr]
     assert all(less[SCRATCH, half, REFINE].is_above_zero for half in HALVES)
+    crossed = {(half, one): found[XL, half, one].frontier for half in HALVES for one in (BRIDGE, REFINE)}
+    assert crossed["choosing", REFINE].low > 1  # type: ignore[union-attr]
+    assert crossed["reporting", REFINE].low < 1 < crossed["reporting", REFINE].mean  # type: ignore[union-attr]
+    assert all(0.5 < crossed[half, BRIDGE].mean < 0.8 for half in HALVES)  # type: ignore[union-attr]
     fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
     assert [one and one.mean < 0.5 for one in fronts] == [True, True]
     told: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)

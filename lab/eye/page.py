@@ -48,6 +48,7 @@ def seen(options: argparse.Namespace) -> None:
         "grids": _grids(),
         "tables": "\n\n".join(_tables(found)),
         "half": _halves(),
+        "pairs": str(len({(one.source, one.target) for one in found})),
         "lost": listed([f"`{name}`" for name in LOST]),
         "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
