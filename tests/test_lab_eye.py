@@ -155,6 +155,18 @@ def test_readers_and_measure_are_compared_where_both_can_tell(tmp_path: Path) ->
     assert found["style", "one"] == {"the measure": (1, 1), "other": (0, 1)}
     assert found["style", "other"] == {"the measure": (0, 1), "one": (0, 1)}
     assert found["content", "one"] == {"the measure": (1, 2), "other": (2, 2)}
+    assert readers.named() == {}, "nobody was asked"
+
+
+def test_a_reader_may_name_the_styles(tmp_path: Path) -> None:
+    pairs = [{"style": style, "a": sheet(0.9, 0.1), "b": sheet(0.2, 0.5)} for style in SHOWN[:3]]
+    answered(tmp_path, pairs, one=["A"] * 3)
+    file = tmp_path / FOLDER / BLIND / PRUNED / "one.json"
+    said = json.loads(file.read_text())
+    for answer, name in zip(said["answers"].values(), (SHOWN[0], SHOWN[0], "none"), strict=True):
+        answer["name"] = name
+    file.write_text(json.dumps(said))
+    assert Readers(tmp_path, PRUNED).named() == {"one": 1}
 
 
 def test_what_readers_say_of_refine_is_counted_at_equal_strength(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def _ask(drawers: list[Drawer], pictures: Path, folder: Path) -> None:
     for drawer in drawers:
         drawer.grid()
     print(f"{pictures}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/NAME.json:")
-    print(f'{{"pairs": "{digest(key)}", "answers": {{"00": {{"style": "A", "content": "same"}}, ...}}}}')
+    print(f'{{"pairs": "{digest(key)}", "answers": {{"00": {{"style": "A", "content": "same", "name": "{SHOWN[0]}"}}, ...}}}}')
 
 
 def digest(key: bytes) -> str:

@@ -102,10 +102,12 @@ def _said(readers: Readers) -> str:
     ]
     agreed = markdown(("asked of", "reader", *("agrees with" for _ in rows[0][2:])), rows)
     rival, who = RIVALS[readers.rival]
-    told = [(*asked, *(str(found[of]) for of in (REFINE, readers.rival, SAME))) for *asked, found in readers.of_refine()]
+    told = [(*of, *(str(found[one]) for one in (REFINE, readers.rival, SAME))) for *of, found in readers.of_refine()]
     of_refine = markdown(("asked of", "styles", "reader", "refine has more", f"{who} has more", "the same"), told)
     hard = f"{len(readers.hard)} of the pairs are {rival}, at one strength. Which has more?"
-    return f"{agreed}\n\n{hard}\n\n{of_refine}"
+    named = [f"{who} named {count}" for who, count in readers.named().items()]
+    asked = f"\n\nOf the styles of {len(readers.pairs)} pairs, {listed(named)}." if named else ""
+    return f"{agreed}{asked}\n\n{hard}\n\n{of_refine}"
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:

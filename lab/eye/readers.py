@@ -16,7 +16,7 @@ from lab.eye.figures import HALVES
 from lab.eye.looking import FOLDER
 from lorax.methods import REFINE
 
-ASKED = ("style", "content")
+ASKED, NAME = ("style", "content"), "name"
 SAME = "same"
 MEASURE = "the measure"
 
@@ -30,7 +30,10 @@ class Agreement:
 
 
 class Readers:
-    """The pairs on a target, and by reader what was said of each: ``A``, ``B`` or ``same``, by what was asked."""
+    """The pairs on a target, and by reader what was said of each: ``A``, ``B`` or ``same``, by what was asked.
+
+    Under ``NAME``, the style that a reader has seen there, if it was asked.
+    """
 
     def __init__(self, results: Path, target: str) -> None:
         folder, self.rival = results / FOLDER / BLIND / target, rival_of(target)
@@ -46,6 +49,11 @@ class Readers:
             for name, own in self.said.items():
                 others = {MEASURE: measured} | {other: its[what] for other, its in self.said.items() if other != name}
                 yield what, name, {other: _agreement(own[what], its) for other, its in others.items()}
+
+    def named(self) -> dict[str, int]:
+        """How many of the pairs' styles each reader that was asked has named."""
+        right = [pair["style"] for pair in self.pairs]
+        return {who: sum(map(str.__eq__, said[NAME], right)) for who, said in self.said.items() if said[NAME]}
 
     @property
     def hard(self) -> list[tuple[int, dict[str, Any]]]:
@@ -71,7 +79,8 @@ def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
     stored = json.loads(file.read_text(encoding="utf-8"))
     if stored["pairs"] != pairs or len(stored["answers"]) != count:
         sys.exit(f"{file}: answers to other pairs than those in {KEY}. Show the reader these, or remove the file.")
-    return {what: [stored["answers"][f"{number:02}"][what] for number in range(count)] for what in ASKED}
+    answers = [stored["answers"][f"{number:02}"] for number in range(count)]
+    return {what: [one[what] for one in answers] for what in ASKED} | {NAME: [one[NAME] for one in answers if NAME in one]}
 
 
 def _larger(a: float, b: float) -> str:
