@@ -52,8 +52,8 @@ class Readers:
 
     def named(self) -> dict[str, int]:
         """How many of the pairs' styles each reader that was asked has named."""
-        right = [pair["style"] for pair in self.pairs]
-        return {who: sum(map(str.__eq__, said[NAME], right)) for who, said in self.said.items() if said[NAME]}
+        asked = {who: zip(said[NAME], self.pairs, strict=True) for who, said in self.said.items() if said[NAME]}
+        return {who: sum(name == pair["style"] for name, pair in told) for who, told in asked.items()}
 
     @property
     def hard(self) -> list[tuple[int, dict[str, Any]]]:
