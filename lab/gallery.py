@@ -56,7 +56,7 @@ def run(results: Path, grids: Path, sets: Sequence[str] = tuple(SETS), only: str
                         grid.append((style if variant != ALONE else target, variant, pictures[:SHOWN]))
             rows |= {(f"{source} to {target}", variant): _cells(found[variant]) for variant in SETS[of]}
             name = f"{source}-to-{target}" + ("" if of == "weights" else f"-{of}")
-            draw(grid, prompts[:SHOWN], grids / f"{name}.png", inches=0.7)
+            draw(grid, prompts[:SHOWN], grids / f"{name}.webp", inches=0.7)
     pairs, variants = ([*dict.fromkeys(one for its in both.values() for one in its)] for both in (PAIRS, SETS))
     order = sorted(rows, key=lambda row: (pairs.index(tuple(row[0].split(" to "))), variants.index(row[1])))
     content = {

@@ -40,7 +40,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 def test_the_demo_draws_a_style_that_arrives_and_reports(drawn: Drawn, tmp_path: Path) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 0
     for name in ("grid", "glance"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
+        with Image.open(tmp_path / f"{name}.webp") as picture:
             assert min(picture.size) > 400
             assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 200, "the picture is blank"
     report = json.loads((tmp_path / "report.json").read_text())

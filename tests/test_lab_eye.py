@@ -211,7 +211,11 @@ def test_what_the_page_says_by_hand_holds() -> None:
     of_fine_tune = {key: one for key, one in less.items() if key[0] == FINETUNE}
     assert not any(one.is_above_zero for one in of_fine_tune.values())
     assert max(one.high for one in of_fine_tune.values()) < 0.25
-    assert all(one.is_below_zero for (_, _, variant), one in less.items() if variant == LORAX)
+    projected = {key: one for (*key, variant), one in less.items() if variant == LORAX for key in [tuple(key)]}
+    assert {key for key, one in projected.items() if not one.is_below_zero} == {(XL_PRUNED, "reporting")}
+    of_sibling = [found[XL_PRUNED, half, COPY].frontier for half in HALVES]
+    assert [round(one.mean, 1) for one in of_sibling if one] == [0.7, 0.3]
+    assert not any(less[XL_PRUNED, half, REFINE].is_above_zero for half in HALVES)
     assert less[PRUNED, "reporting", BY_NAME].is_below_zero
     assert less[PRUNED, "reporting", REFINE].is_above_zero
     assert less[PRUNED, "choosing", REFINE].mean > 0

@@ -89,7 +89,7 @@ class Drawer:
     def grid(self) -> None:
         shown = filter(self.draws, IN_A_GRID)
         rows = [(variant, f"at {strength:g}", _pictures(self, (variant, strength))[:COLUMNS]) for variant, strength in shown]
-        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.png", inches=0.55)
+        draw(rows, list(PROMPTS[:COLUMNS]), GRIDS / f"{self.target}-{self.style}.webp", inches=0.55)
 
 
 def rival_of(target: str) -> str:

@@ -82,7 +82,7 @@ def _accuracies() -> str:
 
 def _grids() -> str:
     """The grids that ``python -m lab blind`` has drawn, of the styles in their order."""
-    drawn = [PAGE.with_suffix("") / f"{target}-{style}.png" for style in SHOWN for _, target in PAIRS]
+    drawn = [PAGE.with_suffix("") / f"{target}-{style}.webp" for style in SHOWN for _, target in PAIRS]
     files = [path for path in drawn if path.is_file()]
     return "\n\n".join(f"![{path.stem.replace('-', ': ')}]({PAGE.stem}/{path.name})" for path in files)
 

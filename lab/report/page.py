@@ -94,12 +94,12 @@ def _forecast(results: Path, pictures: Path) -> dict[str, Any] | None:
 
 
 def _pictures(results: Path, pictures: Path) -> dict[str, Any] | None:
-    """``pictures.json`` beside the results: rows of one table as records, and ``sentences``; grids are PNGs beside the plots."""
+    """``pictures.json`` beside the results: rows of one table as records, and ``sentences``; grids are beside the plots."""
     file = results / "pictures.json"
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    grids = {grid.stem.replace("-", " "): _link(grid) for grid in sorted(pictures.glob("*.png"))}
+    grids = {grid.stem.replace("-", " "): _link(grid) for grid in sorted(pictures.glob("*.webp"))}
     return {"table": _table(found["rows"]), "sentences": found["sentences"], "grids": grids}
 
 

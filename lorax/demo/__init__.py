@@ -67,7 +67,7 @@ def run(output: Path) -> Iterator[str]:
                     yield f"base -> {target}: " + wording.summary(report).replace("\n", "\n  ")
         drawn["trained natively"] = loras[target]
         rows += [(target, label, _pictures(runner, path)) for label, path in drawn.items()]
-    grid, glance = output / "grid.png", output / "glance.png"
+    grid, glance = output / "grid.webp", output / "glance.webp"
     draw(rows, PROMPTS, grid)
     draw(_at_a_glance(rows), list(AT_A_GLANCE), glance, inches=1.3)
     (output / "report.json").write_text(json.dumps(reports, indent=2), encoding="utf-8")

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+
+QUALITY = 80  # of 100: a tenth as large as a PNG
 
 
 def draw(rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Path, *, inches: float = 1.1) -> None:
-    """Write a PNG with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt.
+    """Write a WebP with one row per (model, variant, pictures (N, 3, H, W) in [0, 1]) and one column per prompt.
 
-    A picture is ``inches`` of 100 pixels wide. A palette of 256 colours makes the file a quarter as large.
+    A picture is ``inches`` of 100 pixels wide.
     """
     figure = Figure(figsize=(inches * len(columns) + 2.4, inches * len(rows) + 0.4), dpi=100)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
@@ -23,6 +24,4 @@ def draw(rows: list[tuple[str, str, torch.Tensor]], columns: list[str], path: Pa
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=10)
     figure.tight_layout(pad=0.3)
-    figure.savefig(path)
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    figure.savefig(path, pil_kwargs={"quality": QUALITY, "method": 6})
