@@ -229,6 +229,8 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert crossed["choosing", REFINE].low > 1  # type: ignore[union-attr]
     assert crossed["reporting", REFINE].low < 1 < crossed["reporting", REFINE].mean  # type: ignore[union-attr]
     assert all(0.5 < crossed[half, BRIDGE].mean < 0.8 for half in HALVES)  # type: ignore[union-attr]
+    natives = {(target, half): found[target, half, NATIVE].at[1.0][0] for target in (XL, PRUNED) for half in HALVES}
+    assert all(natives[XL, half] < natives[PRUNED, half] / 2 for half in HALVES)
     fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
     assert [one and one.mean < 0.5 for one in fronts] == [True, True]
     told: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)

@@ -105,8 +105,8 @@ def _said(readers: Readers) -> str:
     told = [(*of, *(str(found[one]) for one in (REFINE, readers.rival, SAME))) for *of, found in readers.of_refine()]
     of_refine = markdown(("asked of", "styles", "reader", "refine has more", f"{who} has more", "the same"), told)
     hard = f"{len(readers.hard)} of the pairs are {rival}, at one strength. Which has more?"
-    named = [f"{who} named {count}" for who, count in readers.named().items()]
-    asked = f"\n\nOf the styles of {len(readers.pairs)} pairs, {listed(named)}." if named else ""
+    named = [f"{who} was right {count} times" for who, count in readers.named().items()]
+    asked = f"\n\nAsked which style a pair is about, {listed(named)}, of {len(readers.pairs)}." if named else ""
     return f"{agreed}{asked}\n\n{hard}\n\n{of_refine}"
 
 
@@ -121,7 +121,8 @@ def _tables(found: Sequence[Figure]) -> list[str]:
                 _plot(own, PAGE.with_suffix("") / name)
                 title = f"### {source} to {target}, {half}: {', '.join(own[0].styles)}"
                 plot = f"![Style against content]({PAGE.stem}/{name})"
-                tables.append(f"{title}\n\n{plot}\n\n{_against_a_copy(own)}\n\n{markdown(head, map(_row, own))}")
+                parts = (title, plot, _against_a_copy(own), markdown(head, map(_row, own)))
+                tables.append("\n\n".join(part for part in parts if part))
     return tables
 
 
