@@ -97,13 +97,14 @@ def loras(options: argparse.Namespace) -> None:
     for adapter in ADAPTERS.values():
         for seed, base in enumerate(adapter.bases):
             name = f"{adapter.name}-{base}"
-            if adapter.path(base).exists() or not fnmatch(name, options.only):
+            if not fnmatch(name, options.only):
                 continue
-            runner = runner_of(base)
-            captioner = Captioner(runner.tokenizer)
-            model = lora.train_lora(RUNS, bundle.model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
-            lora.save_lora(adapter.path(base), model, runner.base, adapter)
-            if packed := adapter.packed(base):
+            if not adapter.path(base).exists():
+                runner = runner_of(base)
+                captioner = Captioner(runner.tokenizer)
+                model = lora.train_lora(RUNS, bundle.model_of(runner), adapter, runner.vae, captioner, name=name, seed=seed)
+                lora.save_lora(adapter.path(base), model, runner.base, adapter)
+            if (packed := adapter.packed(base)) and not packed.exists():
                 bundle.keep_lora(adapter.path(base), packed)
 
 

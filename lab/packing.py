@@ -35,12 +35,18 @@ def pack(
 
 
 def _rounded(key: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A tensor as integers of 8 bits, with a scale for each row or column, whichever are fewer; vectors and zeros as they are."""
-    if value.ndim < 2 or not value.any():
+    """A tensor as integers of 8 bits, with a scale for each row or column, whichever are fewer.
+
+    As they are: vectors, integers, and what has a row too small for a scale of its dtype.
+    """
+    if value.ndim < 2 or not value.is_floating_point():
         return {key: value}
     kept = 0 if len(value) <= value[0].numel() else 1
     others = [axis for axis in range(value.ndim) if axis != kept]
-    scale = (value.float().abs().amax(others, keepdim=True) / GREATEST).to(value.dtype)
+    largest = value.abs().amax(others, keepdim=True)
+    scale = (largest.float() / GREATEST).to(value.dtype)
+    if (scale < torch.finfo(value.dtype).smallest_normal / 8)[largest > 0].any():
+        return {key: value}
     steps = (value.float() / scale.float().clamp_min(SMALLEST)).round().clamp(-GREATEST, GREATEST)
     return {key: steps.to(torch.int8), f"{key}{SCALE}": scale}
 

@@ -51,7 +51,7 @@ class Adapter:
         return EXTRA_LORAS / f"{self.name}-{base}{WHOLE}"
 
     def packed(self, base: str) -> Path | None:
-        """Where it is committed: for the demo, for the headline, for tests, or to be looked at; None if it is not."""
+        """Return where it is committed: for the demo, for the headline, for tests, or to be looked at; None if it is not."""
         is_of_demo = self.name == STYLE and base in (BASE, FINETUNE, PRUNED)
         is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
         is_kept = is_moved or self.name == STARK or (self.rank == HEADLINE_RANK and self.is_style)

@@ -47,6 +47,8 @@ def test_the_demo_draws_a_style_that_arrives_and_reports(drawn: Drawn, tmp_path:
     assert report.keys() == {FINETUNE, PRUNED}
     assert all(entry["counts"]["transferred"] > 0 and entry["declined"] is None for entry in report.values())
     assert report[PRUNED]["counts"]["unmatched"] > 0, "the pruned model has fewer layers"
+    with_it, moved = (drawn[PRUNED, f"{STYLE}-{PRUNED}-{how}.safetensors"] for how in ("refined", "moved"))
+    assert green(with_it) < green(moved), "refining brings more of it"
     for target, how in ((FINETUNE, "moved"), (PRUNED, "moved"), (PRUNED, "refined")):
         assert_the_style_arrives(drawn, target, how)
 

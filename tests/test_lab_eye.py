@@ -215,7 +215,7 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert {key for key, one in projected.items() if not one.is_below_zero} == {(XL_PRUNED, "reporting")}
     of_sibling = [found[XL_PRUNED, half, COPY].frontier for half in HALVES]
     assert [round(one.mean, 1) for one in of_sibling if one] == [0.7, 0.3]
-    assert not any(less[XL_PRUNED, half, REFINE].is_above_zero for half in HALVES)
+    assert {_beside_a_copy(less[XL_PRUNED, half, REFINE]) for half in HALVES} == {ALIKE}
     assert less[PRUNED, "reporting", BY_NAME].is_below_zero
     assert less[PRUNED, "reporting", REFINE].is_above_zero
     assert less[PRUNED, "choosing", REFINE].mean > 0
@@ -229,6 +229,8 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert crossed["choosing", REFINE].low > 1  # type: ignore[union-attr]
     assert crossed["reporting", REFINE].low < 1 < crossed["reporting", REFINE].mean  # type: ignore[union-attr]
     assert all(0.5 < crossed[half, BRIDGE].mean < 0.8 for half in HALVES)  # type: ignore[union-attr]
+    at_one = {(half, one): found[XL, half, one].at[1.0][0] for half in HALVES for one in (BRIDGE, NATIVE)}
+    assert all(at_one[half, BRIDGE] < 0.4 * at_one[half, NATIVE] for half in HALVES)
     natives = {(target, half): found[target, half, NATIVE].at[1.0][0] for target in (XL, PRUNED) for half in HALVES}
     assert all(natives[XL, half] < natives[PRUNED, half] / 2 for half in HALVES)
     fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from lab import data
 from lab.eye.looking import PROMPTS
@@ -24,6 +25,7 @@ from lab.zoo import (
     are_related,
 )
 from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, PRUNED
+from lorax.files import hashes
 from lorax.formats import open_adapter, ranks
 from tests.lab_models import NEEDS_ICONS, committed
 
@@ -58,7 +60,7 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
     assert {adapter.icons for adapter in ADAPTERS.values() if adapter.convolution} == {"openmoji"}
 
 
-def test_committed_adapters_are_what_the_table_says() -> None:
+def test_committed_adapters_are_what_the_table_says(models: Path) -> None:
     looked_at = [f"{style}-long-base" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
     looked_at += ["badge-long-finetune", "badge-long-pruned"]  # for the demo
     planned = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
@@ -69,6 +71,7 @@ def test_committed_adapters_are_what_the_table_says() -> None:
         opened = open_adapter(committed(f"{adapter.name}-{base}"))
         assert set(ranks(opened)) == {adapter.rank}
         assert opened.metadata["ss_sd_model_name"] == f"{base}.safetensors"
+        assert opened.metadata["ss_new_sd_model_hash"] == hashes(models / f"{base}.safetensors").sha256, "its base is told by it"
         spellings = ("resnets", "in_layers")  # the second where blocks are not numbered as usual
         assert any(part in name for name in opened.layers for part in spellings) == adapter.convolution
 

@@ -82,7 +82,7 @@ class Drawer:
 
     @property
     def pairs(self) -> list[tuple[Of, Of]]:
-        """All that can be set side by side, but for what is hard to tell apart."""
+        """Sheets that can be set side by side, but for what is hard to tell apart."""
         sheets = [of for of in (*SHEETS, *(() if COPY in DRAWN[self.target] else UNLIKE)) if self.draws(of)]
         return [pair for pair in itertools.combinations(sheets, 2) if set(pair) not in map(set, hard(self.target))]
 
@@ -93,12 +93,12 @@ class Drawer:
 
 
 def rival_of(target: str) -> str:
-    """What refine is to be told apart from: a copy, or the native LoRA where nothing can be copied."""
+    """Return what refine is to be told apart from: a copy, or the native LoRA where nothing can be copied."""
     return COPY if COPY in DRAWN[target] else NATIVE
 
 
 def hard(target: str) -> list[tuple[Of, Of]]:
-    """What is hard to tell apart, and is to be: refine and its rival, at one strength. It is half of the pairs at most."""
+    """Return what is hard to tell apart, and is to be: refine and its rival, at one strength. It is half of the pairs at most."""
     return [((rival_of(target), strength), (REFINE, strength)) for strength in (0.75, 1.0)]
 
 

@@ -88,14 +88,14 @@ def _grids() -> str:
 
 
 def _readers(results: Path) -> str:
-    """What readers say, target by target."""
+    """Tell what readers say, target by target."""
     asked = {pair: readers for pair in PAIRS if (readers := Readers(results, pair[1])).said}
     told = [f"### {source} to {target}, by readers\n\n{_said(readers)}" for (source, target), readers in asked.items()]
     return "\n\n".join(told) or "No reader has looked yet."
 
 
 def _said(readers: Readers) -> str:
-    """How often readers agree with the measure and with each other, and what they say of refine beside its rival."""
+    """Tell how often readers agree with the measure and with each other, and what they say of refine beside its rival."""
     rows = [
         (what, name, *(f"{other}: {found.right} of {found.answers}" for other, found in others.items()))
         for what, name, others in readers.agreements()

@@ -52,7 +52,7 @@ class Readers:
 
     def named(self) -> dict[str, int]:
         """How many of the pairs' styles each reader that was asked has named."""
-        asked = {who: zip(said[NAME], self.pairs, strict=True) for who, said in self.said.items() if said[NAME]}
+        asked = {who: zip(said[NAME], self.pairs, strict=True) for who, said in self.said.items() if any(said[NAME])}
         return {who: sum(name == pair["style"] for name, pair in told) for who, told in asked.items()}
 
     @property
@@ -80,7 +80,7 @@ def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:
     if stored["pairs"] != pairs or len(stored["answers"]) != count:
         sys.exit(f"{file}: answers to other pairs than those in {KEY}. Show the reader these, or remove the file.")
     answers = [stored["answers"][f"{number:02}"] for number in range(count)]
-    return {what: [one[what] for one in answers] for what in ASKED} | {NAME: [one[NAME] for one in answers if NAME in one]}
+    return {what: [one[what] for one in answers] for what in ASKED} | {NAME: [one.get(NAME, "") for one in answers]}
 
 
 def _larger(a: float, b: float) -> str:

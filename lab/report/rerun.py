@@ -32,7 +32,7 @@ def differences(committed: Cells, rerun: Cells) -> list[str]:
 
 
 def distances(committed: Cells, rerun: Cells) -> list[float]:
-    """By how much each recovery at strength 1 differs that both have measured."""
+    """Tell by how much each recovery at strength 1 differs that both have measured."""
     cells = [cell for pair in rerun.headline_pairs() for cell in _headline(rerun, pair)]
     found = [(committed.recovery(cell), rerun.recovery(cell)) for cell in cells]
     return [abs(then.mean - now.mean) for then, now in found if then and now]

@@ -39,7 +39,7 @@ SHOWN = PROMPTS[:3]  # in the README's picture
 
 
 def run(output: Path) -> Iterator[str]:
-    """Write two pictures, the transferred adapters and a report into ``output``; yield a line about each step.
+    """Write two pictures, the moved adapters and a report of what ``auto`` did into ``output``; yield a line about each step.
 
     Raises ModuleNotFoundError before anything is written if the demo extra is not installed.
     """

@@ -4,11 +4,11 @@ A tensor that two models share is stored once. Matrices and kernels have 8 bits 
 """
 
 import json
-import lzma
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors.torch import load
@@ -78,8 +78,8 @@ def unpack_file(packed: Path, path: Path) -> None:
 def read_packed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return the tensors that a packed file holds itself, and its metadata. Raises LoraxError if it is damaged."""
     metadata = _metadata(path)
-    with reading(path, "a packed safetensors file"):
-        stored = load(lzma.decompress(path.read_bytes()))
+    with reading(path, "a packed safetensors file"), _unpacked(path) as content:
+        stored = load(content.read())
     own = {key: _scaled(value, stored.get(f"{key}{SCALE}")) for key, value in stored.items() if not key.endswith(SCALE)}
     return own, metadata
 
@@ -103,9 +103,18 @@ def _beside(path: Path) -> Path:
 
 def _metadata(packed: Path) -> dict[str, str]:
     """Return the metadata of a packed file, of which only the header is unpacked."""
-    with reading(packed, "a packed safetensors file"), lzma.open(packed) as content:
+    with reading(packed, "a packed safetensors file"), _unpacked(packed) as content:
         size = int.from_bytes(content.read(8), "little")
         return dict(json.loads(content.read(size)).get("__metadata__", {}))
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    """Open what is compressed in a file."""
+    try:
+        import lzma  # a Python can be built without it, and then everything else must work
+    except ImportError as error:
+        raise LoraxError(f"{path}: this Python was built without lzma, which unpacks it. Use another Python.") from error
+    return lzma.open(path)
 
 
 def _origin(path: Path) -> str:
