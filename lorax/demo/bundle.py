@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import torch
 from safetensors.torch import load
@@ -108,7 +108,7 @@ def _metadata(packed: Path) -> dict[str, str]:
         return dict(json.loads(content.read(size)).get("__metadata__", {}))
 
 
-def _unpacked(path: Path) -> BinaryIO:
+def _unpacked(path: Path) -> IO[bytes]:
     """Open what is compressed in a file."""
     try:
         import lzma  # a Python can be built without it, and then everything else must work
