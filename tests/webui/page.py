@@ -27,7 +27,7 @@ from tests.webui.server import PATIENCE, WebUI
 LORA = "contrast-base"
 ARCHITECTURE = "lorax-lab-xl"  # as the ``.yaml`` calls it
 AT_ONCE = 5  # seconds from a click on Interrupt to the end of a job, between the lab's models
-MORE = ("more-1", "more-2", "more-3")  # copies of it
+MORE = tuple(f"more-{number}" for number in range(1, 6))  # copies of it
 
 
 class Page(WebUI):
