@@ -14,7 +14,7 @@ from tests.webui.page import AT_ONCE, LORA, Page, opened, shoot, stopped
 
 pytestmark = needs_webui
 
-MANY = 24
+MANY = 48  # enough to stop in the middle of, also if the two checkpoints were analysed before
 
 
 @pytest.fixture
