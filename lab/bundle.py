@@ -16,7 +16,7 @@ from lab.packing import pack
 from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS
 from lab.xl import XLModel
 from lab.zoo import XL, XL_PRUNED, checkpoint
-from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, WHOLE, unpack, unpack_file
+from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, unpack, unpack_file
 from lorax.files import open_tensors
 from lorax.runner import Runner
 
@@ -70,7 +70,7 @@ def _write(
 def unpack_loras() -> None:
     """Put the committed LoRAs beside those that are trained here. One that was trained here stays as it is."""
     for packed in sorted((*LORAS.glob(f"*{PACKED}"), *(HEADLINE / "loras").glob(f"*{PACKED}"))):
-        path = EXTRA_LORAS / f"{packed.name.removesuffix(PACKED)}{WHOLE}"
+        path = EXTRA_LORAS / packed.stem
         if not path.is_file() or ORIGIN in open_tensors(path).metadata:
             path.parent.mkdir(parents=True, exist_ok=True)
             unpack_file(packed, path)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from lab.change import match_change
 from lab.paths import CACHE
 from lab.zoo import ADAPTERS, STYLES, Adapter
 from lorax.checkpoint import Checkpoint
-from lorax.demo.bundle import CAPTIONS
+from lorax.demo.bundle import captions
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
@@ -49,7 +48,7 @@ class Variant:
 
     @property
     def running(self) -> Running:
-        return Running(captions=_captions(), steps=self.steps, lora_rank=self.lora_rank)
+        return Running(captions=captions(), steps=self.steps, lora_rank=self.lora_rank)
 
     def at(self, step: int) -> str:
         """The name under which refine's result after so many steps is stored."""
@@ -154,12 +153,6 @@ def written(planned: Plan, moved: Moved) -> Iterator[Path | None]:
         if moved.layers:
             writing.write(planned, moved, path, dtype="fp32")
         yield path if moved.layers else None
-
-
-@cache
-def _captions() -> tuple[str, ...]:
-    """What the models are asked to draw."""
-    return tuple(CAPTIONS.read_text(encoding="utf-8").splitlines())
 
 
 def random_like(delta: LowRank, generator: torch.Generator) -> LowRank:

@@ -125,7 +125,7 @@ def test_the_sweep_is_the_headline_and_more() -> None:
 def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is measured after the steps that are asked for; and what it moved is left for the pictures."""
     monkeypatch.setattr(variants, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(variants, "_captions", lambda: ("sun", "cat"))
+    monkeypatch.setattr(variants, "captions", lambda: ("sun", "cat"))
     refined = variants.VARIANTS[variants.LONGER]
     monkeypatch.setattr(variants, "Running", lambda **asked: Running(**asked | {"pictures": 16, "steps": 20}))
     results = Results(tmp_path / "results")

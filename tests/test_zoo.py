@@ -24,7 +24,7 @@ from lab.zoo import (
     XL_PRUNED,
     are_related,
 )
-from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, PRUNED
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED, captions
 from lorax.files import hashes
 from lorax.formats import open_adapter, ranks
 from tests.lab_models import NEEDS_ICONS, committed
@@ -83,15 +83,15 @@ def test_roles_of_the_icon_sets() -> None:
 
 
 def test_what_a_method_learns_from_is_not_what_it_is_judged_by() -> None:
-    captions = CAPTIONS.read_text(encoding="utf-8").splitlines()
-    assert len(captions) > 1000
-    assert not any(data.is_held_out(caption.replace(" ", "-")) for caption in captions)
-    assert set(PROMPTS).isdisjoint(captions)
+    known = captions()
+    assert len(known) > 1000
+    assert not any(data.is_held_out(caption.replace(" ", "-")) for caption in known)
+    assert set(PROMPTS).isdisjoint(known)
 
 
 @NEEDS_ICONS
 def test_the_captions_are_what_the_bases_know() -> None:
-    assert data.learned_from() == CAPTIONS.read_text(encoding="utf-8").splitlines()
+    assert data.learned_from() == list(captions())
 
 
 @NEEDS_ICONS

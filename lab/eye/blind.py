@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from lab.bundle import runner_of
-from lab.eye.ideas import DRAWN, moved_by
+from lab.eye.ideas import has_copy, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
 from lab.paths import CACHE
@@ -78,12 +78,12 @@ class Drawer:
         return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
 
     def draws(self, of: Of) -> bool:
-        return of[0] in (ALONE, NATIVE, *DRAWN[self.target])
+        return of[0] in (ALONE, NATIVE) or is_drawn(of[0], self.target, self.style)
 
     @property
     def pairs(self) -> list[tuple[Of, Of]]:
         """Sheets that can be set side by side, but for what is hard to tell apart."""
-        sheets = [of for of in (*SHEETS, *(() if COPY in DRAWN[self.target] else UNLIKE)) if self.draws(of)]
+        sheets = [of for of in (*SHEETS, *(() if has_copy(self.target) else UNLIKE)) if self.draws(of)]
         return [pair for pair in itertools.combinations(sheets, 2) if set(pair) not in map(set, hard(self.target))]
 
     def grid(self) -> None:
@@ -94,7 +94,7 @@ class Drawer:
 
 def rival_of(target: str) -> str:
     """Return what refine is to be told apart from: a copy, or the native LoRA where nothing can be copied."""
-    return COPY if COPY in DRAWN[target] else NATIVE
+    return COPY if has_copy(target) else NATIVE
 
 
 def hard(target: str) -> list[tuple[Of, Of]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import DRAWN, VARIANTS, strengths_of
+from lab.eye.ideas import VARIANTS, has_copy, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
@@ -54,12 +54,12 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     if not done:
         return None
     strengths = strengths_of(variant)
-    whole, has_copy = len(strengths) > 1, COPY in DRAWN[target]
+    whole, against_a_copy = len(strengths) > 1, has_copy(target)
     judged = [
         Judged(
             curve(results, target, variant, of, style),
             curve(results, target, NATIVE, "", style),
-            curve(results, target, COPY, source, style) if has_copy else None,
+            curve(results, target, COPY, source, style) if against_a_copy else None,
         )
         for style in done
     ]
@@ -71,7 +71,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         half,
         done,
         frontier(judged) if whole else None,
-        less_copy(judged) if whole and has_copy and variant not in (NATIVE, COPY) else None,
+        less_copy(judged) if whole and against_a_copy and variant not in (NATIVE, COPY) else None,
         style_at_native_content(judged) if whole else None,
         {one: _point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),

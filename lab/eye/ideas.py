@@ -62,6 +62,11 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     return is_left and variant in DRAWN[target]
 
 
+def has_copy(target: str) -> bool:
+    """Whether a copy is drawn there, which is then what a variant is compared with."""
+    return COPY in DRAWN[target]
+
+
 def strengths_of(variant: str) -> tuple[float, ...]:
     """At which a variant is drawn, or the native adapter."""
     return VARIANTS.get(variant, STRENGTHS)

@@ -78,8 +78,7 @@ def _transfer(adapter: Path, models: Path, target: str, output: Path, options: O
     bases = (models / f"{name}.safetensors" for name in (bundle.BASE, target))
     source, target_base, lora = (ListedFile(path.stem, path) for path in (*bases, adapter))
     destination = AtPath(output / f"{STYLE}-{target}-{label.replace(' ', '-')}.safetensors", Saving(overwrite=True))
-    running = Running(captions=tuple(bundle.CAPTIONS.read_text(encoding="utf-8").splitlines()))
-    [result] = transfer(Request(source, target_base, [lora], options, running), destination)
+    [result] = transfer(Request(source, target_base, [lora], options, Running(captions=bundle.captions())), destination)
     return result.files[0], result.report
 
 

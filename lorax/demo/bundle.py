@@ -18,7 +18,7 @@ from lorax.files import TensorWriter, hashes, open_tensors
 
 BUNDLE = Path(__file__).resolve().parents[2] / "lab" / "models"
 BASE, FINETUNE, PRUNED = "base", "finetune", "pruned"
-CAPTIONS = BUNDLE / "captions.txt"  # what the models know, and what no LoRA is judged by
+CAPTIONS = BUNDLE / "captions.txt"
 STYLE = "badge-long"  # the LoRA that the demo moves
 WHOLE, PACKED = ".safetensors", ".safetensors.xz"
 SCALE = ":scale"  # after a key: by what its tensor is multiplied
@@ -53,7 +53,7 @@ def unpack_loras(folder: Path, bundle: Path = BUNDLE) -> None:
     """Write the LoRAs into ``folder``, if they are not there yet. Raises LoraxError as ``unpack_file`` does."""
     folder.mkdir(parents=True, exist_ok=True)
     for packed in sorted((bundle / "loras").glob(f"*{PACKED}")):
-        unpack_file(packed, folder / f"{packed.name.removesuffix(PACKED)}{WHOLE}")
+        unpack_file(packed, folder / packed.stem)
 
 
 def unpack_file(packed: Path, path: Path) -> None:
@@ -73,6 +73,11 @@ def unpack_file(packed: Path, path: Path) -> None:
         writer.put_all(tensors)
         writer.finish(kept)
     temporary.replace(path)
+
+
+def captions() -> tuple[str, ...]:
+    """Return what the models know, and what no LoRA is judged by."""
+    return tuple(CAPTIONS.read_text(encoding="utf-8").splitlines())
 
 
 def read_packed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
