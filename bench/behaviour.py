@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=32, help="of the LoRA (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, help="of UNets and text encoders; by default bfloat16 on a CPU")
-    parser.add_argument("--pictures", type=int, default=Running.pictures, help="(default: %(default)s)")
+    parser.add_argument("--pictures", type=int, help="by default what served best")
     parser.add_argument("--steps", type=int, help="of refine; by default what served best")
     parser.add_argument("--narrow", action="store_true", help="the same structures at a fraction of the size")
     parser.add_argument("--folder", type=Path, help="where the temporary files go; 9 GB must be free there")

@@ -15,11 +15,11 @@ import torch
 from lorax.low_rank import LowRank
 from lorax.models import Factors, NoisyBatch, Watch, adapted, captions, draw, noised
 from lorax.models.optimizer import Optimizer
-from lorax.models.training import BATCH
 from lorax.progress import Meter
 from lorax.runner import Runner
 from lorax.transfer import Plan
 
+PICTURES, BATCH = 384, 16  # what that study took
 EVERY = 10  # steps between what ``watch`` sees
 
 
@@ -28,7 +28,7 @@ def match_change(
 ) -> dict[str, LowRank]:
     """Train from ``start``; return the averaged factors after the last step. ``watch`` sees those on the way."""
     source, target = Runner(plan.source.path), Runner(plan.target.path)
-    adapter, prompts = plan.adapter.deltas_of(plan.source), captions(plan.running.pictures, plan.running.captions)
+    adapter, prompts = plan.adapter.deltas_of(plan.source), captions(PICTURES, plan.running.captions)
     latents = _plain(plan.source.path, tuple(prompts))
     factors = Factors(start, target.device)
     optimizer = Optimizer(factors.parameters, rate)

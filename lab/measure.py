@@ -55,9 +55,11 @@ def of_adapter(runner: Runner, adapter: Adapter) -> Losses:
 
 def other_natives(runner: Runner, adapter: Adapter, base: str) -> Iterator[tuple[str, Path, float]]:
     """The other styles' native adapters: style, file, and the strength at which each has the norm of this one's native."""
+    if not (own := adapter.path(base)).is_file():  # what was measured with it is stored
+        return
     for other in others(adapter):
         if (path := other.path(base)).is_file():
-            yield other.icons, path, _norm(adapter.path(base), runner) / _norm(path, runner)
+            yield other.icons, path, _norm(own, runner) / _norm(path, runner)
 
 
 def _norm(path: Path, runner: Runner) -> float:

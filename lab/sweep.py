@@ -78,7 +78,7 @@ def behaviour() -> Iterator[Task]:
     """What runs the models, from the base to every other base of the headline, and across structures."""
     asked_of = {
         FINETUNE: (BRIDGE, REFINE, LONGER, HIGHER, CHANGE),
-        PRUNED: (BRIDGE, REFINE, LONGER),
+        PRUNED: (BRIDGE, REFINE),
         SCRATCH: (BRIDGE, REFINE, HIGHER, FROM_BRIDGE),
         XL: (BRIDGE, REFINE, HIGHER),
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -20,7 +21,7 @@ from lorax.demo.bundle import captions
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.methods import BRIDGE, METHODS, REFINE, refine, runs_models
+from lorax.methods import BRIDGE, METHODS, REFINE, Kinship, refine, runs_models
 from lorax.models import Watch
 from lorax.options import Options, Running
 from lorax.runner import Runners
@@ -29,7 +30,7 @@ from lorax.transfer import Context, Layers, Moved, Plan, by_models, plan, run
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
-STEPS = (10, 20, 30, 50, 70, 100, 150)  # after which refine is looked at
+STEPS = (10, 20, 30, 50, 70, 100)  # after which refine is looked at
 FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
 HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
@@ -44,11 +45,13 @@ class Variant:
     question: str = "headline"  # which table or plot it is for: headline, rank, threshold, behaviour or steps
     start: str | None = None  # of refine
     steps: int | None = None
+    pictures: int | None = None
+    batch: int | None = None  # pictures of one step of refine, which is no option of the tool
     lora_rank: int | None = None
 
     @property
     def running(self) -> Running:
-        return Running(captions=captions(), steps=self.steps, lora_rank=self.lora_rank)
+        return Running(captions=captions(), steps=self.steps, pictures=self.pictures, lora_rank=self.lora_rank)
 
     def at(self, step: int) -> str:
         """The name under which refine's result after so many steps is stored."""
@@ -116,7 +119,11 @@ def move(
         planned = dataclasses.replace(planned, running=variant.running)
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
-        return planned, by_models.run(planned, _context(), start=variant.start, watch=watch)
+        if variant.batch is None:
+            return planned, by_models.run(planned, _context(), start=variant.start, watch=watch)
+        # What is kept of a training does not tell how large its batches were, and none is kept of one that is watched.
+        with mock.patch.object(refine, "BATCH", variant.batch):
+            return planned, by_models.run(planned, _context(), start=variant.start, watch=watch or _unseen)
     moved = run(planned)
     if variant.name == RANDOM:
         generator = torch.Generator().manual_seed(0)
@@ -125,11 +132,15 @@ def move(
     return planned, moved
 
 
+def _unseen(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
+    """See nothing of a training."""
+
+
 def _changed(planned: Plan, watch: Watch | None) -> Moved:
     """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
-    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.RATE_RELATED
+    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.EFFORTS[Kinship.CLOSE].rate
     if not moved.layers:
-        rate = refine.RATE_UNRELATED
+        rate = refine.EFFORTS[Kinship.NONE].rate
         moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), _context())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(Layers.of(found.items()), moved.report)

@@ -51,7 +51,8 @@ def quick_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on four pictures a step, for tests that do not ask how much is learned."""
-    monkeypatch.setattr("lorax.models.training.BATCH", 4)
+    monkeypatch.setattr("lorax.methods.refine.BATCH", 4)
+    monkeypatch.setattr("lorax.methods.bridge.SCALING_BATCH", 4)
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_the_best_look_is_kept(models: Path) -> None:
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     factors = Factors(layers, target.device)
-    kept = train(target, factors, Lesson(latents, PROMPTS, steps=2, rate=1.0), Meter(), watch=watch)
+    kept = train(target, factors, Lesson(latents, PROMPTS, steps=2, batch=16, rate=1.0), Meter(), watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
@@ -141,7 +141,7 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     scales = Scales(wrong, target.device)
-    found = train(target, scales, Lesson(latents, PROMPTS * 2, steps=15, rate=0.05), Meter(), watch=watch)
+    found = train(target, scales, Lesson(latents, PROMPTS * 2, steps=15, batch=16, rate=0.05), Meter(), watch=watch)
     assert seen[-1] < 0.9 * seen[0]
     for layer, dW in found.items():
         ratio = dW.up / wrong[layer].up.where(wrong[layer].up != 0, torch.nan)

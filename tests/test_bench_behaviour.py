@@ -15,8 +15,8 @@ from bench import behaviour as bench
 from bench import full_size, running
 from bench.counting import counted
 from bench.gauge import Gauge, operations
-from lorax.methods import bridge
-from lorax.models import sampling, training
+from lorax.methods import bridge, refine
+from lorax.models import sampling
 from lorax.options import Running
 from tests import xl
 
@@ -37,11 +37,11 @@ def test_what_the_methods_do_is_counted(tmp_path: Path) -> None:
     asked = Running(pictures=16, steps=3)
     refined, bridged = (counted(tmp_path, method, (64, 128), asked) for method in ("refine", "bridge"))
     assert refined.counts["sd"]["evaluation"] == 2 * sampling.STEPS * 16
-    assert refined.counts["xl"]["training"] == 3 * min(training.BATCH, 14)  # of 16 pictures two are held out
-    assert refined.counts["xl"]["evaluation"] == 2 * training.REPEATS * 2  # two looks at the held-out ones
+    assert refined.counts["xl"]["training"] == 3 * min(refine.BATCH, 14)  # of 16 pictures two are held out
+    assert refined.counts["xl"]["evaluation"] == 2 * 2  # two looks at the held-out ones
     assert refined.counts["xl"]["encoded"] == 2 * bridged.counts["xl"]["encoded"] == 16
     assert refined.largest == {"sd": {"evaluation": 1}, "xl": {"evaluation": 1, "training": 1}}
-    assert bridged.counts["xl"]["training"] == bridge.SCALING_STEPS * min(training.BATCH, 7)
+    assert bridged.counts["xl"]["training"] == bridge.SCALING_STEPS * min(bridge.SCALING_BATCH, 7)
     assert bridged.largest == {"sd": {"evaluation": 16}, "xl": {"evaluation": 16, "training": 1}}  # with the LoRA and without
 
 
@@ -71,5 +71,5 @@ def test_it_measures(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     said = capfd.readouterr().out
     assert re.search(r"\| train on a picture \| \d+\.\d \| \d\.\d\d \| \d\.\d\d \|", said)
     assert re.search(r"\| refine: SDXL, train on a picture: UNet 0\.\d\d, .*\d+ x computing 0\.\d\d \| 0\.\d\d \|", said)
-    assert re.search(rf"\| SDXL: train on a picture \| {2 * training.BATCH} \|", said)
+    assert re.search(rf"\| SDXL: train on a picture \| {2 * refine.BATCH} \|", said)
     assert re.search(r"\| all layers solved, by a processor \| 1 \|", said)

@@ -19,7 +19,7 @@ from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE
 from lorax.formats import open_adapter
-from lorax.methods import bridge
+from lorax.methods import Kinship, bridge
 from lorax.models import operations, speed
 from lorax.options import Options, Running
 from lorax.runner import Runner, Runners
@@ -125,7 +125,7 @@ def test_what_is_counted_is_what_is_done(
         made = dataclasses.replace(made, of_bases={})
     run(made, Context(models=Runners(torch.device("cpu"))))
     both = operations(made.source), operations(made.target)
-    stages = work.stages(method, made.running, both, of_text=of_text, related=False)
+    stages = work.stages(method, made.running, both, of_text=of_text, kinship=Kinship.NONE)
     for base, of_target in ((BASE, False), (target, True)):
         told = dataclasses.asdict(sum((stage.work for stage in stages if stage.of_target is of_target), NOTHING))
         assert told == {name: done[base][name] for name in told}, base
@@ -144,7 +144,10 @@ def test_more_takes_longer_and_other_methods_are_estimated_alike(models: Path) -
 
 def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trained(models: Path) -> None:
     large = dataclasses.replace(operations(open_checkpoint(models / "base.safetensors")), size=64)
-    once, often = (work.stages("refine", ASKED, (large, large), of_text=one, related=False)[-1].work for one in (False, True))
+    asked = dataclasses.replace(ASKED, steps=9)
+    once, often = (
+        work.stages("refine", asked, (large, large), of_text=one, kinship=Kinship.NONE)[-1].work for one in (False, True)
+    )
     assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
     assert often.encoded == often.predicted > once.encoded
 

@@ -35,6 +35,13 @@ def test_texts_come_a_line_each() -> None:
     assert captions.parse("\n ") == captions.parse(None) == ()
 
 
+def test_a_number_that_may_be_empty_has_no_slider() -> None:
+    """A slider always shows a number, and so would hide that the best one is taken."""
+    options = {option.name: option for option in (*declared(Running), *declared(Saving), *declared(Caching))}
+    assert {name for name, option in options.items() if option.slider} == {"strength", "cache_size", "cache_memory"}
+    assert [options["pictures"].parse(given) for given in ("", None, " 384 ")] == [None, None, 384]
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [

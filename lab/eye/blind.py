@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from lab.bundle import runner_of
-from lab.eye.ideas import has_copy, is_drawn, moved_by
+from lab.eye.figures import by_prompt
+from lab.eye.ideas import STRENGTHS, has_copy, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
 from lab.paths import CACHE
 from lab.pictures import GUIDANCE, STEPS, TOP
-from lab.results import ALONE, NATIVE
+from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import COPY, LORAX
 from lab.zoo import SHOWN, are_related
 from lorax.demo.grid import draw
@@ -35,6 +36,7 @@ SHEETS: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (NATIVE, 0.5), (LORAX, 1.0), (LORAX, 1.5), (REFINE, 1.0)),
     *((COPY, strength) for strength in (0.25, 0.5, 0.75, 1.0, 1.25)),
 )
+EVEN = (0.75, 1.0)  # strengths of refine's rival, beside which refine is to be told apart
 UNLIKE: tuple[Of, ...] = ((REFINE, 0.75), (REFINE, 1.5), (BRIDGE, 1.0))  # besides, where nothing can be copied
 IN_A_GRID: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0)),
@@ -42,7 +44,11 @@ IN_A_GRID: tuple[Of, ...] = (
 )
 RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
-BLIND, KEY = "blind", "pairs.json"  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
+BLIND, KEY, EVENLY = (
+    "blind",
+    "pairs.json",
+    "even",
+)  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
 GRIDS = Path(__file__).parents[2] / "docs" / "seen"
 
 
@@ -84,7 +90,22 @@ class Drawer:
     def pairs(self) -> list[tuple[Of, Of]]:
         """Sheets that can be set side by side, but for what is hard to tell apart."""
         sheets = [of for of in (*SHEETS, *(() if has_copy(self.target) else UNLIKE)) if self.draws(of)]
-        return [pair for pair in itertools.combinations(sheets, 2) if set(pair) not in map(set, hard(self.target))]
+        return list(itertools.combinations(sheets, 2))
+
+    def even(self, results: Results) -> list[tuple[Of, Of]]:
+        """Sheets of refine and its rival, refine at the largest strength at which it keeps as many subjects as its rival."""
+        if not self.is_told_apart:
+            return []
+        rival, key = rival_of(self.target), Key(self.target, adapter_of(self.style).name, REFINE, self.source)
+        keys = {(REFINE, strength): replace(key, strength=strength) for strength in STRENGTHS}
+        keys |= {
+            (rival, one): replace(key, variant=rival, source="" if rival == NATIVE else self.source, strength=one) for one in EVEN
+        }
+        if any(one not in results.reports for one in keys.values()):
+            return []
+        kept = {of: by_prompt(results.reports[one])[1].mean() for of, one in keys.items()}
+        most = {one: max((s for s in STRENGTHS if kept[REFINE, s] >= kept[rival, one]), default=STRENGTHS[0]) for one in EVEN}
+        return [((rival, one), (REFINE, strength)) for one, strength in most.items()]
 
     def grid(self) -> None:
         shown = filter(self.draws, IN_A_GRID)
@@ -97,11 +118,6 @@ def rival_of(target: str) -> str:
     return COPY if has_copy(target) else NATIVE
 
 
-def hard(target: str) -> list[tuple[Of, Of]]:
-    """Return what is hard to tell apart, and is to be: refine and its rival, at one strength. It is half of the pairs at most."""
-    return [((rival_of(target), strength), (REFINE, strength)) for strength in (0.75, 1.0)]
-
-
 def blind(options: argparse.Namespace) -> None:
     """Draw pairs into lab/.cache/blind, and store what is on them, target by target; draw grids with names for docs/seen.md."""
     wanted = [pair for pair in PAIRS if options.target in (None, pair[1])]
@@ -110,17 +126,17 @@ def blind(options: argparse.Namespace) -> None:
         sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
     for target, its in drawers.items():
         if its:
-            _ask(its, CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
+            _ask(its, Results(options.results / FOLDER), CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
 
 
-def _ask(drawers: list[Drawer], pictures: Path, folder: Path) -> None:
+def _ask(drawers: list[Drawer], results: Results, pictures: Path, folder: Path) -> None:
     for one in (pictures, folder):
         one.mkdir(parents=True, exist_ok=True)
     stored = []
-    for number, (drawer, pair) in enumerate(_pairs(drawers)):
+    for number, (drawer, pair, is_even) in enumerate(_pairs(drawers, results)):
         _beside(*(_image(_pictures(drawer, of)) for of in pair)).save(pictures / f"{number:02}.png")
         a, b = (asdict(drawer.sheet(of)) for of in pair)
-        stored.append({"target": drawer.target, "style": drawer.style, "a": a, "b": b})
+        stored.append({"style": drawer.style, EVENLY: is_even, "a": a, "b": b})
     key = json.dumps(stored, indent=1).encode()
     (folder / KEY).write_bytes(key)
     for drawer in drawers:
@@ -153,16 +169,19 @@ def _file(drawer: Drawer, variant: str) -> Path | None:
         return Path(shutil.copy(path, kept)) if path else None
 
 
-def _pairs(drawers: list[Drawer]) -> Iterator[tuple[Drawer, tuple[Of, Of]]]:
-    """What is set side by side: no two sheets twice, in an order and with an upper sheet that tell nothing."""
+def _pairs(drawers: list[Drawer], results: Results) -> Iterator[tuple[Drawer, tuple[Of, Of], bool]]:
+    """What is set side by side, and whether it is refine and its rival with as many subjects, as half of it is at most.
+
+    No two sheets come twice, and their order and which one is above tell nothing.
+    """
     chosen = random.Random(0)
-    asked = [(drawer, pair) for drawer in drawers if drawer.is_told_apart for pair in hard(drawer.target)]
-    if len(asked) > COUNT // 2:
-        asked = chosen.sample(asked, COUNT // 2)
-    others = [(drawer, pair) for drawer in drawers for pair in drawer.pairs]
+    even = [(drawer, pair, True) for drawer in drawers for pair in drawer.even(results)]
+    asked = chosen.sample(even, min(len(even), COUNT // 2))
+    known = {(drawer, frozenset(pair)) for drawer, pair, _ in asked}
+    others = [(one, pair, False) for one in drawers for pair in one.pairs if (one, frozenset(pair)) not in known]
     pairs = asked + chosen.sample(others, COUNT - len(asked))
-    for drawer, (a, b) in chosen.sample(pairs, len(pairs)):
-        yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a))
+    for drawer, (a, b), is_even in chosen.sample(pairs, len(pairs)):
+        yield drawer, ((a, b) if chosen.random() < 0.5 else (b, a)), is_even
 
 
 def _image(pictures: torch.Tensor) -> Image.Image:

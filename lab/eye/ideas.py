@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.variants import AUTO, BY_NAME, COPY, LONGER, LORAX, Variant, written
+from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
 from lab.zoo import CHOOSING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
@@ -41,16 +41,28 @@ IDEAS: dict[str, Strength] = {
     "text at twice": _text_whole,
     "without entry and exit": _without_doors,
 }
-LONGEST = Variant("refine, 150 steps", Options(REFINE), steps=150)  # what is usual between unrelated bases
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+IN_FULL = {steps: f"refine in full, {steps} steps" for steps in (10, 50, 150)}  # what it took before its cost was measured
+FULL_10, FULL_50, FULL_150 = IN_FULL.values()
+REFINES = {name: Variant(name, Options(REFINE), steps=steps, pictures=384, batch=16) for steps, name in IN_FULL.items()}
+CHEAPER = {  # pictures, of which so many a step, and steps
+    name: Variant(name, Options(REFINE), pictures=pictures, batch=batch, steps=steps)
+    for pictures, batch, steps in (
+        *((pictures, 8, 120) for pictures in (32, 64, 128)),
+        *((128, batch, 120) for batch in (4, 16)),
+        *((128, 8, steps) for steps in (60, 240)),
+        (256, 8, 120),
+    )
+    for name in [f"refine, {pictures} pictures, {batch} a step, {steps} steps"]
+}
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
-    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, LONGER),
-    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, LONGER, LONGEST.name),
-    SCRATCH: (COPY, BRIDGE, REFINE),
-    XL: (BRIDGE, REFINE),  # where no layer has a copy
-    XL_PRUNED: (COPY, LORAX, REFINE),
+    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, FULL_10, FULL_50),
+    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, *IN_FULL.values()),
+    SCRATCH: (COPY, BRIDGE, REFINE, FULL_150, *CHEAPER),
+    XL: (BRIDGE, REFINE, FULL_150, *CHEAPER),  # where no layer has a copy
+    XL_PRUNED: (COPY, LORAX, REFINE, FULL_10),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
@@ -58,8 +70,9 @@ CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowher
 
 def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether a variant is drawn on a target, with the LoRA of a style."""
-    is_left = variant not in LOST or (target == CHOSEN_ON and style in CHOOSING)
-    return is_left and variant in DRAWN[target]
+    is_left = variant not in LOST or target == CHOSEN_ON
+    is_for_choosing = variant in (*LOST, *CHEAPER)
+    return is_left and (style in CHOOSING or not is_for_choosing) and variant in DRAWN[target]
 
 
 def has_copy(target: str) -> bool:
@@ -75,7 +88,7 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
-    method = LONGEST if variant == LONGEST.name else variants.VARIANTS[COPY if variant in IDEAS else variant]
+    method = (REFINES | CHEAPER).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
     planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
     if variant in IDEAS:
         moved = _by_layer(moved, IDEAS[variant])

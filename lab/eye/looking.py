@@ -43,7 +43,7 @@ def look(options: argparse.Namespace) -> None:
             continue
         looker = _Looker(target, results)
         for style in tqdm(styles, desc=f"{source} to {target}", mininterval=10):
-            if all(adapter_of(style).path(base).is_file() for base in (source, target)):
+            if adapter_of(style).path(source).is_file() and looker.has_native(style):
                 looker.see(source, style)
 
 
@@ -53,6 +53,12 @@ class _Looker:
     def __init__(self, target: str, results: Results) -> None:
         self.target, self.results, self.runner = target, results, runner_of(target)
         self.ordinary = measure.of_ordinary(self.runner, target)
+
+    def has_native(self, style: str) -> bool:
+        """Whether the native adapter can be drawn with, or was."""
+        adapter = adapter_of(style)
+        keys = [Key(self.target, adapter.name, NATIVE, strength=strength) for strength in STRENGTHS]
+        return adapter.path(self.target).is_file() or all(key in self.results.reports for key in keys)
 
     def see(self, source: str, style: str) -> None:
         adapter, losses = adapter_of(style), measure.of_adapter(self.runner, adapter_of(style))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Plot
 
+from lab.eye.costs import costs
 from lab.eye.figures import HALVES, Figure, figures
-from lab.eye.ideas import LOST
+from lab.eye.ideas import CHEAPER, LOST
 from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
@@ -36,7 +37,8 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 def seen(options: argparse.Namespace) -> None:
     """Write docs/seen.md, or print the figures as JSON."""
-    found = figures(Results(options.results / FOLDER))
+    results = Results(options.results / FOLDER)
+    found = figures(results)
     if options.json:
         print(json.dumps([_record(one) for one in found], indent=1))
         return
@@ -46,7 +48,8 @@ def seen(options: argparse.Namespace) -> None:
         "accuracies": _accuracies(),
         "readers": _readers(options.results),
         "grids": _grids(),
-        "tables": "\n\n".join(_tables(found)),
+        "tables": "\n\n".join(_tables([one for one in found if one.variant not in CHEAPER])),
+        "costs": costs(found, results),
         "half": _halves(),
         "pairs": str(len({(one.source, one.target) for one in found})),
         "lost": listed([f"`{name}`" for name in LOST]),
@@ -104,10 +107,10 @@ def _said(readers: Readers) -> str:
     rival, who = RIVALS[readers.rival]
     told = [(*of, *(str(found[one]) for one in (REFINE, readers.rival, SAME))) for *of, found in readers.of_refine()]
     of_refine = markdown(("asked of", "styles", "reader", "refine has more", f"{who} has more", "the same"), told)
-    hard = f"{len(readers.hard)} of the pairs are {rival}, at one strength. Which has more?"
+    even = f"{len(readers.even)} of the pairs are {rival}, with as many subjects. Which has more?"
     named = [f"{who} was right {count} times" for who, count in readers.named().items()]
     asked = f"\n\nAsked which style a pair is about, {listed(named)}, of {len(readers.pairs)}." if named else ""
-    return f"{agreed}{asked}\n\n{hard}\n\n{of_refine}"
+    return f"{agreed}{asked}\n\n{even}\n\n{of_refine}"
 
 
 def _tables(found: Sequence[Figure]) -> list[str]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.eye.blind import BLIND, KEY, digest, rival_of
+from lab.eye.blind import BLIND, EVENLY, KEY, digest, rival_of
 from lab.eye.figures import HALVES
 from lab.eye.looking import FOLDER
-from lorax.methods import REFINE
 
 ASKED, NAME = ("style", "content"), "name"
 SAME = "same"
@@ -56,22 +55,18 @@ class Readers:
         return {who: sum(name == pair["style"] for name, pair in told) for who, told in asked.items()}
 
     @property
-    def hard(self) -> list[tuple[int, dict[str, Any]]]:
-        """The pairs, with their numbers, of refine and its rival at one strength."""
-        return [(number, pair) for number, pair in enumerate(self.pairs) if self._is_hard(pair)]
+    def even(self) -> list[tuple[int, dict[str, Any]]]:
+        """The pairs, with their numbers, of refine and its rival with as many subjects."""
+        return [(number, pair) for number, pair in enumerate(self.pairs) if pair[EVENLY]]
 
     def of_refine(self) -> Iterator[tuple[str, str, str, Counter[str]]]:
         """For what is asked, each half of the styles and each reader: how often refine, its rival, or neither has more of it."""
         for what, (half, styles) in itertools.product(ASKED, HALVES.items()):
-            hard = [(number, pair) for number, pair in self.hard if pair["style"] in styles]
-            for name, own in self.said.items() if hard else ():
-                answers = ((pair, own[what][number]) for number, pair in hard)
+            even = [(number, pair) for number, pair in self.even if pair["style"] in styles]
+            for name, own in self.said.items() if even else ():
+                answers = ((pair, own[what][number]) for number, pair in even)
                 told = Counter(SAME if one == SAME else pair[one.lower()]["variant"] for pair, one in answers)
                 yield what, half, name, told
-
-    def _is_hard(self, pair: dict[str, Any]) -> bool:
-        a, b = pair["a"], pair["b"]
-        return {a["variant"], b["variant"]} == {self.rival, REFINE} and a["strength"] == b["strength"]
 
 
 def _answers(file: Path, pairs: str, count: int) -> dict[str, list[str]]:

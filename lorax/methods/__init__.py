@@ -1,7 +1,7 @@
 """The methods by which the layers of an adapter are moved from one base to another."""
 
-from lorax.methods.job import Assignment, Job
-from lorax.methods.registry import AUTO, BRIDGE, METHODS, REFINE, ModelMethod, described, runs_models, weight_method
+from lorax.methods.job import Assignment, Job, Kinship
+from lorax.methods.registry import AUTO, BRIDGE, METHODS, REFINE, ModelMethod, described, model_method, runs_models, weight_method
 from lorax.methods.weight_pair import WeightPair
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "REFINE",
     "Assignment",
     "Job",
+    "Kinship",
     "ModelMethod",
     "WeightPair",
     "described",
+    "model_method",
     "runs_models",
     "weight_method",
 ]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lorax.low_rank import LowRank
-from lorax.methods.job import Assignment, Job
+from lorax.methods.job import Assignment, Job, Kinship
 from lorax.models import Hook, Lesson, Model, NoisyBatch, Scales, check, effect, hooked, rows_in, rows_out, sampling, train
 from lorax.progress import FITTING, WATCHING, Meter
 
@@ -24,8 +24,9 @@ ROWS = 4096  # points at which layers are compared
 SOURCE_BYTES = 4 << 30  # limit for the source's outputs; a very large adapter is compared at fewer points
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # in units of the mean of the Gram matrix's diagonal
 HELD_OUT = 0.2  # share of the rows by which a ridge is chosen
+PICTURES = 384  # with a side of 8 in latents; of larger ones fewer show as many points
 FEWEST = 8  # pictures, however large they are; they run in one batch of two copies, for which SDXL takes 11 GB
-SCALING_STEPS, SCALING_RATE = 40, 3e-2  # the best ones in docs/behaviour.md
+SCALING_STEPS, SCALING_BATCH, SCALING_RATE = 40, 16, 3e-2  # the best ones in docs/behaviour.md
 
 
 def fit(job: Job) -> dict[str, LowRank]:
@@ -42,12 +43,17 @@ def fit(job: Job) -> dict[str, LowRank]:
         latents = pictures.latents_in(target, meter)
         batch = sampling.noised(target, latents, pictures.prompts, count, seed=0)
         layers = solve(target, outputs, job.assignments, batch, points, meter)
-        lesson = Lesson(latents, pictures.prompts, SCALING_STEPS, SCALING_RATE)
+        lesson = Lesson(latents, pictures.prompts, SCALING_STEPS, SCALING_BATCH, SCALING_RATE)
         return train(target, Scales(layers, target.device), lesson, meter)
 
 
+def pictures_of(asked: int | None, kinship: Kinship) -> int:
+    """Return how many small pictures the source would draw: the user's number, or the default."""
+    return asked or PICTURES
+
+
 def pictures_seen(asked: int, size: int) -> int:
-    """Return how many pictures the models see if the user asks for ``asked``. ``size`` is the side of the larger latents."""
+    """Return how many pictures the models see in place of ``asked`` small ones. ``size`` is the side of the larger latents."""
     return max(FEWEST, sampling.batch_size(asked, size))
 
 

@@ -3,12 +3,21 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Protocol
 
 from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
 from lorax.models import Model, Models, Pictures, SavedTraining, Watch, watched
 from lorax.progress import Meter, opening
+
+
+class Kinship(Enum):
+    """How the bases are related that an adapter is moved between, by the layers that it changes."""
+
+    CLOSE = auto()  # one comes from the other's weights, and the layers have the same names
+    REBUILT = auto()  # one comes from the other's weights, and layers have other names, as in small-sd
+    NONE = auto()
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Job:
     pictures: int
     steps: int | None = None
     start: Mapping[str, LowRank] = field(default_factory=dict)  # by target layer, from which a training starts
-    related: bool = False  # whether the bases are related
+    kinship: Kinship = Kinship.NONE  # of the bases
     saved: SavedTraining | None = None
     watch: Watch | None = None  # called at every validation of a training, which then does not resume from ``saved``
 

@@ -2,34 +2,55 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from lorax.low_rank import LowRank
-from lorax.methods.job import Job
+from lorax.methods.job import Job, Kinship
 from lorax.models import Factors, Lesson, Model, train
 
-# The best ones for unrelated and related bases in docs/behaviour.md.
-RATE_UNRELATED, RATE_RELATED = 5e-3, 2e-3
-STEPS_UNRELATED, STEPS_RELATED = 150, 10
+BATCH = 8  # pictures a step
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many pictures the source draws, how many steps the training takes at most, and its learning rate."""
+
+    pictures: int
+    steps: int
+    rate: float
+
+
+# What showed most in docs/seen.md on the styles for choosing, or as much for less.
+EFFORTS = {
+    Kinship.CLOSE: Effort(64, 10, 2e-3),
+    Kinship.REBUILT: Effort(256, 100, 2e-3),
+    Kinship.NONE: Effort(256, 100, 5e-3),
+}
 
 
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
-    steps, rate = steps_of(job.steps, job.related), RATE_RELATED if job.related else RATE_UNRELATED
+    steps, rate = steps_of(job.steps, job.kinship), EFFORTS[job.kinship].rate
     if (pictures := job.teacher.stored(job.pictures)) is None:
         with job.opened(job.source) as source:
             pictures = job.teacher.draw(source, job.pictures)
     with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)
-        lesson = Lesson(pictures.latents_in(target, job.meter), pictures.prompts, steps, rate)
+        lesson = Lesson(pictures.latents_in(target, job.meter), pictures.prompts, steps, BATCH, rate)
         return train(target, factors, lesson, job.meter, None if job.watch else job.saved, job.watch)
 
 
-def steps_of(asked: int | None, related: bool) -> int:
+def pictures_of(asked: int | None, kinship: Kinship) -> int:
+    """Return how many pictures the source draws: the user's number, or the default."""
+    return asked or EFFORTS[kinship].pictures
+
+
+def steps_of(asked: int | None, kinship: Kinship) -> int:
     """Return the largest number of steps: the user's, or the default."""
-    return asked or (STEPS_RELATED if related else STEPS_UNRELATED)
+    return asked or EFFORTS[kinship].steps
 
 
 def started(target: Model, start: Mapping[str, LowRank], ranks: Mapping[str, int]) -> dict[str, LowRank]:

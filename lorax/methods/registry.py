@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lorax.low_rank import LowRank
 from lorax.methods import auto, bridge, copy, lorax, prolora, refine
-from lorax.methods.job import Job
+from lorax.methods.job import Job, Kinship
 from lorax.methods.weight_pair import WeightPair
 from lorax.reasons import Reason, Why
 
@@ -48,9 +48,14 @@ class WeightMethod(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMethod(Method):
-    """A method that runs both models. ``fit`` returns deltas by target layer; ``planned`` and ``done`` are layers' reasons."""
+    """A method that runs both models.
+
+    ``fit`` returns deltas by target layer. ``pictures(asked, kinship)`` is how many are drawn for it, by what the user asked for
+    and how the bases are related. ``planned`` and ``done`` are reasons of layers.
+    """
 
     fit: Callable[[Job], dict[str, LowRank]]
+    pictures: Callable[[int | None, Kinship], int]
     planned: Why
     done: Why
 
@@ -97,6 +102,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
             "run both checkpoints and fit each layer to what the source's does; for unrelated checkpoints, takes minutes",
             ("pictures", "lora_rank", "trigger", "captions"),
             fit=bridge.fit,
+            pictures=bridge.pictures_of,
             planned=Why.TO_BE_FITTED,
             done=Why.FITTED,
         ),
@@ -105,6 +111,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
             "train the target on what the source draws with the LoRA; best for unrelated checkpoints, takes minutes to hours",
             ("pictures", "steps", "lora_rank", "trigger", "captions"),
             fit=refine.fit,
+            pictures=refine.pictures_of,
             planned=Why.TO_BE_TRAINED,
             done=Why.TRAINED,
         ),
@@ -121,6 +128,13 @@ def weight_method(name: str) -> WeightMethod:
     """Return the method by weights of this name."""
     method = METHODS[name]
     assert isinstance(method, WeightMethod)
+    return method
+
+
+def model_method(name: str) -> ModelMethod:
+    """Return the method of this name, which runs both models."""
+    method = METHODS[name]
+    assert isinstance(method, ModelMethod)
     return method
 
 

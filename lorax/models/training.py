@@ -16,11 +16,10 @@ from lorax.models.protocol import Model
 from lorax.models.sampling import NoisyBatch, batches, noised
 from lorax.progress import TRAINING, Meter
 
-BATCH = 16  # pictures per step
 HELD_OUT = 8  # one picture in so many is held out for validation
-REPEATS = 2  # noisy copies of each held-out picture
 VALIDATE_EVERY = 10  # steps
 PATIENCE = 5  # validations without a gain, after which training stops
+BACKWARD_AT_ONCE = 16  # pictures with a side of 8 that go through a backward pass together
 LARGE = 32  # side of latents above which blocks are recomputed, since a graphics card cannot hold their values
 Watch = Callable[[int, float, Mapping[str, LowRank]], None]  # step, held-out loss, averaged layers, which change afterwards
 State = tuple[dict[str, torch.Tensor], dict[str, str]]
@@ -38,11 +37,15 @@ class SavedTraining(Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """The data and settings of a training: scaled latents (P, 4, h, w) on the CPU with a prompt each, largest steps, and rate."""
+    """The data and settings of a training: scaled latents (P, 4, h, w) on the CPU with a prompt each.
+
+    ``steps`` are taken at most, each on ``batch`` pictures, at the learning rate ``rate``.
+    """
 
     latents: torch.Tensor
     prompts: Sequence[str]
     steps: int
+    batch: int
     rate: float
 
 
@@ -86,18 +89,18 @@ class _Run:
         self._target, self._trained, self._lesson, self._meter, self._watch = target, trained, lesson, meter, watch
         is_held_out = torch.arange(len(lesson.prompts)) % HELD_OUT == 0
         held_out, self._shown = is_held_out.nonzero().flatten(), (~is_held_out).nonzero().flatten()
-        self._held_out = self._noised(held_out, REPEATS * len(held_out), seed=0)
+        self._held_out = self._noised(held_out, len(held_out), seed=0)
         self._prompts = Prompts(target, lesson.prompts, trained.layers(trained.parameters), meter)
         self._blocks = target.blocks() if target.size > LARGE else ()
 
     def advance(self) -> None:
         """Take one step."""
         step = self.optimizer.step + 1
-        rows = self._shown[torch.randperm(len(self._shown), generator=torch.Generator().manual_seed(step))[:BATCH]]
+        rows = self._shown[torch.randperm(len(self._shown), generator=torch.Generator().manual_seed(step))[: self._lesson.batch]]
         batch = self._noised(rows, len(rows), seed=step)
 
         def add_gradient(scale: float) -> None:
-            for part in batches(len(batch), self._target.size, BATCH):
+            for part in batches(len(batch), self._target.size, BACKWARD_AT_ONCE):
                 self._meter.tick()
                 layers = self._trained.layers(self._trained.parameters)
                 with adapted(self._target, layers), recomputed(self._blocks):

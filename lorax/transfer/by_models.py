@@ -6,7 +6,7 @@ from functools import partial
 
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
-from lorax.methods import AUTO, BRIDGE, METHODS, REFINE, Job, ModelMethod, refine
+from lorax.methods import AUTO, BRIDGE, REFINE, Job, model_method, refine
 from lorax.models import Model, Pictures, Watch, check_all, draw
 from lorax.pairing import Pair
 from lorax.progress import COMPARING, Meter
@@ -25,8 +25,8 @@ from lorax.transfer.teaching import prompts_of
 def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch | None = None) -> Moved:
     """Move one adapter. A training starts from the result of ``auto``, or of ``bridge`` if that is the ``start``.
 
-    The source's pictures are cached, for other targets too. An interrupted training resumes from the cache, unless it has a
-    ``watch``. Raises LoraxError if a model cannot be run.
+    The source's pictures are cached, also for other targets that take as many. An interrupted training resumes from the cache,
+    unless it has a ``watch``. Raises LoraxError if a model cannot be run.
     """
     if context.models is None:
         raise LoraxError(f"method {plan.options.method} runs the models, and nothing is given that runs them.")
@@ -35,11 +35,12 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    related = bool(auto.layers)
+    kinship = plan.kinship(related=bool(auto.layers))
+    meter, method = context.meter, model_method(plan.options.method)
     # What is kept of a training must not be taken for that of another default.
-    running = dataclasses.replace(plan.running, steps=refine.steps_of(plan.running.steps, related))
+    pictures, steps = method.pictures(plan.running.pictures, kinship), refine.steps_of(plan.running.steps, kinship)
+    running = dataclasses.replace(plan.running, pictures=pictures, steps=steps)
     store = Store.of(dataclasses.replace(plan, running=running), context.cache, start)
-    meter, method = context.meter, _method(plan.options.method)
     deltas = plan.adapter.deltas_of(plan.source)
     assigned = assignments(plan)
     if not assigned:
@@ -52,15 +53,17 @@ def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch 
         context.models,
         _Teacher(plan, deltas, store, meter),
         meter,
-        plan.running.pictures,
-        running.steps,
+        pictures,
+        steps,
         auto.layers,
-        related,
+        kinship,
         store,
         watch,
     )
     if start == BRIDGE:
-        job = dataclasses.replace(job, start=_method(BRIDGE).fit(job))
+        first = model_method(BRIDGE)
+        its = dataclasses.replace(job, pictures=first.pictures(plan.running.pictures, kinship))
+        job = dataclasses.replace(job, start=first.fit(its))
     return concluded(plan, auto, method.fit(job), deltas)
 
 
@@ -77,7 +80,7 @@ def foretold(plan: Plan, context: Context) -> Moved:
     auto = _by_weights(plan, context)
     if _has_already(plan, auto):
         return auto
-    assigned, how = assignments(plan), Reason(_method(plan.options.method).planned)
+    assigned, how = assignments(plan), Reason(model_method(plan.options.method).planned)
     records = {}
     for name, (pair, target) in _paired(plan).items():
         record = _record(name, pair, plan.adapter.delta(name, plan.source).norm())
@@ -122,15 +125,9 @@ def _has_already(plan: Plan, auto: Moved) -> bool:
     return plan.options.method == REFINE and auto.report.declined is not None and not auto.report.unrelated
 
 
-def _method(name: str) -> ModelMethod:
-    method = METHODS[name]
-    assert isinstance(method, ModelMethod)
-    return method
-
-
 def concluded(plan: Plan, auto: Moved, layers: Mapping[str, LowRank], deltas: Mapping[str, LowRank]) -> Moved:
     """Return the method's ``layers``, by target layer, with their report. ``deltas`` are the adapter's, by source layer."""
-    done = Reason(_method(plan.options.method).done)
+    done = Reason(model_method(plan.options.method).done)
     records, own = {}, set()
     for name, (pair, target) in (_paired(plan) if deltas else {}).items():
         norm, dW = deltas[pair.source].norm(), layers.get(target)

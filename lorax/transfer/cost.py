@@ -112,13 +112,15 @@ class _Job:
         outs = [models[0].layers[one.source].out for one in assigned.values()]
         shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
         is_bridge = method == BRIDGE
+        # Bridge draws as many between all bases, and is not asked how they are related, which takes a look at their weights.
+        kinship = plan.kinship(related=not is_bridge and (are_related(plan) if related is None else related))
         done = stages(
             method,
             plan.running,
             models,
             of_text=any(component_of(target) != "unet" for target in assigned),
-            related=not is_bridge and (are_related(plan) if related is None else related),
-            drawn=has_pictures(plan, cache, pictures_of(method, plan.running, models)),
+            kinship=kinship,
+            drawn=has_pictures(plan, cache, pictures_of(method, plan.running, models, kinship)),
         )
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
@@ -169,7 +171,7 @@ class _Job:
         values = HELD * work.at_once * max(layers)
         trained, solved = 0, 0
         if work.trained:
-            at_once = min(work.at_once, sampling.batch_size(training.BATCH, of.size))
+            at_once = min(work.at_once, sampling.batch_size(training.BACKWARD_AT_ONCE, of.size))
             values = max(values, at_once * sum(layers) * HELD // (2 if of.size <= training.LARGE else 8))
             trained = STATES * FLOAT * self.factors
         if stage.phase == FITTING and self.device.type == "cpu":

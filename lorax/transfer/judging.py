@@ -98,7 +98,7 @@ def judge(plan: Plan, relation: Relation, closely: bool = True) -> Verdict:
     if strength == 0:
         return replace(counted, kind=Kind.PRESENT, mismatch=None)
     moved = {name: found.target for name in names if (found := plan.pairs[name])}
-    placed = sum(layer != plan.of_original(name) for name, layer in moved.items())
+    placed = len(plan.placed(names))
     changed = max(len(plan.differing(moved)), relation.projected(plan, names) if closely else 0)
     if plan.adapter.header is not None:
         kind = Kind.FITS_ITSELF

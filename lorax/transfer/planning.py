@@ -10,6 +10,7 @@ import torch
 from lorax.checkpoint import Checkpoint, Mismatch, component_of, mismatch, prediction_in
 from lorax.files import Cache
 from lorax.formats import AdapterFile
+from lorax.methods import Kinship
 from lorax.models import Models
 from lorax.options import DENSE_RANK, Options, Running
 from lorax.pairing import Pair, Vector, pair, pair_vectors
@@ -106,6 +107,16 @@ class Plan:
             or vector.target.rpartition(".")[0] == (names.get(vector.layer) or names.norms.get(vector.layer))
             for vector in self.vectors
         )
+
+    def placed(self, names: Iterable[str]) -> list[str]:
+        """Return those of the layers that have another name on the target than the original file says, which misses them."""
+        return [name for name in names if (found := self.pairs[name]) and found.target != self.of_original(name)]
+
+    def kinship(self, *, related: bool) -> Kinship:
+        """Return how the bases are related, by the adapter's layers. ``related``: whether one comes from the other's weights."""
+        if not related:
+            return Kinship.NONE
+        return Kinship.REBUILT if self.placed(filter(self.same_shape, self.pairs)) else Kinship.CLOSE
 
     def same_shape(self, name: str) -> bool:
         """Tell whether the layer has a pair whose weights have one shape, at least on the inputs that they share."""

@@ -41,7 +41,7 @@ class Store:
         return Pictures(prompts_of(plan, count), entry.tensors["pictures"]) if entry is not None else None
 
     def save_pictures(self, pictures: Pictures) -> None:
-        """Store pictures, which serve other targets of the adapter too."""
+        """Store pictures, which also serve other targets of the adapter that take as many."""
         self._put(_drawn(self.source, len(pictures.prompts)), {"pictures": pictures.pixels}, {})
 
     def load(self) -> State | None:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lorax.methods import BRIDGE, bridge, refine
+from lorax.methods import BRIDGE, Kinship, bridge, model_method, refine
 from lorax.models import Operations, sampling, training
 from lorax.options import Running
 from lorax.progress import DECODING, DRAWING, ENCODING, FITTING, TRAINING, WATCHING
@@ -38,14 +38,20 @@ class Stage:
 
 
 def stages(
-    method: str, running: Running, models: tuple[Operations, Operations], *, of_text: bool, related: bool, drawn: bool = False
+    method: str,
+    running: Running,
+    models: tuple[Operations, Operations],
+    *,
+    of_text: bool,
+    kinship: Kinship,
+    drawn: bool = False,
 ) -> list[Stage]:
     """Return the stages of a method in order, on the source and on the target.
 
     ``of_text``: whether the adapter has layers of text encoders. ``drawn``: whether the pictures are there already.
     """
     source, target = models
-    count = pictures_of(method, running, models)
+    count = pictures_of(method, running, models, kinship)
     drawing = [
         Stage(DRAWING, False, Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, source))),
         Stage(DECODING, False, Work(0, 0, 0, decoded=count)),
@@ -54,29 +60,31 @@ def stages(
     watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
     fitting = [Stage(FITTING, True, both)]
     is_bridge = method == BRIDGE
-    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, related)
+    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, kinship)
+    batch = bridge.SCALING_BATCH if is_bridge else refine.BATCH
     return [
         *([] if drawn else drawing),
         *(watching if is_bridge else []),
         Stage(ENCODING, True, reading),
         *(fitting if is_bridge else []),
-        Stage(TRAINING, True, _training(count, steps, target, of_text)),
+        Stage(TRAINING, True, _training(count, steps, batch, target, of_text)),
     ]
 
 
-def pictures_of(method: str, running: Running, models: tuple[Operations, Operations]) -> int:
+def pictures_of(method: str, running: Running, models: tuple[Operations, Operations], kinship: Kinship) -> int:
     """Return how many pictures the source draws."""
-    return bridge.pictures_seen(running.pictures, max(one.size for one in models)) if method == BRIDGE else running.pictures
+    asked = model_method(method).pictures(running.pictures, kinship)
+    return bridge.pictures_seen(asked, max(one.size for one in models)) if method == BRIDGE else asked
 
 
-def _training(pictures: int, steps: int, of: Operations, of_text: bool) -> Work:
+def _training(pictures: int, steps: int, batch: int, of: Operations, of_text: bool) -> Work:
     """Return the work of a training that does not stop early."""
     held_out = math.ceil(pictures / training.HELD_OUT)
-    judged, batch = training.REPEATS * held_out, min(training.BATCH, pictures - held_out)
+    batch = min(batch, pictures - held_out)
     validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
-    predicted = validations * judged + trained
+    predicted = validations * held_out + trained
     encoded = pictures if _at_once(2, of) == 1 and not of_text else predicted  # see ``lorax.models.prompts``
-    return Work(predicted, encoded, max(_at_once(judged, of), _at_once(batch, of, training.BATCH)), trained=trained)
+    return Work(predicted, encoded, max(_at_once(held_out, of), _at_once(batch, of, training.BACKWARD_AT_ONCE)), trained=trained)
 
 
 def _at_once(count: int, of: Operations, most: int = 64) -> int:

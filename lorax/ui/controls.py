@@ -25,7 +25,7 @@ def controls(options: Iterable[Option], preset: Mapping[str, Any]) -> Parts:
     made: Parts = {}
     for option in options:
         default = preset.get(option.name, option.default)
-        with gr.Column(min_width=260 if option.bounds else 160):  # a slider's help stands beside its number
+        with gr.Column(min_width=260 if option.slider else 160):  # a slider's help stands beside its number
             made[option.name] = control(option, default)
             if option.choices:
                 made[f"{option.name}_means"] = gr.HTML(words.meaning(option, default), elem_id=f"lorax_{option.name}_means")
@@ -37,15 +37,15 @@ def control(option: Option, default: Any) -> Any:
     shown: dict[str, Any] = {"label": option.label, "info": option.help, "elem_id": f"lorax_{option.name}"}
     if option.choices:
         return gr.Dropdown(list(option.choices), value=default, **shown)
-    if option.bounds:
-        return gr.Slider(*option.bounds, value=default, step=option.step, **shown)
+    if option.slider:
+        return gr.Slider(*option.slider, value=default, step=option.step, **shown)
     if option.kind is bool:
         return gr.Checkbox(value=default, **shown)
     if option.lines:
         return gr.Textbox(
             value="\n".join(default), placeholder=option.placeholder or option.example, lines=3, max_lines=12, **shown
         )
-    value = "" if default is None else str(default)
+    value = "" if default is None else str(int(default) if isinstance(default, float) else default)
     return gr.Textbox(value=value, placeholder=option.placeholder or option.example, max_lines=1, **shown)
 
 

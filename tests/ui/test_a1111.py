@@ -75,15 +75,27 @@ def test_the_settings_page_gives_the_defaults(double: Double, host: Any) -> None
     assert options.data_labels["lorax_method"].default == "auto"
     assert options.data_labels["lorax_threshold"].label == "Similarity threshold"
     assert dict(host.defaults()) == {}
-    assert options.data_labels["lorax_pictures"].default == 384
+    assert options.data_labels["lorax_pictures"].default == ""
     assert not {"lorax_captions", "lorax_trigger"} & set(options.data_labels), "they are chosen for each LoRA"
     assert (options.data_labels["lorax_steps"].label, options.data_labels["lorax_steps"].default) == ("Training steps", "")
     options.data |= {"lorax_method": "copy", "lorax_max_rank": "8", "lorax_pictures": 64, "lorax_steps": "50"}
     assert dict(host.defaults()) == {"method": "copy", "max_rank": "8", "pictures": 64, "steps": "50"}
     ((blocks, *_),) = callbacks(double)["tabs"]()
     values = {component.elem_id: getattr(component, "value", None) for component in blocks.blocks.values()}
-    assert (values["lorax_method"], values["lorax_max_rank"], values["lorax_pictures"]) == ("copy", "8", 64)
+    assert (values["lorax_method"], values["lorax_max_rank"], values["lorax_pictures"]) == ("copy", "8", "64")
     assert values["lorax_steps"] == "50"
+
+
+@in_each_shape
+def test_a_default_that_an_earlier_version_has_stored_is_no_wish_of_the_user(double: Double, host: Any) -> None:
+    """The WebUI stores every option as soon as a user sets one. What is typed into a text field is a text."""
+    options = double.modules["shared"].opts
+    options.data["lorax_pictures"] = 384
+    callbacks(double)["settings"]()
+    assert "lorax_pictures" not in host.defaults()
+    options.data["lorax_pictures"] = "384"
+    callbacks(double)["settings"]()
+    assert host.defaults()["pictures"] == "384"
 
 
 @in_each_shape

@@ -39,7 +39,7 @@ def settings(browser: Any, ui: Page) -> Iterator[Any]:
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """Has a data folder of earlier days, in which the WebUI stored the tab's values; and a login of its own for the API."""
     data = tmp_path_factory.mktemp("webui")
-    webui = Page(data, "--api-auth", "me:secret", lorax_threshold=0.4, lorax_dtype="bf16")
+    webui = Page(data, "--api-auth", "me:secret", lorax_threshold=0.4, lorax_dtype="bf16", lorax_pictures=384)
     (data / "ui-config.json").write_text(json.dumps(STORED))
     with webui:
         yield webui
@@ -52,7 +52,9 @@ def test_defaults_of_the_settings_reach_the_tab_whatever_the_webui_has_stored(ea
     assert page.input_value("#lorax_threshold input[type=number]") == "0.4"
     assert page.input_value("#lorax_dtype input") == "bf16"
     assert page.is_visible("#lorax_move")
+    assert page.input_value("#lorax_pictures :is(input, textarea)") == "", "a default of an earlier version"
     page.close()
+    assert earlier.settings()["lorax_pictures"] == ""
     now = json.loads((earlier.data / "ui-config.json").read_text())
     assert {name: value for name, value in now.items() if name.startswith("lorax_tab/")} == STORED, "it stores no more of it"
 

@@ -15,10 +15,15 @@ from lorax.options import Caching, Option, Options, Running, Saving, declared
 
 PREFIX = "lorax_"  # begins the names of our options among the WebUI's
 SECTION = ("lorax", "LoRA-X")
+# Defaults of earlier versions. The WebUI stores every option as soon as a user sets one, so nobody has asked for these.
+FORMER_DEFAULTS = {"pictures": 384}
 
 
 def add_settings() -> None:
     """Add the page. Changes to the cache take effect at once, others after Reload UI."""
+    for name, former in FORMER_DEFAULTS.items():  # a number that a user has typed is stored as a text
+        if shared.opts.data.get(PREFIX + name) == former:
+            del shared.opts.data[PREFIX + name]
     for option in _defaults():
         info = _add(option).needs_reload_ui()
         info.onchange = check
@@ -107,8 +112,9 @@ def _add(option: Option) -> Any:
 def _component(option: Option) -> tuple[Any, dict[str, Any]]:
     if option.choices:
         return gr.Dropdown, {"choices": list(option.choices)}
-    if option.bounds:
-        return gr.Slider, {"minimum": option.bounds[0], "maximum": option.bounds[1], "step": option.step}
+    if option.slider:
+        low, high = option.slider
+        return gr.Slider, {"minimum": low, "maximum": high, "step": option.step}
     return gr.Textbox, {"placeholder": option.placeholder or option.example}
 
 

@@ -1,0 +1,39 @@
+"""What refine shows for more work and for less, beside what it usually does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lab.eye.figures import Figure, curve
+from lab.eye.frontier import Judged, less_copy
+from lab.eye.ideas import CHEAPER, FULL_150
+from lab.report.tables import markdown, number
+from lab.results import NATIVE, Results
+from lab.stats import Interval
+from lorax.methods import REFINE
+
+HEAD = ("variant", "to", "styles", "frontier", "less usual", "recovery")
+
+
+def costs(found: Sequence[Figure], results: Results) -> str:
+    """A table of the pairs on which work was left out or added, on the styles for choosing."""
+    targets = dict.fromkeys(one.target for one in found if one.variant in CHEAPER)
+    shown = {(one.target, one.variant): one for one in found if one.half == "choosing" and one.target in targets}
+    rows = [
+        (name, target, ", ".join(one.styles), number(one.frontier), number(less_usual(one, shown, results)), number(one.recovery))
+        for name in (REFINE, *CHEAPER, FULL_150)
+        for target in targets
+        if (one := shown.get((target, name)))
+    ]
+    return markdown(HEAD, rows)
+
+
+def less_usual(one: Figure, shown: Mapping[tuple[str, str], Figure], results: Results) -> Interval | None:
+    """The frontier less that of refine as it usually is, paired, over the styles of which both are there."""
+    usual = shown.get((one.target, REFINE))
+    styles = [style for style in one.styles if usual and style in usual.styles]
+    if one is usual or not styles:
+        return None
+    beside = ((one.variant, one.source), (NATIVE, ""), (REFINE, one.source))
+    curves = ([curve(results, one.target, variant, source, style) for variant, source in beside] for style in styles)
+    return less_copy([Judged(*its) for its in curves])

@@ -1,0 +1,20 @@
+"""Declares every option once. The command line, the tab, the API and the settings page are made from these classes."""
+
+from lorax.options.moving import DENSE_RANK, Options, Running, without_effect
+from lorax.options.option import Option, declared, texts
+from lorax.options.saving import LORA, LORAX, Batching, Caching, Saving
+
+__all__ = [
+    "DENSE_RANK",
+    "LORA",
+    "LORAX",
+    "Batching",
+    "Caching",
+    "Option",
+    "Options",
+    "Running",
+    "Saving",
+    "declared",
+    "texts",
+    "without_effect",
+]

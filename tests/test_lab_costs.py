@@ -1,0 +1,96 @@
+"""What the lab says of refine with less work than usual, and how it has refine do less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab import variants
+from lab.eye import figures
+from lab.eye.costs import costs, less_usual
+from lab.eye.ideas import CHEAPER, FULL_150, STRENGTHS, VARIANTS
+from lab.eye.looking import PROMPTS as ASKED
+from lab.eye.looking import adapter_of
+from lab.pictures import SEEDS, TOP
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
+from lab.variants import Variant
+from lab.zoo import CHOOSING, SHOWN, XL
+from lorax.demo.bundle import BASE
+from lorax.methods import REFINE, refine
+from lorax.options import Options, Running
+from lorax.transfer import by_models
+
+LESS = "refine, 64 pictures, 8 a step, 120 steps"
+ONE, OTHER = CHOOSING[:2]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Of two styles; refine as it usually is was drawn with one of them so far."""
+    found = Results(tmp_path)
+
+    def add(style: str, variant: str, strength: float, arrives: float) -> None:
+        source = "" if variant in (ALONE, NATIVE) else BASE
+        key = Key(XL, adapter_of(style).name, variant, source, strength)
+        kept = [TOP - 1] * len(ASKED) + [TOP] * len(ASKED) * (SEEDS - 1)
+        found.add_report(key, {"style": [arrives] * SEEDS * len(ASKED), "rank": kept})
+        for on in ("style", ORDINARY):
+            losses = torch.full((4, 2), 1 - arrives)
+            found.add_losses(Key(XL, key.adapter, variant, source, strength, on), losses)
+
+    for style in (ONE, OTHER):
+        add(style, ALONE, 1.0, 0.0)
+        found.add_losses(Key(XL, adapter_of(style).name, native_of(SHOWN[-1])), torch.full((4, 2), 0.9))
+        for strength in STRENGTHS:
+            add(style, NATIVE, strength, 0.8)
+            add(style, FULL_150, strength, 0.6)
+            if style == ONE:
+                add(style, REFINE, strength, 0.4)
+                add(style, LESS, strength, 0.2)
+    return found
+
+
+def test_less_work_is_set_beside_what_is_usual(results: Results) -> None:
+    found = [one for one in figures.figures(results) if one.half == "choosing"]
+    shown = {(one.target, one.variant): one for one in found}
+    assert less_usual(shown[XL, REFINE], shown, results) is None
+    less, more = (less_usual(shown[XL, name], shown, results) for name in (LESS, FULL_150))
+    assert less
+    assert more
+    assert (less.mean, more.mean) == (pytest.approx(-0.25), pytest.approx(0.25)), "of the styles that both have"
+    rows = costs(found, results).splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [REFINE, LESS, FULL_150]
+    assert f"{ONE}, {OTHER}" in rows[-1]
+
+
+def test_without_what_is_usual_nothing_is_set_beside_it(results: Results) -> None:
+    found = {(one.target, one.variant): one for one in figures.figures(results) if one.variant != REFINE}
+    assert less_usual(found[XL, FULL_150], found, results) is None
+
+
+def test_batches_are_of_the_variants_size_and_what_they_give_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a kept training does not tell the size; a training that is watched is not kept."""
+    usual, seen = refine.BATCH, []
+    monkeypatch.setattr(variants, "plan", lambda *_: Planned())
+    monkeypatch.setattr(variants, "open_adapter", lambda _: None)
+    monkeypatch.setattr(by_models, "run", lambda *_, watch, **__: seen.append((refine.BATCH, watch is not None)))
+    for variant in (Variant("some", Options(REFINE), batch=4), Variant("usual", Options(REFINE))):
+        variants.move(variant, adapter_of(ONE), BASE, None, None)  # type: ignore[arg-type]
+    assert seen == [(4, True), (usual, False)]
+    assert usual == refine.BATCH
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan is asked here."""
+
+    running: Running | None = None
+
+
+def test_each_cheaper_one_is_what_its_name_says() -> None:
+    for name, one in CHEAPER.items():
+        assert name in VARIANTS
+        assert name == f"refine, {one.pictures} pictures, {one.batch} a step, {one.steps} steps"
