@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import color_sequences
 from matplotlib.figure import Figure as Plot
 
 from lab.eye.costs import costs
 from lab.eye.figures import HALVES, Figure, figures
-from lab.eye.ideas import CHEAPER, LOST
+from lab.eye.ideas import CHEAPER, LOST, REFINES
 from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
@@ -160,10 +162,10 @@ def _plot(found: Sequence[Figure], path: Path) -> None:
     """Style against content, a line for each variant, from weak to strong."""
     plot = Plot(figsize=(5.2, 4))
     axes = plot.subplots()
-    for one in found:
-        points = list(one.at.values())
-        wide = 2.5 if one.variant == NATIVE else 1.2
-        axes.plot([content for _, content in points], [style for style, _ in points], "o-", ms=3, lw=wide, label=one.variant)
+    for one, colour in zip(found, itertools.cycle(color_sequences["tab10"])):
+        contents, styles = ([point[part] for point in one.at.values()] for part in (1, 0))
+        line = {"lw": 2.5 if one.variant == NATIVE else 1.2, "ls": "--" if one.variant in REFINES else "-", "color": colour}
+        axes.plot(contents, styles, marker="o", ms=3, label=one.variant, **line)
         for strength, (style, content) in one.at.items():
             if strength == 1:
                 axes.plot(content, style, "o", ms=7, mfc="none", mec="black")
