@@ -210,17 +210,16 @@ def test_refine_is_shown_at_the_largest_strength_that_keeps_as_many_subjects(tmp
     results, drawer = Results(tmp_path), Drawer(*PAIRS[1], SHOWN[0])
     name = adapter_of(drawer.style).name
 
-    def add(variant: str, strength: float, kept: int) -> None:
-        ranks = [TOP - 1] * kept + [TOP] * (2 * PROMPTS - kept)
-        results.add_report(
-            Key(drawer.target, name, variant, drawer.source, strength), {"style": [0.5] * 2 * PROMPTS, "rank": ranks}
-        )
+    def add(variant: str, *kept: int) -> None:
+        for strength, count in zip(STRENGTHS, kept, strict=True):
+            ranks = [TOP - 1] * count + [TOP] * (2 * PROMPTS - count)
+            key = Key(drawer.target, name, variant, drawer.source, strength)
+            results.add_report(key, {"style": [0.5] * 2 * PROMPTS, "rank": ranks})
 
-    for strength, kept in zip(STRENGTHS, (8, 7, 6, 5, 4, 3), strict=True):
-        add(REFINE, strength, kept)
+    results.add_report(Key(drawer.target, name, ALONE), {"style": [0.0] * 2 * PROMPTS, "rank": [0] * 2 * PROMPTS})
+    add(REFINE, 8, 7, 6, 5, 4, 3)
     assert drawer.even(results) == [], "nothing is known of the copy"
-    add(COPY, 0.75, 5)
-    add(COPY, 1.0, 8)
+    add(COPY, 9, 9, 5, 8, 9, 9)
     assert drawer.even(results) == [((COPY, 0.75), (REFINE, 1.0)), ((COPY, 1.0), (REFINE, 0.25))]
 
 

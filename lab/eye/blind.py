@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from lab.bundle import runner_of
-from lab.eye.figures import by_prompt
+from lab.eye.figures import curve, is_there
 from lab.eye.ideas import STRENGTHS, has_copy, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
 from lab.paths import CACHE
 from lab.pictures import GUIDANCE, STEPS, TOP
-from lab.results import ALONE, NATIVE, Key, Results
+from lab.results import ALONE, NATIVE, Results
 from lab.variants import COPY, LORAX
 from lab.zoo import SHOWN, are_related
 from lorax.demo.grid import draw
@@ -44,11 +44,8 @@ IN_A_GRID: tuple[Of, ...] = (
 )
 RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
-BLIND, KEY, EVENLY = (
-    "blind",
-    "pairs.json",
-    "even",
-)  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
+BLIND, KEY = "blind", "pairs.json"  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
+EVENLY = "even"  # in the latter, whether a pair is refine and its rival with as many subjects
 GRIDS = Path(__file__).parents[2] / "docs" / "seen"
 
 
@@ -88,24 +85,24 @@ class Drawer:
 
     @property
     def pairs(self) -> list[tuple[Of, Of]]:
-        """Sheets that can be set side by side, but for what is hard to tell apart."""
+        """Sheets that can be set side by side."""
         sheets = [of for of in (*SHEETS, *(() if has_copy(self.target) else UNLIKE)) if self.draws(of)]
         return list(itertools.combinations(sheets, 2))
 
     def even(self, results: Results) -> list[tuple[Of, Of]]:
         """Sheets of refine and its rival, refine at the largest strength at which it keeps as many subjects as its rival."""
-        if not self.is_told_apart:
+        rival = rival_of(self.target)
+        curves = [(REFINE, self.source), (rival, "" if rival == NATIVE else self.source)]
+        if not self.is_told_apart or not all(is_there(results, self.target, *of, self.style) for of in curves):
             return []
-        rival, key = rival_of(self.target), Key(self.target, adapter_of(self.style).name, REFINE, self.source)
-        keys = {(REFINE, strength): replace(key, strength=strength) for strength in STRENGTHS}
-        keys |= {
-            (rival, one): replace(key, variant=rival, source="" if rival == NATIVE else self.source, strength=one) for one in EVEN
-        }
-        if any(one not in results.reports for one in keys.values()):
-            return []
-        kept = {of: by_prompt(results.reports[one])[1].mean() for of, one in keys.items()}
-        most = {one: max((s for s in STRENGTHS if kept[REFINE, s] >= kept[rival, one]), default=STRENGTHS[0]) for one in EVEN}
+        refined, other = (self._kept(results, *of) for of in curves)
+        most = {one: max((s for s in STRENGTHS if refined[s] >= other[one]), default=STRENGTHS[0]) for one in EVEN}
         return [((rival, one), (REFINE, strength)) for one, strength in most.items()]
+
+    def _kept(self, results: Results, variant: str, source: str) -> dict[float, float]:
+        """The share of subjects that are kept, by strength."""
+        found = curve(results, self.target, variant, source, self.style)
+        return dict(zip(found.strengths, found.content.mean(1), strict=True))
 
     def grid(self) -> None:
         shown = filter(self.draws, IN_A_GRID)

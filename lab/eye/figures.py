@@ -50,7 +50,7 @@ def figures(results: Results) -> list[Figure]:
 
 def _figure(results: Results, source: str, target: str, variant: str, half: str, styles: Sequence[str]) -> Figure | None:
     of = "" if variant == NATIVE else source
-    done = tuple(style for style in styles if _is_there(results, target, variant, of, style))
+    done = tuple(style for style in styles if is_there(results, target, variant, of, style))
     if not done:
         return None
     strengths = strengths_of(variant)
@@ -80,7 +80,8 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     )
 
 
-def _is_there(results: Results, target: str, variant: str, source: str, style: str) -> bool:
+def is_there(results: Results, target: str, variant: str, source: str, style: str) -> bool:
+    """Whether a curve can be drawn: the target alone, and the variant at each of its strengths."""
     name = adapter_of(style).name
     strengths = strengths_of(variant)
     wanted = [Key(target, name, variant, source, one) for one in strengths]

@@ -75,4 +75,5 @@ def declared(declaration: type) -> list[Option]:
 
 
 def option(default: Any, label: str, help: str, **shown: Any) -> Any:
+    """Declare an option, as a field of a dataclass; ``shown`` are further fields of ``Option``."""
     return dataclasses.field(default=default, metadata={"option": Option(label, help, **shown)})
