@@ -138,9 +138,9 @@ def _unseen(step: int, loss: float, layers: Mapping[str, LowRank]) -> None:
 
 def _changed(planned: Plan, watch: Watch | None) -> Moved:
     """From what the first study started from: ``auto`` between relatives, else ``bridge``, with refine's rates."""
-    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.EFFORTS[Kinship.CLOSE].rate
+    moved, rate = run(dataclasses.replace(planned, options=Options(AUTO))), refine.EFFORTS[Kinship.RELATIVES].rate
     if not moved.layers:
-        rate = refine.EFFORTS[Kinship.NONE].rate
+        rate = refine.EFFORTS[Kinship.STRANGERS].rate
         moved = run(dataclasses.replace(planned, options=Options(BRIDGE)), _context())
     found = match_change(planned, moved.layers, steps=planned.running.steps or 0, rate=rate, watch=watch)
     return Moved(Layers.of(found.items()), moved.report)

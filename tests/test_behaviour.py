@@ -23,7 +23,7 @@ from lorax.errors import Interrupted
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.models import Factors, Lesson, Scales, captions, hooks, sampling, train, with_triggers
+from lorax.models import Factors, Lesson, NewNoise, Scales, captions, hooks, sampling, train, with_triggers
 from lorax.models.captions import plain
 from lorax.options import Options
 from lorax.progress import Meter
@@ -126,7 +126,8 @@ def test_the_best_look_is_kept(models: Path) -> None:
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     factors = Factors(layers, target.device)
-    kept = train(target, factors, Lesson(latents, PROMPTS, steps=2, batch=16, rate=1.0), Meter(), watch=watch)
+    lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=2, batch=16, rate=1.0)
+    kept = train(target, factors, lesson, Meter(), watch=watch)
     assert seen[0] < seen[-1]
     layer, dW = next(iter(layers.items()))
     assert torch.allclose(kept[layer].up @ kept[layer].down, dW.scale * (dW.up @ dW.down), atol=1e-5)
@@ -141,7 +142,9 @@ def test_scales_leave_the_directions_alone(models: Path) -> None:
     seen: list[float] = []
     watch = lambda step, loss, layers: seen.append(loss)  # noqa: E731
     scales = Scales(wrong, target.device)
-    found = train(target, scales, Lesson(latents, PROMPTS * 2, steps=15, batch=16, rate=0.05), Meter(), watch=watch)
+    found = train(
+        target, scales, Lesson(NewNoise(target, latents, PROMPTS * 2), steps=15, batch=16, rate=0.05), Meter(), watch=watch
+    )
     assert seen[-1] < 0.9 * seen[0]
     for layer, dW in found.items():
         ratio = dW.up / wrong[layer].up.where(wrong[layer].up != 0, torch.nan)

@@ -15,7 +15,7 @@ from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import refine
-from lorax.models import Factors, Lesson, adapted, effect, recomputed, sampling, train
+from lorax.models import Factors, Lesson, NewNoise, adapted, effect, recomputed, sampling, train
 from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
 from lorax.progress import Meter
@@ -113,7 +113,7 @@ def test_training_in_half_precision_gains_what_float32_gains(base: Path) -> None
         target, seen = Runner(base, dtype=dtype), {}
         start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
         watch = partial(_noted, seen)
-        lesson = Lesson(latents, prompts, steps=10, batch=16, rate=1e-2)
+        lesson = Lesson(NewNoise(target, latents, prompts), steps=10, batch=16, rate=1e-2)
         layers = train(target, Factors(start, target.device), lesson, Meter(), watch=watch)
         assert {dW.up.dtype for dW in layers.values()} == {torch.float32}
         gains.append(1 - seen[10] / seen[0])
@@ -169,7 +169,7 @@ def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
     next(target.unet.parameters()).data.fill_(torch.inf)
     start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
     latents = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    lesson = Lesson(latents, PROMPTS, steps=1, batch=16, rate=1e-2)
+    lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=1, batch=16, rate=1e-2)
     with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
         train(target, Factors(start, target.device), lesson, Meter())
 

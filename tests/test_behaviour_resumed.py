@@ -17,7 +17,7 @@ from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import Kinship, refine
-from lorax.models import Factors, Lesson, train, training
+from lorax.models import Factors, Lesson, NewNoise, train, training
 from lorax.models.optimizer import Optimizer
 from lorax.options import Options, Running
 from lorax.progress import Meter, Progress, silent
@@ -100,7 +100,7 @@ def test_a_stopped_training_ends_as_one_that_was_not(
 
     def trained(store: Store, progress: Progress, seen: list[int]) -> dict[str, LowRank]:
         watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
-        lesson = Lesson(latents, PROMPTS, steps=5, batch=16, rate=5e-3)
+        lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=5, batch=16, rate=5e-3)
         return train(target, Factors(start, target.device), lesson, Meter(progress), store, watch)
 
     whole = trained(Store(None, ""), silent, [])
@@ -177,9 +177,9 @@ def test_a_training_that_was_kept_is_not_taken_for_that_of_another_default(
 ) -> None:
     source, target = (open_checkpoint(models / f"{name}.safetensors") for name in (BASE, FINETUNE))
     made = dataclasses.replace(plan(open_adapter(LORA), source, target, Options("refine")), running=Running(pictures=16))
-    found, cache, usual = {}, Cache(tmp_path, BIG, 0), refine.EFFORTS[Kinship.CLOSE]
+    found, cache, usual = {}, Cache(tmp_path, BIG, 0), refine.EFFORTS[Kinship.RELATIVES]
     for steps in (6, 2):
-        monkeypatch.setitem(refine.EFFORTS, Kinship.CLOSE, dataclasses.replace(usual, steps=steps))
+        monkeypatch.setitem(refine.EFFORTS, Kinship.RELATIVES, dataclasses.replace(usual, steps=steps))
         [found[steps]] = run_all([made], Context(cache=cache, models=Runners(torch.device("cpu"))))
     explicit = dataclasses.replace(made, running=Running(pictures=16, steps=2))
     [expected] = run_all([explicit], Context(models=Runners(torch.device("cpu"))))

@@ -125,7 +125,7 @@ def test_what_is_counted_is_what_is_done(
         made = dataclasses.replace(made, of_bases={})
     run(made, Context(models=Runners(torch.device("cpu"))))
     both = operations(made.source), operations(made.target)
-    stages = work.stages(method, made.running, both, of_text=of_text, kinship=Kinship.NONE)
+    stages = work.stages(method, made.running, both, of_text=of_text, kinship=made.kinship(related=False))
     for base, of_target in ((BASE, False), (target, True)):
         told = dataclasses.asdict(sum((stage.work for stage in stages if stage.of_target is of_target), NOTHING))
         assert told == {name: done[base][name] for name in told}, base
@@ -146,7 +146,7 @@ def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trai
     large = dataclasses.replace(operations(open_checkpoint(models / "base.safetensors")), size=64)
     asked = dataclasses.replace(ASKED, steps=9)
     once, often = (
-        work.stages("refine", asked, (large, large), of_text=one, kinship=Kinship.NONE)[-1].work for one in (False, True)
+        work.stages("refine", asked, (large, large), of_text=one, kinship=Kinship.CROSSED)[-1].work for one in (False, True)
     )
     assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
     assert often.encoded == often.predicted > once.encoded

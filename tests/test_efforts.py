@@ -13,17 +13,18 @@ from lorax.demo.bundle import BASE
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import BRIDGE, METHODS, REFINE, Job, Kinship, bridge, refine
-from lorax.models import operations
+from lorax.models import operations, sampling
 from lorax.options import Options, Running
 from lorax.runner import Runners
 from lorax.transfer import Context, Plan, by_models, cost, plan, work
 from tests.lab_models import committed
 
 PAIRS = [
-    (BASE, "finetune", Kinship.CLOSE),
-    (BASE, "pruned", Kinship.REBUILT),
-    (BASE, "scratch", Kinship.NONE),
-    ("xl", "xl-pruned", Kinship.CLOSE),  # whose names are the same
+    (BASE, "finetune", Kinship.RELATIVES),
+    (BASE, "pruned", Kinship.RELATIVES),
+    (BASE, "scratch", Kinship.STRANGERS),
+    ("xl", "xl-pruned", Kinship.RELATIVES),
+    (BASE, "xl", Kinship.CROSSED),
 ]
 
 
@@ -56,7 +57,8 @@ def test_what_is_drawn_and_told_follows_from_how_the_bases_are_related(
     assert (job.pictures, job.steps, job.kinship) == (effort.pictures, effort.steps, expected)
     both = operations(made.source), operations(made.target)
     told = work.stages(REFINE, made.running, both, of_text=True, kinship=expected)
-    assert (told[1].work.decoded, told[-1].work.trained) == (effort.pictures, effort.steps * refine.BATCH)
+    drawn = 2 * sampling.STEPS * effort.pictures
+    assert (told[0].work.predicted, told[-1].work.trained) == (drawn, effort.steps * refine.BATCH)
 
 
 def test_the_users_numbers_count_between_all(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,17 +70,17 @@ def test_the_users_numbers_count_between_all(models: Path, monkeypatch: pytest.M
 
 def test_a_bridge_from_which_refine_starts_is_as_good_as_any(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = jobs_of(planned(models, BASE, "scratch"), monkeypatch, start=BRIDGE)
-    assert (first.pictures, second.pictures) == (bridge.PICTURES, refine.EFFORTS[Kinship.NONE].pictures)
+    assert (first.pictures, second.pictures) == (bridge.PICTURES, refine.EFFORTS[Kinship.STRANGERS].pictures)
 
 
 def test_a_training_on_other_pictures_by_default_is_another(
     models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A later version that draws more must not take what an earlier one has kept for its own."""
-    made, cache, usual = planned(models, BASE, "scratch"), Cache(tmp_path, 1 << 30, 0), refine.EFFORTS[Kinship.NONE]
+    made, cache, usual = planned(models, BASE, "scratch"), Cache(tmp_path, 1 << 30, 0), refine.EFFORTS[Kinship.STRANGERS]
     keys = []
     for pictures in (usual.pictures, usual.pictures, 2 * usual.pictures):
-        monkeypatch.setitem(refine.EFFORTS, Kinship.NONE, dataclasses.replace(usual, pictures=pictures))
+        monkeypatch.setitem(refine.EFFORTS, Kinship.STRANGERS, dataclasses.replace(usual, pictures=pictures))
         [job] = jobs_of(made, monkeypatch, cache)
         keys.append(job.saved.job)  # type: ignore[union-attr]
     assert keys[0] == keys[1] != keys[2]

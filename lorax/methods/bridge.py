@@ -17,7 +17,21 @@ from torch import nn
 
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job, Kinship
-from lorax.models import Hook, Lesson, Model, NoisyBatch, Scales, check, effect, hooked, rows_in, rows_out, sampling, train
+from lorax.models import (
+    Hook,
+    Lesson,
+    Model,
+    NewNoise,
+    NoisyBatch,
+    Scales,
+    check,
+    effect,
+    hooked,
+    rows_in,
+    rows_out,
+    sampling,
+    train,
+)
 from lorax.progress import FITTING, WATCHING, Meter
 
 ROWS = 4096  # points at which layers are compared
@@ -43,7 +57,7 @@ def fit(job: Job) -> dict[str, LowRank]:
         latents = pictures.latents_in(target, meter)
         batch = sampling.noised(target, latents, pictures.prompts, count, seed=0)
         layers = solve(target, outputs, job.assignments, batch, points, meter)
-        lesson = Lesson(latents, pictures.prompts, SCALING_STEPS, SCALING_BATCH, SCALING_RATE)
+        lesson = Lesson(NewNoise(target, latents, pictures.prompts), SCALING_STEPS, SCALING_BATCH, SCALING_RATE)
         return train(target, Scales(layers, target.device), lesson, meter)
 
 

@@ -8,16 +8,16 @@ from typing import Protocol
 
 from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
-from lorax.models import Model, Models, Pictures, SavedTraining, Watch, watched
+from lorax.models import Answers, Model, Models, Pictures, SavedTraining, Watch, watched
 from lorax.progress import Meter, opening
 
 
 class Kinship(Enum):
-    """How the bases are related that an adapter is moved between, by the layers that it changes."""
+    """How the bases are related that an adapter is moved between."""
 
-    CLOSE = auto()  # one comes from the other's weights, and the layers have the same names
-    REBUILT = auto()  # one comes from the other's weights, and layers have other names, as in small-sd
-    NONE = auto()
+    RELATIVES = auto()  # one comes from the other's weights, or both from a third's
+    STRANGERS = auto()  # of one family
+    CROSSED = auto()  # of two families
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,19 @@ class Assignment:
 
 
 class Teacher(Protocol):
-    """The source with the adapter, which draws the pictures."""
+    """The source with the adapter, which draws pictures and predicts the noise in them."""
 
     def stored(self, count: int) -> Pictures | None:
         """Return ``count`` pictures that were drawn earlier, or None."""
 
     def draw(self, source: Model, count: int) -> Pictures:
         """Draw and store ``count`` pictures."""
+
+    def stored_answers(self, count: int) -> Answers | None:
+        """Return answers on ``count`` pictures that were given earlier, or None."""
+
+    def answer(self, source: Model, count: int) -> Answers:
+        """Draw ``count`` pictures, and give and store the answers on them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Job:
     pictures: int
     steps: int | None = None
     start: Mapping[str, LowRank] = field(default_factory=dict)  # by target layer, from which a training starts
-    kinship: Kinship = Kinship.NONE  # of the bases
+    kinship: Kinship = Kinship.STRANGERS  # of the bases
     saved: SavedTraining | None = None
     watch: Watch | None = None  # called at every validation of a training, which then does not resume from ``saved``
 

@@ -1,4 +1,8 @@
-"""Refine: trains the target on pictures that the source draws with the adapter."""
+"""Refine: trains the target on what the source draws with the adapter.
+
+Within a family the target learns what the source predicts on these pictures (``lorax.models.examples.Answers``). To another
+family, whose latents mean something else, it learns the pictures themselves.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +12,7 @@ import torch
 
 from lorax.low_rank import LowRank
 from lorax.methods.job import Job, Kinship
-from lorax.models import Factors, Lesson, Model, train
+from lorax.models import Answers, Examples, Factors, Lesson, Model, NewNoise, Pictures, train
 
 BATCH = 8  # pictures a step
 
@@ -24,23 +28,43 @@ class Effort:
 
 # What showed most in docs/seen.md on the styles for choosing, or as much for less.
 EFFORTS = {
-    Kinship.CLOSE: Effort(64, 10, 2e-3),
-    Kinship.REBUILT: Effort(256, 100, 2e-3),
-    Kinship.NONE: Effort(256, 100, 5e-3),
+    Kinship.RELATIVES: Effort(64, 100, 2e-3),
+    Kinship.STRANGERS: Effort(64, 300, 5e-3),
+    Kinship.CROSSED: Effort(256, 100, 5e-3),
 }
 
 
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
     steps, rate = steps_of(job.steps, job.kinship), EFFORTS[job.kinship].rate
-    if (pictures := job.teacher.stored(job.pictures)) is None:
-        with job.opened(job.source) as source:
-            pictures = job.teacher.draw(source, job.pictures)
+    taught = _pictures(job) if job.kinship is Kinship.CROSSED else _answers(job)
     with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)
-        lesson = Lesson(pictures.latents_in(target, job.meter), pictures.prompts, steps, BATCH, rate)
+        lesson = Lesson(_examples(taught, target, job), steps, BATCH, rate)
         return train(target, factors, lesson, job.meter, None if job.watch else job.saved, job.watch)
+
+
+def _examples(taught: Pictures | Answers, target: Model, job: Job) -> Examples:
+    if isinstance(taught, Answers):
+        return taught
+    return NewNoise(target, taught.latents_in(target, job.meter), taught.prompts)
+
+
+def _pictures(job: Job) -> Pictures:
+    """Return what the source draws, for a target whose latents mean something else."""
+    if (pictures := job.teacher.stored(job.pictures)) is None:
+        with job.opened(job.source) as source:
+            pictures = job.teacher.draw(source, job.pictures)
+    return pictures
+
+
+def _answers(job: Job) -> Answers:
+    """Return what the source predicts on its own pictures."""
+    if (answers := job.teacher.stored_answers(job.pictures)) is None:
+        with job.opened(job.source) as source:
+            answers = job.teacher.answer(source, job.pictures)
+    return answers
 
 
 def pictures_of(asked: int | None, kinship: Kinship) -> int:

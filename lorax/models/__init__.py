@@ -1,6 +1,7 @@
 """Models that run: their interface, sampling, hooks into their layers, and training."""
 
 from lorax.models.captions import captions, with_triggers
+from lorax.models.examples import Answers, Examples, NewNoise
 from lorax.models.flops import Operations, operations
 from lorax.models.hooks import Hook, adapted, effect, hooked, recomputed, rows_in, rows_out, text_module, watched
 from lorax.models.optimizer import Factors, Scales
@@ -14,12 +15,15 @@ from lorax.models.training import Lesson, SavedTraining, State, Watch, train
 __all__ = [
     "AT_ONCE",
     "PIXELS",
+    "Answers",
     "Conditioning",
+    "Examples",
     "Factors",
     "Hook",
     "Lesson",
     "Model",
     "Models",
+    "NewNoise",
     "NoisyBatch",
     "Operations",
     "Pictures",

@@ -17,7 +17,7 @@ TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """Noisy latents (N, 4, h, w), the noise in them, integer timesteps (N,) and prompts. All tensors are on the CPU."""
+    """Noisy latents (N, 4, h, w), the noise to predict in them, integer timesteps (N,) and prompts. All are on the CPU."""
 
     latents: torch.Tensor
     noise: torch.Tensor

@@ -1,7 +1,7 @@
-"""Trains factors or scales of an adapter on pictures, until held-out pictures show no gain."""
+"""Trains factors or scales of an adapter on examples, until held-out ones show no gain."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,14 +9,14 @@ import torch
 
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
+from lorax.models.examples import Examples
 from lorax.models.hooks import adapted, recomputed
 from lorax.models.optimizer import Factors, Optimizer, Scales
 from lorax.models.prompts import Prompts
 from lorax.models.protocol import Model
-from lorax.models.sampling import NoisyBatch, batches, noised
+from lorax.models.sampling import NoisyBatch, batches
 from lorax.progress import TRAINING, Meter
 
-HELD_OUT = 8  # one picture in so many is held out for validation
 VALIDATE_EVERY = 10  # steps
 PATIENCE = 5  # validations without a gain, after which training stops
 BACKWARD_AT_ONCE = 16  # pictures with a side of 8 that go through a backward pass together
@@ -37,13 +37,9 @@ class SavedTraining(Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """The data and settings of a training: scaled latents (P, 4, h, w) on the CPU with a prompt each.
+    """The examples and settings of a training: at most ``steps``, each on ``batch`` examples, at the learning rate ``rate``."""
 
-    ``steps`` are taken at most, each on ``batch`` pictures, at the learning rate ``rate``.
-    """
-
-    latents: torch.Tensor
-    prompts: Sequence[str]
+    examples: Examples
     steps: int
     batch: int
     rate: float
@@ -82,22 +78,18 @@ def train(
 
 
 class _Run:
-    """One training. Some pictures are held out."""
+    """One training."""
 
     def __init__(self, target: Model, trained: Factors | Scales, lesson: Lesson, meter: Meter, watch: Watch | None) -> None:
         self.optimizer = Optimizer(trained.parameters, lesson.rate)
         self._target, self._trained, self._lesson, self._meter, self._watch = target, trained, lesson, meter, watch
-        is_held_out = torch.arange(len(lesson.prompts)) % HELD_OUT == 0
-        held_out, self._shown = is_held_out.nonzero().flatten(), (~is_held_out).nonzero().flatten()
-        self._held_out = self._noised(held_out, len(held_out), seed=0)
-        self._prompts = Prompts(target, lesson.prompts, trained.layers(trained.parameters), meter)
+        self._held_out = lesson.examples.held_out()
+        self._prompts = Prompts(target, lesson.examples.prompts, trained.layers(trained.parameters), meter)
         self._blocks = target.blocks() if target.size > LARGE else ()
 
     def advance(self) -> None:
         """Take one step."""
-        step = self.optimizer.step + 1
-        rows = self._shown[torch.randperm(len(self._shown), generator=torch.Generator().manual_seed(step))[: self._lesson.batch]]
-        batch = self._noised(rows, len(rows), seed=step)
+        batch = self._lesson.examples.at(self.optimizer.step + 1, self._lesson.batch)
 
         def add_gradient(scale: float) -> None:
             for part in batches(len(batch), self._target.size, BACKWARD_AT_ONCE):
@@ -110,7 +102,7 @@ class _Run:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Validate the averaged layers on the held-out pictures. Raises LoraxError if the first loss is not finite."""
+        """Validate the averaged layers on the held-out examples. Raises LoraxError if the first loss is not finite."""
         layers, total = self._trained.layers(self.optimizer.average), 0.0
         with adapted(self._target, layers):
             for rows in batches(len(self._held_out), self._target.size):
@@ -126,12 +118,8 @@ class _Run:
         if self._watch:
             self._watch(self.optimizer.step, loss, layers)
 
-    def _noised(self, rows: torch.Tensor, count: int, seed: int) -> NoisyBatch:
-        prompts = [self._lesson.prompts[i] for i in rows]
-        return noised(self._target, self._lesson.latents[rows], prompts, count, seed)
-
     def _loss(self, batch: NoisyBatch) -> torch.Tensor:
-        """Return the sum of the pictures' losses, each a mean over its latents."""
+        """Return the sum of the examples' losses, each a mean over its latents."""
         predicted = self._target.predict(batch.latents, batch.times, self._prompts(batch.prompts))
         return (predicted - batch.noise.to(predicted)).square().mean((1, 2, 3)).sum()
 

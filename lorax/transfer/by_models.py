@@ -7,7 +7,7 @@ from functools import partial
 from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO, BRIDGE, REFINE, Job, model_method, refine
-from lorax.models import Model, Pictures, Watch, check_all, draw
+from lorax.models import Answers, Model, Pictures, Watch, check_all, draw
 from lorax.pairing import Pair
 from lorax.progress import COMPARING, Meter
 from lorax.reasons import Reason, Why
@@ -25,8 +25,8 @@ from lorax.transfer.teaching import prompts_of
 def run(plan: Plan, context: Context, *, start: str | None = None, watch: Watch | None = None) -> Moved:
     """Move one adapter. A training starts from the result of ``auto``, or of ``bridge`` if that is the ``start``.
 
-    The source's pictures are cached, also for other targets that take as many. An interrupted training resumes from the cache,
-    unless it has a ``watch``. Raises LoraxError if a model cannot be run.
+    What the source draws or predicts is cached, also for other targets that take as much. An interrupted training resumes from
+    the cache, unless it has a ``watch``. Raises LoraxError if a model cannot be run.
     """
     if context.models is None:
         raise LoraxError(f"method {plan.options.method} runs the models, and nothing is given that runs them.")
@@ -98,7 +98,7 @@ def kind_of(plan: Plan, unrelated: Unrelated | None) -> str:
 
 
 class _Teacher:
-    """The source with the adapter, whose pictures a target learns from; implements ``lorax.methods.job.Teacher``."""
+    """The source with the adapter, from which a target learns; implements ``lorax.methods.job.Teacher``."""
 
     def __init__(self, plan: Plan, deltas: Mapping[str, LowRank], store: Store, meter: Meter) -> None:
         self._plan, self._deltas, self._store, self._meter = plan, deltas, store, meter
@@ -112,6 +112,16 @@ class _Teacher:
         pictures = Pictures.decoded(source, latents, prompts, self._meter)
         self._store.save_pictures(pictures)
         return pictures
+
+    def stored_answers(self, count: int) -> Answers | None:
+        return self._store.answers(self._plan, count)
+
+    def answer(self, source: Model, count: int) -> Answers:
+        prompts = prompts_of(self._plan, count)
+        latents = draw(source, self._deltas, prompts, self._meter)
+        answers = Answers.of(source, self._deltas, latents, prompts, self._meter)
+        self._store.save_answers(answers)
+        return answers
 
 
 def _by_weights(plan: Plan, context: Context) -> Moved:

@@ -16,15 +16,26 @@ from lorax.checkpoint import Checkpoint, component_of
 from lorax.devices import pick_device, precision
 from lorax.files import Cache
 from lorax.methods import AUTO, BRIDGE, bridge, runs_models, weight_method
-from lorax.models import AT_ONCE, PIXELS, Operations, operations, sampling, share_of, speed_of, speed_of_solving, training
+from lorax.models import (
+    AT_ONCE,
+    PIXELS,
+    Operations,
+    examples,
+    operations,
+    sampling,
+    share_of,
+    speed_of,
+    speed_of_solving,
+    training,
+)
 from lorax.progress import COMPARING, FITTING, MOVING, Phase, hashing, opening
 from lorax.subspace import SMALL
 from lorax.transfer import by_layer
 from lorax.transfer.assignment import assignments
 from lorax.transfer.expected import Cost
 from lorax.transfer.planning import Context, Plan
-from lorax.transfer.resume import has_pictures
-from lorax.transfer.work import Stage, pictures_of, solving, stages
+from lorax.transfer.resume import has_drawn
+from lorax.transfer.work import Stage, is_answered, pictures_of, solving, stages
 
 # Shares of a block's speed; that of the UNet is with an adapter on it.
 UNET, TRAINED, TEXT, DECODED, READ = 0.45, 0.43, 0.4, 1.05, 0.45
@@ -36,6 +47,7 @@ EIGEN = 24.0  # operations of comparing two layers, in cubes of the smaller side
 HELD = 3  # values in memory at a time, relative to those of the largest layer, or of a block's layers together
 STATES = 6  # copies of a trained factor: itself, its gradient, AdamW's two moments, the average, and the best average
 FLOAT, DOUBLE = 4, 8  # bytes
+CHANNELS = 4  # of latents
 GRAMS = 4  # matrices of a regression that are as large as its Gram matrix
 PROGRAM = 350_000_000  # bytes of the program with its packages, in main memory
 
@@ -50,7 +62,7 @@ def estimate(
 ) -> Cost:
     """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early.
 
-    Whether the bases are related is found from a few layers, if it is not given. ``cache`` may hold pictures drawn earlier.
+    Whether the bases are related is found from a few layers, if it is not given. ``cache`` may hold what was drawn earlier.
     ``alone``: on a machine that does nothing else, so that the estimate stays the same, whatever others compute.
     """
     job = _Job.of(plan, method or plan.options.method, related, cache, alone)
@@ -104,6 +116,7 @@ class _Job:
     rows: int  # points at which bridge compares layers; 0 for refine
     solved: list[tuple[int, int, int]]  # shapes of the layers that bridge solves: outputs of the source's, shape of the target's
     factors: int  # values that are trained
+    answers: int  # examples that refine keeps, in which the source has predicted the noise
     alone: bool  # whether nothing else is computed meanwhile
 
     @classmethod
@@ -114,18 +127,22 @@ class _Job:
         is_bridge = method == BRIDGE
         # Bridge draws as many between all bases, and is not asked how they are related, which takes a look at their weights.
         kinship = plan.kinship(related=not is_bridge and (are_related(plan) if related is None else related))
+        drawn = pictures_of(method, plan.running, models, kinship)
         done = stages(
             method,
             plan.running,
             models,
             of_text=any(component_of(target) != "unet" for target in assigned),
             kinship=kinship,
-            drawn=has_pictures(plan, cache, pictures_of(method, plan.running, models, kinship)),
+            drawn=has_drawn(plan, cache, drawn, answered=is_answered(method, kinship)),
         )
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
         solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
-        return cls(plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, alone)
+        answers = examples.COPIES * drawn if is_answered(method, kinship) else 0
+        return cls(
+            plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, answers, alone
+        )
 
     def phases(self) -> list[Phase]:
         """Return the phases with their seconds."""
@@ -159,10 +176,12 @@ class _Job:
         return held if on_card else held + PROGRAM + self._in_main_memory()
 
     def _in_main_memory(self) -> int:
-        """Return the bytes of the pictures and of what bridge keeps of the source."""
+        """Return the bytes of the pictures, or of the answers on them, and of what bridge keeps of the source."""
+        side = self.models[0].size
         drawn = max(stage.work.read for stage in self.stages)
-        pictures = drawn * 3 * (PIXELS * self.models[0].size) ** 2
-        return pictures + 2 * torch.half.itemsize * self.rows * sum(out for out, _, _ in self.solved)
+        pictures = drawn * 3 * (PIXELS * side) ** 2
+        answers = self.answers * 2 * torch.half.itemsize * CHANNELS * side**2
+        return pictures + answers + 2 * torch.half.itemsize * self.rows * sum(out for out, _, _ in self.solved)
 
     def _bytes(self, stage: Stage, width: int) -> int:
         """Return the bytes of the weights, of the values between layers, and of what is trained or solved."""

@@ -113,10 +113,10 @@ class Plan:
         return [name for name in names if (found := self.pairs[name]) and found.target != self.of_original(name)]
 
     def kinship(self, *, related: bool) -> Kinship:
-        """Return how the bases are related, by the adapter's layers. ``related``: whether one comes from the other's weights."""
-        if not related:
-            return Kinship.NONE
-        return Kinship.REBUILT if self.placed(filter(self.same_shape, self.pairs)) else Kinship.CLOSE
+        """Return how the bases are related. ``related``: whether one comes from the other's weights."""
+        if not self.within_family:
+            return Kinship.CROSSED
+        return Kinship.RELATIVES if related else Kinship.STRANGERS
 
     def same_shape(self, name: str) -> bool:
         """Tell whether the layer has a pair whose weights have one shape, at least on the inputs that they share."""

@@ -11,11 +11,12 @@ import torch
 from lorax import __version__
 from lorax.checkpoint import Checkpoint
 from lorax.files import Cache, Entry
-from lorax.models import Pictures, State
+from lorax.models import Answers, NoisyBatch, Pictures, State
 from lorax.transfer.planning import Plan
 from lorax.transfer.teaching import prompts_of, trigger_of
 
-DRAWN = "drawn"  # the last word of the keys of pictures
+DRAWN = "drawn"  # the last word of the keys of pictures, and of answers on pictures
+ANSWERED = "answered"  # the word before it in those of answers
 
 
 class Store:
@@ -44,6 +45,20 @@ class Store:
         """Store pictures, which also serve other targets of the adapter that take as many."""
         self._put(_drawn(self.source, len(pictures.prompts)), {"pictures": pictures.pixels}, {})
 
+    def answers(self, plan: Plan, count: int) -> Answers | None:
+        """Return what the source predicted on ``count`` pictures, or None."""
+        if (entry := self._get(_drawn(self.source, count, ANSWERED))) is None:
+            return None
+        latents, noise, times = (entry.tensors[name] for name in ("latents", "noise", "times"))
+        prompts = prompts_of(plan, count) * (len(times) // count)
+        return Answers(NoisyBatch(latents, noise, times, prompts), count)
+
+    def save_answers(self, answers: Answers) -> None:
+        """Store what the source predicted, which also serves other targets of the adapter that take as much."""
+        batch = answers.batch
+        tensors = {"latents": batch.latents, "noise": batch.noise, "times": batch.times}
+        self._put(_drawn(self.source, answers.pictures, ANSWERED), tensors, {})
+
     def load(self) -> State | None:
         """Return the state of the job's training, or None."""
         return self._get(f"{self.job}-trained")
@@ -62,18 +77,18 @@ class Store:
 
 
 def pictures_changed(cache: Cache | None) -> int:
-    """Return a number that differs once this process has put pictures into the cache or removed some."""
+    """Return a number that differs once this process has put pictures or answers into the cache, or removed some."""
     return cache.changes(DRAWN) if cache else 0
 
 
-def has_pictures(plan: Plan, cache: Cache | None, count: int) -> bool:
-    """Tell whether the cache has ``count`` pictures that the source drew with the adapter.
+def has_drawn(plan: Plan, cache: Cache | None, count: int, *, answered: bool) -> bool:
+    """Tell whether the cache has ``count`` pictures that the source drew with the adapter, or its answers on as many.
 
     They are not looked for before the hash of the source is known, since it takes as long as reading the source.
     """
     if cache is None or not cache.is_on_disk or plan.source.identity.unread:
         return False
-    return cache.has(_drawn(_drawing(plan), count))
+    return cache.has(_drawn(_drawing(plan), count, *([ANSWERED] if answered else [])))
 
 
 def _drawing(plan: Plan) -> str:
@@ -83,9 +98,9 @@ def _drawing(plan: Plan) -> str:
     return _hash(__version__, *adapter, *_identity(plan.source), drawing | {"trigger": trigger_of(plan)})
 
 
-def _drawn(source: str, count: int) -> str:
-    """Return the key of ``count`` pictures."""
-    return f"{source}-{count}-{DRAWN}"
+def _drawn(source: str, count: int, *words: str) -> str:
+    """Return the key of ``count`` pictures, or of what the words say of them."""
+    return "-".join([source, str(count), *words, DRAWN])
 
 
 def _identity(base: Checkpoint) -> tuple[str, str]:

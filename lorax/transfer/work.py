@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from lorax.methods import BRIDGE, Kinship, bridge, model_method, refine
-from lorax.models import Operations, sampling, training
+from lorax.methods import BRIDGE, REFINE, Kinship, bridge, model_method, refine
+from lorax.models import Operations, examples, sampling, training
 from lorax.options import Running
 from lorax.progress import DECODING, DRAWING, ENCODING, FITTING, TRAINING, WATCHING
 
@@ -48,27 +48,32 @@ def stages(
 ) -> list[Stage]:
     """Return the stages of a method in order, on the source and on the target.
 
-    ``of_text``: whether the adapter has layers of text encoders. ``drawn``: whether the pictures are there already.
+    ``of_text``: whether the adapter has layers of text encoders. ``drawn``: whether what the source draws, or answers, is there.
     """
     source, target = models
     count = pictures_of(method, running, models, kinship)
-    drawing = [
-        Stage(DRAWING, False, Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, source))),
-        Stage(DECODING, False, Work(0, 0, 0, decoded=count)),
-    ]
-    reading, both = Work(0, 0, 0, read=count), Work(2 * count, 2 * count, 2 * count)  # with the adapter and without it
-    watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
-    fitting = [Stage(FITTING, True, both)]
-    is_bridge = method == BRIDGE
-    steps = bridge.SCALING_STEPS if is_bridge else refine.steps_of(running.steps, kinship)
-    batch = bridge.SCALING_BATCH if is_bridge else refine.BATCH
-    return [
-        *([] if drawn else drawing),
-        *(watching if is_bridge else []),
-        Stage(ENCODING, True, reading),
-        *(fitting if is_bridge else []),
-        Stage(TRAINING, True, _training(count, steps, batch, target, of_text)),
-    ]
+    drawing = Stage(DRAWING, False, Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, source)))
+    drawn_whole = [] if drawn else [drawing, Stage(DECODING, False, Work(0, 0, 0, decoded=count))]
+    reading = Work(0, 0, 0, read=count)
+    if method == BRIDGE:
+        both = Work(2 * count, 2 * count, 2 * count)  # with the adapter and without it
+        watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
+        fitting = [Stage(ENCODING, True, reading), Stage(FITTING, True, both)]
+        training_ = _training(count, 1, bridge.SCALING_STEPS, bridge.SCALING_BATCH, target, of_text)
+        return [*drawn_whole, *watching, *fitting, Stage(TRAINING, True, training_)]
+    steps, answered = refine.steps_of(running.steps, kinship), is_answered(method, kinship)
+    trained = _training(count, examples.VALIDATED if answered else 1, steps, refine.BATCH, target, of_text)
+    if not answered:
+        return [*drawn_whole, Stage(ENCODING, True, reading), Stage(TRAINING, True, trained)]
+    asked = examples.COPIES * count
+    answering = Work(asked, _encoded(count, asked, source, of_text), _at_once(asked, source))
+    answers = [] if drawn else [drawing, Stage(WATCHING, False, answering)]
+    return [*answers, Stage(TRAINING, True, trained)]
+
+
+def is_answered(method: str, kinship: Kinship) -> bool:
+    """Tell whether the target learns what the source predicts, and not the pictures."""
+    return method == REFINE and kinship is not Kinship.CROSSED
 
 
 def pictures_of(method: str, running: Running, models: tuple[Operations, Operations], kinship: Kinship) -> int:
@@ -77,14 +82,20 @@ def pictures_of(method: str, running: Running, models: tuple[Operations, Operati
     return bridge.pictures_seen(asked, max(one.size for one in models)) if method == BRIDGE else asked
 
 
-def _training(pictures: int, steps: int, batch: int, of: Operations, of_text: bool) -> Work:
-    """Return the work of a training that does not stop early."""
-    held_out = math.ceil(pictures / training.HELD_OUT)
-    batch = min(batch, pictures - held_out)
+def _training(pictures: int, copies: int, steps: int, batch: int, of: Operations, of_text: bool) -> Work:
+    """Return the work of a training that does not stop early. ``copies``: of each picture that is held out."""
+    held_out = math.ceil(pictures / examples.HELD_OUT)
+    validated = copies * held_out
+    batch = min(batch, (examples.COPIES if copies > 1 else 1) * (pictures - held_out))
     validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
-    predicted = validations * held_out + trained
-    encoded = pictures if _at_once(2, of) == 1 and not of_text else predicted  # see ``lorax.models.prompts``
-    return Work(predicted, encoded, max(_at_once(held_out, of), _at_once(batch, of, training.BACKWARD_AT_ONCE)), trained=trained)
+    predicted = validations * validated + trained
+    at_once = max(_at_once(validated, of), _at_once(batch, of, training.BACKWARD_AT_ONCE))
+    return Work(predicted, _encoded(pictures, predicted, of, of_text), at_once, trained=trained)
+
+
+def _encoded(pictures: int, predicted: int, of: Operations, of_text: bool) -> int:
+    """Return how many prompts are encoded; see ``lorax.models.prompts``."""
+    return pictures if _at_once(2, of) == 1 and not of_text else predicted
 
 
 def _at_once(count: int, of: Operations, most: int = 64) -> int:
