@@ -18,7 +18,6 @@ from lab.variants import (
     CHANGE,
     FROM_BRIDGE,
     HIGHER,
-    LONGER,
     STEPS,
     STRENGTHS,
     VARIANTS,
@@ -77,7 +76,7 @@ def full() -> Iterator[Task]:
 def behaviour() -> Iterator[Task]:
     """What runs the models, from the base to every other base of the headline, and across structures."""
     asked_of = {
-        FINETUNE: (BRIDGE, REFINE, LONGER, HIGHER, CHANGE),
+        FINETUNE: (BRIDGE, REFINE, HIGHER, CHANGE),
         PRUNED: (BRIDGE, REFINE),
         SCRATCH: (BRIDGE, REFINE, HIGHER, FROM_BRIDGE),
         XL: (BRIDGE, REFINE, HIGHER),

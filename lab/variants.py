@@ -30,8 +30,8 @@ from lorax.transfer import Context, Layers, Moved, Plan, by_models, plan, run
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
-STEPS = (10, 20, 30, 50, 70, 100)  # after which refine is looked at
-FROM_BRIDGE, LONGER, CHANGE = "refine from bridge", "refine, longer", "match the change"
+STEPS = (10, 20, 30, 50, 70, 100, 200)  # after which refine is looked at
+FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
 HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"
 PROJECTING = [name for name in METHODS if name not in (COPY, AUTO) and not runs_models(name)]
@@ -46,7 +46,7 @@ class Variant:
     start: str | None = None  # of refine
     steps: int | None = None
     pictures: int | None = None
-    batch: int | None = None  # pictures of one step of refine, which is no option of the tool
+    constants: tuple[tuple[str, object], ...] = ()  # of refine, which are no options of the tool
     lora_rank: int | None = None
 
     @property
@@ -79,7 +79,6 @@ def _variants() -> list[Variant]:
     behaviour = [
         *(Variant(name, Options(name), (1.0,), "behaviour") for name in filter(runs_models, METHODS)),
         Variant(FROM_BRIDGE, Options(REFINE), (1.0,), "behaviour", BRIDGE),
-        Variant(LONGER, Options(REFINE), (1.0,), "behaviour", steps=50),
         Variant(HIGHER, Options(REFINE), (1.0,), "behaviour", lora_rank=16),
         Variant(CHANGE, Options(REFINE), (1.0,), "behaviour", steps=50),
     ]
@@ -119,10 +118,10 @@ def move(
         planned = dataclasses.replace(planned, running=variant.running)
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
-        if variant.batch is None:
+        if not variant.constants:
             return planned, by_models.run(planned, _context(), start=variant.start, watch=watch)
-        # What is kept of a training does not tell how large its batches were, and none is kept of one that is watched.
-        with mock.patch.object(refine, "BATCH", variant.batch):
+        # What is kept of a training does not tell of the constants, and nothing is kept of one that is watched.
+        with mock.patch.multiple(refine, **dict(variant.constants)):
             return planned, by_models.run(planned, _context(), start=variant.start, watch=watch or _unseen)
     moved = run(planned)
     if variant.name == RANDOM:

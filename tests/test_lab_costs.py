@@ -11,7 +11,7 @@ import torch
 from lab import variants
 from lab.eye import figures
 from lab.eye.costs import costs, less_usual
-from lab.eye.ideas import CHEAPER, FULL_150, STRENGTHS, VARIANTS
+from lab.eye.ideas import CHEAPER, FULL, OTHERWISE, STRENGTHS, VARIANTS
 from lab.eye.looking import PROMPTS as ASKED
 from lab.eye.looking import adapter_of
 from lab.pictures import SEEDS, TOP
@@ -46,7 +46,7 @@ def results(tmp_path: Path) -> Results:
         found.add_losses(Key(XL, adapter_of(style).name, native_of(SHOWN[-1])), torch.full((4, 2), 0.9))
         for strength in STRENGTHS:
             add(style, NATIVE, strength, 0.8)
-            add(style, FULL_150, strength, 0.6)
+            add(style, FULL, strength, 0.6)
             if style == ONE:
                 add(style, REFINE, strength, 0.4)
                 add(style, LESS, strength, 0.2)
@@ -57,27 +57,27 @@ def test_less_work_is_set_beside_what_is_usual(results: Results) -> None:
     found = [one for one in figures.figures(results) if one.half == "choosing"]
     shown = {(one.target, one.variant): one for one in found}
     assert less_usual(shown[XL, REFINE], shown, results) is None
-    less, more = (less_usual(shown[XL, name], shown, results) for name in (LESS, FULL_150))
+    less, more = (less_usual(shown[XL, name], shown, results) for name in (LESS, FULL))
     assert less
     assert more
     assert (less.mean, more.mean) == (pytest.approx(-0.25), pytest.approx(0.25)), "of the styles that both have"
     rows = costs(found, results).splitlines()[2:]
-    assert [row.split(" | ")[0].strip("| ") for row in rows] == [REFINE, LESS, FULL_150]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [REFINE, LESS, FULL]
     assert f"{ONE}, {OTHER}" in rows[-1]
 
 
 def test_without_what_is_usual_nothing_is_set_beside_it(results: Results) -> None:
     found = {(one.target, one.variant): one for one in figures.figures(results) if one.variant != REFINE}
-    assert less_usual(found[XL, FULL_150], found, results) is None
+    assert less_usual(found[XL, FULL], found, results) is None
 
 
-def test_batches_are_of_the_variants_size_and_what_they_give_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key of a kept training does not tell the size; a training that is watched is not kept."""
+def test_constants_are_the_variants_own_and_what_they_give_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a kept training does not tell the constants; a training that is watched is not kept."""
     usual, seen = refine.BATCH, []
     monkeypatch.setattr(variants, "plan", lambda *_: Planned())
     monkeypatch.setattr(variants, "open_adapter", lambda _: None)
     monkeypatch.setattr(by_models, "run", lambda *_, watch, **__: seen.append((refine.BATCH, watch is not None)))
-    for variant in (Variant("some", Options(REFINE), batch=4), Variant("usual", Options(REFINE))):
+    for variant in (Variant("some", Options(REFINE), constants=(("BATCH", 4),)), Variant("usual", Options(REFINE))):
         variants.move(variant, adapter_of(ONE), BASE, None, None)  # type: ignore[arg-type]
     assert seen == [(4, True), (usual, False)]
     assert usual == refine.BATCH
@@ -90,7 +90,11 @@ class Planned:
     running: Running | None = None
 
 
-def test_each_cheaper_one_is_what_its_name_says() -> None:
+def test_each_one_that_was_tried_is_what_its_name_says() -> None:
     for name, one in CHEAPER.items():
         assert name in VARIANTS
-        assert name == f"refine, {one.pictures} pictures, {one.batch} a step, {one.steps} steps"
+        assert name == f"refine, {one.pictures} pictures, {dict(one.constants)['BATCH']} a step, {one.steps} steps"
+    for name, one in OTHERWISE.items():
+        assert name in VARIANTS
+        assert name == f"refine, {one.pictures} pictures, {one.steps} steps"
+        assert not one.constants

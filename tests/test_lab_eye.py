@@ -16,7 +16,7 @@ from lab.eye import figures, records
 from lab.eye.blind import BLIND, COUNT, EVENLY, KEY, Drawer, _pairs, digest
 from lab.eye.figures import HALVES
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import CHEAPER, DRAWN, FULL_10, FULL_150, LOST, STRENGTHS, VARIANTS, is_drawn
+from lab.eye.ideas import CHEAPER, DRAWN, LOST, OTHERWISE, STRENGTHS, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers

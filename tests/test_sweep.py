@@ -17,7 +17,7 @@ from lab.zoo import ADAPTERS, HEADLINE_PAIRS, SCRATCH, XL
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.formats import open_adapter
-from lorax.methods import refine
+from lorax.methods import REFINE, refine
 from lorax.models import adapted, sampling
 from lorax.options import Options, Running
 from lorax.runner import Runner
@@ -126,7 +126,7 @@ def test_refine_is_measured_on_its_way(measured: list, tmp_path: Path, monkeypat
     """It is measured after the steps that are asked for; and what it moved is left for the pictures."""
     monkeypatch.setattr(variants, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(variants, "captions", lambda: ("sun", "cat"))
-    refined = variants.VARIANTS[variants.LONGER]
+    refined = variants.VARIANTS[REFINE]
     monkeypatch.setattr(variants, "Running", lambda **asked: Running(**asked | {"pictures": 16, "steps": 20}))
     results = Results(tmp_path / "results")
     sweep.run([(BASE, FINETUNE, ADAPTER, refined)], results)

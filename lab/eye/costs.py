@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lab.eye.figures import Figure, curve
 from lab.eye.frontier import Judged, less_copy
-from lab.eye.ideas import CHEAPER, FULL_150
+from lab.eye.ideas import CHEAPER, FULL, ON_NOISE, OTHERWISE
 from lab.report.tables import markdown, number
 from lab.results import NATIVE, Results
 from lab.stats import Interval
@@ -16,12 +16,21 @@ HEAD = ("variant", "to", "styles", "frontier", "less usual", "recovery")
 
 
 def costs(found: Sequence[Figure], results: Results) -> str:
-    """A table of the pairs on which work was left out or added, on the styles for choosing."""
-    targets = dict.fromkeys(one.target for one in found if one.variant in CHEAPER)
+    """A table of what was tried with the pictures, to another family, on the styles for choosing."""
+    return _table((REFINE, *CHEAPER, FULL), CHEAPER, found, results)
+
+
+def otherwise(found: Sequence[Figure], results: Results) -> str:
+    """A table of what was tried with the source's answers, within a family, on the styles for choosing."""
+    return _table((REFINE, *OTHERWISE, *ON_NOISE.values()), OTHERWISE, found, results)
+
+
+def _table(names: Sequence[str], tried: Mapping[str, object], found: Sequence[Figure], results: Results) -> str:
+    targets = dict.fromkeys(one.target for one in found if one.variant in tried)
     shown = {(one.target, one.variant): one for one in found if one.half == "choosing" and one.target in targets}
     rows = [
         (name, target, ", ".join(one.styles), number(one.frontier), number(less_usual(one, shown, results)), number(one.recovery))
-        for name in (REFINE, *CHEAPER, FULL_150)
+        for name in names
         for target in targets
         if (one := shown.get((target, name)))
     ]

@@ -43,11 +43,15 @@ IDEAS: dict[str, Strength] = {
 }
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-IN_FULL = {steps: f"refine in full, {steps} steps" for steps in (10, 50, 150)}  # what it took before its cost was measured
-FULL_10, FULL_50, FULL_150 = IN_FULL.values()
-REFINES = {name: Variant(name, Options(REFINE), steps=steps, pictures=384, batch=16) for steps, name in IN_FULL.items()}
-CHEAPER = {  # pictures, of which so many a step, and steps
-    name: Variant(name, Options(REFINE), pictures=pictures, batch=batch, steps=steps)
+FULL = "refine in full"  # to SDXL, what it took before its cost was measured
+ON_NOISE = {steps: f"refine on noise, {steps} steps" for steps in (10, 100)}  # what it was before it learned answers
+NOISE_10, NOISE_100 = ON_NOISE.values()
+REFINES = {FULL: Variant(FULL, Options(REFINE), pictures=384, steps=150, constants=(("BATCH", 16),))} | {
+    name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("ANSWERED", frozenset()),))
+    for pictures, (steps, name) in zip((64, 256), ON_NOISE.items(), strict=True)
+}
+CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
+    name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("BATCH", batch),))
     for pictures, batch, steps in (
         *((pictures, 8, 120) for pictures in (32, 64, 128)),
         *((128, batch, 120) for batch in (4, 16)),
@@ -56,13 +60,20 @@ CHEAPER = {  # pictures, of which so many a step, and steps
     )
     for name in [f"refine, {pictures} pictures, {batch} a step, {steps} steps"]
 }
+OTHERWISE = {  # on answers: pictures and steps
+    name: Variant(name, Options(REFINE), pictures=pictures, steps=steps)
+    for pictures, steps in ((64, 30), (64, 100), (64, 300), (128, 300))
+    for name in [f"refine, {pictures} pictures, {steps} steps"]
+}
+ANSWERS_30, ANSWERS_100, ANSWERS_300, MORE_ANSWERS = OTHERWISE
+TRIED = CHEAPER | OTHERWISE  # on the styles for choosing
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
-    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, FULL_10, FULL_50),
-    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, *IN_FULL.values()),
-    SCRATCH: (COPY, BRIDGE, REFINE, FULL_150, *CHEAPER),
-    XL: (BRIDGE, REFINE, FULL_150, *CHEAPER),  # where no layer has a copy
-    XL_PRUNED: (COPY, LORAX, REFINE, FULL_10),
+    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
+    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
+    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_100, MORE_ANSWERS),
+    XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
+    XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
@@ -71,7 +82,7 @@ CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowher
 def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether a variant is drawn on a target, with the LoRA of a style."""
     is_left = variant not in LOST or target == CHOSEN_ON
-    is_for_choosing = variant in (*LOST, *CHEAPER)
+    is_for_choosing = variant in (*LOST, *TRIED)
     return is_left and (style in CHOOSING or not is_for_choosing) and variant in DRAWN[target]
 
 
@@ -88,7 +99,7 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
-    method = (REFINES | CHEAPER).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
+    method = (REFINES | TRIED).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
     planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
     if variant in IDEAS:
         moved = _by_layer(moved, IDEAS[variant])

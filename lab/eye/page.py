@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib import color_sequences
 from matplotlib.figure import Figure as Plot
 
-from lab.eye.costs import costs
+from lab.eye.costs import costs, otherwise
 from lab.eye.figures import HALVES, Figure, figures
-from lab.eye.ideas import CHEAPER, LOST, REFINES
+from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
@@ -50,8 +50,9 @@ def seen(options: argparse.Namespace) -> None:
         "accuracies": _accuracies(),
         "readers": _readers(options.results),
         "grids": _grids(),
-        "tables": "\n\n".join(_tables([one for one in found if one.variant not in CHEAPER])),
+        "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
         "costs": costs(found, results),
+        "otherwise": otherwise(found, results),
         "half": _halves(),
         "pairs": str(len({(one.source, one.target) for one in found})),
         "lost": listed([f"`{name}`" for name in LOST]),

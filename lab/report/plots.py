@@ -22,7 +22,6 @@ from lab.variants import (
     COPY,
     FROM_BRIDGE,
     HIGHER,
-    LONGER,
     LORAX,
     PROJECTING,
     RANKS,
@@ -46,7 +45,7 @@ STYLE = {
 }
 FLOOR = -1.0  # how much below it a harm lies is of no interest, and would flatten all that is
 LINES = (COPY, AUTO, *PROJECTING, BY_NAME, NATIVE, REFINE, FROM_BRIDGE, CHANGE)
-COLOURS = dict(zip(LINES, plt.color_sequences["tab10"], strict=True)) | {LONGER: "black", HIGHER: "gold"}
+COLOURS = dict(zip(LINES, plt.color_sequences["tab10"], strict=True)) | {HIGHER: "gold"}
 Points = list[tuple[str, Interval]]  # label on the horizontal axis, figure
 Drawn = Callable[[Pair, str], Points]  # of a pair and a line in its panel
 
@@ -112,7 +111,7 @@ def against_strength(cells: Cells) -> Figure | None:
 
 def against_steps(cells: Cells) -> Figure | None:
     """What trains the target, from each start, after so many steps; 0 is the start."""
-    starts = {REFINE: AUTO, LONGER: AUTO, HIGHER: AUTO, FROM_BRIDGE: BRIDGE, CHANGE: AUTO}
+    starts = {REFINE: AUTO, HIGHER: AUTO, FROM_BRIDGE: BRIDGE, CHANGE: AUTO}
     shown = ["0", *map(str, STEPS)]
 
     def points(pair: Pair, variant: str) -> Points:

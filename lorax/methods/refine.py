@@ -33,11 +33,13 @@ EFFORTS = {
     Kinship.CROSSED: Effort(256, 100, 5e-3),
 }
 
+ANSWERED = frozenset({Kinship.RELATIVES, Kinship.STRANGERS})  # bases whose latents mean the same
+
 
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
     steps, rate = steps_of(job.steps, job.kinship), EFFORTS[job.kinship].rate
-    taught = _pictures(job) if job.kinship is Kinship.CROSSED else _answers(job)
+    taught = _answers(job) if job.kinship in ANSWERED else _pictures(job)
     with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)

@@ -73,7 +73,7 @@ def stages(
 
 def is_answered(method: str, kinship: Kinship) -> bool:
     """Tell whether the target learns what the source predicts, and not the pictures."""
-    return method == REFINE and kinship is not Kinship.CROSSED
+    return method == REFINE and kinship in refine.ANSWERED
 
 
 def pictures_of(method: str, running: Running, models: tuple[Operations, Operations], kinship: Kinship) -> int:
