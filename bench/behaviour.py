@@ -21,7 +21,7 @@ from bench import running, stages
 from bench.counting import counted
 from bench.gauge import Reading
 from bench.stages import Stage
-from bench.tables import TITLES, memory, times
+from bench.tables import TITLES, memory, times, within
 from lorax.devices import pick_device, precision
 from lorax.methods import BRIDGE, REFINE
 from lorax.options import Running
@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     for method, idles in methods.items():
         for line in times(found, method, idles):
             print(line)
+    for line in within(found, pair.sizes):
+        print(line)
 
 
 def _measured(name: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Stage:

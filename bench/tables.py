@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.counting import Idles
 from bench.stages import Stage
-from lorax.methods import bridge
+from lorax.methods import REFINE, Kinship, bridge
+from lorax.models import Operations
+from lorax.options import Running
+from lorax.transfer import work
 
 CARDS = {"RTX 3060 12 GB": 25.6e12, "RTX 4070 12 GB": 58.3e12}  # operations a second, bfloat16 summed in float32, not sparse
 REACHED = 0.4  # of them
@@ -71,6 +74,24 @@ def times(found: Mapping[str, Stage], method: str, idles: Idles) -> Iterator[str
         whole += seconds
         yield f"| all layers solved, by a processor | 1 | {seconds:.0f} | {seconds / 3600:.1f} | {every / 1e12:.2f} | | |"
     yield f"| together | | | {whole / 3600:.1f} | | {_cells(on_cards)} |\n"
+
+
+def within(found: Mapping[str, Stage], sizes: Sequence[int]) -> Iterator[str]:
+    """Of refine between two checkpoints of one structure; a backward pass of SD 1.5 is taken for as dear as SDXL's is."""
+    cards = " | ".join(f"minutes on {card}, arithmetic" for card in CARDS)
+    yield f"| refine within a family | evaluations | pictures trained on | {cards} |"
+    yield "| --- " * (3 + len(CARDS)) + "|"
+    dearer = found["xl"].operations["training"] / found["xl"].operations["evaluation"]
+    for (name, title), size in zip(TITLES.items(), sizes, strict=True):
+        both = (Operations(size, 0, 0, 0, 0, {}, []),) * 2
+        for kinship in (Kinship.RELATIVES, Kinship.STRANGERS):
+            done = [stage.work for stage in work.stages(REFINE, Running(), both, of_text=False, kinship=kinship)]
+            trained = sum(one.trained for one in done)
+            evaluated = sum(one.predicted for one in done) - trained
+            operations = (evaluated + dearer * trained) * found[name].operations["evaluation"]
+            minutes = {card: operations / (REACHED * speed) / 60 for card, speed in CARDS.items()}
+            yield f"| {title}, {kinship.name.lower()} | {evaluated} | {trained} | {_cells(minutes)} |"
+    yield ""
 
 
 def _cells(minutes: Mapping[str, float]) -> str:

@@ -77,7 +77,7 @@ class Running:
         None,
         "Pictures",
         f"How many are drawn with the LoRA, to learn from, {FEWEST} to {MOST}: more take longer. Bridge takes fewer of large "
-        "ones, at least 8; empty: what served best, 64 or 256 for Refine",
+        "ones, at least 8; empty: what served best, 64 for Refine, 256 if the families differ",
         example="N",
         placeholder="what served best",
         bounds=(FEWEST, MOST),
@@ -85,7 +85,7 @@ class Running:
     steps: int | None = option(
         None,
         "Training steps",
-        "For Refine alone: how many it trains at most; empty: what served best, few between close relatives, else many",
+        "For Refine alone: how many it trains at most; empty: what served best, more between unrelated checkpoints",
         example="N",
         placeholder="what served best",
     )
