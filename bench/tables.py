@@ -84,13 +84,12 @@ def within(found: Mapping[str, Stage], sizes: Sequence[int]) -> Iterator[str]:
     dearer = found["xl"].operations["training"] / found["xl"].operations["evaluation"]
     for (name, title), size in zip(TITLES.items(), sizes, strict=True):
         both = (Operations(size, 0, 0, 0, 0, {}, []),) * 2
-        for kinship in (Kinship.RELATIVES, Kinship.STRANGERS):
-            done = [stage.work for stage in work.stages(REFINE, Running(), both, of_text=False, kinship=kinship)]
-            trained = sum(one.trained for one in done)
-            evaluated = sum(one.predicted for one in done) - trained
-            operations = (evaluated + dearer * trained) * found[name].operations["evaluation"]
-            minutes = {card: operations / (REACHED * speed) / 60 for card, speed in CARDS.items()}
-            yield f"| {title}, {kinship.name.lower()} | {evaluated} | {trained} | {_cells(minutes)} |"
+        done = [stage.work for stage in work.stages(REFINE, Running(), both, of_text=False, kinship=Kinship.STRANGERS)]
+        trained = sum(one.trained for one in done)
+        evaluated = sum(one.predicted for one in done) - trained
+        operations = (evaluated + dearer * trained) * found[name].operations["evaluation"]
+        minutes = {card: operations / (REACHED * speed) / 60 for card, speed in CARDS.items()}
+        yield f"| {title} | {evaluated} | {trained} | {_cells(minutes)} |"
     yield ""
 
 

@@ -30,7 +30,7 @@ from lorax.transfer import Context, Layers, Moved, Plan, by_models, plan, run
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 RANKS = ("5%", "10%", "25%", "50%", "75%", "energy:0.9", "energy:0.95", "energy:0.99")
 THRESHOLDS = (0.2, 0.5, 0.8, 0.9, 0.95)
-STEPS = (10, 20, 30, 50, 70, 100, 200)  # after which refine is looked at
+STEPS = (10, 20, 30, 50, 70, 100)  # after which refine is looked at
 FROM_BRIDGE, CHANGE = "refine from bridge", "match the change"
 HIGHER = "refine, rank 16"
 BY_NAME, COPY, AUTO, LORAX, RANDOM, WRONG = "copy by name", "copy", "auto", "lorax", "random", "wrong style"

@@ -88,9 +88,9 @@ def test_specific_recovery_is_zero_for_what_any_style_gives(tmp_path: object) ->
 def test_what_shows_nothing_new_is_not_drawn() -> None:
     drawn = {(one, target, style) for one in VARIANTS for _, target in PAIRS for style in SHOWN if is_drawn(one, target, style)}
     assert {(target, style) for one, target, style in drawn if one in LOST} == {(FINETUNE, style) for style in CHOOSING}
-    assert {(target, style) for one, target, style in drawn if one in CHEAPER} == {
-        (on, style) for on in (SCRATCH, XL) for style in CHOOSING
-    }
+    for tried, targets in ((CHEAPER, {XL}), (OTHERWISE, {FINETUNE, PRUNED, SCRATCH})):
+        found = {(target, style) for one, target, style in drawn if one in tried}
+        assert found == {(target, style) for target in targets for style in CHOOSING}
     assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
     assert {target for one, target, _ in drawn if one == COPY} == {FINETUNE, PRUNED, SCRATCH, XL_PRUNED}, (
         "to XL nothing can be copied"
@@ -232,21 +232,20 @@ def test_what_the_page_says_by_hand_holds() -> None:
     """lab/eye/seen.md.in and the verdicts tell what the committed results say."""
     found = {(one.target, one.half, one.variant): one for one in figures.figures(Results(RESULTS / FOLDER))}
     less = {key: one.less_copy for key, one in found.items() if one.less_copy}
-    of_fine_tune = {key: one for key, one in less.items() if key[0] == FINETUNE}
-    assert not any(one.is_above_zero for one in of_fine_tune.values())
-    assert max(one.high for one in of_fine_tune.values()) < 0.33
+    by_weights = {one for (target, _, variant), one in less.items() if target == FINETUNE and not variant.startswith(REFINE)}
+    assert not any(one.is_above_zero for one in by_weights)
     projected = {key: one for (*key, variant), one in less.items() if variant == LORAX for key in [tuple(key)]}
     assert {key for key, one in projected.items() if not one.is_below_zero} == {(XL_PRUNED, "reporting")}
     of_sibling = [found[XL_PRUNED, half, COPY].frontier for half in HALVES]
     assert [round(one.mean, 1) for one in of_sibling if one] == [0.7, 0.3]
-    assert {_beside_a_copy(less[XL_PRUNED, half, REFINE]) for half in HALVES} == {ALIKE}
     assert less[PRUNED, "reporting", BY_NAME].is_below_zero
-    assert less[PRUNED, "reporting", REFINE].is_above_zero
-    assert 0 < less[PRUNED, "choosing", REFINE].mean < less[PRUNED, "choosing", FULL_150].mean
-    assert less[PRUNED, "choosing", FULL_150].is_above_zero
-    refined = {(half, name): found[PRUNED, half, name].frontier for half in HALVES for name in (REFINE, FULL_10)}
-    assert all(0.6 < refined[half, REFINE].mean < 0.72 for half in HALVES)  # type: ignore[union-attr]
-    assert refined["choosing", FULL_10].mean < refined["choosing", REFINE].mean - 0.05  # type: ignore[union-attr, operator]
+    for half in HALVES:
+        assert less[PRUNED, half, REFINE].is_above_zero
+        assert less[FINETUNE, half, REFINE].is_above_zero
+    refined = {half: found[PRUNED, half, REFINE].frontier.mean for half in HALVES}  # type: ignore[union-attr]
+    assert {half: round(mean, 1) for half, mean in refined.items()} == {"choosing": 1.0, "reporting": 0.8}
+    copied = {half: found[PRUNED, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
+    assert all(1.9 < refined[half] / copied[half] < 2.3 for half in HALVES)
     strangers = {(half, one): found[SCRATCH, half, one].frontier for half in HALVES for one in (COPY, BRIDGE, REFINE)}
     assert all(0.5 <= strangers[half, REFINE].mean < 0.7 for half in HALVES)  # type: ignore[union-attr]
     assert all(strangers[half, BRIDGE].mean < 0.25 for half in HALVES)  # type: ignore[union-attr]
@@ -264,8 +263,7 @@ def test_what_the_page_says_by_hand_holds() -> None:
     readers = Readers(RESULTS, PRUNED)
     for said in readers.said.values():
         more = {what: {n for n, pair in readers.even if _which(pair, said[what][n]) == REFINE} for what in ("style", "content")}
-        assert (len(readers.even), len(more["style"])) == (12, 7)
-        assert more["style"] | more["content"] == {number for number, _ in readers.even}
+        assert (len(readers.even), len(more["style"])) == (15, 13)
 
 
 def _which(pair: dict[str, dict[str, str]], answer: str) -> str:

@@ -62,16 +62,16 @@ CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
 }
 OTHERWISE = {  # on answers: pictures and steps
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps)
-    for pictures, steps in ((64, 30), (64, 100), (64, 300), (128, 300))
+    for pictures, steps in ((64, 30), (64, 300), (128, 300))
     for name in [f"refine, {pictures} pictures, {steps} steps"]
 }
-ANSWERS_30, ANSWERS_100, ANSWERS_300, MORE_ANSWERS = OTHERWISE
+ANSWERS_30, ANSWERS_300, MORE_ANSWERS = OTHERWISE
 TRIED = CHEAPER | OTHERWISE  # on the styles for choosing
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
     FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
     PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
-    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_100, MORE_ANSWERS),
+    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
 }

@@ -29,7 +29,7 @@ TOLD = {  # in the README: what an artist calls such a pair
 }
 CALLED = {(BASE, FINETUNE): "a fine-tune", (BASE, PRUNED): "small-sd", (XL, XL_PRUNED): "SSD-1B", (BASE, SCRATCH): "strangers"}
 BUTTONS = {"the original, at strength 1": BY_NAME, "Move": AUTO, "Refine": REFINE, "Bridge": BRIDGE}
-DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minutes to 2 hours\\*", "minutes to an hour\\*")
+DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minutes to an hour\\*", "minutes to an hour\\*")
 
 
 def write(cells: Cells, readme: Path, methods: Path) -> None:

@@ -26,7 +26,7 @@ COPIED, MOVED, REFINED = "copied by name", "moved", "refined"
 HOW = {  # what is drawn -> how the LoRA is moved for it, and to which models
     COPIED: (Options("copy", pairing="name"), TARGETS),
     MOVED: (Options(), TARGETS),
-    REFINED: (Options(REFINE), (bundle.PRUNED,)),  # to a fine-tune its pictures showed no clear gain
+    REFINED: (Options(REFINE), TARGETS),
 }
 AT_A_GLANCE = {  # the README's picture: title of a column -> the row of the grid that it shows
     "your checkpoint,\nno LoRA": (bundle.PRUNED, "alone"),

@@ -29,7 +29,7 @@ class Effort:
 # What showed most in docs/seen.md on the styles for choosing, or as much for less.
 EFFORTS = {
     Kinship.RELATIVES: Effort(64, 100, 2e-3),
-    Kinship.STRANGERS: Effort(64, 300, 5e-3),
+    Kinship.STRANGERS: Effort(64, 100, 5e-3),
     Kinship.CROSSED: Effort(256, 100, 5e-3),
 }
 

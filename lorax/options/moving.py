@@ -85,7 +85,7 @@ class Running:
     steps: int | None = option(
         None,
         "Training steps",
-        "For Refine alone: how many it trains at most; empty: what served best, more between unrelated checkpoints",
+        "For Refine alone: how many it trains at most; empty: what served best",
         example="N",
         placeholder="what served best",
     )

@@ -133,10 +133,6 @@ def _refining(verdict: Verdict) -> str:
     if not refine:
         return ""
     cost = f"{_cost(refine, ' and')}, {QUIET}"
-    if verdict.kind is not Kind.GAINS:
-        return f" Refining takes {cost}; in our tests, with small models, its pictures showed no clear gain."
-    if not verdict.is_pruned:
-        return f" Refining may add to it: {cost}."
     return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of the style."
 
 

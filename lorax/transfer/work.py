@@ -53,22 +53,21 @@ def stages(
     source, target = models
     count = pictures_of(method, running, models, kinship)
     drawing = Stage(DRAWING, False, Work(2 * sampling.STEPS * count, 2 * count, _at_once(count, source)))
-    drawn_whole = [] if drawn else [drawing, Stage(DECODING, False, Work(0, 0, 0, decoded=count))]
+    pictures = [] if drawn else [drawing, Stage(DECODING, False, Work(0, 0, 0, decoded=count))]
     reading = Work(0, 0, 0, read=count)
     if method == BRIDGE:
         both = Work(2 * count, 2 * count, 2 * count)  # with the adapter and without it
         watching = [Stage(ENCODING, False, reading), Stage(WATCHING, False, both)]
         fitting = [Stage(ENCODING, True, reading), Stage(FITTING, True, both)]
-        training_ = _training(count, 1, bridge.SCALING_STEPS, bridge.SCALING_BATCH, target, of_text)
-        return [*drawn_whole, *watching, *fitting, Stage(TRAINING, True, training_)]
+        trained = _training(count, bridge.SCALING_STEPS, bridge.SCALING_BATCH, target, of_text)
+        return [*pictures, *watching, *fitting, Stage(TRAINING, True, trained)]
     steps, answered = refine.steps_of(running.steps, kinship), is_answered(method, kinship)
-    trained = _training(count, examples.VALIDATED if answered else 1, steps, refine.BATCH, target, of_text)
+    learning = Stage(TRAINING, True, _training(count, steps, refine.BATCH, target, of_text, answered=answered))
     if not answered:
-        return [*drawn_whole, Stage(ENCODING, True, reading), Stage(TRAINING, True, trained)]
+        return [*pictures, Stage(ENCODING, True, reading), learning]
     asked = examples.COPIES * count
     answering = Work(asked, _encoded(count, asked, source, of_text), _at_once(asked, source))
-    answers = [] if drawn else [drawing, Stage(WATCHING, False, answering)]
-    return [*answers, Stage(TRAINING, True, trained)]
+    return [*([] if drawn else [drawing, Stage(WATCHING, False, answering)]), learning]
 
 
 def is_answered(method: str, kinship: Kinship) -> bool:
@@ -82,14 +81,14 @@ def pictures_of(method: str, running: Running, models: tuple[Operations, Operati
     return bridge.pictures_seen(asked, max(one.size for one in models)) if method == BRIDGE else asked
 
 
-def _training(pictures: int, copies: int, steps: int, batch: int, of: Operations, of_text: bool) -> Work:
-    """Return the work of a training that does not stop early. ``copies``: of each picture that is held out."""
+def _training(pictures: int, steps: int, batch: int, of: Operations, of_text: bool, *, answered: bool = False) -> Work:
+    """Return the work of a training that does not stop early. ``answered``: on the source's answers."""
+    copies, validated = (examples.COPIES, examples.VALIDATED) if answered else (1, 1)
     held_out = math.ceil(pictures / examples.HELD_OUT)
-    validated = copies * held_out
-    batch = min(batch, (examples.COPIES if copies > 1 else 1) * (pictures - held_out))
+    batch = min(batch, copies * (pictures - held_out))
     validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch
-    predicted = validations * validated + trained
-    at_once = max(_at_once(validated, of), _at_once(batch, of, training.BACKWARD_AT_ONCE))
+    predicted = validations * validated * held_out + trained
+    at_once = max(_at_once(validated * held_out, of), _at_once(batch, of, training.BACKWARD_AT_ONCE))
     return Work(predicted, _encoded(pictures, predicted, of, of_text), at_once, trained=trained)
 
 
