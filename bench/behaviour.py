@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     for method, idles in methods.items():
         for line in times(found, method, idles):
             print(line)
-    for line in within(found, pair.sizes):
+    for line in within(found, pair.sizes, asked):
         print(line)
 
 

@@ -76,15 +76,15 @@ def times(found: Mapping[str, Stage], method: str, idles: Idles) -> Iterator[str
     yield f"| together | | | {whole / 3600:.1f} | | {_cells(on_cards)} |\n"
 
 
-def within(found: Mapping[str, Stage], sizes: Sequence[int]) -> Iterator[str]:
+def within(found: Mapping[str, Stage], sizes: Sequence[int], asked: Running) -> Iterator[str]:
     """Of refine between two checkpoints of one structure; a backward pass of SD 1.5 is taken for as dear as SDXL's is."""
     cards = " | ".join(f"minutes on {card}, arithmetic" for card in CARDS)
-    yield f"| refine within a family | evaluations | pictures trained on | {cards} |"
+    yield f"| refine within a family | evaluations | noisy pictures trained on | {cards} |"
     yield "| --- " * (3 + len(CARDS)) + "|"
     dearer = found["xl"].operations["training"] / found["xl"].operations["evaluation"]
     for (name, title), size in zip(TITLES.items(), sizes, strict=True):
         both = (Operations(size, 0, 0, 0, 0, {}, []),) * 2
-        done = [stage.work for stage in work.stages(REFINE, Running(), both, of_text=False, kinship=Kinship.STRANGERS)]
+        done = [stage.work for stage in work.stages(REFINE, asked, both, of_text=False, kinship=Kinship.STRANGERS)]
         trained = sum(one.trained for one in done)
         evaluated = sum(one.predicted for one in done) - trained
         operations = (evaluated + dearer * trained) * found[name].operations["evaluation"]

@@ -249,8 +249,8 @@ def test_a_speed_that_was_measured_on_a_busy_machine_is_measured_again_once_it_i
 def test_a_busy_machine_does_not_change_what_is_told_of_it_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = planned(models, "scratch", "refine", running=Running())
     monkeypatch.setattr(speed, "_share", (time.monotonic(), 1.0))
-    alone, now = cost.estimate(made, related=False, alone=True), cost.estimate(made, related=False)
+    alone, now = cost.estimate(made, alone=True), cost.estimate(made)
     assert alone == now
     monkeypatch.setattr(speed, "_share", (time.monotonic(), 0.25))
-    assert cost.estimate(made, related=False, alone=True) == alone
-    assert 2 < cost.estimate(made, related=False).seconds / alone.seconds < 4
+    assert cost.estimate(made, alone=True) == alone
+    assert 2 < cost.estimate(made).seconds / alone.seconds < 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from lorax.checkpoint import open_checkpoint
-from lorax.demo.bundle import BASE
+from lorax.demo.bundle import BASE, FINETUNE
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import BRIDGE, METHODS, REFINE, Job, Kinship, bridge, refine
@@ -52,13 +53,38 @@ def test_what_is_drawn_and_told_follows_from_how_the_bases_are_related(
 ) -> None:
     """By the lab's own models, of which the slimmed-down ones are as small-sd and SSD-1B are."""
     made, effort = planned(models, source, target), refine.EFFORTS[expected]
-    assert made.kinship(related=cost.are_related(made)) is expected
     [job] = jobs_of(made, monkeypatch)
     assert (job.pictures, job.steps, job.kinship) == (effort.pictures, effort.steps, expected)
     both = operations(made.source), operations(made.target)
     told = work.stages(REFINE, made.running, both, of_text=True, kinship=expected)
     drawn = 2 * sampling.STEPS * effort.pictures
     assert (told[0].work.predicted, told[-1].work.trained) == (drawn, effort.steps * refine.BATCH)
+
+
+def test_relatives_take_as_much_work_as_strangers(models: Path) -> None:
+    """So an estimate need not look how the bases are related."""
+    one, other = (refine.EFFORTS[kinship] for kinship in (Kinship.RELATIVES, Kinship.STRANGERS))
+    assert (one.pictures, one.steps) == (other.pictures, other.steps)
+    made = planned(models, BASE, FINETUNE)
+    assert cost.estimate(made, alone=True) == cost.estimate(planned(models, BASE, "scratch"), alone=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "other"), [("scale_factor: 0.18215", "scale_factor: 0.13"), ("image_size: 8", "image_size: 16")]
+)
+def test_of_other_latents_the_pictures_are_learned(models: Path, tmp_path: Path, said: str, other: str) -> None:
+    """They mean something else, or are of another size, as a file beside the checkpoint tells."""
+    for suffix in ("safetensors", "yaml"):
+        shutil.copy(models / f"{FINETUNE}.{suffix}", tmp_path)
+    assert planned(models, BASE, FINETUNE).has_same_latents
+    config = tmp_path / f"{FINETUNE}.yaml"
+    assert said in config.read_text(encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace(said, other), encoding="utf-8")
+    bases = open_checkpoint(models / f"{BASE}.safetensors"), open_checkpoint(tmp_path / f"{FINETUNE}.safetensors")
+    made = plan(open_adapter(committed(f"contrast-r4-{BASE}")), *bases, Options(REFINE, device="cpu"))
+    assert made.within_family
+    assert not made.has_same_latents
+    assert {made.kinship(related=related) for related in (True, False)} == {Kinship.CROSSED}
 
 
 def test_the_users_numbers_count_between_all(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

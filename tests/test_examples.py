@@ -10,6 +10,7 @@ import torch
 
 from lorax.checkpoint import open_checkpoint
 from lorax.demo.bundle import BASE, FINETUNE
+from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import refine
@@ -99,7 +100,21 @@ def test_answers_are_kept_as_they_are(models: Path, tmp_path: Path, answers: Ans
     for name in ("latents", "noise", "times"):
         assert torch.equal(getattr(found.batch, name), getattr(answers.batch, name))
     assert len(found.batch.prompts) == len(found.batch.times)
+    assert found.batch.prompts == answers.batch.prompts
     assert store.pictures(made, PICTURES) is None, "they are no pictures"
+
+
+def test_a_source_that_overflows_is_named(models: Path, drawn: torch.Tensor) -> None:
+    source = Runner(models / f"{BASE}.safetensors")
+    next(source.unet.parameters()).data.fill_(torch.inf)
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
+        Answers.of(source, {}, drawn, PROMPTS, Meter())
+
+
+def test_many_pictures_have_few_copies_each() -> None:
+    """Else what is kept of them fills the memory."""
+    assert [examples.copies_of(pictures) for pictures in (8, 64, 128, 256, 4096)] == [8, 8, 4, 2, 1]
+    assert [examples.validated_of(pictures) for pictures in (8, 64, 128, 256, 4096)] == [4, 4, 4, 2, 1]
 
 
 @pytest.mark.usefixtures("quick_drawing", "quick_training")

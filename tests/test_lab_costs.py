@@ -11,7 +11,7 @@ import torch
 from lab import variants
 from lab.eye import figures
 from lab.eye.costs import costs, less_usual
-from lab.eye.ideas import CHEAPER, FULL, OTHERWISE, STRENGTHS, VARIANTS
+from lab.eye.ideas import CHEAPER, FULL, ON_ANSWERS, STRENGTHS, VARIANTS
 from lab.eye.looking import PROMPTS as ASKED
 from lab.eye.looking import adapter_of
 from lab.pictures import SEEDS, TOP
@@ -94,7 +94,7 @@ def test_each_one_that_was_tried_is_what_its_name_says() -> None:
     for name, one in CHEAPER.items():
         assert name in VARIANTS
         assert name == f"refine, {one.pictures} pictures, {dict(one.constants)['BATCH']} a step, {one.steps} steps"
-    for name, one in OTHERWISE.items():
+    for name, one in ON_ANSWERS.items():
         assert name in VARIANTS
         assert name == f"refine, {one.pictures} pictures, {one.steps} steps"
         assert not one.constants

@@ -165,9 +165,9 @@ def test_the_words_say_what_was_measured(models: Path) -> None:
     said = words(judged(LORA, models / "base.safetensors", models / "scratch.safetensors"))
     for one in measured("strangers").values():
         assert f") reached {5 * round(20 * one.low)} to {5 * round(20 * one.high)} %" in said
-    assert said.startswith("Not related: Move cannot help. In our tests, with small models, Refine (about ")
+    assert said.startswith("Not related: Move cannot help. In our tests, with small models, Refine (less than a minute, ")
     assert said.endswith(
-        "In pictures, Refine showed about half of a style, and Bridge little. The times hold if nothing else runs."
+        "In pictures, Refine showed half of a style or more; Bridge, little. The times hold if nothing else runs."
     )
     crossed = judged(LORA, models / "base.safetensors", models / "xl.safetensors")
     assert "Refine showed about as much of a style as a LoRA trained there; Bridge, little." in words(crossed)

@@ -1,4 +1,4 @@
-"""What refine shows for more work and for less, beside what it usually does."""
+"""What refine shows otherwise than it is by default, beside that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lab.eye.figures import Figure, curve
 from lab.eye.frontier import Judged, less_copy
-from lab.eye.ideas import CHEAPER, FULL, ON_NOISE, OTHERWISE
+from lab.eye.ideas import CHEAPER, FULL, ON_ANSWERS, ON_NOISE
 from lab.report.tables import markdown, number
 from lab.results import NATIVE, Results
 from lab.stats import Interval
@@ -20,9 +20,9 @@ def costs(found: Sequence[Figure], results: Results) -> str:
     return _table((REFINE, *CHEAPER, FULL), CHEAPER, found, results)
 
 
-def otherwise(found: Sequence[Figure], results: Results) -> str:
+def on_answers(found: Sequence[Figure], results: Results) -> str:
     """A table of what was tried with the source's answers, within a family, on the styles for choosing."""
-    return _table((REFINE, *OTHERWISE, *ON_NOISE.values()), OTHERWISE, found, results)
+    return _table((REFINE, *ON_ANSWERS, *ON_NOISE.values()), ON_ANSWERS, found, results)
 
 
 def _table(names: Sequence[str], tried: Mapping[str, object], found: Sequence[Figure], results: Results) -> str:

@@ -47,7 +47,7 @@ FULL = "refine in full"  # to SDXL, what it took before its cost was measured
 ON_NOISE = {steps: f"refine on noise, {steps} steps" for steps in (10, 100)}  # what it was before it learned answers
 NOISE_10, NOISE_100 = ON_NOISE.values()
 REFINES = {FULL: Variant(FULL, Options(REFINE), pictures=384, steps=150, constants=(("BATCH", 16),))} | {
-    name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("ANSWERED", frozenset()),))
+    name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("SAME_LATENTS", frozenset()),))
     for pictures, (steps, name) in zip((64, 256), ON_NOISE.items(), strict=True)
 }
 CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
@@ -60,13 +60,13 @@ CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
     )
     for name in [f"refine, {pictures} pictures, {batch} a step, {steps} steps"]
 }
-OTHERWISE = {  # on answers: pictures and steps
+ON_ANSWERS = {  # on answers: pictures and steps
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps)
     for pictures, steps in ((64, 30), (64, 300), (128, 300))
     for name in [f"refine, {pictures} pictures, {steps} steps"]
 }
-ANSWERS_30, ANSWERS_300, MORE_ANSWERS = OTHERWISE
-TRIED = CHEAPER | OTHERWISE  # on the styles for choosing
+ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
+TRIED = CHEAPER | ON_ANSWERS  # on the styles for choosing
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
     FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib import color_sequences
 from matplotlib.figure import Figure as Plot
 
-from lab.eye.costs import costs, otherwise
+from lab.eye.costs import costs, on_answers
 from lab.eye.figures import HALVES, Figure, figures
 from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
@@ -52,7 +52,7 @@ def seen(options: argparse.Namespace) -> None:
         "grids": _grids(),
         "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
         "costs": costs(found, results),
-        "otherwise": otherwise(found, results),
+        "on_answers": on_answers(found, results),
         "half": _halves(),
         "pairs": str(len({(one.source, one.target) for one in found})),
         "lost": listed([f"`{name}`" for name in LOST]),

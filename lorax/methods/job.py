@@ -16,8 +16,8 @@ class Kinship(Enum):
     """How the bases are related that an adapter is moved between."""
 
     RELATIVES = auto()  # one comes from the other's weights, or both from a third's
-    STRANGERS = auto()  # of one family
-    CROSSED = auto()  # of two families
+    STRANGERS = auto()
+    CROSSED = auto()  # the latents of one mean something else to the other: of two families, or of two sizes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lorax.low_rank import LowRank
 from lorax.methods.job import Job, Kinship
 from lorax.models import Answers, Examples, Factors, Lesson, Model, NewNoise, Pictures, train
 
-BATCH = 8  # pictures a step
+BATCH = 8  # examples a step
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ EFFORTS = {
     Kinship.CROSSED: Effort(256, 100, 5e-3),
 }
 
-ANSWERED = frozenset({Kinship.RELATIVES, Kinship.STRANGERS})  # bases whose latents mean the same
+SAME_LATENTS = frozenset({Kinship.RELATIVES, Kinship.STRANGERS})  # of which one can learn what the other predicts
 
 
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
     steps, rate = steps_of(job.steps, job.kinship), EFFORTS[job.kinship].rate
-    taught = _answers(job) if job.kinship in ANSWERED else _pictures(job)
+    taught = _answers(job) if job.kinship in SAME_LATENTS else _pictures(job)
     with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)

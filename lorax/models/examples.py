@@ -6,16 +6,17 @@ from typing import Protocol
 
 import torch
 
+from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
 from lorax.models.prompts import Prompts
-from lorax.models.protocol import Model
-from lorax.models.sampling import NoisyBatch, batches, noised
+from lorax.models.protocol import Model, overflowing
+from lorax.models.sampling import NoisyBatch, batch_size, noised, noised_in_parts
 from lorax.progress import WATCHING, Meter
 
 HELD_OUT = 8  # one picture in so many is held out for validation
-COPIES = 8  # noisy copies of a picture in which the source predicts the noise
-VALIDATED = 4  # of these, for a picture that is held out
+COPIES, ANSWERS = 8, 512  # noisy copies of a picture in which the source predicts the noise: so many at most, and of all pictures
+VALIDATED = 4  # copies of a picture that is held out, at most
 
 
 class Examples(Protocol):
@@ -74,15 +75,21 @@ class Answers:
     def of(
         cls, source: Model, adapter: Mapping[str, LowRank], latents: torch.Tensor, prompts: Sequence[str], meter: Meter
     ) -> "Answers":
-        """Have the source with the adapter predict the noise in copies of scaled latents (P, 4, h, w), with a prompt each."""
-        asked, found = noised(source, latents, prompts, COPIES * len(latents), seed=0), []
+        """Have the source with the adapter predict the noise in copies of scaled latents (P, 4, h, w), with a prompt each.
+
+        Raises LoraxError if what it predicts is not finite.
+        """
+        count, found = copies_of(len(latents)) * len(latents), list[NoisyBatch]()
         with adapted(source, adapter):
             encoded = Prompts(source, prompts, adapter, meter)
-            for rows in batches(len(asked), source.size):
-                meter.at(int(rows[0]), len(asked), WATCHING)
-                part = asked.rows(rows)
-                found.append(source.predict(part.latents, part.times, encoded(part.prompts)).half().cpu())
-        return cls(NoisyBatch(asked.latents.half(), torch.cat(found), asked.times, asked.prompts), len(latents))
+            for part in noised_in_parts(source, latents, prompts, count, seed=0, at_once=batch_size(64, source.size)):
+                meter.at(sum(map(len, found)), count, WATCHING)
+                answers = source.predict(part.latents, part.times, encoded(part.prompts)).half().cpu()
+                if not answers.isfinite().all():
+                    raise LoraxError(overflowing(source))
+                found.append(NoisyBatch(part.latents.half(), answers, part.times, part.prompts))
+        noisy, noise, times = (torch.cat([getattr(part, name) for part in found]) for name in ("latents", "noise", "times"))
+        return cls(NoisyBatch(noisy, noise, times, [prompt for part in found for prompt in part.prompts]), len(latents))
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -92,7 +99,7 @@ class Answers:
     def held_out(self) -> NoisyBatch:
         """Return the first copies of each picture that is held out."""
         rows = self._is_held_out()
-        return self.batch.rows(rows[: VALIDATED * self.pictures].nonzero().flatten())
+        return self.batch.rows(rows[: validated_of(self.pictures) * self.pictures].nonzero().flatten())
 
     def at(self, step: int, count: int) -> NoisyBatch:
         """Return copies of any of the other pictures."""
@@ -100,6 +107,16 @@ class Answers:
 
     def _is_held_out(self) -> torch.Tensor:
         return _is_held_out(self.pictures).repeat(len(self.batch) // self.pictures)
+
+
+def copies_of(pictures: int) -> int:
+    """Return how many noisy copies of each of so many pictures are answered."""
+    return min(COPIES, max(1, ANSWERS // pictures))
+
+
+def validated_of(pictures: int) -> int:
+    """Return how many copies of a picture are looked at if it is held out."""
+    return min(VALIDATED, copies_of(pictures))
 
 
 def _is_held_out(pictures: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ class Conditioning:
 class Model(Protocol):
     """A base with its text encoders and its autoencoder, frozen, on one device. It predicts noise.
 
-    Its methods take tensors on any device, and return them on its own.
+    Its methods take tensors of any precision on any device, and return them on its own.
     """
 
     base: Checkpoint
@@ -57,3 +57,11 @@ class Models(Protocol):
 
     def opened(self, base: Checkpoint) -> AbstractContextManager[Model]:
         """Open the base for the length of the block. Raises LoraxError if it cannot be run."""
+
+
+def overflowing(model: Model) -> str:
+    """Return what is said of a model whose predictions are not finite."""
+    return (
+        f"{model.base.path}: what the model predicts is NaN or infinite. Its weights overflow in the precision in "
+        "which it runs, or are damaged; use another copy of the checkpoint."
+    )

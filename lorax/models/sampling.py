@@ -83,10 +83,18 @@ def trajectory(
 
 def noised(model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int) -> NoisyBatch:
     """Make ``count`` noisy copies of latents (P, 4, h, w) in turn, each with its own noise, at evenly spread timesteps."""
+    return next(noised_in_parts(model, latents, prompts, count, seed, at_once=count))
+
+
+def noised_in_parts(
+    model: Model, latents: torch.Tensor, prompts: Sequence[str], count: int, seed: int, at_once: int
+) -> Iterator[NoisyBatch]:
+    """Yield the same copies, ``at_once`` at a time, since all of them may be large."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.arange(count) % len(latents)
     times = (20 + (TIMESTEPS - 40) * (torch.randperm(count, generator=generator) + 0.5) / count).long()
-    noise = torch.randn((count, *latents.shape[1:]), generator=generator)
-    share = model.alphas[times].view(-1, 1, 1, 1)
-    noisy = share.sqrt() * latents[chosen] + (1 - share).sqrt() * noise
-    return NoisyBatch(noisy, noise, times, [prompts[i] for i in chosen.tolist()])
+    for rows in torch.split(torch.arange(count), at_once):
+        chosen = rows % len(latents)
+        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)
+        share = model.alphas[times[rows]].view(-1, 1, 1, 1)
+        noisy = share.sqrt() * latents[chosen] + (1 - share).sqrt() * noise
+        yield NoisyBatch(noisy, noise, times[rows], [prompts[i] for i in chosen.tolist()])

@@ -13,7 +13,7 @@ from lorax.models.examples import Examples
 from lorax.models.hooks import adapted, recomputed
 from lorax.models.optimizer import Factors, Optimizer, Scales
 from lorax.models.prompts import Prompts
-from lorax.models.protocol import Model
+from lorax.models.protocol import Model, overflowing
 from lorax.models.sampling import NoisyBatch, batches
 from lorax.progress import TRAINING, Meter
 
@@ -53,7 +53,7 @@ def train(
     saved: SavedTraining | None = None,
     watch: Watch | None = None,
 ) -> dict[str, LowRank]:
-    """Minimise the denoising loss over ``trained``; return the averaged layers of the best validation, on the CPU.
+    """Minimise the error of the predicted noise over ``trained``; return the averaged layers of the best validation, on the CPU.
 
     Training resumes from the state in ``saved``, if there is one. It stops after the lesson's steps, or PATIENCE validations
     without a gain. Raises LoraxError if the target's predictions or gradients are not finite.
@@ -110,10 +110,7 @@ class _Run:
                 total += self._loss(self._held_out.rows(rows)).item()
         loss = total / len(self._held_out)
         if self.optimizer.step == 0 and not math.isfinite(loss):
-            raise LoraxError(
-                f"{self._target.base.path}: what the model predicts is NaN or infinite. Its weights overflow in the precision in "
-                "which it runs, or are damaged; use another copy of the checkpoint."
-            )
+            raise LoraxError(overflowing(self._target))
         self.optimizer.validated(loss)
         if self._watch:
             self._watch(self.optimizer.step, loss, layers)

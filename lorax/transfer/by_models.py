@@ -85,7 +85,7 @@ def foretold(plan: Plan, context: Context) -> Moved:
     for name, (pair, target) in _paired(plan).items():
         record = _record(name, pair, plan.adapter.delta(name, plan.source).norm())
         records[name] = record(status=Status.TRANSFERRED, reason=how, rank=assigned[target].rank)
-    cost = estimate(plan, related=bool(auto.layers), cache=context.cache) if records else None
+    cost = estimate(plan, cache=context.cache) if records else None
     extra = len(assigned) - len(records)
     return Moved(Layers(), dataclasses.replace(_report(plan, auto, records), cost=cost, extra_layers=extra))
 

@@ -6,7 +6,6 @@ so is the share of it that a job gets beside others.
 What a part of a model reaches of that speed was measured on the lab's models (docs/behaviour.md).
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from lorax.checkpoint import Checkpoint, component_of
 from lorax.devices import pick_device, precision
 from lorax.files import Cache
-from lorax.methods import AUTO, BRIDGE, bridge, runs_models, weight_method
+from lorax.methods import BRIDGE, bridge, runs_models, weight_method
 from lorax.models import (
     AT_ONCE,
     PIXELS,
@@ -30,17 +29,15 @@ from lorax.models import (
 )
 from lorax.progress import COMPARING, FITTING, MOVING, Phase, hashing, opening
 from lorax.subspace import SMALL
-from lorax.transfer import by_layer
 from lorax.transfer.assignment import assignments
 from lorax.transfer.expected import Cost
-from lorax.transfer.planning import Context, Plan
+from lorax.transfer.planning import Plan
 from lorax.transfer.resume import has_drawn
 from lorax.transfer.work import Stage, is_answered, pictures_of, solving, stages
 
 # Shares of a block's speed; that of the UNet is with an adapter on it.
 UNET, TRAINED, TEXT, DECODED, READ = 0.45, 0.43, 0.4, 1.05, 0.45
 BACKWARD = 2  # operations of a backward pass, in forward passes
-SAMPLED = 6  # layers that tell whether two bases are related
 LAYER, HASHED, OPENED, MODULES = 3e-3, 4e8, 1.6e8, 0.3  # seconds a layer; bytes hashed, parameters read a second; seconds a model
 SOLVED = 0.55  # speed of regressions, relative to products in float64
 EIGEN = 24.0  # operations of comparing two layers, in cubes of the smaller side
@@ -56,23 +53,22 @@ def estimate(
     plan: Plan,
     method: str | None = None,
     *,
-    related: bool | None = None,
     cache: Cache | None = None,
     alone: bool = False,
 ) -> Cost:
     """Estimate the cost of moving one adapter by the plan's method or another, if no training stops early.
 
-    Whether the bases are related is found from a few layers, if it is not given. ``cache`` may hold what was drawn earlier.
+    ``cache`` may hold what was drawn earlier.
     ``alone``: on a machine that does nothing else, so that the estimate stays the same, whatever others compute.
     """
-    job = _Job.of(plan, method or plan.options.method, related, cache, alone)
+    job = _Job.of(plan, method or plan.options.method, cache, alone)
     return Cost(sum(phase.seconds for phase in job.phases()), job.bytes(), job.device.type)
 
 
 def phases(plan: Plan, cache: Cache | None = None) -> list[Phase]:
     """Return the phases of moving one adapter by the plan's method, which runs the models, as ``estimate`` does."""
     hashed = [plan.source, plan.target] if cache is not None and cache.is_on_disk else []  # the keys contain the hashes
-    return [*hashing_of(hashed), *_Job.of(plan, plan.options.method, None, cache).phases()]
+    return [*hashing_of(hashed), *_Job.of(plan, plan.options.method, cache).phases()]
 
 
 def moving(plans: Sequence[Plan], name: str = MOVING, *, alone: bool = False) -> Phase:
@@ -96,15 +92,6 @@ def total(costs: Iterable[Cost]) -> Cost:
     return Cost(sum(one.seconds for one in found), max(one.bytes for one in found), found[0].device)
 
 
-def are_related(plan: Plan) -> bool:
-    """Tell whether the bases are related, by a few of the layers that ``auto`` judges them by."""
-    judged = [name for name in plan.pairs if plan.same_shape(name) and plan.is_judged(name)]
-    few = {name: plan.pairs[name] for name in judged[:: max(1, -(-len(judged) // SAMPLED))]}
-    options = dataclasses.replace(plan.options, method=AUTO)
-    sampled = dataclasses.replace(plan, pairs=few, options=options, vectors=[])
-    return bool(few) and by_layer.run([sampled], Context())[0].report.unrelated is None
-
-
 @dataclass(frozen=True)
 class _Job:
     """A job whose cost is asked for."""
@@ -120,13 +107,12 @@ class _Job:
     alone: bool  # whether nothing else is computed meanwhile
 
     @classmethod
-    def of(cls, plan: Plan, method: str, related: bool | None, cache: Cache | None, alone: bool = False) -> "_Job":
+    def of(cls, plan: Plan, method: str, cache: Cache | None, alone: bool = False) -> "_Job":
         models, assigned = (operations(plan.source), operations(plan.target)), assignments(plan)
         outs = [models[0].layers[one.source].out for one in assigned.values()]
         shapes = [(layer.out, layer.channels * layer.taps) for layer in map(models[1].layers.__getitem__, assigned)]
         is_bridge = method == BRIDGE
-        # Bridge draws as many between all bases, and is not asked how they are related, which takes a look at their weights.
-        kinship = plan.kinship(related=not is_bridge and (are_related(plan) if related is None else related))
+        kinship = plan.kinship(related=False)  # relatives take as much work, and to tell them takes a look at weights
         drawn = pictures_of(method, plan.running, models, kinship)
         done = stages(
             method,
@@ -139,7 +125,7 @@ class _Job:
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
         solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
-        answers = examples.COPIES * drawn if is_answered(method, kinship) else 0
+        answers = examples.copies_of(drawn) * drawn if is_answered(method, kinship) else 0
         return cls(
             plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, answers, alone
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from lorax.checkpoint import Checkpoint, Mismatch, component_of, mismatch, prediction_in
+from lorax.checkpoint import Checkpoint, Mismatch, component_of, config_of, mismatch, prediction_in
+from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.formats import AdapterFile
 from lorax.methods import Kinship
@@ -51,6 +52,11 @@ class Plan:
     def within_family(self) -> bool:
         """Whether both bases are of one family. If not, embeddings, norms and biases are left out."""
         return self.source.family == self.target.family
+
+    @property
+    def has_same_latents(self) -> bool:
+        """Whether the latents of both bases mean the same and are as large: then one can learn what the other predicts."""
+        return self.within_family and _latents(self.source) == _latents(self.target)
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -114,7 +120,7 @@ class Plan:
 
     def kinship(self, *, related: bool) -> Kinship:
         """Return how the bases are related. ``related``: whether one comes from the other's weights."""
-        if not self.within_family:
+        if not self.has_same_latents:
             return Kinship.CROSSED
         return Kinship.RELATIVES if related else Kinship.STRANGERS
 
@@ -147,6 +153,15 @@ class Context:
     def meter(self) -> Meter:
         """The progress of the job in this environment. It begins when it is first asked for."""
         return Meter(self.progress)
+
+
+def _latents(base: Checkpoint) -> tuple[int, float] | None:
+    """Return the side and the scale of the base's latents; None if it cannot be run anyway."""
+    try:
+        config = config_of(base.unet_file, base.family.name)
+    except LoraxError:
+        return None
+    return config.size, config.latent_scale
 
 
 def plan(adapter: AdapterFile, source: Checkpoint, target: Checkpoint, options: Options, running: Running | None = None) -> Plan:

@@ -52,7 +52,5 @@ def _with_prospects(plan: Plan, moved: Moved, cache: Cache | None) -> Moved:
     proposals: tuple[Proposal, ...] = ()
     if isinstance(report.declined, Unrelated) and can_run(plan.source, plan.target):
         found = measured(STRANGERS if plan.within_family else CROSSED)
-        proposals = tuple(
-            Proposal(method, worth, cost.estimate(plan, method, related=False, cache=cache)) for method, worth in found.items()
-        )
+        proposals = tuple(Proposal(method, worth, cost.estimate(plan, method, cache=cache)) for method, worth in found.items())
     return dataclasses.replace(moved, report=dataclasses.replace(report, expected=forecast(report), proposals=proposals))

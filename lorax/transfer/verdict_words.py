@@ -133,6 +133,8 @@ def _refining(verdict: Verdict) -> str:
     if not refine:
         return ""
     cost = f"{_cost(refine, ' and')}, {QUIET}"
+    if verdict.kind is Kind.GAINS and not verdict.is_pruned:  # of these the lab has none
+        return f" Refining may add to it: {cost}."
     return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of the style."
 
 

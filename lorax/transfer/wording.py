@@ -23,7 +23,7 @@ AHEAD = {
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 SEEN = {  # by the frontiers in docs/seen.md, since a loss does not tell what is the style's own
-    STRANGERS: "In pictures, Refine showed about half of a style, and Bridge little.",
+    STRANGERS: "In pictures, Refine showed half of a style or more; Bridge, little.",
     CROSSED: "In pictures from SD 1.x to SDXL, Refine showed about as much of a style as a LoRA trained there; Bridge, little.",
 }
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}

@@ -65,14 +65,14 @@ def stages(
     learning = Stage(TRAINING, True, _training(count, steps, refine.BATCH, target, of_text, answered=answered))
     if not answered:
         return [*pictures, Stage(ENCODING, True, reading), learning]
-    asked = examples.COPIES * count
+    asked = examples.copies_of(count) * count
     answering = Work(asked, _encoded(count, asked, source, of_text), _at_once(asked, source))
     return [*([] if drawn else [drawing, Stage(WATCHING, False, answering)]), learning]
 
 
 def is_answered(method: str, kinship: Kinship) -> bool:
     """Tell whether the target learns what the source predicts, and not the pictures."""
-    return method == REFINE and kinship in refine.ANSWERED
+    return method == REFINE and kinship in refine.SAME_LATENTS
 
 
 def pictures_of(method: str, running: Running, models: tuple[Operations, Operations], kinship: Kinship) -> int:
@@ -83,7 +83,7 @@ def pictures_of(method: str, running: Running, models: tuple[Operations, Operati
 
 def _training(pictures: int, steps: int, batch: int, of: Operations, of_text: bool, *, answered: bool = False) -> Work:
     """Return the work of a training that does not stop early. ``answered``: on the source's answers."""
-    copies, validated = (examples.COPIES, examples.VALIDATED) if answered else (1, 1)
+    copies, validated = (examples.copies_of(pictures), examples.validated_of(pictures)) if answered else (1, 1)
     held_out = math.ceil(pictures / examples.HELD_OUT)
     batch = min(batch, copies * (pictures - held_out))
     validations, trained = 1 + math.ceil(steps / training.VALIDATE_EVERY), steps * batch

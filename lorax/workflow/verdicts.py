@@ -78,7 +78,7 @@ class Verdicts:
 
     @property
     def pictures(self) -> int:
-        """A number that differs once pictures came into the cache or went: then another time may be told."""
+        """A number that differs once pictures or answers came into the cache or went: then another time may be told."""
         return pictures_changed(self._cache)
 
     def of(self, adapter: ListedFile, source: ListedFile, target: ListedFile) -> Verdict:
@@ -208,13 +208,12 @@ class Verdicts:
     @staticmethod
     def _cost(plan: Plan, method: str, kind: Kind, known: Known, pictures: Cache | None = None) -> Cost:
         """Estimate the cost, without ``pictures`` once for all adapters that change the same layers at the same ranks."""
-        related = kind not in (Kind.UNRELATED, Kind.CROSSED)
         if pictures:
-            return estimate(plan, method, related=related, cache=pictures, alone=True)
+            return estimate(plan, method, cache=pictures, alone=True)
         changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
         key = method, kind, changed, plan.running
         if key not in known.costs:
-            known.costs[key] = estimate(plan, method, related=related, alone=True)
+            known.costs[key] = estimate(plan, method, alone=True)
         return known.costs[key]
 
 

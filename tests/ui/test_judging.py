@@ -12,7 +12,7 @@ from lorax.catalog import sha256
 from lorax.checkpoint import open_checkpoint
 from lorax.files import Cache, Entry
 from lorax.formats import open_adapter
-from lorax.models import Pictures
+from lorax.models import Answers, NoisyBatch
 from lorax.options import Options, Running
 from lorax.transfer import Do, plan
 from lorax.transfer.resume import Store
@@ -49,7 +49,8 @@ def test_pictures_that_come_or_go_change_the_time_that_is_told(
         bases = open_checkpoint(source.path, sha256(source.path)), open_checkpoint(target.path)
         planned = plan(open_adapter(lora), *bases, Options("refine"), Running(pictures=count))
         store = Store.of(planned, cache)
-        store.save_pictures(Pictures(prompts_of(planned, count), torch.zeros(count, 3, 8, 8)))
+        values = torch.zeros(count, 4, 8, 8).half()
+        store.save_answers(Answers(NoisyBatch(values, values, torch.zeros(count), prompts_of(planned, count)), count))
 
     before = told(16), told(32)
     asked = len(judging._found)

@@ -94,6 +94,7 @@ def outside(folder: Path, *arguments: object) -> Iterator[None]:
     ("target", "method", "pictures", "save_as", "button"),
     [
         (XL, "refine", 16, "lora", "refine"),
+        (bundle.FINETUNE, "refine", 16, "lora", "refine"),  # on what the source predicts
         (XL, "bridge", 16, "lora-x", "bridge"),
         (bundle.PRUNED, "bridge", MANY, "lora", "move"),
     ],
