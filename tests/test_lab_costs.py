@@ -11,14 +11,15 @@ import torch
 from lab import variants
 from lab.eye import figures
 from lab.eye.costs import costs, less_usual
-from lab.eye.ideas import CHEAPER, FULL, ON_ANSWERS, STRENGTHS, VARIANTS
+from lab.eye.ideas import CHEAPER, FULL, ON_ANSWERS, ON_NOISE, STRENGTHS, VARIANTS
+from lab.eye.looking import FOLDER, adapter_of
 from lab.eye.looking import PROMPTS as ASKED
-from lab.eye.looking import adapter_of
+from lab.paths import RESULTS
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.variants import Variant
-from lab.zoo import CHOOSING, SHOWN, XL
-from lorax.demo.bundle import BASE
+from lab.zoo import CHOOSING, SCRATCH, SHOWN, XL, XL_PRUNED
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import REFINE, refine
 from lorax.options import Options, Running
 from lorax.transfer import by_models
@@ -98,3 +99,21 @@ def test_each_one_that_was_tried_is_what_its_name_says() -> None:
         assert name in VARIANTS
         assert name == f"refine, {one.pictures} pictures, {one.steps} steps"
         assert not one.constants
+
+
+def test_what_the_page_says_of_them_holds() -> None:
+    """lab/eye/seen.md.in, under the tables, says what the committed results say."""
+    stored = Results(RESULTS / FOLDER)
+    shown = {(one.target, one.variant): one for one in figures.figures(stored) if one.half == "choosing"}
+    tried = {key: one for key, one in shown.items() if key[1] in {*ON_ANSWERS, *ON_NOISE.values(), *CHEAPER}}
+    less = {key: found for key, one in tried.items() if (found := less_usual(one, shown, stored))}
+    longer = [one for (_, name), one in less.items() if name in ON_ANSWERS and not name.endswith(" 30 steps")]
+    assert len(longer) == 4
+    assert not any(one.is_above_zero or one.is_below_zero for one in longer)
+    assert all(less[target, "refine, 64 pictures, 30 steps"].mean < -0.05 for target in (FINETUNE, PRUNED))
+    noise = {target: one for (target, name), one in less.items() if name in ON_NOISE.values() and target != XL_PRUNED}
+    assert {target for target, one in noise.items() if one.is_below_zero} == {FINETUNE, PRUNED}
+    assert noise[SCRATCH].mean < 0
+    cheaper = [one for (target, name), one in less.items() if target == XL and name in CHEAPER]
+    assert len(cheaper) == len(CHEAPER)
+    assert not any(one.is_above_zero or one.is_below_zero for one in cheaper)

@@ -108,7 +108,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             REFINE,
-            "train the target on what the source draws with the LoRA; shows more than the other methods, takes minutes to an hour",
+            "train the target on what the source draws with the LoRA; shows more than the others, takes minutes to an hour",
             ("pictures", "steps", "lora_rank", "trigger", "captions"),
             fit=refine.fit,
             pictures=refine.pictures_of,

@@ -20,7 +20,7 @@ ANSWERED = "answered"  # the word before it in those of answers
 
 
 class Store:
-    """A cache on disk for one job; without a cache it is always empty. ``job`` identifies the result, ``source`` what is drawn."""
+    """A cache on disk for one job; without a cache it is always empty. ``job`` is of the result, ``source`` of what is drawn."""
 
     def __init__(self, cache: Cache | None, job: str, source: str = "") -> None:
         self._cache, self.job, self.source = cache, job, source
