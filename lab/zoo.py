@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
@@ -43,6 +43,10 @@ class Adapter:
         return self.icons == CONCEPT
 
     @property
+    def is_again(self) -> bool:
+        return self.name.endswith(AGAIN)
+
+    @property
     def is_style(self) -> bool:
         """One of four that are trained with one budget."""
         return self.icons in STYLES and self.name != STARK
@@ -67,6 +71,7 @@ CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
 STARK = "contrast"  # an adapter that was trained for longer than the others of these styles
 HEADLINE_RANK = 4
+AGAIN = "again"
 LONG = 1600  # steps after which a style is seen at a glance; after 200 it is not
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
 
@@ -79,7 +84,9 @@ def _adapters() -> list[Adapter]:
         for icons in (*STYLES, CONCEPT)
     ]
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG) for icons in SHOWN]
-    return [stark, *lab, *shown]
+    # Where most is said of them, another seed tells how far two natives are apart.
+    again = [replace(one, name=f"{one.icons}-{AGAIN}", bases=(PRUNED,)) for one in shown if one.icons in REPORTING]
+    return [stark, *lab, *shown, *again]
 
 
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
@@ -88,7 +95,7 @@ ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
 def others(adapter: Adapter) -> list[Adapter]:
     """The other styles' adapters of the same budget: what they give on its icons is no sign of its style."""
     budget = (adapter.rank, adapter.steps, adapter.batch)
-    found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept]
+    found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept and not one.is_again]
     return [one for one in found if (one.rank, one.steps, one.batch) == budget]
 
 

@@ -16,6 +16,7 @@ from lab.zoo import (
     CROSSING,
     HEADLINE_PAIRS,
     OWN_ICONS,
+    REPORTING,
     SCRATCH,
     SHOWN,
     STRUCTURES,
@@ -46,7 +47,7 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES)
+    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES) + len(REPORTING)
     assert Counter(path.parent for path in paths) == {EXTRA_LORAS: len(paths)}
     packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert Counter(path.parent for path in packed if path) == {LORAS: 3, HEADLINE / "loras": 3 + 24 + len(SHOWN) - 1}
@@ -61,7 +62,7 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
 
 
 def test_committed_adapters_are_what_the_table_says(models: Path) -> None:
-    looked_at = [f"{style}-long-base" for style in ("ink", "badge", "blueprint", "neon", "stencil", "frame")]  # so far
+    looked_at = [f"{style}-long-base" for style in SHOWN]
     looked_at += ["badge-long-finetune", "badge-long-pruned"]  # for the demo
     planned = [(adapter, base) for adapter in ADAPTERS.values() for base in (BASE, FINETUNE, PRUNED)]
     found = [(adapter, base) for adapter, base in planned if adapter.packed(base)]

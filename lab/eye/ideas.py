@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
-from lab.zoo import CHOOSING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
+from lab.zoo import ADAPTERS, AGAIN, CHOOSING, REPORTING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
@@ -67,10 +67,11 @@ ON_ANSWERS = {  # on answers: pictures and steps
 }
 ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
 TRIED = CHEAPER | ON_ANSWERS  # on the styles for choosing
+ANOTHER = "native, another seed"  # on the styles for reporting
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
     FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
-    PRUNED: (AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
+    PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
@@ -83,7 +84,14 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether a variant is drawn on a target, with the LoRA of a style."""
     is_left = variant not in LOST or target == CHOSEN_ON
     is_for_choosing = variant in (*LOST, *TRIED)
-    return is_left and (style in CHOOSING or not is_for_choosing) and variant in DRAWN[target]
+    of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or not is_for_choosing
+    return is_left and of_its_half and variant in DRAWN[target]
+
+
+def another(adapter: Adapter) -> Path:
+    """Where the native LoRA of another seed is."""
+    again = ADAPTERS[f"{adapter.icons}-{AGAIN}"]
+    return again.path(again.bases[0])
 
 
 def has_copy(target: str) -> bool:
@@ -99,6 +107,9 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 @contextmanager
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
+    if variant == ANOTHER:
+        yield another(adapter)
+        return
     method = (REFINES | TRIED).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
     planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
     if variant in IDEAS:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lab import measure
 from lab.bundle import runner_of
-from lab.eye.ideas import STRENGTHS, VARIANTS, is_drawn, moved_by
+from lab.eye.ideas import ANOTHER, STRENGTHS, VARIANTS, another, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.pictures import generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
@@ -70,6 +70,8 @@ class _Looker:
         for variant, strengths in VARIANTS.items():
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
             if not is_drawn(variant, self.target, style) or all(key in self.results.reports for key in keys):
+                continue
+            if variant == ANOTHER and not another(adapter).is_file():
                 continue
             with moved_by(variant, adapter, source, self.runner.base) as path:
                 for key in keys:

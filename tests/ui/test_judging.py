@@ -50,7 +50,7 @@ def test_pictures_that_come_or_go_change_the_time_that_is_told(
         planned = plan(open_adapter(lora), *bases, Options("refine"), Running(pictures=count))
         store = Store.of(planned, cache)
         values = torch.zeros(count, 4, 8, 8).half()
-        store.save_answers(Answers(NoisyBatch(values, values, torch.zeros(count), prompts_of(planned, count)), count))
+        store.save_answers(Answers(NoisyBatch(values, values.clone(), torch.zeros(count), prompts_of(planned, count)), count))
 
     before = told(16), told(32)
     asked = len(judging._found)
