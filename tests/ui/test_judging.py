@@ -39,7 +39,7 @@ def test_pictures_that_come_or_go_change_the_time_that_is_told(
         sha256(path)
 
     def told(count: int) -> float:
-        asked = Asked(adapters, target, source, (), Running(pictures=count))
+        asked = Asked(adapters, target, source, (), Running(pictures=count, steps=1))
         deadline = time.monotonic() + 600
         while (found := judging.ask("1", asked)) is None:
             assert time.monotonic() < deadline
@@ -47,7 +47,7 @@ def test_pictures_that_come_or_go_change_the_time_that_is_told(
 
     def drawn(count: int) -> None:
         bases = open_checkpoint(source.path, sha256(source.path)), open_checkpoint(target.path)
-        planned = plan(open_adapter(lora), *bases, Options("refine"), Running(pictures=count))
+        planned = plan(open_adapter(lora), *bases, Options("refine"), Running(pictures=count, steps=1))
         store = Store.of(planned, cache)
         values = torch.zeros(count, 4, 8, 8).half()
         store.save_answers(Answers(NoisyBatch(values, values.clone(), torch.zeros(count), prompts_of(planned, count)), count))
