@@ -16,7 +16,7 @@ from lab.eye import figures, records
 from lab.eye.blind import BLIND, COUNT, EVENLY, KEY, Drawer, _pairs, digest
 from lab.eye.figures import HALVES
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
+from lab.eye.ideas import ANOTHER, CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers
@@ -245,6 +245,10 @@ def test_what_the_page_says_by_hand_holds() -> None:
         assert less[FINETUNE, half, REFINE].is_above_zero
     refined = {half: found[PRUNED, half, REFINE].frontier.mean for half in HALVES}  # type: ignore[union-attr]
     assert {half: round(mean, 1) for half, mean in refined.items()} == {"choosing": 1.0, "reporting": 0.8}
+    again = found[PRUNED, "reporting", ANOTHER].frontier
+    assert again
+    assert abs(again.mean - 1) < 0.05
+    assert 0.15 < again.mean - again.low < 0.25 < again.high - again.mean < 0.34
     copied = {half: found[PRUNED, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
     assert all(1.9 < refined[half] / copied[half] < 2.3 for half in HALVES)
     tuned = [found[FINETUNE, half, REFINE].frontier.mean for half in HALVES]  # type: ignore[union-attr]
