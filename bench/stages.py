@@ -87,10 +87,8 @@ def target(folder: Path, device: torch.device, dtype: torch.dtype, show: Callabl
     factors = [nn.Parameter(factor.to(device)) for dW in start.values() for factor in (dW.up, dW.down)]
     layers = {layer: LowRank(factors[2 * i], factors[2 * i + 1]) for i, layer in enumerate(start)}
     gauge("train on a picture", lambda: _train(model, layers, seen, said))
-    optimizer, gradients = (
-        Optimizer(factors, refine.EFFORTS[Kinship.CROSSED].rate),
-        [torch.ones_like(factor) for factor in factors],
-    )
+    optimizer = Optimizer(factors, refine.EFFORTS[Kinship.CROSSED].rate)
+    gradients = [torch.ones_like(factor) for factor in factors]
 
     def add_gradient(scale: float) -> None:
         for factor, gradient in zip(factors, gradients, strict=True):

@@ -105,13 +105,13 @@ def test_what_the_page_says_of_them_holds() -> None:
     """lab/eye/seen.md.in, under the tables, says what the committed results say."""
     stored = Results(RESULTS / FOLDER)
     shown = {(one.target, one.variant): one for one in figures.figures(stored) if one.half == "choosing"}
-    tried = {key: one for key, one in shown.items() if key[1] in {*ON_ANSWERS, *ON_NOISE.values(), *CHEAPER}}
+    tried = {key: one for key, one in shown.items() if key[1] in {*ON_ANSWERS, *ON_NOISE, *CHEAPER}}
     less = {key: found for key, one in tried.items() if (found := less_usual(one, shown, stored))}
     longer = [one for (_, name), one in less.items() if name in ON_ANSWERS and not name.endswith(" 30 steps")]
     assert len(longer) == 4
     assert not any(one.is_above_zero or one.is_below_zero for one in longer)
     assert all(less[target, "refine, 64 pictures, 30 steps"].mean < -0.05 for target in (FINETUNE, PRUNED))
-    noise = {target: one for (target, name), one in less.items() if name in ON_NOISE.values() and target != XL_PRUNED}
+    noise = {target: one for (target, name), one in less.items() if name in ON_NOISE and target != XL_PRUNED}
     assert {target for target, one in noise.items() if one.is_below_zero} == {FINETUNE, PRUNED}
     assert noise[SCRATCH].mean < 0
     cheaper = [one for (target, name), one in less.items() if target == XL and name in CHEAPER]

@@ -22,7 +22,7 @@ def costs(found: Sequence[Figure], results: Results) -> str:
 
 def on_answers(found: Sequence[Figure], results: Results) -> str:
     """A table of what was tried with the source's answers, within a family, on the styles for choosing."""
-    return _table((REFINE, *ON_ANSWERS, *ON_NOISE.values()), ON_ANSWERS, found, results)
+    return _table((REFINE, *ON_ANSWERS, *ON_NOISE), ON_ANSWERS, found, results)
 
 
 def _table(names: Sequence[str], tried: Mapping[str, object], found: Sequence[Figure], results: Results) -> str:

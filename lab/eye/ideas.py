@@ -44,12 +44,13 @@ IDEAS: dict[str, Strength] = {
 LOST = ("text at twice", "without entry and exit")  # gained nothing over a copy on the styles for choosing
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FULL = "refine in full"  # to SDXL, what it took before its cost was measured
-ON_NOISE = {steps: f"refine on noise, {steps} steps" for steps in (10, 100)}  # what it was before it learned answers
-NOISE_10, NOISE_100 = ON_NOISE.values()
-REFINES = {FULL: Variant(FULL, Options(REFINE), pictures=384, steps=150, constants=(("BATCH", 16),))} | {
+ON_NOISE = {  # what it was before it learned answers
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("SAME_LATENTS", frozenset()),))
-    for pictures, (steps, name) in zip((64, 256), ON_NOISE.items(), strict=True)
+    for pictures, steps in ((64, 10), (256, 100))
+    for name in [f"refine on noise, {steps} steps"]
 }
+NOISE_10, NOISE_100 = ON_NOISE
+REFINES = {FULL: Variant(FULL, Options(REFINE), pictures=384, steps=150, constants=(("BATCH", 16),))} | ON_NOISE
 CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps, constants=(("BATCH", batch),))
     for pictures, batch, steps in (

@@ -5,7 +5,7 @@ family, whose latents mean something else, it learns the pictures themselves.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ SAME_LATENTS = frozenset({Kinship.RELATIVES, Kinship.STRANGERS})  # of which one
 def fit(job: Job) -> dict[str, LowRank]:
     """Return a delta for each assigned target layer, trained from ``job.start``. Raises LoraxError if a model cannot be run."""
     steps, rate = steps_of(job.steps, job.kinship), EFFORTS[job.kinship].rate
-    taught = _answers(job) if job.kinship in SAME_LATENTS else _pictures(job)
+    taught = _taught(job)
     with job.opened(job.target) as target:
         ranks = {layer: assigned.rank for layer, assigned in job.assignments.items()}
         factors = Factors(started(target, job.start, ranks), target.device)
@@ -47,26 +47,22 @@ def fit(job: Job) -> dict[str, LowRank]:
         return train(target, factors, lesson, job.meter, None if job.watch else job.saved, job.watch)
 
 
+def _taught(job: Job) -> Pictures | Answers:
+    """Return what the source draws or predicts. It is opened only if that is not stored."""
+    teacher = job.teacher
+    stored: Callable[[int], Pictures | Answers | None]
+    made: Callable[[Model, int], Pictures | Answers]
+    stored, made = (teacher.stored_answers, teacher.answer) if job.kinship in SAME_LATENTS else (teacher.stored, teacher.draw)
+    if (taught := stored(job.pictures)) is None:
+        with job.opened(job.source) as source:
+            taught = made(source, job.pictures)
+    return taught
+
+
 def _examples(taught: Pictures | Answers, target: Model, job: Job) -> Examples:
     if isinstance(taught, Answers):
         return taught
     return NewNoise(target, taught.latents_in(target, job.meter), taught.prompts)
-
-
-def _pictures(job: Job) -> Pictures:
-    """Return what the source draws, for a target whose latents mean something else."""
-    if (pictures := job.teacher.stored(job.pictures)) is None:
-        with job.opened(job.source) as source:
-            pictures = job.teacher.draw(source, job.pictures)
-    return pictures
-
-
-def _answers(job: Job) -> Answers:
-    """Return what the source predicts on its own pictures."""
-    if (answers := job.teacher.stored_answers(job.pictures)) is None:
-        with job.opened(job.source) as source:
-            answers = job.teacher.answer(source, job.pictures)
-    return answers
 
 
 def pictures_of(asked: int | None, kinship: Kinship) -> int:

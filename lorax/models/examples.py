@@ -79,7 +79,7 @@ class Answers:
 
         Raises LoraxError if what it predicts is not finite.
         """
-        count, found = copies_of(len(latents)) * len(latents), list[NoisyBatch]()
+        count, found = answers_on(len(latents)), list[NoisyBatch]()
         with adapted(source, adapter):
             encoded = Prompts(source, prompts, adapter, meter)
             for part in noised_in_parts(source, latents, prompts, count, seed=0, at_once=batch_size(64, source.size)):
@@ -112,6 +112,11 @@ class Answers:
 def copies_of(pictures: int) -> int:
     """Return how many noisy copies of each of so many pictures are answered."""
     return min(COPIES, max(1, ANSWERS // pictures))
+
+
+def answers_on(pictures: int) -> int:
+    """Return how many answers there are on so many pictures."""
+    return copies_of(pictures) * pictures
 
 
 def validated_of(pictures: int) -> int:

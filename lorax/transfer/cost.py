@@ -125,7 +125,7 @@ class _Job:
         ranks = [assigned_to.rank for assigned_to in assigned.values()]
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
         solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
-        answers = examples.copies_of(drawn) * drawn if is_answered(method, kinship) else 0
+        answers = examples.answers_on(drawn) if is_answered(method, kinship) else 0
         return cls(
             plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, answers, alone
         )

@@ -65,7 +65,7 @@ def stages(
     learning = Stage(TRAINING, True, _training(count, steps, refine.BATCH, target, of_text, answered=answered))
     if not answered:
         return [*pictures, Stage(ENCODING, True, reading), learning]
-    asked = examples.copies_of(count) * count
+    asked = examples.answers_on(count)
     answering = Work(asked, _encoded(count, asked, source, of_text), _at_once(asked, source))
     return [*([] if drawn else [drawing, Stage(WATCHING, False, answering)]), learning]
 

@@ -168,7 +168,7 @@ class Verdicts:
         priced = []
         for action in found.actions:
             if action.bytes and action.do.method:
-                cost = self._cost(plan, action.do.method, found.kind, known, pictures)
+                cost = self._cost(plan, action.do.method, known, pictures)
                 action = replace(action, seconds=cost.seconds, bytes=cost.bytes)
             priced.append(action)
         return replace(found, actions=tuple(priced))
@@ -202,16 +202,16 @@ class Verdicts:
         methods = judging.methods_for(verdict.kind)
         if methods and (why := self._lacking or bases.cannot_run):
             verdict, methods = replace(verdict, reason=why), ()
-        running = {method: self._cost(plan, method, verdict.kind, bases.known) for method in methods}
+        running = {method: self._cost(plan, method, bases.known) for method in methods}
         return replace(verdict, actions=judging.actions(verdict, judging.moving_seconds(plan), running))
 
     @staticmethod
-    def _cost(plan: Plan, method: str, kind: Kind, known: Known, pictures: Cache | None = None) -> Cost:
+    def _cost(plan: Plan, method: str, known: Known, pictures: Cache | None = None) -> Cost:
         """Estimate the cost, without ``pictures`` once for all adapters that change the same layers at the same ranks."""
         if pictures:
             return estimate(plan, method, cache=pictures, alone=True)
         changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
-        key = method, kind, changed, plan.running
+        key = method, changed, plan.running
         if key not in known.costs:
             known.costs[key] = estimate(plan, method, alone=True)
         return known.costs[key]
