@@ -25,10 +25,11 @@ from lab.models import Captioner, Model, new_text_encoder, new_unet, train_token
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import FINDINGS, compare, print_summary, report
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, BASES, SCRATCH, SHOWN, XL, XL_PRUNED
+from lab.zoo import ADAPTERS, FINETUNES, FURTHER, NEAR, OWN_ICONS, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
-STEPS = {"vae": 5500, BASE: 10000, FINETUNE: 1000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
+STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
+STEPS |= {name: recipe.steps for name, recipe in FINETUNES.items()}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -51,11 +52,23 @@ def base(options: argparse.Namespace) -> None:
 
 
 def finetune(options: argparse.Namespace) -> None:
-    unet.train_finetune(RUNS, Model.load(CACHE / BASE), *_shared(), options.steps or STEPS[FINETUNE]).save(CACHE / FINETUNE)
+    _finetuned(options, FINETUNE, Model.load(CACHE / BASE), *_shared()).save(CACHE / FINETUNE)
 
 
 def pruned(options: argparse.Namespace) -> None:
     unet.train_pruned(RUNS, Model.load(CACHE / BASE), *_shared(), options.steps or STEPS[PRUNED]).save(CACHE / PRUNED)
+
+
+def another_finetune(options: argparse.Namespace) -> None:
+    """Train a fine-tune that only the lab needs, from the committed base, and pack it."""
+    shared = runner_of(BASE)
+    model = _finetuned(options, options.step, bundle.model_of(shared), shared.vae, Captioner(shared.tokenizer))
+    bundle.write_finetune(options.step, model, shared.vae)
+
+
+def _finetuned(options: argparse.Namespace, name: str, start: Model, vae: AutoencoderKL, captioner: Captioner) -> Model:
+    recipe = FINETUNES[name]
+    return unet.train_finetune(name, RUNS, start, vae, captioner, recipe, options.steps or recipe.steps)
 
 
 def demo_bundle(options: argparse.Namespace) -> None:
@@ -176,6 +189,8 @@ COMMANDS = {
     SCRATCH: scratch,
     XL: xl_base,
     XL_PRUNED: xl_pruned,
+    NEAR: another_finetune,
+    FURTHER: another_finetune,
     "headline-bundle": headline_bundle,
     "loras": loras,
     "sweep": full_sweep,
@@ -227,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
         if name in ("sweep", "headline", "behaviour", "look", "blind", "pictures"):
-            step.add_argument("--target", choices=BASES, help="on this one alone")
+            step.add_argument("--target", choices=tuple(OWN_ICONS), help="on this one alone")
         if name == "pictures":
             sets = tuple(gallery.SETS)
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def write_headline(models: Mapping[str, Model | XLModel], autoencoder: Autoencod
         sibling = (XL, states[XL]) if name == XL_PRUNED else (BASE, load_file(checkpoint(BASE)))
         _write(HEADLINE, name, model, autoencoder, states[name], *sibling)
     ldm.save_config(models[XL].text_encoder_2, HEADLINE / "tokenizer" / "config_2.json")
+
+
+def write_finetune(name: str, model: Model, autoencoder: AutoencoderKL) -> None:
+    """Store what a fine-tune adds to the committed base, whose structure it has."""
+    sibling = BASE, load_file(checkpoint(BASE))
+    pack(HEADLINE / f"{name}{PACKED}", _half(model, autoencoder), {"format": "pt"}, *sibling, added=True)
+    shutil.copyfile(MODELS / f"{BASE}.yaml", HEADLINE / f"{name}.yaml")
 
 
 def _half(model: Model | XLModel, autoencoder: AutoencoderKL) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from lab import data, xl
 from lab.loop import train
 from lab.models import Captioner, Model, noise_schedule, pruned_from
 from lab.xl import XLModel
+from lab.zoo import FineTune
 from lorax.runner.vae import encode
 
 BATCH = 64
@@ -54,16 +55,19 @@ def train_from_nothing(
     return train(name, folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=seed)
 
 
-def train_finetune(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
+def train_finetune(
+    name: str, folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, recipe: FineTune, steps: int
+) -> Model:
     """The base trained on towards other icon sets: what community checkpoints are.
 
     Only the transformers are trained, which are what a LoRA touches; the rest stays the base's, so that the file is small.
     """
     model = copy.deepcopy(base).train().requires_grad_(False)
-    for name, parameter in model.unet.named_parameters():
-        parameter.requires_grad_("attentions" in name)
-    batches = Batches(data.load_common(*data.names("finetune")), vae, captioner)
-    return train("finetune", folder, model, denoising_loss(model, batches), steps=steps, rate=1e-3, seed=2, decay=0.99)
+    for key, parameter in model.unet.named_parameters():
+        parameter.requires_grad_("attentions" in key)
+    batches = Batches(data.load_common(*recipe.sets), vae, captioner)
+    loss_of, seed = denoising_loss(model, batches), recipe.seed
+    return train(name, folder, model, loss_of, steps=steps, rate=recipe.rate, seed=seed, decay=0.99)
 
 
 def train_pruned(folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:

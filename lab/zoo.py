@@ -9,17 +9,44 @@ from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
 from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, STYLE, WHOLE
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
-OWN_ICONS = {BASE: "twemoji", FINETUNE: "noto", PRUNED: "twemoji", SCRATCH: "twemoji", XL: "twemoji", XL_PRUNED: "twemoji"}
-BASES = tuple(OWN_ICONS)  # and a set that each has learned: its ordinary captions
+NEAR, FURTHER = "near", "further"  # fine-tunes that are measured by pictures alone
+OWN_ICONS = {  # a set that each base has learned: its ordinary captions
+    BASE: "twemoji",
+    FINETUNE: "noto",
+    PRUNED: "twemoji",
+    SCRATCH: "twemoji",
+    XL: "twemoji",
+    XL_PRUNED: "twemoji",
+    NEAR: "twemoji",
+    FURTHER: "contrast",
+}
+BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
 CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
 
+@dataclass(frozen=True)
+class FineTune:
+    """What the base is trained on towards: icon sets, and for how long."""
+
+    sets: tuple[str, ...]
+    steps: int
+    rate: float
+    seed: int
+
+
+FINETUNES = {
+    FINETUNE: FineTune(("noto", "flat", "fxemoji"), 1000, 1e-3, seed=2),
+    NEAR: FineTune(("twemoji", "emojione", "noto"), 600, 5e-4, seed=7),
+    FURTHER: FineTune(("contrast", "streamline"), 1500, 1e-3, seed=8),
+}
+
+
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    return SCRATCH not in (source, target) and (source in STRUCTURES[0]) == (target in STRUCTURES[0])
+    return SCRATCH not in (source, target) and (source in STRUCTURES[1]) == (target in STRUCTURES[1])
 
 
 @dataclass(frozen=True)
@@ -83,7 +110,8 @@ def _adapters() -> list[Adapter]:
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
-    shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG) for icons in SHOWN]
+    looked_at = (*BASES, NEAR, FURTHER)
+    shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, bases=looked_at) for icons in SHOWN]
     # Where most is said of them, another seed tells how far two natives are apart.
     again = [replace(one, name=f"{one.icons}-{AGAIN}", bases=(PRUNED,)) for one in shown if one.icons in REPORTING]
     return [stark, *lab, *shown, *again]

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 from lab import bundle as lab_bundle
-from lab.packing import pack
-from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, SCALE, read_packed, unpack, unpack_file
+from lab.packing import LESS, pack
+from lorax.demo.bundle import BASE, FINETUNE, ORIGIN, PACKED, PRUNED, SCALE, read_packed, unpack, unpack_file
 from lorax.errors import LoraxError
+from lorax.files import open_tensors
 
 STATES = {
     BASE: {"a": torch.arange(4.0), "b": torch.ones(2, 2)},
@@ -91,6 +92,24 @@ def test_a_lora_that_was_trained_here_is_kept_and_one_that_was_unpacked_follows(
     assert (load_file(mine)["a"].tolist(), load_file(theirs)["a"].tolist()) == ([0, 0], [3, 3])
     lab_bundle.keep_lora(mine, tmp_path / "loras" / f"mine{PACKED}")
     assert read_packed(tmp_path / "loras" / f"mine{PACKED}")[0]["a"].tolist() == [0, 0]
+
+
+def test_what_a_finetune_adds_is_stored_in_fewer_bits_and_put_upon_its_base(bundle: Path, tmp_path: Path) -> None:
+    more, folder = tmp_path / "more", tmp_path / "models"
+    base = {"a": torch.arange(4.0), "w": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))}
+    change = 0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    pack(bundle / f"{BASE}{PACKED}", base, {"format": "pt"})
+    base["w"] = read_packed(bundle / f"{BASE}{PACKED}")[0]["w"]
+    pack(more / f"tuned{PACKED}", base | {"w": base["w"] + change}, {"told": "kept"}, BASE, base, added=True)
+    (more / "tuned.yaml").write_text("")
+    unpack(folder, bundle)
+    unpack(folder, more)
+    stored, whole = read_packed(more / f"tuned{PACKED}")[0], load_file(folder / "tuned.safetensors")
+    assert stored.keys() == {"w"}
+    assert stored["w"].div(stored["w"].abs().amax(1, keepdim=True) / LESS).round().unique().numel() <= 2 * LESS + 1
+    assert torch.equal(whole["a"], base["a"])
+    assert (whole["w"] - base["w"] - change).norm() < 0.2 * change.norm()
+    assert open_tensors(folder / "tuned.safetensors").metadata.keys() == {"told", ORIGIN}
 
 
 def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from lab.zoo import (
     BASES,
     CONCEPT,
     CROSSING,
+    FINETUNES,
+    FURTHER,
     HEADLINE_PAIRS,
+    NEAR,
     OWN_ICONS,
     REPORTING,
     SCRATCH,
@@ -42,12 +45,15 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
     unrelated = {pair for pair in ALL_PAIRS if not are_related(*pair)}
     assert unrelated == {pair for pair in ALL_PAIRS if SCRATCH in pair}
     assert are_related(FINETUNE, PRUNED)
+    assert are_related(BASE, NEAR)
+    assert not are_related(NEAR, SCRATCH)
+    assert not are_related(XL, FURTHER)
     assert not are_related(*CROSSING)
 
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(BASES) + len(REPORTING)
+    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(OWN_ICONS) + len(REPORTING)
     assert Counter(path.parent for path in paths) == {EXTRA_LORAS: len(paths)}
     packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert Counter(path.parent for path in packed if path) == {LORAS: 3, HEADLINE / "loras": 3 + 24 + len(SHOWN) - 1}
@@ -80,6 +86,9 @@ def test_committed_adapters_are_what_the_table_says(models: Path) -> None:
 def test_roles_of_the_icon_sets() -> None:
     assert {data.SETS[OWN_ICONS[base]].role for base in BASES if base != FINETUNE} == {"base"}
     assert data.SETS[OWN_ICONS[FINETUNE]].role == "finetune"
+    assert set(FINETUNES[FINETUNE].sets) == set(data.names("finetune"))
+    assert {*BASES, *FINETUNES} == set(OWN_ICONS)
+    assert all(OWN_ICONS[name] in recipe.sets for name, recipe in FINETUNES.items())
     assert set(data.names("style")) == set(STYLES)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
-from lab.zoo import ADAPTERS, AGAIN, CHOOSING, REPORTING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
+from lab.zoo import ADAPTERS, AGAIN, CHOOSING, FURTHER, NEAR, REPORTING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
@@ -76,6 +76,8 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
+    NEAR: (AUTO, COPY, LORAX, REFINE),
+    FURTHER: (AUTO, COPY, LORAX, REFINE),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else

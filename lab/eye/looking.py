@@ -17,11 +17,11 @@ from lab.eye.judge import judged
 from lab.pictures import generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, SCRATCH, SHOWN, XL, XL_PRUNED, Adapter
+from lab.zoo import ADAPTERS, CROSSING, FURTHER, NEAR, SCRATCH, SHOWN, XL, XL_PRUNED, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
-PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), CROSSING, (XL, XL_PRUNED))
+PAIRS = (*((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH)), CROSSING, (XL, XL_PRUNED))
 # Of the 51 held-out subjects, those that the demo's bases draw best by themselves, chosen by eye before any adapter was seen.
 PROMPTS = (
     *("balloon", "baseball", "bread", "guitar", "koala", "name badge"),

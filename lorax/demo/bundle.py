@@ -6,7 +6,7 @@ A tensor that two models share is stored once. Matrices and kernels have 8 bits 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,7 @@ SCALE = ":scale"  # after a key: by what its tensor is multiplied
 ORIGIN = "lorax_bundle"  # header entry of an unpacked file: digest of what it was unpacked from
 SIBLING = "lorax_sibling"  # header entry: the model with which this one shares tensors
 SHARED = "lorax_shared"  # header entry: key -> the sibling's key with the same content
+ADDED = "lorax_added"  # header entry: keys of what is added to the sibling's tensors
 
 
 def unpack(folder: Path, bundle: Path = BUNDLE) -> Path:
@@ -67,7 +68,9 @@ def unpack_file(packed: Path, path: Path) -> None:
     if path.is_file() and _origin(path) == origin:
         return
     tensors = read_packed(packed)[0] | _shared(metadata, sibling)
-    kept = {key: value for key, value in metadata.items() if key not in (SIBLING, SHARED)} | {ORIGIN: origin}
+    if sibling and ADDED in metadata:
+        tensors |= _added(tensors, json.loads(metadata[ADDED]), sibling)
+    kept = {key: value for key, value in metadata.items() if key not in (SIBLING, SHARED, ADDED)} | {ORIGIN: origin}
     temporary = _beside(path)
     with TensorWriter(temporary, tensors, kept) as writer:
         writer.put_all(tensors)
@@ -136,6 +139,12 @@ def _shared(metadata: Mapping[str, str], sibling: Path | None) -> dict[str, torc
         return {}
     other = open_tensors(sibling)
     return {key: other.get(name).clone() for key, name in json.loads(metadata[SHARED]).items()}
+
+
+def _added(tensors: Mapping[str, torch.Tensor], keys: Iterable[str], sibling: Path) -> dict[str, torch.Tensor]:
+    """Return a file's tensors of which only what is added to its sibling's is stored."""
+    other = open_tensors(sibling)
+    return {key: (other.get(key).float() + tensors[key].float()).to(tensors[key].dtype) for key in keys}
 
 
 def _scaled(stored: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
