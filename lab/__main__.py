@@ -1,7 +1,8 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or headline and compare.
+near, further, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or
+headline and compare.
 By pictures, of styles that are seen at a glance: loras, judge, look, blind and seen.
 """
 

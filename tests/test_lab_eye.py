@@ -14,9 +14,8 @@ import torch
 from lab import styles
 from lab.eye import figures, records
 from lab.eye.blind import BLIND, COUNT, EVENLY, KEY, Drawer, _pairs, digest
-from lab.eye.figures import HALVES
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import ANOTHER, CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
+from lab.eye.ideas import CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers
@@ -24,10 +23,10 @@ from lab.paths import RESULTS
 from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, recovered
-from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN, XL, XL_PRUNED
+from lab.variants import BY_NAME, COPY
+from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN, XL
 from lorax.demo.bundle import FINETUNE, PRUNED
-from lorax.methods import BRIDGE, REFINE
+from lorax.methods import REFINE
 
 PROMPTS = 12
 
@@ -226,57 +225,3 @@ def test_refine_is_shown_at_the_largest_strength_that_keeps_as_many_subjects(tmp
 @pytest.mark.parametrize(("low", "high", "said"), [(0.1, 0.2, MORE), (-0.2, -0.1, LESS), (-0.1, 0.1, ALIKE)])
 def test_a_sentence_claims_a_difference_only_if_it_is_sure(low: float, high: float, said: str) -> None:
     assert _beside_a_copy(Interval((low + high) / 2, low, high)) == said
-
-
-def test_what_the_page_says_by_hand_holds() -> None:
-    """lab/eye/seen.md.in and the verdicts tell what the committed results say."""
-    found = {(one.target, one.half, one.variant): one for one in figures.figures(Results(RESULTS / FOLDER))}
-    less = {key: one.less_copy for key, one in found.items() if one.less_copy}
-    by_weights = [one for (target, _, variant), one in less.items() if target == FINETUNE and not variant.startswith(REFINE)]
-    assert not any(one.is_above_zero for one in by_weights)
-    assert max(one.high for one in by_weights) < 0.33
-    projected = {key: one for (*key, variant), one in less.items() if variant == LORAX for key in [tuple(key)]}
-    assert {key for key, one in projected.items() if not one.is_below_zero} == {(XL_PRUNED, "reporting")}
-    of_sibling = [found[XL_PRUNED, half, COPY].frontier for half in HALVES]
-    assert [round(one.mean, 1) for one in of_sibling if one] == [0.7, 0.3]
-    assert less[PRUNED, "reporting", BY_NAME].is_below_zero
-    for half in HALVES:
-        assert less[PRUNED, half, REFINE].is_above_zero
-        assert less[FINETUNE, half, REFINE].is_above_zero
-    refined = {half: found[PRUNED, half, REFINE].frontier.mean for half in HALVES}  # type: ignore[union-attr]
-    assert {half: round(mean, 1) for half, mean in refined.items()} == {"choosing": 1.0, "reporting": 0.8}
-    again = found[PRUNED, "reporting", ANOTHER].frontier
-    assert again
-    assert abs(again.mean - 1) < 0.05
-    assert 0.15 < again.mean - again.low < 0.25 < again.high - again.mean < 0.34
-    copied = {half: found[PRUNED, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
-    assert all(1.9 < refined[half] / copied[half] < 2.3 for half in HALVES)
-    tuned = [found[FINETUNE, half, REFINE].frontier.mean for half in HALVES]  # type: ignore[union-attr]
-    assert [round(one, 1) for one in tuned] == [0.9, 0.7]
-    siblings = {half: found[XL_PRUNED, half, REFINE] for half in HALVES}
-    assert all(abs(one.frontier.mean - 1) < 0.1 for one in siblings.values())  # type: ignore[union-attr]
-    assert [_beside_a_copy(less[XL_PRUNED, half, REFINE]) for half in HALVES] == [ALIKE, MORE]
-    strangers = {(half, one): found[SCRATCH, half, one].frontier for half in HALVES for one in (COPY, BRIDGE, REFINE)}
-    assert [round(4 * strangers[half, REFINE].mean) for half in HALVES] == [2, 3], "a half, and three quarters"  # type: ignore[union-attr]
-    assert all(strangers[half, BRIDGE].mean < 0.25 for half in HALVES)  # type: ignore[union-attr]
-    assert all(less[SCRATCH, half, REFINE].is_above_zero for half in HALVES)
-    crossed = {(half, one): found[XL, half, one].frontier for half in HALVES for one in (BRIDGE, REFINE)}
-    assert crossed["choosing", REFINE].low > 1  # type: ignore[union-attr]
-    assert abs(crossed["reporting", REFINE].mean - 1) < 0.1  # type: ignore[union-attr]
-    assert all(0.5 < crossed[half, BRIDGE].mean < 0.8 for half in HALVES)  # type: ignore[union-attr]
-    at_one = {(half, one): found[XL, half, one].at[1.0][0] for half in HALVES for one in (BRIDGE, NATIVE)}
-    assert all(at_one[half, BRIDGE] < 0.4 * at_one[half, NATIVE] for half in HALVES)
-    natives = {(target, half): found[target, half, NATIVE].at[1.0][0] for target in (XL, PRUNED) for half in HALVES}
-    assert all(3 * natives[XL, half] < 2 * natives[PRUNED, half] for half in HALVES)
-    fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
-    assert [one and one.mean < 0.5 for one in fronts] == [True, True]
-    tuned_by = [told for what, half, _, told in Readers(RESULTS, FINETUNE).of_refine() if (what, half) == ("style", "reporting")]
-    assert tuned_by == [{REFINE: 4}] * 2
-    readers = Readers(RESULTS, PRUNED)
-    for said in readers.said.values():
-        more = {what: {n for n, pair in readers.even if _which(pair, said[what][n]) == REFINE} for what in ("style", "content")}
-        assert (len(readers.even), len(more["style"])) == (15, 13)
-
-
-def _which(pair: dict[str, dict[str, str]], answer: str) -> str:
-    return answer if answer == SAME else pair[answer.lower()]["variant"]

@@ -15,7 +15,8 @@ import torch
 from lab import report
 from lab.__main__ import parser
 from lab.paths import RESULTS
-from lab.report import behaviour, checks, page, plots, prose, readme, tables
+from lab.quotes import END, begin, quote, quoted
+from lab.report import behaviour, checks, methods, page, plots, prose, tables
 from lab.report.cells import Cells
 from lab.report.claims import Verdict, verdict
 from lab.report.records import records, show
@@ -241,22 +242,17 @@ def test_what_is_not_measured_is_left_out(tmp_path: Path) -> None:
     assert "kept_rank.svg" not in (tmp_path / "findings.md").read_text()
 
 
-def test_the_readme_says_what_the_results_say() -> None:
-    said = (report.ROOT / "README.md").read_text(encoding="utf-8").partition(readme.BEGIN)[2].partition(readme.END)[0]
-    assert said.strip() == readme.what_to_expect(Cells(Results(RESULTS)))
+def test_the_methods_page_says_what_the_results_say() -> None:
+    assert quoted(report.ROOT / "docs" / "methods.md", "report") == methods.comparison(Cells(Results(RESULTS)))
 
 
 def test_a_quote_replaces_the_one_before(cells: Cells, tmp_path: Path) -> None:
-    pages = tmp_path / "README.md", tmp_path / "methods.md"
-    for page_ in pages:
-        page_.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    page_, text = tmp_path / "methods.md", methods.comparison(cells)
+    page_.write_text(f"before\n{begin('report')}\nold\n{END}\nafter\n")
     for _ in range(2):
-        readme.write(cells, *pages)
-    for page_ in pages:
-        assert re.fullmatch(rf"before\n{readme.BEGIN}\n\n\|?.*\n\n{readme.END}\nafter\n", page_.read_text(), re.DOTALL)
-        assert "old" not in page_.read_text()
-    assert re.search(r"not related.* \| declines \|", pages[0].read_text())
-    assert "| `prolora` | 0.80 [" in pages[1].read_text()
+        quote(page_, "report", text)
+    assert page_.read_text() == f"before\n{begin('report')}\n\n{text}\n\n{END}\nafter\n"
+    assert "| `prolora` | 0.80 [" in text
 
 
 def test_a_plot_is_small(cells: Cells, tmp_path: Path) -> None:

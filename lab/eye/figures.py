@@ -73,7 +73,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         frontier(judged) if whole else None,
         less_copy(judged) if whole and against_a_copy and variant not in (NATIVE, COPY) else None,
         style_at_native_content(judged) if whole else None,
-        {one: _point(results, target, variant, of, done, one) for one in strengths},
+        {one: point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),
         recovered([beyond_others(results, key) for key in keys]),
         change([ordinary(results, key) for key in keys]),
@@ -104,7 +104,7 @@ def by_prompt(report: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
     return style, content
 
 
-def _point(
+def point(
     results: Results, target: str, variant: str, source: str, styles: Sequence[str], strength: float
 ) -> tuple[float, float]:
     found = [by_prompt(results.reports[Key(target, adapter_of(style).name, variant, source, strength)]) for style in styles]

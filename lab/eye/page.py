@@ -1,4 +1,4 @@
-"""``python -m lab seen``: docs/seen.md with its plots and grids, from what is stored."""
+"""``python -m lab seen``: docs/seen.md with its plots and grids, and what the README quotes of it, from what is stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
+from lab.eye.readme import what_to_expect
 from lab.pictures import SEEDS
+from lab.quotes import quote
 from lab.report.claims import listed
 from lab.report.plots import save
 from lab.report.tables import markdown, number, percent
@@ -38,7 +40,7 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 
 def seen(options: argparse.Namespace) -> None:
-    """Write docs/seen.md, or print the figures as JSON."""
+    """Write docs/seen.md and what the README quotes of it, or print the figures as JSON."""
     results = Results(options.results / FOLDER)
     found = figures(results)
     if options.json:
@@ -59,6 +61,7 @@ def seen(options: argparse.Namespace) -> None:
         "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
+    quote(DOCS.parent / "README.md", "seen", what_to_expect(found))
     print(PAGE)
 
 

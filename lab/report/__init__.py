@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from lab.paths import RESULTS
-from lab.report import page, readme
+from lab.quotes import quote
+from lab.report import methods, page
 from lab.report.cells import Cells
 from lab.report.records import records, show
 from lab.report.rerun import differences, distances
@@ -29,10 +30,10 @@ def print_summary(options: argparse.Namespace, by_pictures: Sequence[dict[str, A
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write docs/findings.md with its plots, and what README and docs/methods.md quote of it, from the stored results."""
+    """Write docs/findings.md with its plots, and what docs/methods.md quotes of it, from the stored results."""
     cells = _stored(options.results)
     page.write(cells, FINDINGS)
-    readme.write(cells, ROOT / "README.md", ROOT / "docs" / "methods.md")
+    quote(ROOT / "docs" / "methods.md", "report", methods.comparison(cells))
     print(FINDINGS)
 
 

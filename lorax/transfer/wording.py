@@ -23,8 +23,11 @@ AHEAD = {
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 SEEN = {  # by the frontiers in docs/seen.md, since a loss does not tell what is the style's own
-    STRANGERS: "In pictures, Refine showed half of a style or more; Bridge, little.",
-    CROSSED: "In pictures from SD 1.x to SDXL, Refine showed about as much of a style as a LoRA trained there; Bridge, little.",
+    STRANGERS: "In pictures, Refine showed half of a style or more, and kept fewer subjects; Bridge showed little.",
+    CROSSED: (
+        "In pictures from SD 1.x to SDXL, Refine showed about as much of a style as a LoRA trained there; Bridge showed little "
+        "at strength 1."
+    ),
 }
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
