@@ -15,9 +15,11 @@ from lab.paths import RESULTS
 from lab.quotes import quoted
 from lab.results import NATIVE, Results
 from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import REPORTING, SCRATCH, XL, XL_PRUNED
+from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
+
+TUNED = (NEAR, FINETUNE, FURTHER)  # from near to far
 
 
 def test_what_the_page_says_by_hand_holds() -> None:
@@ -46,6 +48,17 @@ def test_what_the_page_says_by_hand_holds() -> None:
     assert (0.83 < min(single) < 0.87, 1.3 < max(single) < 1.36) == (True, True)
     copied = {half: found[PRUNED, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
     assert all(1.9 < refined[half] / copied[half] < 2.3 for half in HALVES)
+    for half in HALVES:
+        copies, refines = ([found[one, half, of].frontier.mean for one in TUNED] for of in (COPY, REFINE))  # type: ignore[union-attr]
+        assert (copies[0] > 0.74, all(0.44 < one < 0.67 for one in copies[1:])) == (True, True)
+        assert (abs(refines[0] - 1) < 0.1, all(one > 0.7 for one in refines[1:])) == (True, True)
+        added = [less[target, half, REFINE].mean for target in TUNED]
+        assert sorted(added) == added
+    assert {one: [_beside_a_copy(less[one, half, REFINE]) for half in HALVES] for one in TUNED} == {
+        NEAR: [MORE, ALIKE],
+        FINETUNE: [MORE, MORE],
+        FURTHER: [MORE, ALIKE],
+    }
     tuned = [found[FINETUNE, half, REFINE].frontier.mean for half in HALVES]  # type: ignore[union-attr]
     assert [round(one, 1) for one in tuned] == [0.9, 0.7]
     siblings = {half: found[XL_PRUNED, half, REFINE] for half in HALVES}

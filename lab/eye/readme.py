@@ -14,12 +14,12 @@ from lorax.methods import BRIDGE, REFINE
 
 HALF = "reporting"  # no method was chosen by these styles
 TOLD = {  # what an artist calls such a pair
-    (BASE, NEAR): "yours is a fine-tune, and draws much like the LoRA's",
-    (BASE, FINETUNE): "yours is a fine-tune, and draws otherwise",
-    (BASE, FURTHER): "yours is a fine-tune, and draws quite otherwise",
-    (BASE, PRUNED): "slimmed down, as small-sd from SD 1.5",
-    (XL, XL_PRUNED): "slimmed down, as SSD-1B from SDXL",
-    (BASE, SCRATCH): "not related: trained apart",
+    (BASE, NEAR): "a fine-tune that draws alike",
+    (BASE, FINETUNE): "a fine-tune that draws otherwise",
+    (BASE, FURTHER): "a fine-tune, further away",
+    (BASE, PRUNED): "slimmed down, as small-sd",
+    (XL, XL_PRUNED): "slimmed down, as SSD-1B",
+    (BASE, SCRATCH): "not related",
     CROSSING: "SD 1.x to SDXL",
 }
 HEADS = ("your two checkpoints", "the original", "Move", "Refine", "Bridge")
@@ -38,7 +38,7 @@ def _shares(pair: tuple[str, str], frontiers: dict[tuple[str, str, str], Interva
     copy, by_name, refine, bridge = (_percent(frontiers.get((*pair, one))) for one in (COPY, BY_NAME, REFINE, BRIDGE))
     original = by_name or copy  # a copy by name is drawn where names differ
     move = copy if are_related(*pair) else "declines"
-    return tuple(share or "not measured" for share in (original or "does not fit", move, refine, bridge))
+    return tuple(share or "-" for share in (original or "does not fit", move, refine, bridge))
 
 
 def _percent(frontier: Interval | None) -> str:
