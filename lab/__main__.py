@@ -26,7 +26,7 @@ from lab.models import Captioner, Model, new_text_encoder, new_unet, train_token
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import FINDINGS, compare, print_summary, report
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, FINETUNES, FURTHER, NEAR, OWN_ICONS, SCRATCH, SHOWN, XL, XL_PRUNED
+from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, NEAR, OWN_ICONS, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
@@ -243,7 +243,8 @@ def parser() -> argparse.ArgumentParser:
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
         if name in ("sweep", "headline", "behaviour", "look", "blind", "pictures"):
-            step.add_argument("--target", choices=tuple(OWN_ICONS), help="on this one alone")
+            of = tuple(OWN_ICONS) if name in ("look", "blind") else BASES
+            step.add_argument("--target", choices=of, help="on this one alone")
         if name == "pictures":
             sets = tuple(gallery.SETS)
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")

@@ -1,4 +1,4 @@
-"""Packs what is committed: a tensor that two models share once, all others in 8 bits a value, or less of what a sibling lacks."""
+"""Packs what is committed: a tensor that two models share once, others in 8 bits a value, what is added to a sibling in fewer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ def pack(
     content = {_fingerprint(value): key for key, value in (its or {}).items()}
     shared = {key: content[mark] for key, value in tensors.items() if (mark := _fingerprint(value)) in content}
     own = {key: value for key, value in tensors.items() if key not in shared}
-    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and shared else {}
-    if added and its:
+    described = {SIBLING: sibling, SHARED: json.dumps(shared)} if sibling and (shared or added) else {}
+    if added:
+        if not its:
+            raise ValueError(f"{path}: only what is added to a sibling can be stored as added, and none is given.")
         own = {key: value - its[key] for key, value in own.items()}
         described[ADDED] = json.dumps(sorted(own))
     greatest = LESS if added else GREATEST

@@ -60,6 +60,7 @@ class Results:
                     self.reports[Key(**record["key"])] = record["report"]
 
     def add_losses(self, key: Key, losses: torch.Tensor) -> None:
+        # Three digits change no recovery by more than 0.005, and keep a checkout small.
         rounded = [[float(f"{value:.3g}") for value in row] for row in losses.tolist()]
         self.losses[key] = torch.tensor(rounded)
         self._append(key.target, {"key": asdict(key), "losses": rounded})

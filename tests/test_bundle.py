@@ -106,10 +106,21 @@ def test_what_a_finetune_adds_is_stored_in_fewer_bits_and_put_upon_its_base(bund
     unpack(folder, more)
     stored, whole = read_packed(more / f"tuned{PACKED}")[0], load_file(folder / "tuned.safetensors")
     assert stored.keys() == {"w"}
-    assert stored["w"].div(stored["w"].abs().amax(1, keepdim=True) / LESS).round().unique().numel() <= 2 * LESS + 1
+    steps = stored["w"] / (stored["w"].abs().amax(1, keepdim=True) / LESS)
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
     assert torch.equal(whole["a"], base["a"])
     assert (whole["w"] - base["w"] - change).norm() < 0.2 * change.norm()
     assert open_tensors(folder / "tuned.safetensors").metadata.keys() == {"told", ORIGIN}
+
+
+def test_what_is_added_needs_a_sibling_and_nothing_shared(bundle: Path, tmp_path: Path) -> None:
+    packed, folder = tmp_path / f"tuned{PACKED}", tmp_path / "models"
+    with pytest.raises(ValueError, match="none is given"):
+        pack(packed, {"b": torch.ones(2, 2)}, {}, added=True)
+    pack(packed, {"b": torch.full((2, 2), 3.0)}, {}, BASE, {"b": STATES[BASE]["b"]}, added=True)
+    unpack(folder, bundle)
+    unpack_file(packed, folder / "tuned.safetensors")
+    assert load_file(folder / "tuned.safetensors")["b"].unique().tolist() == [3]
 
 
 def test_unpacked_models_are_whole(bundle: Path, tmp_path: Path) -> None:

@@ -1,97 +1,159 @@
-"""What docs/seen.md and the README say by hand is what the committed results say."""
+"""What docs/seen.md, docs/findings.md, the README and the verdicts say by hand of pictures is what the committed results say."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from lab.eye import figures
 from lab.eye.blind import BLIND
-from lab.eye.figures import HALVES
+from lab.eye.figures import HALVES, Figure
 from lab.eye.frontier import Judged, frontier
 from lab.eye.ideas import ANOTHER
-from lab.eye.looking import FOLDER, PAIRS
+from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, DOCS, MORE, PAGE, _beside_a_copy
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import TOLD, what_to_expect
 from lab.paths import RESULTS
 from lab.quotes import quoted
-from lab.results import NATIVE, Results
+from lab.results import ALONE, NATIVE, Key, Results
+from lab.stats import Interval
 from lab.variants import BY_NAME, COPY, LORAX
 from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
 TUNED = (NEAR, FINETUNE, FURTHER)  # from near to far
+Of = tuple[str, str, str]  # target, half, variant
 
 
-def test_what_the_page_says_by_hand_holds() -> None:
-    """lab/eye/seen.md.in and the verdicts tell what the committed results say."""
-    found = {(one.target, one.half, one.variant): one for one in figures.figures(Results(RESULTS / FOLDER))}
-    less = {key: one.less_copy for key, one in found.items() if one.less_copy}
-    by_weights = [one for (target, _, variant), one in less.items() if target == FINETUNE and not variant.startswith(REFINE)]
-    assert not any(one.is_above_zero for one in by_weights)
-    copied = {half: found[FINETUNE, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
-    gains = [one.high / copied[half] for (target, half, _), one in less.items() if target == FINETUNE and one in by_weights]
-    assert 0.2 < max(gains) < 0.26, "a quarter"
-    projected = {key: one for (*key, variant), one in less.items() if variant == LORAX for key in [tuple(key)]}
-    assert {key for key, one in projected.items() if not one.is_below_zero} == {(XL_PRUNED, "reporting")}
-    of_sibling = [found[XL_PRUNED, half, COPY].frontier for half in HALVES]
-    assert [round(one.mean, 1) for one in of_sibling if one] == [0.7, 0.3]
-    assert less[PRUNED, "reporting", BY_NAME].is_below_zero
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return Results(RESULTS / FOLDER)
+
+
+@pytest.fixture(scope="module")
+def found(results: Results) -> list[Figure]:
+    return figures.figures(results)
+
+
+@pytest.fixture(scope="module")
+def shown(found: list[Figure]) -> dict[Of, Interval]:
+    """Frontiers."""
+    return {(one.target, one.half, one.variant): one.frontier for one in found if one.frontier}
+
+
+@pytest.fixture(scope="module")
+def less(found: list[Figure]) -> dict[Of, Interval]:
+    return {(one.target, one.half, one.variant): one.less_copy for one in found if one.less_copy}
+
+
+@pytest.fixture(scope="module")
+def at_one(found: list[Figure]) -> dict[Of, tuple[float, float]]:
+    """Style and content at strength 1."""
+    return {(one.target, one.half, one.variant): one.at[1.0] for one in found}
+
+
+def test_of_fine_tunes(shown: dict[Of, Interval], less: dict[Of, Interval], at_one: dict[Of, tuple[float, float]]) -> None:
     for half in HALVES:
-        assert less[PRUNED, half, REFINE].is_above_zero
-        assert less[FINETUNE, half, REFINE].is_above_zero
-    refined = {half: found[PRUNED, half, REFINE].frontier.mean for half in HALVES}  # type: ignore[union-attr]
-    assert {half: round(mean, 1) for half, mean in refined.items()} == {"choosing": 1.0, "reporting": 0.8}
-    again = found[PRUNED, "reporting", ANOTHER].frontier
-    assert again
-    assert abs(again.mean - 1) < 0.05
-    single = [_frontier_of(style, ANOTHER) for style in REPORTING]
-    assert (0.83 < min(single) < 0.87, 1.3 < max(single) < 1.36) == (True, True)
-    copied = {half: found[PRUNED, half, COPY].frontier.mean for half in HALVES}  # type: ignore[union-attr]
-    assert all(1.9 < refined[half] / copied[half] < 2.3 for half in HALVES)
-    for half in HALVES:
-        copies, refines = ([found[one, half, of].frontier.mean for one in TUNED] for of in (COPY, REFINE))  # type: ignore[union-attr]
-        assert (copies[0] > 0.74, all(0.44 < one < 0.67 for one in copies[1:])) == (True, True)
-        assert (abs(refines[0] - 1) < 0.1, all(one > 0.7 for one in refines[1:])) == (True, True)
-        added = [less[target, half, REFINE].mean for target in TUNED]
-        assert sorted(added) == added
+        near, *far = (shown[target, half, COPY].mean for target in TUNED)
+        assert near > 0.74, "three quarters and more"
+        assert all(0.44 < one < 0.67 for one in far), "half to two thirds"
+        near, *far = (shown[target, half, REFINE].mean for target in TUNED)
+        assert abs(near - 1) < 0.1, "about as much"
+        assert all(one > 0.7 for one in far)
+        near, *far = (less[target, half, REFINE].mean for target in TUNED)
+        assert min(far) > near, "added more there"
+        assert 0.44 < shown[FURTHER, half, COPY].mean < 0.54, "about half"
+        assert shown[FURTHER, half, REFINE].mean > 0.74
+    assert [round(shown[FINETUNE, half, REFINE].mean, 1) for half in HALVES] == [0.9, 0.7]
     assert {one: [_beside_a_copy(less[one, half, REFINE]) for half in HALVES] for one in TUNED} == {
         NEAR: [MORE, ALIKE],
         FINETUNE: [MORE, MORE],
         FURTHER: [MORE, ALIKE],
     }
-    tuned = [found[FINETUNE, half, REFINE].frontier.mean for half in HALVES]  # type: ignore[union-attr]
-    assert [round(one, 1) for one in tuned] == [0.9, 0.7]
-    siblings = {half: found[XL_PRUNED, half, REFINE] for half in HALVES}
-    assert all(abs(one.frontier.mean - 1) < 0.1 for one in siblings.values())  # type: ignore[union-attr]
+
+
+def test_of_methods_by_weights(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
+    gains = {key: one for key, one in less.items() if key[0] == FINETUNE and not key[2].startswith(REFINE)}
+    assert not any(one.is_above_zero for one in gains.values())
+    most = max(one.high / shown[target, half, COPY].mean for (target, half, _), one in gains.items())
+    assert 0.2 < most < 0.26, "a quarter"
+    projected = {(target, half) for (target, half, variant), one in less.items() if variant == LORAX and not one.is_below_zero}
+    assert projected == {(XL_PRUNED, "reporting")}
+
+
+def test_of_slimmed_down_siblings(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
+    assert [round(shown[XL_PRUNED, half, COPY].mean, 1) for half in HALVES] == [0.7, 0.3]
+    assert all(abs(shown[XL_PRUNED, half, REFINE].mean - 1) < 0.1 for half in HALVES)
     assert [_beside_a_copy(less[XL_PRUNED, half, REFINE]) for half in HALVES] == [ALIKE, MORE]
-    strangers = {(half, one): found[SCRATCH, half, one].frontier for half in HALVES for one in (COPY, BRIDGE, REFINE)}
-    assert [round(4 * strangers[half, REFINE].mean) for half in HALVES] == [2, 3], "a half, and three quarters"  # type: ignore[union-attr]
-    assert all(strangers[half, BRIDGE].mean < 0.25 for half in HALVES)  # type: ignore[union-attr]
-    assert all(less[SCRATCH, half, REFINE].is_above_zero for half in HALVES)
-    crossed = {(half, one): found[XL, half, one].frontier for half in HALVES for one in (BRIDGE, REFINE)}
-    assert crossed["choosing", REFINE].low > 1  # type: ignore[union-attr]
-    assert abs(crossed["reporting", REFINE].mean - 1) < 0.1  # type: ignore[union-attr]
-    assert all(0.5 < crossed[half, BRIDGE].mean < 0.8 for half in HALVES)  # type: ignore[union-attr]
-    at_one = {(half, one): found[XL, half, one].at[1.0][0] for half in HALVES for one in (BRIDGE, NATIVE)}
-    assert all(at_one[half, BRIDGE] < 0.4 * at_one[half, NATIVE] for half in HALVES)
-    results = Results(RESULTS / FOLDER)
+    assert less[PRUNED, "reporting", BY_NAME].is_below_zero
+    assert [round(shown[PRUNED, half, REFINE].mean, 1) for half in HALVES] == [1.0, 0.8]
     for half in HALVES:
-        on_xl, on_pruned = (
-            figures.point(results, one, NATIVE, "", found[XL, half, NATIVE].styles, 1.0)[0] for one in (XL, PRUNED)
-        )
+        assert less[PRUNED, half, REFINE].is_above_zero
+        assert max(shown[PRUNED, half, one].mean for one in (COPY, BY_NAME)) < 0.5
+        assert 1.9 < shown[PRUNED, half, REFINE].mean / shown[PRUNED, half, COPY].mean < 2.3
+
+
+def test_of_natives_of_another_seed(results: Results, shown: dict[Of, Interval]) -> None:
+    assert abs(shown[PRUNED, "reporting", ANOTHER].mean - 1) < 0.05
+    sides = ((ANOTHER, BASE), (NATIVE, ""))
+    curves = ([figures.curve(results, PRUNED, one, of, style) for one, of in sides] for style in REPORTING)
+    single = [frontier([Judged(*its, None)]).mean for its in curves]
+    assert (0.83 < min(single) < 0.87, 1.3 < max(single) < 1.36) == (True, True)
+
+
+def test_of_strangers(shown: dict[Of, Interval], less: dict[Of, Interval], at_one: dict[Of, tuple[float, float]]) -> None:
+    assert [round(4 * shown[SCRATCH, half, REFINE].mean) for half in HALVES] == [2, 3], "a half, and three quarters"
+    for half in HALVES:
+        assert shown[SCRATCH, half, COPY].mean < 0.1, "nothing"
+        assert shown[SCRATCH, half, BRIDGE].mean < 0.25, "little"
+        assert less[SCRATCH, half, REFINE].is_above_zero
+        assert at_one[SCRATCH, half, REFINE][1] < at_one[SCRATCH, half, NATIVE][1], "fewer subjects"
+
+
+def test_of_another_family(
+    results: Results, found: list[Figure], shown: dict[Of, Interval], at_one: dict[Of, tuple[float, float]]
+) -> None:
+    assert shown[XL, "choosing", REFINE].low > 1
+    assert abs(shown[XL, "reporting", REFINE].mean - 1) < 0.1
+    for half in HALVES:
+        assert 0.5 < shown[XL, half, BRIDGE].mean < 0.8
+        assert at_one[XL, half, BRIDGE][0] < 0.4 * at_one[XL, half, NATIVE][0]
+        styles = next(one.styles for one in found if (one.target, one.half, one.variant) == (XL, half, NATIVE))
+        on_xl, on_pruned = (figures.point(results, target, NATIVE, "", styles, 1.0)[0] for target in (XL, PRUNED))
         assert on_xl < on_pruned / 2
-    fronts = [found[PRUNED, half, COPY].frontier for half in HALVES]
-    assert [one and one.mean < 0.5 for one in fronts] == [True, True]
-    tuned_by = [told for what, half, _, told in Readers(RESULTS, FINETUNE).of_refine() if (what, half) == ("style", "reporting")]
-    assert tuned_by == [{REFINE: 4}] * 2
-    readers = Readers(RESULTS, PRUNED)
-    for said in readers.said.values():
-        more = {what: {n for n, pair in readers.even if _which(pair, said[what][n]) == REFINE} for what in ("style", "content")}
-        assert (len(readers.even), len(more["style"])) == (15, 13)
 
 
-def test_the_readme_says_what_was_seen() -> None:
-    found = figures.figures(Results(RESULTS / FOLDER))
+def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
+    looked_at = [(target, half) for target, half, variant in shown if variant == BRIDGE]
+    assert {target for target, _ in looked_at} == {SCRATCH, XL}
+    assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
+
+
+def test_of_what_draws_a_style_by_itself(results: Results) -> None:
+    sure = np.mean(results.reports[Key(FURTHER, adapter_of("ink").name, ALONE)]["style"])
+    assert 0.3 < sure < 0.37, "a third"
+
+
+def test_of_readers() -> None:
+    for target, more, in_copy in ((PRUNED, 13, 5), (FURTHER, 11, 4)):
+        readers = Readers(RESULTS, target)
+        for said in readers.said.values():
+            seen = [n for n, pair in readers.even if _which(pair, said["style"][n]) == REFINE]
+            assert (len(readers.even), len(seen)) == (15, more)
+        told = {one[COPY] for what, half, _, one in readers.of_refine() if (what, half) == ("content", "choosing")}
+        assert told == {in_copy}, "of 8 pairs"
+    tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
+    assert [told for (half, _), told in tuned.items() if half == "reporting"] == [{REFINE: 4}] * 2
+    assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
+
+
+def _which(pair: dict[str, dict[str, str]], answer: str) -> str:
+    return answer if answer == SAME else pair[answer.lower()]["variant"]
+
+
+def test_the_readme_says_what_was_seen(found: list[Figure]) -> None:
     assert quoted(DOCS.parent / "README.md", "seen") == what_to_expect(found)
     assert {(one.source, one.target) for one in found} == {*TOLD} == {*PAIRS}
 
@@ -99,14 +161,3 @@ def test_the_readme_says_what_was_seen() -> None:
 def test_the_page_has_all_readers() -> None:
     asked = [path.name for path in (RESULTS / FOLDER / BLIND).iterdir()]
     assert [target for target in asked if f"to {target}, by readers" not in PAGE.read_text()] == []
-
-
-def _frontier_of(style: str, variant: str) -> float:
-    """On the pruned sibling."""
-    results = Results(RESULTS / FOLDER)
-    curves = [figures.curve(results, PRUNED, one, of, style) for one, of in ((variant, BASE), (NATIVE, ""))]
-    return frontier([Judged(*curves, None)]).mean
-
-
-def _which(pair: dict[str, dict[str, str]], answer: str) -> str:
-    return answer if answer == SAME else pair[answer.lower()]["variant"]

@@ -15,8 +15,8 @@ from lorax.methods import BRIDGE, REFINE
 HALF = "reporting"  # no method was chosen by these styles
 TOLD = {  # what an artist calls such a pair
     (BASE, NEAR): "a fine-tune that draws alike",
-    (BASE, FINETUNE): "a fine-tune that draws otherwise",
-    (BASE, FURTHER): "a fine-tune, further away",
+    (BASE, FINETUNE): "a fine-tune that draws otherwise, in colour",
+    (BASE, FURTHER): "a fine-tune that draws in black and white",
     (BASE, PRUNED): "slimmed down, as small-sd",
     (XL, XL_PRUNED): "slimmed down, as SSD-1B",
     (BASE, SCRATCH): "not related",
@@ -36,9 +36,9 @@ def what_to_expect(found: Sequence[Figure]) -> str:
 
 def _shares(pair: tuple[str, str], frontiers: dict[tuple[str, str, str], Interval | None]) -> tuple[str, ...]:
     copy, by_name, refine, bridge = (_percent(frontiers.get((*pair, one))) for one in (COPY, BY_NAME, REFINE, BRIDGE))
-    original = by_name or copy  # a copy by name is drawn where names differ
-    move = copy if are_related(*pair) else "declines"
-    return tuple(share or "-" for share in (original or "does not fit", move, refine, bridge))
+    original = "does not fit" if pair == CROSSING else by_name or copy  # a copy by name is drawn where names differ
+    move = copy if are_related(*pair) else "declines"  # what auto moves is a copy at a strength of its own: on the same curve
+    return tuple(share or "-" for share in (original, move, refine, bridge))
 
 
 def _percent(frontier: Interval | None) -> str:

@@ -135,7 +135,8 @@ def _refining(verdict: Verdict) -> str:
     cost = f"{_cost(refine, ' and')}, {QUIET}"
     if verdict.kind is Kind.GAINS and not verdict.is_pruned:  # of these the lab has none
         return f" Refining may add to it: {cost}."
-    return f" Refining takes {cost}; in our tests, with small models, its pictures showed more of the style than the original."
+    seen = "in our tests, with small models, its pictures showed more of the style than the original, on average"
+    return f" Refining takes {cost}; {seen}."
 
 
 def _weaker(verdict: Verdict) -> str:

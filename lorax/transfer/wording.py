@@ -23,7 +23,9 @@ AHEAD = {
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 SEEN = {  # by the frontiers in docs/seen.md, since a loss does not tell what is the style's own
-    STRANGERS: "In pictures, Refine showed half of a style or more, and kept fewer subjects; Bridge showed little.",
+    STRANGERS: (
+        "In pictures, Refine showed half of a style or more, with fewer subjects than a LoRA trained there; Bridge showed little."
+    ),
     CROSSED: (
         "In pictures from SD 1.x to SDXL, Refine showed about as much of a style as a LoRA trained there; Bridge showed little "
         "at strength 1."
