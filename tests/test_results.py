@@ -10,6 +10,7 @@ from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, pack
 
 MOVED = Key("pruned", "contrast-r4", "copy", "base")
 LOSSES = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+THREE_DIGITS = 5.01e-3  # of the relative error, half of the last digit
 
 
 def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
     read = Results(tmp_path)
     assert read.losses.keys() == written.losses.keys()
     assert all(torch.equal(read.losses[key], losses) for key, losses in written.losses.items())
-    assert torch.allclose(read.losses[MOVED], LOSSES, rtol=1e-4)
+    assert torch.allclose(read.losses[MOVED], LOSSES, rtol=THREE_DIGITS)
     assert read.reports == {MOVED: {"coverage": 0.5, "declined": False, "similarity": None}}
     assert read.probes == {MOVED: {"r2": 0.25}}
     assert read.minutes == {"pruned": 1.5}
@@ -47,7 +48,7 @@ def test_a_run_that_goes_on_appends(tmp_path: Path) -> None:
 def test_the_later_of_two_measurements_counts(tmp_path: Path) -> None:
     for add in (0, 1):
         Results(tmp_path).add_losses(MOVED, LOSSES + add)
-    assert torch.allclose(Results(tmp_path).losses[MOVED], LOSSES + 1, rtol=1e-4)
+    assert torch.allclose(Results(tmp_path).losses[MOVED], LOSSES + 1, rtol=THREE_DIGITS)
 
 
 def test_what_is_packed_is_read_and_added_to(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_what_is_packed_is_read_and_added_to(tmp_path: Path) -> None:
     Results(tmp_path).add_losses(Key("pruned", "contrast-r4", NATIVE), LOSSES)
     assert {path.name for path in tmp_path.iterdir()} == {"pruned.jsonl", "pruned.jsonl.xz"}
     read = Results(tmp_path)
-    assert torch.allclose(read.losses[MOVED], LOSSES + 1, rtol=1e-4)
+    assert torch.allclose(read.losses[MOVED], LOSSES + 1, rtol=THREE_DIGITS)
     assert len(read.losses) == 2
     assert read.minutes == {"pruned": 3.0}
 
