@@ -53,7 +53,7 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(OWN_ICONS) + len(REPORTING)
+    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(OWN_ICONS) + 3 * len(REPORTING)
     assert Counter(path.parent for path in paths) == {EXTRA_LORAS: len(paths)}
     packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert Counter(path.parent for path in packed if path) == {LORAS: 3, HEADLINE / "loras": 3 + 24 + len(SHOWN) - 1}

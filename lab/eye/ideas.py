@@ -71,13 +71,13 @@ TRIED = CHEAPER | ON_ANSWERS  # on the styles for choosing
 ANOTHER = "native, another seed"  # on the styles for reporting
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
-    FINETUNE: (AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
+    FINETUNE: (ANOTHER, AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
     PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
-    FURTHER: (AUTO, COPY, LORAX, REFINE),
+    FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
@@ -91,10 +91,9 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     return is_left and of_its_half and variant in DRAWN[target]
 
 
-def another(adapter: Adapter) -> Path:
+def another(adapter: Adapter, target: str) -> Path:
     """Where the native LoRA of another seed is."""
-    again = ADAPTERS[f"{adapter.icons}-{AGAIN}"]
-    return again.path(again.bases[0])
+    return ADAPTERS[f"{adapter.icons}-{AGAIN}"].path(target)
 
 
 def has_copy(target: str) -> bool:
@@ -111,7 +110,7 @@ def strengths_of(variant: str) -> tuple[float, ...]:
 def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> Iterator[Path | None]:
     """A file with the adapter as the variant moves it, for the length of the block; None where nothing is moved."""
     if variant == ANOTHER:
-        yield another(adapter)
+        yield another(adapter, target.path.stem)
         return
     method = (REFINES | TRIED).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
     planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)

@@ -71,7 +71,7 @@ class _Looker:
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
             if not is_drawn(variant, self.target, style) or all(key in self.results.reports for key in keys):
                 continue
-            if variant == ANOTHER and not another(adapter).is_file():
+            if variant == ANOTHER and not another(adapter, self.target).is_file():
                 continue
             with moved_by(variant, adapter, source, self.runner.base) as path:
                 for key in keys:
