@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 
 from lab import data
 from lab.eye.looking import PROMPTS
@@ -28,7 +33,7 @@ from lab.zoo import (
     XL_PRUNED,
     are_related,
 )
-from lorax.demo.bundle import BASE, FINETUNE, PRUNED, captions
+from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, WHOLE, captions, unpack_file
 from lorax.files import hashes
 from lorax.formats import open_adapter, ranks
 from tests.lab_models import NEEDS_ICONS, committed
@@ -108,3 +113,19 @@ def test_the_captions_are_what_the_bases_know() -> None:
 def test_no_base_has_seen_the_concept() -> None:
     assert CONCEPT not in data.common_subjects()
     assert len(data.common_subjects()) == 447
+
+
+def test_the_fine_tunes_differ_from_the_base_as_docs_say(models: Path, tmp_path: Path) -> None:
+    shutil.copy(models / f"{BASE}{WHOLE}", tmp_path)
+    for name in (NEAR, FURTHER):
+        unpack_file(HEADLINE / f"{name}{PACKED}", tmp_path / f"{name}{WHOLE}")
+    shutil.copy(models / f"{FINETUNE}{WHOLE}", tmp_path)
+    base = load_file(tmp_path / f"{BASE}{WHOLE}")
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    for name in FINETUNES:
+        tuned = load_file(tmp_path / f"{name}{WHOLE}")
+        changed = [key for key, value in tuned.items() if value.ndim > 1 and not torch.equal(value, base[key])]
+        whole = torch.cat([base[key].float().flatten() for key in changed])
+        other = torch.cat([tuned[key].float().flatten() for key in changed])
+        share = f"{100 * (other - whole).norm() / whole.norm():.0f} %"
+        assert re.search(rf"`{name}`.{{0,80}}\b{share}", page, re.DOTALL), share
