@@ -53,7 +53,8 @@ def base(options: argparse.Namespace) -> None:
 
 
 def finetune(options: argparse.Namespace) -> None:
-    _finetuned(options, FINETUNE, Model.load(CACHE / BASE), *_shared()).save(CACHE / FINETUNE)
+    steps = options.steps or STEPS[FINETUNE]
+    unet.train_finetune(FINETUNE, RUNS, Model.load(CACHE / BASE), *_shared(), steps).save(CACHE / FINETUNE)
 
 
 def pruned(options: argparse.Namespace) -> None:
@@ -62,14 +63,9 @@ def pruned(options: argparse.Namespace) -> None:
 
 def another_finetune(options: argparse.Namespace) -> None:
     """Train a fine-tune that only the lab needs, from the committed base, and pack it."""
-    shared = runner_of(BASE)
-    model = _finetuned(options, options.step, bundle.model_of(shared), shared.vae, Captioner(shared.tokenizer))
-    bundle.write_finetune(options.step, model, shared.vae)
-
-
-def _finetuned(options: argparse.Namespace, name: str, start: Model, vae: AutoencoderKL, captioner: Captioner) -> Model:
-    recipe = FINETUNES[name]
-    return unet.train_finetune(name, RUNS, start, vae, captioner, recipe, options.steps or recipe.steps)
+    name, shared = options.step, runner_of(BASE)
+    start, captioner, steps = bundle.model_of(shared), Captioner(shared.tokenizer), options.steps or STEPS[name]
+    bundle.write_finetune(name, unet.train_finetune(name, RUNS, start, shared.vae, captioner, steps), shared.vae)
 
 
 def demo_bundle(options: argparse.Namespace) -> None:

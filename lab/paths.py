@@ -3,6 +3,8 @@
 from pathlib import Path
 
 LAB = Path(__file__).parent
+ROOT = LAB.parent
+DOCS = ROOT / "docs"
 MODELS = LAB / "models"  # what the demo needs
 LORAS = MODELS / "loras"
 HEADLINE = LAB / "headline"  # what the headline table needs besides

@@ -16,7 +16,7 @@ from lab import data, xl
 from lab.loop import train
 from lab.models import Captioner, Model, noise_schedule, pruned_from
 from lab.xl import XLModel
-from lab.zoo import FineTune
+from lab.zoo import FINETUNES
 from lorax.runner.vae import encode
 
 BATCH = 64
@@ -55,14 +55,12 @@ def train_from_nothing(
     return train(name, folder, model, denoising_loss(model, batches), steps=steps, rate=1.2e-3, seed=seed)
 
 
-def train_finetune(
-    name: str, folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, recipe: FineTune, steps: int
-) -> Model:
+def train_finetune(name: str, folder: Path, base: Model, vae: AutoencoderKL, captioner: Captioner, steps: int) -> Model:
     """The base trained on towards other icon sets: what community checkpoints are.
 
     Only the transformers are trained, which are what a LoRA touches; the rest stays the base's, so that the file is small.
     """
-    model = copy.deepcopy(base).train().requires_grad_(False)
+    recipe, model = FINETUNES[name], copy.deepcopy(base).train().requires_grad_(False)
     for key, parameter in model.unet.named_parameters():
         parameter.requires_grad_("attentions" in key)
     batches = Batches(data.load_common(*recipe.sets), vae, captioner)

@@ -14,7 +14,7 @@ import torch
 
 from lab import report
 from lab.__main__ import parser
-from lab.paths import RESULTS
+from lab.paths import DOCS, RESULTS
 from lab.quotes import END, begin, quote, quoted
 from lab.report import behaviour, checks, methods, page, plots, prose, tables
 from lab.report.cells import Cells
@@ -243,7 +243,7 @@ def test_what_is_not_measured_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_methods_page_says_what_the_results_say() -> None:
-    assert quoted(report.ROOT / "docs" / "methods.md", "report") == methods.comparison(Cells(Results(RESULTS)))
+    assert quoted(DOCS / "methods.md", "report") == methods.comparison(Cells(Results(RESULTS)))
 
 
 def test_a_quote_replaces_the_one_before(cells: Cells, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from lab.eye.figures import HALVES, Figure
 from lab.eye.frontier import Judged, frontier
 from lab.eye.ideas import ANOTHER
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
-from lab.eye.page import ALIKE, DOCS, MORE, PAGE, _beside_a_copy
-from lab.eye.readers import SAME, Readers
+from lab.eye.page import ALIKE, MORE, PAGE, _beside_a_copy
+from lab.eye.readers import Readers
 from lab.eye.readme import TOLD, what_to_expect
-from lab.paths import RESULTS
+from lab.paths import RESULTS, ROOT
 from lab.quotes import quoted
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.stats import Interval
@@ -54,7 +54,7 @@ def at_one(found: list[Figure]) -> dict[Of, tuple[float, float]]:
     return {(one.target, one.half, one.variant): one.at[1.0] for one in found}
 
 
-def test_of_fine_tunes(shown: dict[Of, Interval], less: dict[Of, Interval], at_one: dict[Of, tuple[float, float]]) -> None:
+def test_of_fine_tunes(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
     for half in HALVES:
         near, *far = (shown[target, half, COPY].mean for target in TUNED)
         assert near > 0.74, "three quarters and more"
@@ -142,9 +142,9 @@ def test_of_what_draws_a_style_by_itself(results: Results) -> None:
 def test_of_readers() -> None:
     for target, more, in_copy in ((PRUNED, 13, 5), (FURTHER, 11, 4)):
         readers = Readers(RESULTS, target)
-        for said in readers.said.values():
-            seen = [n for n, pair in readers.even if _which(pair, said["style"][n]) == REFINE]
-            assert (len(readers.even), len(seen)) == (15, more)
+        for reader in readers.said:
+            seen = sum(one[REFINE] for what, _, name, one in readers.of_refine() if (what, name) == ("style", reader))
+            assert (len(readers.even), seen) == (15, more)
         told = {one[COPY] for what, half, _, one in readers.of_refine() if (what, half) == ("content", "choosing")}
         assert told == {in_copy}, "of 8 pairs"
     tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
@@ -152,12 +152,8 @@ def test_of_readers() -> None:
     assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
 
 
-def _which(pair: dict[str, dict[str, str]], answer: str) -> str:
-    return answer if answer == SAME else pair[answer.lower()]["variant"]
-
-
 def test_the_readme_says_what_was_seen(found: list[Figure]) -> None:
-    assert quoted(DOCS.parent / "README.md", "seen") == what_to_expect(found)
+    assert quoted(ROOT / "README.md", "seen") == what_to_expect(found)
     assert {(one.source, one.target) for one in found} == {*TOLD} == {*PAIRS}
 
 

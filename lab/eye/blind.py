@@ -22,7 +22,7 @@ from lab.eye.figures import curve, is_there
 from lab.eye.ideas import STRENGTHS, has_copy, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
-from lab.paths import CACHE
+from lab.paths import CACHE, DOCS
 from lab.pictures import GUIDANCE, STEPS, TOP
 from lab.results import ALONE, NATIVE, Results
 from lab.variants import COPY, LORAX
@@ -46,7 +46,7 @@ RUNNERS = cache(runner_of)  # by target
 COLUMNS = 8  # pictures in a row of a grid
 BLIND, KEY = "blind", "pairs.json"  # of each target, in lab/.cache the pairs as pictures, and beside the results what is on them
 EVENLY = "even"  # in the latter, whether a pair is refine and its rival with as many subjects
-GRIDS = Path(__file__).parents[2] / "docs" / "seen"
+GRIDS = DOCS / "seen"
 
 
 @dataclass(frozen=True)

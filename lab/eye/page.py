@@ -19,6 +19,7 @@ from lab.eye.judge import CERTAIN, accuracies
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import what_to_expect
+from lab.paths import DOCS, ROOT
 from lab.pictures import SEEDS
 from lab.quotes import quote
 from lab.report.claims import listed
@@ -30,7 +31,6 @@ from lab.variants import COPY
 from lab.zoo import CHOOSING, REPORTING, SHOWN
 from lorax.methods import REFINE
 
-DOCS = Path(__file__).parents[2] / "docs"
 MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
 RIVALS = {  # of refine: what is set side by side, and what the other is called
     COPY: ("a copy and what `refine` makes of it", "the copy"),
@@ -61,7 +61,7 @@ def seen(options: argparse.Namespace) -> None:
         "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
-    quote(DOCS.parent / "README.md", "seen", what_to_expect(found))
+    quote(ROOT / "README.md", "seen", what_to_expect(found))
     print(PAGE)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lab.paths import RESULTS
+from lab.paths import DOCS, RESULTS
 from lab.quotes import quote
 from lab.report import methods, page
 from lab.report.cells import Cells
@@ -19,8 +19,7 @@ from lab.report.records import records, show
 from lab.report.rerun import differences, distances
 from lab.results import Results
 
-ROOT = Path(__file__).parents[2]
-FINDINGS = ROOT / "docs" / "findings.md"
+FINDINGS = DOCS / "findings.md"
 
 
 def print_summary(options: argparse.Namespace, by_pictures: Sequence[dict[str, Any]] = ()) -> None:
@@ -33,7 +32,7 @@ def report(options: argparse.Namespace) -> None:
     """Write docs/findings.md with its plots, and what docs/methods.md quotes of it, from the stored results."""
     cells = _stored(options.results)
     page.write(cells, FINDINGS)
-    quote(ROOT / "docs" / "methods.md", "report", methods.comparison(cells))
+    quote(DOCS / "methods.md", "report", methods.comparison(cells))
     print(FINDINGS)
 
 

@@ -6,7 +6,7 @@ A tensor that two models share is stored once. Matrices and kernels have 8 bits 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -67,9 +67,8 @@ def unpack_file(packed: Path, path: Path) -> None:
     origin = hashes(*([sibling] if sibling else []), packed).sha256
     if path.is_file() and _origin(path) == origin:
         return
-    tensors = read_packed(packed)[0] | _shared(metadata, sibling)
-    if sibling and ADDED in metadata:
-        tensors |= _added(tensors, json.loads(metadata[ADDED]), sibling)
+    own = read_packed(packed)[0]
+    tensors = own | _from_sibling(own, metadata, sibling)
     kept = {key: value for key, value in metadata.items() if key not in (SIBLING, SHARED, ADDED)} | {ORIGIN: origin}
     temporary = _beside(path)
     with TensorWriter(temporary, tensors, kept) as writer:
@@ -133,18 +132,17 @@ def _origin(path: Path) -> str:
     return origin
 
 
-def _shared(metadata: Mapping[str, str], sibling: Path | None) -> dict[str, torch.Tensor]:
-    """Return what a file has from its sibling, as clones: one tensor of the sibling may have several names."""
+def _from_sibling(own: Mapping[str, torch.Tensor], metadata: Mapping[str, str], sibling: Path | None) -> dict[str, torch.Tensor]:
+    """Return what a file has from its sibling, and the sums where only what is added to the sibling's tensor is its own.
+
+    What both have are clones: one tensor of the sibling may have several names.
+    """
     if sibling is None:
         return {}
     other = open_tensors(sibling)
-    return {key: other.get(name).clone() for key, name in json.loads(metadata[SHARED]).items()}
-
-
-def _added(tensors: Mapping[str, torch.Tensor], keys: Iterable[str], sibling: Path) -> dict[str, torch.Tensor]:
-    """Return a file's tensors of which only what is added to its sibling's is stored."""
-    other = open_tensors(sibling)
-    return {key: (other.get(key).float() + tensors[key].float()).to(tensors[key].dtype) for key in keys}
+    shared = {key: other.get(name).clone() for key, name in json.loads(metadata[SHARED]).items()}
+    added = json.loads(metadata.get(ADDED, "[]"))
+    return shared | {key: (other.get(key).float() + own[key].float()).to(own[key].dtype) for key in added}
 
 
 def _scaled(stored: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
