@@ -20,13 +20,13 @@ from diffusers import AutoencoderKL
 from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
-from lab.eye import FOLDER, blind, look, records, seen, train_judge
+from lab.eye import FOLDER, blind, look, records, seen, train_judges
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
-from lab.report import FINDINGS, compare, print_summary, report
+from lab.report import compare, print_summary, report
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, NEAR, OWN_ICONS, SCRATCH, SHOWN, XL, XL_PRUNED
+from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, LOOKED_AT, NEAR, OWN_ICONS, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
@@ -149,13 +149,13 @@ def classifier(options: argparse.Namespace) -> None:
 
 
 def judge(options: argparse.Namespace) -> None:
-    """Train what judges the styles that differ to the eye."""
-    train_judge(RUNS)
+    """Train what judges the styles that differ to the eye, and the characters."""
+    train_judges(RUNS)
 
 
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
-    gallery.run(options.results, FINDINGS.with_suffix(""), options.sets, options.target)
+    gallery.run(options.results, options.sets, options.target)
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -245,7 +245,7 @@ def parser() -> argparse.ArgumentParser:
             sets = tuple(gallery.SETS)
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")
         if name == "look":
-            step.add_argument("--styles", nargs="+", choices=SHOWN, help="of these alone")
+            step.add_argument("--styles", nargs="+", choices=LOOKED_AT, metavar="LORA", help="of these alone: %(choices)s")
         if name in ("summary", "seen"):
             step.add_argument("--json", action="store_true", help="as a flat list of records")
     return whole

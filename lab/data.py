@@ -7,7 +7,6 @@ Each icon set is an npm package of SVGs. The same subjects are drawn in every se
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import subprocess
@@ -18,10 +17,11 @@ from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
+from lab.characters import CHARACTERS
 from lab.paths import CACHE
+from lab.rendering import render
 from lab.styles import FILTERS
 
 SIZE = 64  # pixels; 8x8 latents
@@ -55,7 +55,8 @@ SETS = {
     "emojione-v1": IconSet("@iconify-json/emojione-v1", "1.2.3", "Emoji One", "CC-BY-SA-4.0", "spare"),
     "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
 }
-FILTERED = "twemoji"  # the set that ``FILTERS`` are laid over
+FILTERED = "twemoji"  # the set that filters are laid over
+LAID = FILTERS | CHARACTERS
 COMMON = ("twemoji", "emojione", "noto", "flat", "fxemoji", "contrast", "openmoji")
 
 
@@ -125,9 +126,14 @@ def captions_over(subjects: Sequence[str], count: int) -> list[str]:
     return [subjects[i * len(subjects) // count].replace("-", " ") for i in range(count)]
 
 
+def captioned(name: str, caption: str) -> str:
+    """A caption as a set has it: with the trigger word of a character, which is its name, before it."""
+    return f"{name}, {caption}" if name in CHARACTERS else caption
+
+
 def drawn_by(name: str) -> IconSet:
     """The set whose authors drew the icons of a set or of a filtered style."""
-    return SETS[FILTERED if name in FILTERS else name]
+    return SETS[FILTERED if name in LAID else name]
 
 
 def names(role: str) -> list[str]:
@@ -143,17 +149,18 @@ def _vocabulary() -> dict[str, str]:
 
 @cache
 def _load_one(name: str) -> Icons:
-    if name in FILTERS:
+    if name in LAID:
         plain = _load_one(FILTERED)
-        pictures = FILTERS[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
-        return replace(plain, images=(255 * pictures).round().byte().numpy())
+        pictures = LAID[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
+        captions = [captioned(name, caption) for caption in plain.captions]
+        return replace(plain, images=(255 * pictures).round().byte().numpy(), captions=captions)
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
     if not stored.exists():
         known, rows = _vocabulary(), {}
         for icon, svg in tqdm(_svgs(name).items(), desc=f"render {name}"):
             subject = known.get(re.sub(r"-\d$", "", icon).replace("-", ""))
             if subject and subject not in rows:
-                rows[subject] = _render(svg)
+                rows[subject] = render(svg, SIZE)
         stored.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(stored, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
     with np.load(stored) as file:
@@ -179,12 +186,3 @@ def _svgs(name: str) -> dict[str, str]:
         for icon, entry in icons["icons"].items()
         if not entry.get("hidden")
     }
-
-
-def _render(svg: str) -> np.ndarray:
-    """An SVG on white, uint8 (SIZE, SIZE, 3), supersampled four times."""
-    import resvg_py
-
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * SIZE, height=4 * SIZE, background="white"))
-    image = Image.open(io.BytesIO(png)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return np.asarray(image)

@@ -19,44 +19,37 @@ from lab.results import ALONE, NATIVE
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, VARIANTS, kept_file, move, written
 from lab.zoo import ADAPTERS, CROSSING, HEADLINE_PAIRS, HEADLINE_RANK, STYLES, checkpoint
 from lorax.checkpoint import open_checkpoint
-from lorax.demo.grid import draw
 from lorax.methods import BRIDGE, REFINE
 from lorax.runner import Runner
 
-# What is drawn side by side: what weights alone give on the headline's pairs, and what running the models gives from the base.
+# What is drawn and judged: what weights alone give on the headline's pairs, and what running the models gives from the base.
 SETS = {"weights": (ALONE, BY_NAME, COPY, AUTO, LORAX, NATIVE), "models": (ALONE, BRIDGE, REFINE, NATIVE)}
 PAIRS = {
     "weights": HEADLINE_PAIRS,
     "models": (*(pair for pair in HEADLINE_PAIRS if pair[0] == CROSSING[0]), CROSSING),
 }
-SHOWN = 8  # prompts in a grid
 MEASURED = {"style": "style arrives", "distance": "distance to real", "kept": "content kept", "diversity": "diversity"}
 
 
-def run(results: Path, grids: Path, sets: Sequence[str] = tuple(SETS), only: str | None = None) -> None:
-    """Write ``pictures.json`` into ``results``, where other rows stay, and a grid for each pair of a set into ``grids``.
+def run(results: Path, sets: Sequence[str] = tuple(SETS), only: str | None = None) -> None:
+    """Write ``pictures.json`` into ``results``, where other rows stay.
 
     ``only``: the one target to draw on; None: all.
     """
     classifier, file = Classifier.load(), results / "pictures.json"
     prompts, rows = held_out_prompts(classifier), _stored(file)
-    grids.mkdir(parents=True, exist_ok=True)
     for of in sets:
         for source, target in PAIRS[of]:
             if only not in (None, target):
                 continue
-            runner, grid = runner_of(target), []
+            runner = runner_of(target)
             found: dict[str, list[Measures]] = {variant: [] for variant in SETS[of]}
             for style in tqdm(STYLES, desc=f"pictures of {target}", mininterval=10):
                 judge = Judge.of_icons(classifier, style, runner.vae)
                 for variant, adapter in _adapters(runner, source, target, f"{style}-r{HEADLINE_RANK}", SETS[of]):
                     pictures, asked = generate(runner, adapter, prompts)
                     found[variant].append(judge.measures(pictures, asked))
-                    if style == STYLES[0] or variant != ALONE:
-                        grid.append((style if variant != ALONE else target, variant, pictures[:SHOWN]))
             rows |= {(f"{source} to {target}", variant): _cells(found[variant]) for variant in SETS[of]}
-            name = f"{source}-to-{target}" + ("" if of == "weights" else f"-{of}")
-            draw(grid, prompts[:SHOWN], grids / f"{name}.webp", inches=0.7)
     pairs, variants = ([*dict.fromkeys(one for its in both.values() for one in its)] for both in (PAIRS, SETS))
     order = sorted(rows, key=lambda row: (pairs.index(tuple(row[0].split(" to "))), variants.index(row[1])))
     content = {

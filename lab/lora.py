@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ def train_lora(
     model = copy.deepcopy(base).train().requires_grad_(False)
     layers = f"{ATTENTION}|{CONVOLUTION}" if adapter.convolution else ATTENTION
     for part_name, part in model.named_children():
+        if not adapter.touches(part_name):
+            continue
         targets = rf".*\.({layers if part_name == 'unet' else TEXT})"
         inject_adapter_in_model(LoraConfig(r=adapter.rank, lora_alpha=adapter.rank, target_modules=targets), part)
     loss = denoising_loss(model, Batches(training_icons(adapter), vae, captioner), adapter.batch)
@@ -60,10 +63,18 @@ def judged_icons(adapter: Adapter) -> data.Icons:
     return training_icons(adapter) if adapter.is_concept else data.load_common(adapter.icons).held_out()
 
 
+def _tags(adapter: Adapter) -> dict[str, int]:
+    """How often each part of a character's captions comes, as kohya's trainer tells it; a style's captions have one part."""
+    captions = training_icons(adapter).captions if adapter.is_character else []
+    return dict(Counter(part.strip() for caption in captions for part in caption.split(",")))
+
+
 def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) -> None:
     """Write the adapter inside ``model`` with kohya's keys and the ``ss_*`` metadata that its trainer writes."""
     tensors = {}
     for component in base.family.components:
+        if not adapter.touches(component.folder):
+            continue
         state = get_peft_model_state_dict(getattr(model, component.folder))
         for key in state:
             if not key.endswith(".lora_A.weight"):
@@ -87,7 +98,7 @@ def save_lora(path: Path, model: nn.Module, base: Checkpoint, adapter: Adapter) 
         "ss_resolution": f"({data.SIZE}, {data.SIZE})",
         "ss_steps": str(adapter.steps),
         "ss_learning_rate": str(adapter.rate),
-        "ss_tag_frequency": json.dumps({adapter.icons: {}}),
+        "ss_tag_frequency": json.dumps({adapter.icons: _tags(adapter)}),
         "ss_training_comment": "icons of " + ", ".join(f"{used.package} ({used.licence})" for used in credits),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,11 +64,17 @@ class Adapter:
     steps: int = 200
     batch: int = 16
     convolution: bool = False
+    text: bool = True  # whether the text encoder is trained, too
+    kind: str = ""  # in ``KINDS``
     bases: tuple[str, ...] = BASES
 
     @property
     def is_concept(self) -> bool:
         return self.icons == CONCEPT
+
+    @property
+    def is_character(self) -> bool:
+        return self.icons in CHARACTERS
 
     @property
     def is_again(self) -> bool:
@@ -78,13 +85,17 @@ class Adapter:
         """One of four that are trained with one budget."""
         return self.icons in STYLES and self.name != STARK
 
+    def touches(self, part: str) -> bool:
+        """Whether a part of a model is trained: its UNet always, its text encoders unless left out."""
+        return part == "unet" or self.text
+
     def path(self, base: str) -> Path:
         return EXTRA_LORAS / f"{self.name}-{base}{WHOLE}"
 
     def packed(self, base: str) -> Path | None:
         """Return where it is committed: for the demo, for the headline, for tests, or to be looked at; None if it is not."""
         is_of_demo = self.name == STYLE and base in (BASE, FINETUNE, PRUNED)
-        is_moved = self.steps == LONG and base == BASE  # to be looked at, from this base alone
+        is_moved = self.icons in SHOWN and not self.kind and base == BASE  # to be looked at, from this base alone
         is_kept = is_moved or self.name == STARK or (self.rank == HEADLINE_RANK and self.is_style)
         folder = LORAS if is_of_demo else HEADLINE / "loras" if is_kept else None
         return folder and folder / f"{self.name}-{base}{PACKED}"
@@ -94,6 +105,9 @@ class Adapter:
 CHOOSING = ("ink", "duotone", "mosaic", "badge")
 REPORTING = ("blueprint", "neon", "stencil", "frame")
 SHOWN = (*CHOOSING, *REPORTING)  # styles that differ to the eye, trained until they do (lab/styles.py)
+CHOOSING_CHARACTERS, REPORTING_CHARACTERS = ("pib",), ("krag", "mulu")
+CHARACTERS = (*CHOOSING_CHARACTERS, *REPORTING_CHARACTERS)  # lab/characters.py
+KIND_STYLES = ("neon", "frame")  # of those for reporting, since no method is chosen by other kinds of LoRA
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
 STARK = "contrast"  # an adapter that was trained for longer than the others of these styles
@@ -101,6 +115,27 @@ HEADLINE_RANK = 4
 AGAIN = "again"
 LONG = 1600  # steps after which a style is seen at a glance; after 200 it is not
 RATES = {4: 2e-3, 16: 1e-3, 64: 5e-4}  # with these the gain on held-out icons is near its plateau at strength 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a LoRA is made otherwise than the usual ones, which have rank 4, no convolutions, and the text encoder."""
+
+    rank: int
+    rate: float
+    convolution: bool = False
+    text: bool = True
+
+
+KINDS = {
+    "r16": Kind(16, 1e-3),
+    "r32": Kind(32, 7e-4),
+    "locon": Kind(16, 1e-3, convolution=True),
+    "unet": Kind(16, 1e-3, text=False),
+}
+KIND_BASES = (BASE, FINETUNE, PRUNED)
+OF_KINDS = {kind: tuple(f"{style}-{kind}" for style in KIND_STYLES) for kind in KINDS}
+LOOKED_AT = (*SHOWN, *itertools.chain(*OF_KINDS.values()), *CHARACTERS)
 
 
 def _adapters() -> list[Adapter]:
@@ -115,17 +150,26 @@ def _adapters() -> list[Adapter]:
     # Where most is said of them, another seed tells how far two natives are apart. The order makes it another one on each.
     again_on = (PRUNED, FURTHER, FINETUNE)
     again = [replace(one, name=f"{one.icons}-{AGAIN}", bases=again_on) for one in shown if one.icons in REPORTING]
-    return [stark, *lab, *shown, *again]
+    kinds = [
+        Adapter(f"{icons}-{name}-long", icons, **vars(kind), steps=LONG, kind=name, bases=KIND_BASES)
+        for name, kind in KINDS.items()
+        for icons in KIND_STYLES
+    ]
+    characters = [Adapter(f"{icons}-long", icons, 4, RATES[4], LONG, bases=KIND_BASES) for icons in CHARACTERS]
+    return [stark, *lab, *shown, *again, *kinds, *characters]
 
 
 ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
 
 
 def others(adapter: Adapter) -> list[Adapter]:
-    """The other styles' adapters of the same budget: what they give on its icons is no sign of its style."""
-    budget = (adapter.rank, adapter.steps, adapter.batch)
+    """The other styles' or characters' adapters of the same budget: what they give on its icons is no sign of its style."""
     found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept and not one.is_again]
-    return [one for one in found if (one.rank, one.steps, one.batch) == budget]
+    return [one for one in found if _budget(one) == _budget(adapter)]
+
+
+def _budget(adapter: Adapter) -> tuple[object, ...]:
+    return adapter.rank, adapter.steps, adapter.batch, adapter.kind, adapter.is_character
 
 
 def checkpoint(base: str) -> Path:

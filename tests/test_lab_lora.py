@@ -20,6 +20,7 @@ from tests import builders, narrow
 from tests.lab_models import NEEDS_ICONS
 
 TINY = replace(ADAPTERS["openmoji-r4"], rank=2, rate=0.2, steps=2, batch=2)  # with convolution layers
+ENCODERS = ["text_encoder"]
 
 
 def new_xl() -> XLModel:
@@ -27,17 +28,20 @@ def new_xl() -> XLModel:
     return xl.new_xl().eval()
 
 
-@pytest.mark.parametrize(("make", "encoders"), [(narrow.model, ["text_encoder"]), (new_xl, ["text_encoder", "text_encoder_2"])])
+@pytest.mark.parametrize(
+    ("make", "encoders"), [(narrow.model, ENCODERS), (new_xl, [*ENCODERS, "text_encoder_2"]), (narrow.model, [])]
+)
 def test_what_is_saved_is_what_was_learned(
     make: type, encoders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tiny = replace(TINY, text=bool(encoders))
     monkeypatch.setattr(lora, "training_icons", lambda adapter: narrow.icons(4))
     model: Model | XLModel = make()
     runner = Runner(narrow.save(model, tmp_path / "base.safetensors"))
     captioner = Captioner.load(BUNDLE / "tokenizer")
-    trained = lora.train_lora(tmp_path / "runs", model, TINY, vae.new(), captioner, name="tiny", seed=3)
+    trained = lora.train_lora(tmp_path / "runs", model, tiny, vae.new(), captioner, name="tiny", seed=3)
     path = tmp_path / "tiny.safetensors"
-    lora.save_lora(path, trained, runner.base, TINY)
+    lora.save_lora(path, trained, runner.base, tiny)
 
     adapter = open_adapter(path)
     assert None not in adapter.layers_of(runner.base).values()
@@ -67,6 +71,15 @@ def weight(runner: Runner, name: str) -> torch.Tensor:
     part, _, path = name.partition(".")
     module: nn.Module = getattr(runner, part)
     return module.get_submodule(path).weight.data
+
+
+@NEEDS_ICONS
+def test_a_characters_file_names_its_trigger_word_as_kohyas_trainer_would() -> None:
+    tags = lora._tags(ADAPTERS["pib-long"])
+    assert max(tags, key=tags.__getitem__) == "pib"
+    assert tags["anchor"] == 1
+    assert "balloon" not in tags, "it is held out"
+    assert lora._tags(ADAPTERS["neon-long"]) == {}
 
 
 @NEEDS_ICONS

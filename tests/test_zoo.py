@@ -22,6 +22,8 @@ from lab.zoo import (
     FINETUNES,
     FURTHER,
     HEADLINE_PAIRS,
+    KIND_BASES,
+    LOOKED_AT,
     NEAR,
     OWN_ICONS,
     REPORTING,
@@ -58,7 +60,9 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
     paths = [adapter.path(base) for adapter in ADAPTERS.values() for base in adapter.bases]
-    assert len(paths) == len(set(paths)) == 3 + 3 * 5 * len(BASES) + len(SHOWN) * len(OWN_ICONS) + 3 * len(REPORTING)
+    short, long = 3 + 3 * 5 * len(BASES), len(SHOWN) * len(OWN_ICONS) + 3 * len(REPORTING)
+    others = len(KIND_BASES) * (len(LOOKED_AT) - len(SHOWN))
+    assert len(paths) == len(set(paths)) == short + long + others
     assert Counter(path.parent for path in paths) == {EXTRA_LORAS: len(paths)}
     packed = [adapter.packed(base) for adapter in ADAPTERS.values() for base in adapter.bases]
     assert Counter(path.parent for path in packed if path) == {LORAS: 3, HEADLINE / "loras": 3 + 24 + len(SHOWN) - 1}
@@ -69,7 +73,7 @@ def test_each_rank_has_every_style_and_the_concept() -> None:
         icons = [adapter.icons for name, adapter in ADAPTERS.items() if name.endswith(f"-r{rank}")]
         assert icons == [*STYLES, CONCEPT]
     assert all(adapter.is_concept == (adapter.icons == CONCEPT) for adapter in ADAPTERS.values())
-    assert {adapter.icons for adapter in ADAPTERS.values() if adapter.convolution} == {"openmoji"}
+    assert {adapter.icons for adapter in ADAPTERS.values() if adapter.convolution and not adapter.kind} == {"openmoji"}
 
 
 def test_committed_adapters_are_what_the_table_says(models: Path) -> None:

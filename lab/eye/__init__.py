@@ -5,9 +5,9 @@
 """
 
 from lab.eye.blind import blind
-from lab.eye.judge import train_judge
+from lab.eye.judge import train_judges
 from lab.eye.looking import FOLDER, look
 from lab.eye.page import seen
 from lab.eye.records import records
 
-__all__ = ["FOLDER", "blind", "look", "records", "seen", "train_judge"]
+__all__ = ["FOLDER", "blind", "look", "records", "seen", "train_judges"]

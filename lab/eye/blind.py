@@ -21,7 +21,7 @@ from lab.bundle import runner_of
 from lab.eye.figures import curve, is_there
 from lab.eye.ideas import STRENGTHS, has_copy, is_drawn, moved_by
 from lab.eye.judge import judged
-from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of
+from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of, prompts_of
 from lab.paths import CACHE, DOCS
 from lab.pictures import GUIDANCE, STEPS, TOP
 from lab.results import ALONE, NATIVE, Results
@@ -77,7 +77,7 @@ class Drawer:
         return rival_of(self.target) == NATIVE or are_related(self.source, self.target)
 
     def sheet(self, of: Of) -> Sheet:
-        certain, ranks = judged(_pictures(self, of), PROMPTS, self.style)
+        certain, ranks = judged(_pictures(self, of), PROMPTS, adapter_of(self.style).icons)
         return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
 
     def draws(self, of: Of) -> bool:
@@ -152,7 +152,8 @@ def _pictures(drawer: Drawer, of: Of) -> torch.Tensor:
     """One picture for each prompt, (prompts, 3, SIZE, SIZE) in [0, 1]."""
     (variant, strength), runner = of, RUNNERS(drawer.target)
     with runner.adapted(_file(drawer, variant), strength):
-        return runner.sample(list(PROMPTS), list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
+        prompts = prompts_of(adapter_of(drawer.style).icons)
+        return runner.sample(prompts, list(range(len(PROMPTS))), steps=STEPS, guidance=GUIDANCE)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY
-from lab.zoo import CHOOSING, REPORTING, SHOWN
+from lab.zoo import ADAPTERS, CHOOSING, REPORTING, others
 
 HALVES = {"choosing": CHOOSING, "reporting": REPORTING}
 
@@ -34,15 +34,16 @@ class Figure:
     style: Interval | None  # at the native's content
     at: dict[float, tuple[float, float]]  # by strength: mean style and content
     recovery: Interval  # of the loss, at strength 1
-    specific: float  # the same with the other styles' natives as zero
+    specific: float | None  # the same with the other styles' natives as zero, if they were measured
     harm: Interval
 
 
-def figures(results: Results) -> list[Figure]:
+def figures(results: Results, halves: Mapping[str, Sequence[str]] = HALVES) -> list[Figure]:
+    """``halves``: the LoRAs over which each figure is taken, by what that is called."""
     return [
         found
         for source, target in PAIRS
-        for half, styles in HALVES.items()
+        for half, styles in halves.items()
         for variant in (NATIVE, *VARIANTS)
         if (found := _figure(results, source, target, variant, half, styles))
     ]
@@ -75,7 +76,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         style_at_native_content(judged) if whole else None,
         {one: point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),
-        recovered([beyond_others(results, key) for key in keys]),
+        recovered([beyond_others(results, key) for key in keys]) if all(of_others(results, key) for key in keys) else None,
         change([ordinary(results, key) for key in keys]),
     )
 
@@ -130,5 +131,5 @@ def beyond_others(results: Results, key: Key) -> Measured:
 
 def of_others(results: Results, key: Key) -> list[torch.Tensor]:
     """What the other styles' natives give on the same icons, as far as it was measured."""
-    others = (Key(key.target, key.adapter, native_of(other)) for other in SHOWN)
-    return [results.losses[one] for one in others if one in results.losses]
+    natives = (Key(key.target, key.adapter, native_of(other.icons)) for other in others(ADAPTERS[key.adapter]))
+    return [results.losses[one] for one in natives if one in results.losses]

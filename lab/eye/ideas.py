@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
-from lab.zoo import ADAPTERS, AGAIN, CHOOSING, FURTHER, NEAR, REPORTING, SCRATCH, XL, XL_PRUNED, Adapter, checkpoint
+from lab.zoo import ADAPTERS, AGAIN, CHOOSING, FURTHER, NEAR, REPORTING, SCRATCH, SHOWN, XL, XL_PRUNED, Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
@@ -80,11 +80,14 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
+OF_OTHERS = (BY_NAME, COPY, REFINE)  # what is drawn with other kinds of LoRA, and with characters
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
 
 
 def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether a variant is drawn on a target, with the LoRA of a style."""
+    if style not in SHOWN:
+        return variant in OF_OTHERS and variant in DRAWN[target]
     is_left = variant not in LOST or target == CHOSEN_ON
     is_for_choosing = variant in (*LOST, *TRIED)
     of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or not is_for_choosing

@@ -1,4 +1,4 @@
-"""The judge of styles that differ to the eye: which of them a picture is in, and which subject it shows."""
+"""The judges: in which style that differs to the eye a picture is, or which character is in it, and which subject it shows."""
 
 from __future__ import annotations
 
@@ -13,45 +13,52 @@ from lab import data
 from lab.bundle import runner_of
 from lab.classifier import NONE, Accuracy, Classifier, accuracy, labelled, through, train_classifier
 from lab.paths import HEADLINE
-from lab.zoo import SHOWN
-from lorax.demo.bundle import BASE
+from lab.zoo import CHARACTERS, SHOWN
+from lorax.demo.bundle import BASE, PACKED
 
-JUDGE = HEADLINE / "judge" / "eye.safetensors.xz"
-SETS = (*data.names("base"), *data.names("finetune"), *SHOWN)  # what the bases draw by themselves, and the styles
+JUDGES = {SHOWN: "eye", CHARACTERS: "characters"}  # by what each tells apart
+PLAIN = (*data.names("base"), *data.names("finetune"))  # what the bases draw by themselves
 CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # wanted on icons that it has not seen; docs/seen.md says what falls short
 
 
-def train_judge(folder: Path) -> Path:
-    """Train on all but the held-out subjects in the styles."""
-    return train_classifier(folder, JUDGE, SETS, SHOWN)
+def train_judges(folder: Path) -> None:
+    """Train each on all but the held-out subjects in the styles, or with the characters."""
+    for told, name in JUDGES.items():
+        train_classifier(folder, _file(name), (*PLAIN, *told), told)
+
+
+def _file(name: str) -> Path:
+    return HEADLINE / "judge" / f"{name}{PACKED}"
 
 
 @cache
-def judge() -> Classifier:
-    return Classifier.load(JUDGE)
+def judge(told: tuple[str, ...]) -> Classifier:
+    return Classifier.load(_file(JUDGES[told]))
 
 
 @cache
-def choices() -> list[str]:
+def choices(told: tuple[str, ...]) -> list[str]:
     """The subjects between which the judge chooses: those that no LoRA has seen.
 
     It has seen every other subject in every style, and none of these in any. So it would name one of those instead.
     """
-    return [subject for subject in judge().subjects if subject != NONE and data.is_held_out(subject)]
+    return [subject for subject in judge(told).subjects if subject != NONE and data.is_held_out(subject)]
 
 
-def judged(pictures: torch.Tensor, prompts: Sequence[str], style: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """How sure the judge is of the style in each picture, and how many of its choices fit it better than its prompt."""
-    certain = judge().style_probabilities(pictures)[:, judge().styles.index(style)]
-    return certain, judge().subject_ranks(pictures, [prompt.replace(" ", "-") for prompt in prompts], choices())
+def judged(pictures: torch.Tensor, subjects: Sequence[str], icons: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """How sure the judge is of the style or character in each picture, and how many of its choices fit it better than its own."""
+    told = CHARACTERS if icons in CHARACTERS else SHOWN
+    certain = judge(told).style_probabilities(pictures)[:, judge(told).styles.index(icons)]
+    return certain, judge(told).subject_ranks(pictures, [subject.replace(" ", "-") for subject in subjects], choices(told))
 
 
-def accuracies() -> dict[str, Accuracy]:
-    """By style, on held-out subjects, through the autoencoder as every picture is."""
-    everything, _ = labelled(SETS, SHOWN)
+def accuracies(told: tuple[str, ...]) -> dict[str, Accuracy]:
+    """By style or character, on held-out subjects, through the autoencoder as every picture is."""
+    sets = (*PLAIN, *told)
+    everything, _ = labelled(sets, told)
     unseen, vae = everything.where(everything.unseen), runner_of(BASE).vae
     found = {}
-    for style in SHOWN:
-        icons = unseen.where(unseen.styles == SETS.index(style))
-        found[style] = accuracy(judge(), replace(icons, pictures=through(vae, icons.pictures)), choices())
+    for one in told:
+        icons = unseen.where(unseen.styles == sets.index(one))
+        found[one] = accuracy(judge(told), replace(icons, pictures=through(vae, icons.pictures)), choices(told))
     return found

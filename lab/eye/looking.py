@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lab import measure
+from lab import data, measure
 from lab.bundle import runner_of
 from lab.eye.ideas import ANOTHER, STRENGTHS, VARIANTS, another, is_drawn, moved_by
 from lab.eye.judge import judged
-from lab.pictures import generate
+from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, FURTHER, NEAR, SCRATCH, SHOWN, XL, XL_PRUNED, Adapter
+from lab.zoo import ADAPTERS, CROSSING, FURTHER, LOOKED_AT, NEAR, SCRATCH, XL, XL_PRUNED, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
@@ -34,10 +34,15 @@ def adapter_of(style: str) -> Adapter:
     return ADAPTERS[f"{style}-long"]
 
 
+def prompts_of(icons: str) -> list[str]:
+    """What is asked for: the subjects, each after the trigger word of a character."""
+    return [data.captioned(icons, subject) for subject in PROMPTS]
+
+
 def look(options: argparse.Namespace) -> None:
     """Draw and judge what is not stored yet, pair by pair."""
     results = Results(options.results / FOLDER)
-    styles = options.styles or SHOWN
+    styles = options.styles or LOOKED_AT
     for source, target in PAIRS:
         if options.target not in (None, target):
             continue
@@ -85,11 +90,11 @@ class _Looker:
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))
-        self.results.add_report(key, seen(self.runner, path, strength, style))
+        self.results.add_report(key, seen(self.runner, path, strength, adapter_of(style).icons))
 
 
-def seen(runner: Runner, path: Path | None, strength: float, style: str) -> dict[str, list[float]]:
-    """How sure the judge is of the style in each picture, and how many of its choices fit it better than its own."""
-    pictures, asked = generate(runner, path, PROMPTS, strength)
-    certain, ranks = judged(pictures, asked, style)
+def seen(runner: Runner, path: Path | None, strength: float, icons: str) -> dict[str, list[float]]:
+    """How sure the judge is of the style or character in each picture, and how many of its choices fit it better than its own."""
+    pictures, _ = generate(runner, path, prompts_of(icons), strength)
+    certain, ranks = judged(pictures, PROMPTS * SEEDS, icons)
     return {"style": [round(one, 4) for one in certain.tolist()], "rank": ranks.tolist()}

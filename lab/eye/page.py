@@ -16,6 +16,7 @@ from lab.eye.costs import costs, on_answers
 from lab.eye.figures import HALVES, Figure, figures
 from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
+from lab.eye.kinds import GROUPS, of_kinds
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import what_to_expect
@@ -28,7 +29,7 @@ from lab.report.tables import markdown, number, percent
 from lab.results import NATIVE, Results
 from lab.stats import Interval
 from lab.variants import COPY
-from lab.zoo import CHOOSING, REPORTING, SHOWN
+from lab.zoo import CHARACTERS, CHOOSING, REPORTING, SHOWN
 from lorax.methods import REFINE
 
 MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
@@ -42,14 +43,16 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 def seen(options: argparse.Namespace) -> None:
     """Write docs/seen.md and what the README quotes of it, or print the figures as JSON."""
     results = Results(options.results / FOLDER)
-    found = figures(results)
+    found, others = figures(results), figures(results, GROUPS)
     if options.json:
-        print(json.dumps([_record(one) for one in found], indent=1))
+        print(json.dumps([_record(one) for one in (*found, *others)], indent=1))
         return
     if not found:
         sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
     parts = {
-        "accuracies": _accuracies(),
+        "accuracies": _accuracies("style", SHOWN),
+        "of_characters": _accuracies("character", CHARACTERS),
+        "kinds": of_kinds(others),
         "readers": _readers(options.results),
         "grids": _grids(),
         "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
@@ -79,11 +82,11 @@ def _halves() -> str:
     return f"for choosing {', '.join(CHOOSING)}; for reporting {', '.join(REPORTING)}"
 
 
-def _accuracies() -> str:
-    found = accuracies()
-    rows = [(style, f"{one.style:.2f}", f"{one.subject_in_five:.2f}", f"{one.subject:.2f}") for style, one in found.items()]
-    table = markdown(("style", "style found", "subject among the first five", "subject first"), rows)
-    wanted = f"Wanted were {CERTAIN['style']} for the style and {CERTAIN['subject_in_five']} for the subject among five."
+def _accuracies(what: str, told: tuple[str, ...]) -> str:
+    found = accuracies(told)
+    rows = [(name, f"{one.style:.2f}", f"{one.subject_in_five:.2f}", f"{one.subject:.2f}") for name, one in found.items()]
+    table = markdown((what, f"{what} found", "subject among the first five", "subject first"), rows)
+    wanted = f"Wanted were {CERTAIN['style']} for the {what} and {CERTAIN['subject_in_five']} for the subject among five."
     short = [style for style, one in found.items() if any(getattr(one, what) < least for what, least in CERTAIN.items())]
     missed = f" Below that: {listed(short)}. What is said of these is less sure." if short else ""
     return f"{table}\n\n{wanted}{missed}"
@@ -157,7 +160,7 @@ def _row(one: Figure) -> tuple[str, ...]:
         number(one.less_copy),
         number(one.style),
         number(one.recovery),
-        f"{one.specific:.2f}",
+        "-" if one.specific is None else f"{one.specific:.2f}",
         percent(one.harm),
     )
 

@@ -8,21 +8,22 @@ from typing import Any
 import torch
 
 from lab import stats
-from lab.eye.figures import HALVES, beyond_others, by_prompt, measured, of_others, ordinary
+from lab.eye.figures import beyond_others, by_prompt, measured, of_others, ordinary
 from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.report.records import flat
 from lab.results import NATIVE, Key, Results
-from lab.zoo import are_related
+from lab.zoo import CHOOSING, CHOOSING_CHARACTERS, LOOKED_AT, are_related
+
+FOR_CHOOSING = (*CHOOSING, *CHOOSING_CHARACTERS)
 
 
 def records(results: Results) -> list[dict[str, Any]]:
     """Intervals are over subjects, and of what is measured by a loss over icons and noise seeds."""
     return [
-        _record(results, key, style, half, (source, target))
+        _record(results, key, style, (source, target))
         for source, target in PAIRS
-        for half, styles in HALVES.items()
-        for style in styles
+        for style in LOOKED_AT
         for key in _keys(source, target, style)
         if key in results.reports
     ]
@@ -34,16 +35,18 @@ def _keys(source: str, target: str, style: str) -> Iterator[Key]:
             yield Key(target, adapter_of(style).name, variant, "" if variant == NATIVE else source, strength)
 
 
-def _record(results: Results, key: Key, style: str, half: str, pair: tuple[str, str]) -> dict[str, Any]:
+def _record(results: Results, key: Key, style: str, pair: tuple[str, str]) -> dict[str, Any]:
+    adapter = adapter_of(style)
     arrives, kept = (stats.mean(torch.tensor(values, dtype=torch.float32)) for values in by_prompt(results.reports[key]))
     return {
         **dict(zip(("source", "target"), pair, strict=True)),
         "related": are_related(*pair),
         "variant": key.variant,
         "question": "pictures",
-        "style": style,
-        "half": half,
-        "rank": adapter_of(style).rank,
+        "style": adapter.icons,
+        "kind": adapter.kind,
+        "half": "choosing" if adapter.icons in FOR_CHOOSING else "reporting",
+        "rank": adapter.rank,
         "strength": key.strength,
         **flat("recovery", stats.recovery([measured(results, key)])),
         **flat("specific", stats.recovery([beyond_others(results, key)]) if of_others(results, key) else None),

@@ -50,7 +50,7 @@ def write(cells: Cells, page: Path) -> None:
         "plots": {name: file for name, draw in QUESTIONS.items() if (file := _drawn(draw(cells), pictures / f"{name}.svg"))},
         "forecast": _forecast(cells.results.folder, pictures),
         "trained": trained.section(cells.results, cells.results.folder),
-        "pictures": _pictures(cells.results.folder, pictures),
+        "pictures": _pictures(cells.results.folder),
         "measured": _measured(cells),
         "floor": f"{plots.FLOOR:g}",
         "little": f"{auto.LITTLE:g}",
@@ -93,14 +93,13 @@ def _forecast(results: Path, pictures: Path) -> dict[str, Any] | None:
     return {"plots": drawn, "sentences": found["sentences"], "tables": [_table(rows) for rows in found["tables"]]}
 
 
-def _pictures(results: Path, pictures: Path) -> dict[str, Any] | None:
-    """``pictures.json`` beside the results: rows of one table as records, and ``sentences``; grids are beside the plots."""
+def _pictures(results: Path) -> dict[str, Any] | None:
+    """``pictures.json`` beside the results: rows of one table as records, and ``sentences``."""
     file = results / "pictures.json"
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    grids = {grid.stem.replace("-", " "): _link(grid) for grid in sorted(pictures.glob("*.webp"))}
-    return {"table": _table(found["rows"]), "sentences": found["sentences"], "grids": grids}
+    return {"table": _table(found["rows"]), "sentences": found["sentences"]}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
