@@ -27,7 +27,8 @@ def comparison(cells: Cells) -> str:
     heads = [f"{prose.called(pair)}{'' if are_related(*pair) else ' (unrelated)'}" for pair in pairs]
     how = (
         f"{len(STYLES)} styles that no base has seen, LoRAs of rank {HEADLINE_RANK}, {len(SEEDS)} noise seeds, strength 1; in "
-        "brackets 95 % intervals over styles, captions and seeds."
+        "brackets 95 % intervals over styles, captions and seeds. After that the specific part: of it, 0 is what another style's LoRA "
+        "gains there."
     )
     bullets = "\n".join(f"- {sentence}" for sentence in prose.best_methods(cells))
     return f"{how}\n\n{markdown(('', *heads), rows)}\n\n{bullets}{_run(cells)}"
@@ -44,4 +45,8 @@ def _run(cells: Cells) -> str:
 
 
 def _figure(cells: Cells, cell: Cell | None) -> str:
-    return number(cells.recovery(cell) if cell else None)
+    """The recovery with its interval, then the specific one."""
+    if cell is None:
+        return number(None)
+    specific = cells.specific(cell)
+    return number(cells.recovery(cell)) + (f"; {specific.mean:.2f}" if specific else "")
