@@ -20,11 +20,11 @@ from diffusers import AutoencoderKL
 from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
-from lab.eye import FOLDER, blind, look, records, seen, train_judges
+from lab.eye import FOLDER, blind, compared, look, records, redraw, seen, train_judges
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
-from lab.report import compare, print_summary, report
+from lab.report import print_comparison, print_summary, report
 from lab.results import Results, pack
 from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, LOOKED_AT, NEAR, OWN_ICONS, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
@@ -124,8 +124,9 @@ def full_sweep(options: argparse.Namespace) -> None:
 
 
 def headline(options: argparse.Namespace) -> None:
-    """Measure what the headline tables need, apart from the committed results."""
+    """Measure what the headline tables need, and draw what the README tells of relatives, apart from the committed results."""
     _measure(sweep.headline(), options)
+    redraw(options.results, options.target)
 
 
 def behaviour(options: argparse.Namespace) -> None:
@@ -161,6 +162,11 @@ def pictures(options: argparse.Namespace) -> None:
 def summary(options: argparse.Namespace) -> None:
     """Print every measured figure: gain recovery with its interval, difference to a copy, harm; as JSON also what was seen."""
     print_summary(options, records(Results(options.results / FOLDER)) if options.json else [])
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else."""
+    print_comparison(options, *compared(options.results))
 
 
 def pack_results(options: argparse.Namespace) -> None:

@@ -14,13 +14,13 @@ from lab.eye.figures import HALVES
 from lab.eye.ideas import OF_OTHERS, VARIANTS, is_drawn
 from lab.eye.kinds import GROUPS, TOLD, of_kinds
 from lab.eye.looking import PROMPTS, adapter_of, prompts_of
-from lab.pictures import SEEDS
-from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
+from lab.results import ALONE, NATIVE, Results
 from lab.variants import COPY
 from lab.zoo import ADAPTERS, KIND_BASES, KINDS, LOOKED_AT, REPORTING, SHOWN, others
 from lab.zoo import CHARACTERS as NAMES
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import REFINE
+from tests.drawn import store
 
 PLAIN = torch.ones(8, 3, 64, 64)
 PLAIN[:, 0, 8:56, 8:56] = 0.2
@@ -80,7 +80,7 @@ def test_a_table_tells_kind_by_kind(tmp_path: Path) -> None:
     results = Results(tmp_path)
     for label in (*GROUPS["rank 32"], *GROUPS["characters, reporting"]):
         for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (COPY, 0.3), (REFINE, 0.6)):
-            store(results, adapter_of(label).name, variant, share)
+            store(results, adapter_of(label), FINETUNE, variant, share)
     found = figures.figures(results, GROUPS)
     assert {one.half for one in found} == {"rank 32", "characters, reporting"}
     assert not figures.figures(results, HALVES)
@@ -90,16 +90,6 @@ def test_a_table_tells_kind_by_kind(tmp_path: Path) -> None:
     assert cells[:2] == ["rank 32", "0.80, 1.00"]
     assert cells[2] == "as a copy"
     assert [float(cell.partition(" ")[0]) for cell in cells[3:6]] == pytest.approx([0.3 / 0.8, 0.6 / 0.8, 0.3 / 0.8], abs=0.02)
-
-
-def store(results: Results, name: str, variant: str, share: float) -> None:
-    """As much of the style at each strength, and every subject."""
-    of = "" if variant in (ALONE, NATIVE) else BASE
-    for strength in (1.0,) if variant == ALONE else figures.strengths_of(variant):
-        key = Key(FINETUNE, name, variant, of, strength)
-        results.add_report(key, {"style": [share] * len(PROMPTS) * SEEDS, "rank": [0] * len(PROMPTS) * SEEDS})
-        for on in ("style", ORDINARY):
-            results.add_losses(Key(FINETUNE, name, variant, of, strength, on), torch.full((4, 2), 1 - share / 2))
 
 
 def test_every_base_of_other_kinds_is_one_that_is_looked_at() -> None:

@@ -274,7 +274,7 @@ def test_a_rerun_is_compared(cells: Cells, folder: Path, tmp_path: Path, monkeyp
 
     def code(rerun: Path) -> int:
         with pytest.raises(SystemExit) as ended:
-            report.compare(argparse.Namespace(results=rerun))
+            report.print_comparison(argparse.Namespace(results=rerun), [], [])
         return ended.value.code
 
     store(tmp_path / "one", RECOVERY, targets=(FINETUNE,))

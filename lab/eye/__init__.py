@@ -4,10 +4,11 @@
 ``python -m lab blind`` draws pairs for readers, who tell whether the measure agrees with the eye.
 """
 
+from lab.eye.again import compared, redraw
 from lab.eye.blind import blind
 from lab.eye.judge import train_judges
 from lab.eye.looking import FOLDER, look
 from lab.eye.page import seen
 from lab.eye.records import records
 
-__all__ = ["FOLDER", "blind", "look", "records", "seen", "train_judges"]
+__all__ = ["FOLDER", "blind", "compared", "look", "records", "redraw", "seen", "train_judges"]

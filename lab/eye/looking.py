@@ -6,6 +6,7 @@ What is stored is not done again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from tqdm import tqdm
@@ -46,13 +47,13 @@ def look(options: argparse.Namespace) -> None:
     for source, target in PAIRS:
         if options.target not in (None, target):
             continue
-        looker = _Looker(target, results)
+        looker = Looker(target, results)
         for style in tqdm(styles, desc=f"{source} to {target}", mininterval=10):
             if adapter_of(style).path(source).is_file() and looker.has_native(style):
                 looker.see(source, style)
 
 
-class _Looker:
+class Looker:
     """One target with all that is seen on it."""
 
     def __init__(self, target: str, results: Results) -> None:
@@ -65,7 +66,7 @@ class _Looker:
         keys = [Key(self.target, adapter.name, NATIVE, strength=strength) for strength in STRENGTHS]
         return adapter.path(self.target).is_file() or all(key in self.results.reports for key in keys)
 
-    def see(self, source: str, style: str) -> None:
+    def see(self, source: str, style: str, variants: Collection[str] = tuple(VARIANTS)) -> None:
         adapter, losses = adapter_of(style), measure.of_adapter(self.runner, adapter_of(style))
         self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, style, losses)
         for strength in STRENGTHS:
@@ -74,7 +75,9 @@ class _Looker:
         add_others(self.results, self.runner, self.target, adapter, losses)
         for variant, strengths in VARIANTS.items():
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
-            if not is_drawn(variant, self.target, style) or all(key in self.results.reports for key in keys):
+            if variant not in variants or not is_drawn(variant, self.target, style):
+                continue
+            if all(key in self.results.reports for key in keys):
                 continue
             if variant == ANOTHER and not another(adapter, self.target).is_file():
                 continue

@@ -36,13 +36,17 @@ def report(options: argparse.Namespace) -> None:
     print(FINDINGS)
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else."""
+def print_comparison(options: argparse.Namespace, said: Sequence[str], seen: Sequence[float]) -> None:
+    """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else.
+
+    By pictures, what it ``said`` otherwise was found before, and by how much what is ``seen`` differs.
+    """
     committed, rerun = _stored(RESULTS), _stored(options.results)
-    found = differences(committed, rerun)
+    found = [*differences(committed, rerun), *said]
     print("\n".join(found) or "The rerun says what the committed results say.")
-    if apart := distances(committed, rerun):
-        print(f"{len(apart)} recoveries at strength 1 differ by {fmean(apart):.4f} on average, and by {max(apart):.3f} at most.")
+    for what, apart in (("recoveries at strength 1", distances(committed, rerun)), ("frontiers", seen)):
+        if apart:
+            print(f"{len(apart)} {what} differ by {fmean(apart):.4f} on average, and by {max(apart):.3f} at most.")
     sys.exit(1 if found else 0)
 
 
