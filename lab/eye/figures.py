@@ -55,7 +55,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     if not done:
         return None
     strengths = strengths_of(variant)
-    whole, against_a_copy = len(strengths) > 1, has_copy(target)
+    whole, against_a_copy = len(strengths) > 1, has_copy(target) and variant not in (NATIVE, COPY)
     judged = [
         Judged(
             curve(results, target, variant, of, style),
@@ -72,7 +72,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         half,
         done,
         frontier(judged) if whole else None,
-        less_copy(judged) if whole and against_a_copy and variant not in (NATIVE, COPY) else None,
+        less_copy(judged) if whole and against_a_copy else None,
         style_at_native_content(judged) if whole else None,
         {one: point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),
