@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from lab.paths import CACHE, DOCS
 from lab.pictures import GUIDANCE, STEPS, TOP
 from lab.results import ALONE, NATIVE, Results
 from lab.variants import COPY, LORAX
-from lab.zoo import SHOWN, are_related
+from lab.zoo import CHARACTERS, SHOWN, are_related
 from lorax.demo.grid import draw
 from lorax.methods import BRIDGE, REFINE
 
@@ -118,12 +118,18 @@ def rival_of(target: str) -> str:
 def blind(options: argparse.Namespace) -> None:
     """Draw pairs into lab/.cache/blind, and store what is on them, target by target; draw grids with names for docs/seen.md."""
     wanted = [pair for pair in PAIRS if options.target in (None, pair[1])]
-    drawers = {target: [one for style in SHOWN if (one := Drawer(source, target, style)).is_ready] for source, target in wanted}
+    drawers = {target: _ready(source, target, SHOWN) for source, target in wanted}
     if not any(drawers.values()):
         sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
     for target, its in drawers.items():
         if its:
             _ask(its, Results(options.results / FOLDER), CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
+            for one in (*its, *_ready(its[0].source, target, CHARACTERS)):
+                one.grid()
+
+
+def _ready(source: str, target: str, styles: Sequence[str]) -> list[Drawer]:
+    return [one for style in styles if (one := Drawer(source, target, style)).is_ready]
 
 
 def _ask(drawers: list[Drawer], results: Results, pictures: Path, folder: Path) -> None:
@@ -136,8 +142,6 @@ def _ask(drawers: list[Drawer], results: Results, pictures: Path, folder: Path) 
         stored.append({"style": drawer.style, EVENLY: is_even, "a": a, "b": b})
     key = json.dumps(stored, indent=1).encode()
     (folder / KEY).write_bytes(key)
-    for drawer in drawers:
-        drawer.grid()
     print(f"{pictures}: {len(stored)} pairs, A above B. A reader's answers go to {folder}/NAME.json:")
     print(f'{{"pairs": "{digest(key)}", "answers": {{"00": {{"style": "A", "content": "same", "name": "{SHOWN[0]}"}}, ...}}}}')
 

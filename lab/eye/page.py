@@ -54,7 +54,8 @@ def seen(options: argparse.Namespace) -> None:
         "of_characters": _accuracies("character", CHARACTERS),
         "kinds": of_kinds(others),
         "readers": _readers(options.results),
-        "grids": _grids(),
+        "grids": _grids(SHOWN),
+        "grids_of_characters": _grids(CHARACTERS),
         "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
         "costs": costs(found, results),
         "on_answers": on_answers(found, results),
@@ -92,9 +93,9 @@ def _accuracies(what: str, told: tuple[str, ...]) -> str:
     return f"{table}\n\n{wanted}{missed}"
 
 
-def _grids() -> str:
-    """The grids that ``python -m lab blind`` has drawn, of the styles in their order."""
-    drawn = [PAGE.with_suffix("") / f"{target}-{style}.webp" for style in SHOWN for _, target in PAIRS]
+def _grids(styles: Sequence[str]) -> str:
+    """The grids that ``python -m lab blind`` has drawn, of styles or characters in their order."""
+    drawn = [PAGE.with_suffix("") / f"{target}-{style}.webp" for style in styles for _, target in PAIRS]
     files = [path for path in drawn if path.is_file()]
     return "\n\n".join(f"![{path.stem.replace('-', ': ')}]({PAGE.stem}/{path.name})" for path in files)
 
