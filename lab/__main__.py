@@ -3,7 +3,7 @@
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
 near, further, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or
 headline and compare.
-By pictures, of styles that are seen at a glance: loras, judge, look, blind and seen.
+By pictures, of LoRAs that are seen at a glance: loras, judge, look, blind, grids and seen.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from lab import bundle, constrained, data, gallery, lora, probing, sweep, unet, vae, xl
+from lab import bundle, constrained, data, judging, lora, probing, sweep, unet, vae, xl
 from lab.bundle import runner_of
 from lab.classifier import train_classifier
-from lab.eye import FOLDER, blind, compared, look, records, redraw, seen, train_judges
+from lab.eye import FOLDER, blind, compared, grids, look, records, redraw, seen, train_judges
 from lab.forecast import forecast
 from lab.models import Captioner, Model, new_text_encoder, new_unet, train_tokenizer
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
@@ -124,7 +124,7 @@ def full_sweep(options: argparse.Namespace) -> None:
 
 
 def headline(options: argparse.Namespace) -> None:
-    """Measure what the headline tables need, and draw what the README tells of relatives, apart from the committed results."""
+    """Measure what the headline tables need, and draw the README's figures of two pairs, apart from the committed results."""
     _measure(sweep.headline(), options)
     redraw(options.results, options.target)
 
@@ -156,7 +156,7 @@ def judge(options: argparse.Namespace) -> None:
 
 def pictures(options: argparse.Namespace) -> None:
     """Draw with what the headline moves, and judge the pictures."""
-    gallery.run(options.results, options.sets, options.target)
+    judging.run(options.results, options.sets, options.target)
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -166,7 +166,7 @@ def summary(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else."""
-    print_comparison(options, *compared(options.results))
+    print_comparison(options, compared)
 
 
 def pack_results(options: argparse.Namespace) -> None:
@@ -204,6 +204,7 @@ COMMANDS = {
     "judge": judge,
     "look": look,
     "blind": blind,
+    "grids": grids,
     "seen": seen,
     "pictures": pictures,
     "probe": probe,
@@ -222,6 +223,7 @@ MEASURING = (
     "pictures",
     "look",
     "blind",
+    "grids",
     "seen",
     "summary",
     "report",
@@ -244,14 +246,14 @@ def parser() -> argparse.ArgumentParser:
             step.add_argument("--only", default="*", metavar="PATTERN", help="those of this name, as in contrast-r4-*")
         if name in STORED:
             step.add_argument("--results", type=Path, default=STORED[name], metavar="DIR", help="default: %(default)s")
-        if name in ("sweep", "headline", "behaviour", "look", "blind", "pictures"):
-            of = tuple(OWN_ICONS) if name in ("look", "blind") else BASES
+        if name in ("sweep", "headline", "behaviour", "look", "blind", "grids", "pictures"):
+            of = tuple(OWN_ICONS) if name in ("look", "blind", "grids") else BASES
             step.add_argument("--target", choices=of, help="on this one alone")
         if name == "pictures":
-            sets = tuple(gallery.SETS)
+            sets = tuple(judging.SETS)
             step.add_argument("--sets", nargs="+", choices=sets, default=sets, help="of these alone (default: both)")
         if name == "look":
-            step.add_argument("--styles", nargs="+", choices=LOOKED_AT, metavar="LORA", help="of these alone: %(choices)s")
+            step.add_argument("--loras", nargs="+", choices=LOOKED_AT, metavar="LORA", help="of these alone: %(choices)s")
         if name in ("summary", "seen"):
             step.add_argument("--json", action="store_true", help="as a flat list of records")
     return whole

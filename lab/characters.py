@@ -35,7 +35,7 @@ class Pose:
 
 
 SUBJECT = 0.6  # size of the subject beside a character
-HEAD = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
+OPENING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">'
 
 
 def _arms(pose: Pose, colour: str, shoulder: float, reach: float) -> str:
@@ -88,7 +88,7 @@ def _beside(figure: Callable[[Pose], str]) -> Filter:
             across = size - height if pose.left else 0
             out[row, :, (size - height) // 2 : (size - height) // 2 + height, across : across + height] = subject
             place = f"translate({24 if pose.left else 76} {50 + pose.down}) rotate({pose.tilt}) scale({pose.scale * 0.9})"
-            svg = f'{HEAD}<g transform="{place} translate(0 -58)">{figure(pose)}</g></svg>'
+            svg = f'{OPENING}<g transform="{place} translate(0 -58)">{figure(pose)}</g></svg>'
             drawn = torch.tensor(render(svg, size)).permute(2, 0, 1).float() / 255
             out[row] = torch.minimum(out[row], drawn)  # where one is white, the other
         return out
@@ -96,4 +96,4 @@ def _beside(figure: Callable[[Pose], str]) -> Filter:
     return with_character
 
 
-CHARACTERS: dict[str, Filter] = {"pib": _beside(_pib), "krag": _beside(_krag), "mulu": _beside(_mulu)}
+FIGURES: dict[str, Filter] = {"pib": _beside(_pib), "krag": _beside(_krag), "mulu": _beside(_mulu)}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lab.characters import CHARACTERS
+from lab.characters import FIGURES
 from lab.paths import CACHE
 from lab.rendering import render
 from lab.styles import FILTERS
@@ -56,7 +56,7 @@ SETS = {
     "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
 }
 FILTERED = "twemoji"  # the set that filters are laid over
-LAID = FILTERS | CHARACTERS
+ALL_FILTERS = FILTERS | FIGURES
 COMMON = ("twemoji", "emojione", "noto", "flat", "fxemoji", "contrast", "openmoji")
 
 
@@ -89,7 +89,7 @@ def is_held_out(subject: str) -> bool:
 
 
 def load(*sets: str) -> Icons:
-    """All icons of the named sets, rendered once and kept under ``lab/.cache``."""
+    """All icons of the named sets. Those of a package are rendered once and kept under ``lab/.cache``."""
     parts = [_load_one(name) for name in sets]
     return Icons(
         np.concatenate([part.images for part in parts]),
@@ -128,12 +128,12 @@ def captions_over(subjects: Sequence[str], count: int) -> list[str]:
 
 def captioned(name: str, caption: str) -> str:
     """A caption as a set has it: with the trigger word of a character, which is its name, before it."""
-    return f"{name}, {caption}" if name in CHARACTERS else caption
+    return f"{name}, {caption}" if name in FIGURES else caption
 
 
 def drawn_by(name: str) -> IconSet:
-    """The set whose authors drew the icons of a set or of a filtered style."""
-    return SETS[FILTERED if name in LAID else name]
+    """The set whose authors drew the icons of a set, or those that a filter is laid over."""
+    return SETS[FILTERED if name in ALL_FILTERS else name]
 
 
 def names(role: str) -> list[str]:
@@ -149,9 +149,9 @@ def _vocabulary() -> dict[str, str]:
 
 @cache
 def _load_one(name: str) -> Icons:
-    if name in LAID:
+    if name in ALL_FILTERS:
         plain = _load_one(FILTERED)
-        pictures = LAID[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
+        pictures = ALL_FILTERS[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
         captions = [captioned(name, caption) for caption in plain.captions]
         return replace(plain, images=(255 * pictures).round().byte().numpy(), captions=captions)
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"

@@ -64,7 +64,10 @@ def judged_icons(adapter: Adapter) -> data.Icons:
 
 
 def _tags(adapter: Adapter) -> dict[str, int]:
-    """How often each part of a character's captions comes, as kohya's trainer tells it; a style's captions have one part."""
+    """How often each part of a character's captions comes, as kohya's trainer tells it.
+
+    None of a style's, which has no trigger word: its commonest part would be taken for one.
+    """
     captions = training_icons(adapter).captions if adapter.is_character else []
     return dict(Counter(part.strip() for caption in captions for part in caption.split(",")))
 

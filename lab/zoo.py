@@ -65,7 +65,7 @@ class Adapter:
     batch: int = 16
     convolution: bool = False
     text: bool = True  # whether the text encoder is trained, too
-    kind: str = ""  # in ``KINDS``
+    kind: str = ""  # in ``KINDS``, or ``CHARACTER``
     bases: tuple[str, ...] = BASES
 
     @property
@@ -74,7 +74,7 @@ class Adapter:
 
     @property
     def is_character(self) -> bool:
-        return self.icons in CHARACTERS
+        return self.kind == CHARACTER
 
     @property
     def is_again(self) -> bool:
@@ -107,6 +107,7 @@ REPORTING = ("blueprint", "neon", "stencil", "frame")
 SHOWN = (*CHOOSING, *REPORTING)  # styles that differ to the eye, trained until they do (lab/styles.py)
 CHOOSING_CHARACTERS, REPORTING_CHARACTERS = ("pib",), ("krag", "mulu")
 CHARACTERS = (*CHOOSING_CHARACTERS, *REPORTING_CHARACTERS)  # lab/characters.py
+CHARACTER = "character"
 KIND_STYLES = ("neon", "frame")  # of those for reporting, since no method is chosen by other kinds of LoRA
 CONCEPT = "eggplant"  # a subject that no base has seen
 STYLES = ("contrast", "openmoji", "blobs", "streamline")
@@ -128,10 +129,10 @@ class Kind:
 
 
 KINDS = {
-    "r16": Kind(16, 1e-3),
+    "r16": Kind(16, RATES[16]),
     "r32": Kind(32, 7e-4),
-    "locon": Kind(16, 1e-3, convolution=True),
-    "unet": Kind(16, 1e-3, text=False),
+    "locon": Kind(16, RATES[16], convolution=True),
+    "unet": Kind(16, RATES[16], text=False),
 }
 KIND_BASES = (BASE, FINETUNE, PRUNED)
 OF_KINDS = {kind: tuple(f"{style}-{kind}" for style in KIND_STYLES) for kind in KINDS}
@@ -155,7 +156,8 @@ def _adapters() -> list[Adapter]:
         for name, kind in KINDS.items()
         for icons in KIND_STYLES
     ]
-    characters = [Adapter(f"{icons}-long", icons, 4, RATES[4], LONG, bases=KIND_BASES) for icons in CHARACTERS]
+    told = {"steps": LONG, "kind": CHARACTER, "bases": KIND_BASES}
+    characters = [Adapter(f"{icons}-long", icons, 4, RATES[4], **told) for icons in CHARACTERS]
     return [stark, *lab, *shown, *again, *kinds, *characters]
 
 
@@ -169,7 +171,7 @@ def others(adapter: Adapter) -> list[Adapter]:
 
 
 def _budget(adapter: Adapter) -> tuple[object, ...]:
-    return adapter.rank, adapter.steps, adapter.batch, adapter.kind, adapter.is_character
+    return adapter.rank, adapter.steps, adapter.batch, adapter.kind
 
 
 def checkpoint(base: str) -> Path:

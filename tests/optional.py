@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
-OPTIONAL = ("diffusers", "hypothesis", "jinja2", "lycoris", "peft", "rich", "tokenizers", "transformers")
+OPTIONAL = ("diffusers", "hypothesis", "jinja2", "lycoris", "peft", "resvg_py", "rich", "tokenizers", "transformers")
 
 
 @pytest.hookimpl(wrapper=True)

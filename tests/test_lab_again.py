@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from lab.eye import again
 from lab.eye.again import FOLDER, TARGETS, compared
 from lab.eye.looking import adapter_of
-from lab.results import ALONE, NATIVE, Results
-from lab.variants import COPY
+from lab.results import ALONE, NATIVE, Key, Results
+from lab.variants import BY_NAME, COPY
 from lab.zoo import REPORTING
 from lorax.methods import REFINE
 from tests.drawn import store
@@ -31,6 +32,7 @@ def drawn_anew(folder: Path, refined: float) -> Path:
     for style in REPORTING:
         for variant, share in ((COPY, 0.4), (REFINE, refined)):
             store(results, adapter_of(style), TARGETS[0], variant, share)
+    Results(folder).add_minutes(TARGETS[0], 1)  # the losses were measured on it
     return folder
 
 
@@ -50,8 +52,47 @@ def test_what_shows_less_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("committed")
-def test_half_of_the_styles_say_nothing(tmp_path: Path) -> None:
+def test_what_was_not_drawn_is_told(tmp_path: Path) -> None:
     results = Results(tmp_path / "anew" / FOLDER)
     for variant in (COPY, REFINE):
         store(results, adapter_of(REPORTING[0]), TARGETS[0], variant, 0.1)
-    assert compared(tmp_path / "anew") == ([], [])
+    Results(tmp_path / "anew").add_minutes(TARGETS[0], 1)
+    name = "to finetune, {}, by pictures: not drawn again."
+    assert compared(tmp_path / "anew") == ([name.format(COPY), name.format(REFINE)], [])
+
+
+def test_what_is_not_committed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "RESULTS", tmp_path / "none")
+    folder = drawn_anew(tmp_path / "anew", 0.6)
+    results = Results(folder / FOLDER)
+    for style in REPORTING:
+        for variant, share in ((ALONE, 0.0), (NATIVE, 0.8)):
+            store(results, adapter_of(style), TARGETS[0], variant, share)
+    assert all(one.endswith("not in the committed results.") for one in compared(folder)[0])
+    assert len(compared(folder)[0]) == 2
+
+
+class Seen:
+    """Stands for what draws, which takes minutes: remembers what it is asked for."""
+
+    asked: ClassVar[list[tuple[str, str, tuple[str, ...]]]] = []
+
+    def __init__(self, target: str, results: Results) -> None:
+        self.target, self.results = target, results
+
+    def has_native(self, style: str) -> bool:
+        return Key(self.target, adapter_of(style).name, NATIVE) in self.results.reports
+
+    def see(self, source: str, style: str, variants: tuple[str, ...]) -> None:
+        self.asked.append((self.target, style, variants))
+
+
+@pytest.mark.usefixtures("committed")
+def test_what_is_drawn_anew_is_what_the_readme_tells_of_two_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "Looker", Seen)
+    monkeypatch.setattr(Seen, "asked", [])
+    again.redraw(tmp_path / "anew", TARGETS[0])
+    assert Seen.asked == [(TARGETS[0], style, again.REDRAWN) for style in REPORTING]
+    with pytest.raises(SystemExit, match="lacks what LoRAs that were trained on pruned show"):
+        again.redraw(tmp_path / "anew", TARGETS[1])
+    assert {BY_NAME, COPY, REFINE} == set(again.REDRAWN)

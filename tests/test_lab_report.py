@@ -269,16 +269,21 @@ def test_what_is_written_by_hand_has_no_figures() -> None:
     assert not re.search(r"\d", by_hand)
 
 
-def test_a_rerun_is_compared(cells: Cells, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_is_compared(
+    cells: Cells, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(report, "RESULTS", folder)
 
-    def code(rerun: Path) -> int:
+    def code(rerun: Path, *seen: str) -> int:
         with pytest.raises(SystemExit) as ended:
-            report.print_comparison(argparse.Namespace(results=rerun), [], [])
+            report.print_comparison(argparse.Namespace(results=rerun), lambda _: (list(seen), [0.25, 0.75]))
         return ended.value.code
 
     store(tmp_path / "one", RECOVERY, targets=(FINETUNE,))
     assert code(tmp_path / "one") == 0
+    assert "2 frontiers differ by 0.5000 on average, and by 0.750 at most." in capsys.readouterr().out
+    assert code(tmp_path / "one", "It looks otherwise.") == 1
+    assert "It looks otherwise." in capsys.readouterr().out
     store(tmp_path / "other", RECOVERY | {"prolora": 0.3, "lorax": 0.515})
     assert code(tmp_path / "other") == 1
     said = "\n".join(differences(cells, Cells(Results(tmp_path / "other"))))

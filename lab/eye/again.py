@@ -1,8 +1,9 @@
-"""Draws what the README says of relatives anew, and tells whether that says what the committed results say."""
+"""Draws the README's figures of the far fine-tune and the pruned sibling anew, and tells if they are as committed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from lab.eye.figures import figures
@@ -12,12 +13,13 @@ from lab.report.claims import verdict
 from lab.report.tables import number
 from lab.results import Results
 from lab.stats import Interval
-from lab.variants import COPY
+from lab.variants import BY_NAME, COPY
 from lab.zoo import REPORTING
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import REFINE
 
-TARGETS, REDRAWN = (FINETUNE, PRUNED), (COPY, REFINE)
+TARGETS, REDRAWN = (FINETUNE, PRUNED), (BY_NAME, COPY, REFINE)
+Of = tuple[str, str]  # target, variant
 
 
 def redraw(folder: Path, only: str | None = None) -> None:
@@ -30,6 +32,8 @@ def redraw(folder: Path, only: str | None = None) -> None:
         if only not in (None, target):
             continue
         looker = Looker(target, results)
+        if not all(map(looker.has_native, REPORTING)):
+            sys.exit(f"{RESULTS / FOLDER}: it lacks what LoRAs that were trained on {target} show; run `python -m lab look`.")
         for style in REPORTING:
             looker.see(BASE, style, REDRAWN)
 
@@ -43,26 +47,25 @@ def rerun(folder: Path) -> Results:
 
 
 def compared(folder: Path) -> tuple[list[str], list[float]]:
-    """All that it says otherwise, in sentences, and by how much each frontier differs."""
-    before, now = (_told(results) for results in (Results(RESULTS / FOLDER), rerun(folder)))
+    """All that it says otherwise, in sentences, and by how much each frontier differs; of the targets that it measured."""
+    targets = {file.name.partition(".")[0] for file in folder.glob("*.jsonl*")}
+    committed, anew = (_frontiers(results, targets) for results in (Results(RESULTS / FOLDER), rerun(folder)))
     said, apart = [], []
-    for of, ours in now.items():
-        name, theirs = f"to {of[0]}, {of[1]}, by pictures", before[of]
-        apart.append(abs(ours.frontier.mean - theirs.frontier.mean))
-        if not theirs.frontier.low <= ours.frontier.mean <= theirs.frontier.high:
-            said.append(f"{name}: {number(ours.frontier)}, committed {number(theirs.frontier)}.")
-        if ours.less_copy and theirs.less_copy and verdict(ours.less_copy) is not verdict(theirs.less_copy):
-            said.append(f"{name}, less a copy: {number(ours.less_copy)}, committed {number(theirs.less_copy)}.")
+    for of in dict.fromkeys((*committed, *anew)):
+        name = f"to {of[0]}, {of[1]}, by pictures"
+        if of not in anew or of not in committed:
+            said.append(f"{name}: not {'drawn again' if of in committed else 'in the committed results'}.")
+            continue
+        (then, then_less), (now, now_less) = committed[of], anew[of]
+        apart.append(abs(now.mean - then.mean))
+        if not then.low <= now.mean <= then.high:
+            said.append(f"{name}: {number(now)}, committed {number(then)}.")
+        if now_less and then_less and verdict(now_less) is not verdict(then_less):
+            said.append(f"{name}, less a copy: {number(now_less)}, committed {number(then_less)}.")
     return said, apart
 
 
-@dataclass(frozen=True)
-class _Told:
-    frontier: Interval
-    less_copy: Interval | None
-
-
-def _told(results: Results) -> dict[tuple[str, str], _Told]:
-    """On the styles for reporting, by target and variant, if all of them were drawn."""
+def _frontiers(results: Results, targets: Collection[str]) -> dict[Of, tuple[Interval, Interval | None]]:
+    """The frontier on the styles for reporting and the same less a copy's, if all of them were drawn."""
     found = [one for one in figures(results, {"reporting": REPORTING}) if one.variant in REDRAWN and one.styles == REPORTING]
-    return {(one.target, one.variant): _Told(one.frontier, one.less_copy) for one in found if one.frontier}
+    return {(one.target, one.variant): (one.frontier, one.less_copy) for one in found if one.frontier and one.target in targets}

@@ -116,20 +116,25 @@ def rival_of(target: str) -> str:
 
 
 def blind(options: argparse.Namespace) -> None:
-    """Draw pairs into lab/.cache/blind, and store what is on them, target by target; draw grids with names for docs/seen.md."""
+    """Draw pairs into lab/.cache/blind, and store what is on them, target by target."""
+    for target, drawers in _drawers(options, SHOWN).items():
+        _ask(drawers, Results(options.results / FOLDER), CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
+
+
+def grids(options: argparse.Namespace) -> None:
+    """Draw grids with names for docs/seen.md, of styles and characters."""
+    for drawers in _drawers(options, (*SHOWN, *CHARACTERS)).values():
+        for one in drawers:
+            (CACHE / BLIND / one.target).mkdir(parents=True, exist_ok=True)
+            one.grid()
+
+
+def _drawers(options: argparse.Namespace, styles: Sequence[str]) -> dict[str, list[Drawer]]:
+    """By target, if a LoRA to draw with is there. Exits with a sentence if none is."""
     wanted = [pair for pair in PAIRS if options.target in (None, pair[1])]
-    drawers = {target: _ready(source, target, SHOWN) for source, target in wanted}
-    if not any(drawers.values()):
-        sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
-    for target, its in drawers.items():
-        if its:
-            _ask(its, Results(options.results / FOLDER), CACHE / BLIND / target, options.results / FOLDER / BLIND / target)
-            for one in (*its, *_ready(its[0].source, target, CHARACTERS)):
-                one.grid()
-
-
-def _ready(source: str, target: str, styles: Sequence[str]) -> list[Drawer]:
-    return [one for style in styles if (one := Drawer(source, target, style)).is_ready]
+    every = {target: [Drawer(source, target, style) for style in styles] for source, target in wanted}
+    found = {target: ready for target, its in every.items() if (ready := [one for one in its if one.is_ready])}
+    return found or sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
 
 
 def _ask(drawers: list[Drawer], results: Results, pictures: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import VARIANTS, has_copy, strengths_of
+from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
@@ -22,7 +22,7 @@ HALVES = {"choosing": CHOOSING, "reporting": REPORTING}
 
 @dataclass(frozen=True)
 class Figure:
-    """What a variant is worth on a pair, over the styles of one half that were looked at."""
+    """What a variant is worth on a pair, over the LoRAs of one half of the styles, or of a kind, that were looked at."""
 
     source: str
     target: str
@@ -55,7 +55,8 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
     if not done:
         return None
     strengths = strengths_of(variant)
-    whole, against_a_copy = len(strengths) > 1, has_copy(target) and variant not in (NATIVE, COPY)
+    whole = len(strengths) > 1
+    against_a_copy = whole and variant not in (NATIVE, COPY) and all(is_there(results, target, COPY, source, one) for one in done)
     judged = [
         Judged(
             curve(results, target, variant, of, style),
@@ -72,7 +73,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         half,
         done,
         frontier(judged) if whole else None,
-        less_copy(judged) if whole and against_a_copy else None,
+        less_copy(judged) if against_a_copy else None,
         style_at_native_content(judged) if whole else None,
         {one: point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),

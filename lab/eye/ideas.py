@@ -80,14 +80,14 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
-OF_OTHERS = (BY_NAME, COPY, REFINE)  # what is drawn with other kinds of LoRA, and with characters
+DRAWN_OF_KINDS = (BY_NAME, COPY, REFINE)  # what is drawn with other kinds of LoRA, and with characters
 CHOSEN_ON = FINETUNE  # where ideas were chosen; what lost there is drawn nowhere else
 
 
 def is_drawn(variant: str, target: str, style: str) -> bool:
     """Whether a variant is drawn on a target, with the LoRA of a style."""
     if style not in SHOWN:
-        return variant in OF_OTHERS and variant in DRAWN[target]
+        return variant in DRAWN_OF_KINDS and variant in DRAWN[target]
     is_left = variant not in LOST or target == CHOSEN_ON
     is_for_choosing = variant in (*LOST, *TRIED)
     of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or not is_for_choosing

@@ -23,8 +23,8 @@ CERTAIN = {"style": 0.9, "subject_in_five": 0.7}  # wanted on icons that it has 
 
 def train_judges(folder: Path) -> None:
     """Train each on all but the held-out subjects in the styles, or with the characters."""
-    for told, name in JUDGES.items():
-        train_classifier(folder, _file(name), (*PLAIN, *told), told)
+    for classes, name in JUDGES.items():
+        train_classifier(folder, _file(name), (*PLAIN, *classes), classes)
 
 
 def _file(name: str) -> Path:
@@ -32,33 +32,33 @@ def _file(name: str) -> Path:
 
 
 @cache
-def judge(told: tuple[str, ...]) -> Classifier:
-    return Classifier.load(_file(JUDGES[told]))
+def judge(classes: tuple[str, ...]) -> Classifier:
+    return Classifier.load(_file(JUDGES[classes]))
 
 
 @cache
-def choices(told: tuple[str, ...]) -> list[str]:
+def choices(classes: tuple[str, ...]) -> list[str]:
     """The subjects between which the judge chooses: those that no LoRA has seen.
 
     It has seen every other subject in every style, and none of these in any. So it would name one of those instead.
     """
-    return [subject for subject in judge(told).subjects if subject != NONE and data.is_held_out(subject)]
+    return [subject for subject in judge(classes).subjects if subject != NONE and data.is_held_out(subject)]
 
 
 def judged(pictures: torch.Tensor, subjects: Sequence[str], icons: str) -> tuple[torch.Tensor, torch.Tensor]:
     """How sure the judge is of the style or character in each picture, and how many of its choices fit it better than its own."""
-    told = CHARACTERS if icons in CHARACTERS else SHOWN
-    certain = judge(told).style_probabilities(pictures)[:, judge(told).styles.index(icons)]
-    return certain, judge(told).subject_ranks(pictures, [subject.replace(" ", "-") for subject in subjects], choices(told))
+    classes = CHARACTERS if icons in CHARACTERS else SHOWN
+    certain = judge(classes).style_probabilities(pictures)[:, judge(classes).styles.index(icons)]
+    return certain, judge(classes).subject_ranks(pictures, [subject.replace(" ", "-") for subject in subjects], choices(classes))
 
 
-def accuracies(told: tuple[str, ...]) -> dict[str, Accuracy]:
+def accuracies(classes: tuple[str, ...]) -> dict[str, Accuracy]:
     """By style or character, on held-out subjects, through the autoencoder as every picture is."""
-    sets = (*PLAIN, *told)
-    everything, _ = labelled(sets, told)
+    sets = (*PLAIN, *classes)
+    everything, _ = labelled(sets, classes)
     unseen, vae = everything.where(everything.unseen), runner_of(BASE).vae
     found = {}
-    for one in told:
+    for one in classes:
         icons = unseen.where(unseen.styles == sets.index(one))
-        found[one] = accuracy(judge(told), replace(icons, pictures=through(vae, icons.pictures)), choices(told))
+        found[one] = accuracy(judge(classes), replace(icons, pictures=through(vae, icons.pictures)), choices(classes))
     return found

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lab.eye.figures import Figure
+from lab.eye.ideas import DRAWN
 from lab.report.tables import markdown, number, percent
 from lab.results import NATIVE
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CHOOSING_CHARACTERS, KIND_STYLES, OF_KINDS, REPORTING_CHARACTERS
+from lab.zoo import CHOOSING_CHARACTERS, KIND_STYLES, KINDS, OF_KINDS, REPORTING_CHARACTERS, Kind
 from lorax.methods import REFINE
 
-TOLD = {"r16": "rank 16", "r32": "rank 32", "locon": "rank 16, convolutions too", "unet": "rank 16, UNet alone"}
+
+def _in_words(kind: Kind) -> str:
+    return f"rank {kind.rank}{', convolutions too' if kind.convolution else ''}{'' if kind.text else ', UNet alone'}"
+
+
+USUAL = "rank 4, as above"
 GROUPS = {
-    "rank 4, as above": KIND_STYLES,
-    **{told: OF_KINDS[kind] for kind, told in TOLD.items()},
+    USUAL: KIND_STYLES,
+    **{_in_words(kind): OF_KINDS[name] for name, kind in KINDS.items()},
     "characters, choosing": CHOOSING_CHARACTERS,
     "characters, reporting": REPORTING_CHARACTERS,
 }
 HEAD = (
-    *("to", "LoRAs", "trained there: style, subjects", "the original", "a copy", "`refine`"),
+    *("to", "LoRAs", "trained there, at strength 1: style, subjects", "the original", "a copy", "`refine`"),
     *("`refine` less the copy", "harm of what is trained there", "harm of `refine`"),
 )
 
 
 def of_kinds(found: Sequence[Figure]) -> str:
     """A table with a row for each target and kind of LoRA, from the figures of ``GROUPS``."""
-    figures = {(one.target, one.half, one.variant): one for one in found}
-    targets = dict.fromkeys(one.target for one in found if one.half != next(iter(GROUPS)))
-    rows = []
-    for target in targets:
-        for group in GROUPS:
-            native, by_name, copy, refined = (figures.get((target, group, one)) for one in (NATIVE, BY_NAME, COPY, REFINE))
-            if native and copy and refined:
-                style, content = native.at[1.0]
-                shares = (number(one.frontier) if one else "as a copy" for one in (by_name, copy, refined))
-                harms = (percent(one.harm) for one in (native, refined))
-                rows.append((target, group, f"{style:.2f}, {content:.2f}", *shares, number(refined.less_copy), *harms))
-    return markdown(HEAD, rows)
+    whole = {(one.target, one.half, one.variant): one for one in found if one.styles == GROUPS[one.half]}
+    targets = dict.fromkeys(target for target, group, _ in whole if group != USUAL)
+    rows = (_row(target, group, whole) for target in targets for group in GROUPS)
+    return markdown(HEAD, [row for row in rows if row])
+
+
+def _row(target: str, group: str, whole: Mapping[tuple[str, str, str], Figure]) -> tuple[str, ...]:
+    """Empty if it is not measured yet."""
+    native, by_name, copy, refined = (whole.get((target, group, one)) for one in (NATIVE, BY_NAME, COPY, REFINE))
+    if not (native and copy and refined) or (by_name is None and BY_NAME in DRAWN[target]):
+        return ()
+    style, content = native.at[1.0]
+    shares = (number(one.frontier) if one else "as a copy" for one in (by_name, copy, refined))
+    harms = (percent(one.harm) for one in (native, refined))
+    return (target, group, f"{style:.2f}, {content:.2f}", *shares, number(refined.less_copy), *harms)

@@ -31,8 +31,9 @@ PROMPTS = (
 FOLDER = "eye"  # within the folder of the results
 
 
-def adapter_of(style: str) -> Adapter:
-    return ADAPTERS[f"{style}-long"]
+def adapter_of(label: str) -> Adapter:
+    """The LoRA of one of ``LOOKED_AT``: of a style, of a style and a kind, or of a character."""
+    return ADAPTERS[f"{label}-long"]
 
 
 def prompts_of(icons: str) -> list[str]:
@@ -43,14 +44,14 @@ def prompts_of(icons: str) -> list[str]:
 def look(options: argparse.Namespace) -> None:
     """Draw and judge what is not stored yet, pair by pair."""
     results = Results(options.results / FOLDER)
-    styles = options.styles or LOOKED_AT
+    labels = options.loras or LOOKED_AT
     for source, target in PAIRS:
         if options.target not in (None, target):
             continue
         looker = Looker(target, results)
-        for style in tqdm(styles, desc=f"{source} to {target}", mininterval=10):
-            if adapter_of(style).path(source).is_file() and looker.has_native(style):
-                looker.see(source, style)
+        for label in tqdm(labels, desc=f"{source} to {target}", mininterval=10):
+            if adapter_of(label).path(source).is_file() and looker.has_native(label):
+                looker.see(source, label)
 
 
 class Looker:
@@ -60,22 +61,22 @@ class Looker:
         self.target, self.results, self.runner = target, results, runner_of(target)
         self.ordinary = measure.of_ordinary(self.runner, target)
 
-    def has_native(self, style: str) -> bool:
+    def has_native(self, label: str) -> bool:
         """Whether the native adapter can be drawn with, or was."""
-        adapter = adapter_of(style)
+        adapter = adapter_of(label)
         keys = [Key(self.target, adapter.name, NATIVE, strength=strength) for strength in STRENGTHS]
         return adapter.path(self.target).is_file() or all(key in self.results.reports for key in keys)
 
-    def see(self, source: str, style: str, variants: Collection[str] = tuple(VARIANTS)) -> None:
-        adapter, losses = adapter_of(style), measure.of_adapter(self.runner, adapter_of(style))
-        self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, style, losses)
+    def see(self, source: str, label: str, variants: Collection[str] = tuple(VARIANTS)) -> None:
+        adapter, losses = adapter_of(label), measure.of_adapter(self.runner, adapter_of(label))
+        self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, label, losses)
         for strength in STRENGTHS:
             key = Key(self.target, adapter.name, NATIVE, strength=strength)
-            self._measured(key, adapter.path(self.target), strength, style, losses)
+            self._measured(key, adapter.path(self.target), strength, label, losses)
         add_others(self.results, self.runner, self.target, adapter, losses)
         for variant, strengths in VARIANTS.items():
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
-            if variant not in variants or not is_drawn(variant, self.target, style):
+            if variant not in variants or not is_drawn(variant, self.target, label):
                 continue
             if all(key in self.results.reports for key in keys):
                 continue
@@ -83,9 +84,9 @@ class Looker:
                 continue
             with moved_by(variant, adapter, source, self.runner.base) as path:
                 for key in keys:
-                    self._measured(key, path, key.strength, style, losses)
+                    self._measured(key, path, key.strength, label, losses)
 
-    def _measured(self, key: Key, path: Path | None, strength: float, style: str, losses: measure.Losses) -> None:
+    def _measured(self, key: Key, path: Path | None, strength: float, label: str, losses: measure.Losses) -> None:
         """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
         if key in self.results.reports:
             return
@@ -93,7 +94,7 @@ class Looker:
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))
-        self.results.add_report(key, seen(self.runner, path, strength, adapter_of(style).icons))
+        self.results.add_report(key, seen(self.runner, path, strength, adapter_of(label).icons))
 
 
 def seen(runner: Runner, path: Path | None, strength: float, icons: str) -> dict[str, list[float]]:

@@ -29,7 +29,7 @@ from lab.report.tables import markdown, number, percent
 from lab.results import NATIVE, Results
 from lab.stats import Interval
 from lab.variants import COPY
-from lab.zoo import CHARACTERS, CHOOSING, REPORTING, SHOWN
+from lab.zoo import CHARACTERS, CHOOSING, KIND_STYLES, REPORTING, SHOWN
 from lorax.methods import REFINE
 
 MORE, LESS, ALIKE = "More than", "Less than", "Not told apart from"
@@ -43,16 +43,17 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 def seen(options: argparse.Namespace) -> None:
     """Write docs/seen.md and what the README quotes of it, or print the figures as JSON."""
     results = Results(options.results / FOLDER)
-    found, others = figures(results), figures(results, GROUPS)
+    found, of_groups = figures(results), figures(results, GROUPS)
     if options.json:
-        print(json.dumps([_record(one) for one in (*found, *others)], indent=1))
+        print(json.dumps([_record(one) for one in (*found, *of_groups)], indent=1))
         return
     if not found:
         sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
     parts = {
         "accuracies": _accuracies("style", SHOWN),
         "of_characters": _accuracies("character", CHARACTERS),
-        "kinds": of_kinds(others),
+        "kind_styles": listed(KIND_STYLES),
+        "kinds": of_kinds(of_groups),
         "readers": _readers(options.results),
         "grids": _grids(SHOWN),
         "grids_of_characters": _grids(CHARACTERS),
@@ -83,18 +84,18 @@ def _halves() -> str:
     return f"for choosing {', '.join(CHOOSING)}; for reporting {', '.join(REPORTING)}"
 
 
-def _accuracies(what: str, told: tuple[str, ...]) -> str:
-    found = accuracies(told)
+def _accuracies(kind: str, classes: tuple[str, ...]) -> str:
+    found = accuracies(classes)
     rows = [(name, f"{one.style:.2f}", f"{one.subject_in_five:.2f}", f"{one.subject:.2f}") for name, one in found.items()]
-    table = markdown((what, f"{what} found", "subject among the first five", "subject first"), rows)
-    wanted = f"Wanted were {CERTAIN['style']} for the {what} and {CERTAIN['subject_in_five']} for the subject among five."
+    table = markdown((kind, f"{kind} found", "subject among the first five", "subject first"), rows)
+    wanted = f"Wanted were {CERTAIN['style']} for the {kind} and {CERTAIN['subject_in_five']} for the subject among five."
     short = [style for style, one in found.items() if any(getattr(one, what) < least for what, least in CERTAIN.items())]
     missed = f" Below that: {listed(short)}. What is said of these is less sure." if short else ""
     return f"{table}\n\n{wanted}{missed}"
 
 
 def _grids(styles: Sequence[str]) -> str:
-    """The grids that ``python -m lab blind`` has drawn, of styles or characters in their order."""
+    """The grids that ``python -m lab grids`` has drawn, of styles or characters in their order."""
     drawn = [PAGE.with_suffix("") / f"{target}-{style}.webp" for style in styles for _, target in PAIRS]
     files = [path for path in drawn if path.is_file()]
     return "\n\n".join(f"![{path.stem.replace('-', ': ')}]({PAGE.stem}/{path.name})" for path in files)

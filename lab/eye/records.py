@@ -24,6 +24,7 @@ def records(results: Results) -> list[dict[str, Any]]:
         _record(results, key, style, (source, target))
         for source, target in PAIRS
         for style in LOOKED_AT
+        if Key(target, adapter_of(style).name, NATIVE) in results.reports  # without it nothing can be told as a share
         for key in _keys(source, target, style)
         if key in results.reports
     ]

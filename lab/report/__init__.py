@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,12 +36,13 @@ def report(options: argparse.Namespace) -> None:
     print(FINDINGS)
 
 
-def print_comparison(options: argparse.Namespace, said: Sequence[str], seen: Sequence[float]) -> None:
+def print_comparison(options: argparse.Namespace, by_pictures: Callable[[Path], tuple[list[str], list[float]]]) -> None:
     """Compare a rerun of the headline with the committed results; exit code 1 if it says anything else.
 
-    By pictures, what it ``said`` otherwise was found before, and by how much what is ``seen`` differs.
+    ``by_pictures`` tells of a rerun's folder what its pictures say otherwise, and by how much each frontier differs.
     """
     committed, rerun = _stored(RESULTS), _stored(options.results)
+    said, seen = by_pictures(options.results)
     found = [*differences(committed, rerun), *said]
     print("\n".join(found) or "The rerun says what the committed results say.")
     for what, apart in (("recoveries at strength 1", distances(committed, rerun)), ("frontiers", seen)):
