@@ -14,7 +14,8 @@ from lab.eye.figures import HALVES
 from lab.eye.ideas import DRAWN_OF_KINDS, VARIANTS, is_drawn
 from lab.eye.judge import JUDGES, PLAIN, choices, judge
 from lab.eye.kinds import GROUPS, USUAL, of_kinds
-from lab.eye.looking import PAIRS, PROMPTS, adapter_of, prompts_of
+from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of, prompts_of
+from lab.paths import RESULTS
 from lab.results import ALONE, NATIVE, Results
 from lab.variants import BY_NAME, COPY
 from lab.zoo import ADAPTERS, CHARACTERS, LOOKED_AT, REPORTING, SHOWN, others
@@ -114,3 +115,40 @@ def test_a_judge_tells_its_own_apart_and_knows_what_is_asked_for(classes: tuple[
     assert judge(classes).styles == [*PLAIN, *classes]
     assert len(choices(classes)) == 51
     assert {prompt.replace(" ", "-") for prompt in PROMPTS} < set(choices(classes))
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[tuple[str, str, str], figures.Figure]:
+    """By target, group and variant."""
+    found = figures.figures(Results(RESULTS / FOLDER), GROUPS)
+    return {(one.target, one.half, one.variant): one for one in found if one.styles == GROUPS[one.half]}
+
+
+def shown(committed: dict[tuple[str, str, str], figures.Figure], *of: str) -> float:
+    frontier = committed[of].frontier  # type: ignore[index]
+    assert frontier
+    return frontier.mean
+
+
+def test_of_characters(committed: dict[tuple[str, str, str], figures.Figure]) -> None:
+    for group in ("characters, choosing", "characters, reporting"):
+        assert 0.15 < shown(committed, FINETUNE, group, COPY) < 0.25, "about a fifth"
+        assert max(shown(committed, PRUNED, group, one) for one in (BY_NAME, COPY)) < 0.08, "hardly anything"
+        assert shown(committed, FINETUNE, group, REFINE) > 0.6, "three fifths or more"
+        assert shown(committed, PRUNED, group, REFINE) > 0.38, "two fifths or more"
+        for target in (FINETUNE, PRUNED):
+            less = committed[target, group, REFINE].less_copy
+            assert less
+            assert less.is_above_zero
+            assert 0.24 < committed[target, group, NATIVE].at[1.0][1] < 0.34, "a quarter to a third"
+
+
+def test_of_other_kinds(committed: dict[tuple[str, str, str], figures.Figure]) -> None:
+    usual, large, locon = (
+        {one: shown(committed, PRUNED, group, one) for one in (BY_NAME, COPY, REFINE)}
+        for group in (USUAL, "rank 32", "rank 16, convolutions too")
+    )
+    assert large[BY_NAME] < usual[BY_NAME] / 2
+    assert all(abs(large[one] - usual[one]) < 0.05 for one in (COPY, REFINE)), "about as much"
+    assert 0.75 < locon[COPY] < 0.85, "four fifths"
+    assert 0 < locon[REFINE] - locon[COPY] < 0.15, "not much more"

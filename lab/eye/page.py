@@ -66,7 +66,7 @@ def seen(options: argparse.Namespace) -> None:
         "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
-    quote(ROOT / "README.md", "seen", what_to_expect(found))
+    quote(ROOT / "README.md", "seen", what_to_expect([*found, *of_groups]))
     print(PAGE)
 
 

@@ -13,29 +13,37 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
 HALF = "reporting"  # no method was chosen by these styles
-TOLD = {  # what an artist calls such a pair
-    (BASE, NEAR): "a fine-tune that draws alike",
-    (BASE, FINETUNE): "a fine-tune that draws otherwise, in colour",
-    (BASE, FURTHER): "a fine-tune that draws in black and white",
-    (BASE, PRUNED): "slimmed down, as small-sd",
-    (XL, XL_PRUNED): "slimmed down, as SSD-1B",
-    (BASE, SCRATCH): "not related",
-    CROSSING: "SD 1.x to SDXL",
+CHARACTERS = f"characters, {HALF}"
+TOLD = {  # what an artist calls such a pair, and of what it is measured
+    (BASE, NEAR, HALF): "a fine-tune that draws alike",
+    (BASE, FINETUNE, HALF): "a fine-tune that draws otherwise, in colour",
+    (BASE, FINETUNE, CHARACTERS): "the same, of a character",
+    (BASE, FURTHER, HALF): "a fine-tune that draws in black and white",
+    (BASE, PRUNED, HALF): "slimmed down, as small-sd",
+    (BASE, PRUNED, CHARACTERS): "the same, of a character",
+    (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
+    (BASE, SCRATCH, HALF): "not related",
+    (*CROSSING, HALF): "SD 1.x to SDXL",
 }
+Of = tuple[str, str, str]  # source, target, half
 HEADS = ("your two checkpoints", "the original", "Move", "Refine", "Bridge")
 DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minutes to an hour\\*", "minutes to an hour\\*")
 
 
 def what_to_expect(found: Sequence[Figure]) -> str:
-    """A row for each kind of pair that was looked at, a column for each button of the tab."""
-    frontiers = {(one.source, one.target, one.variant): one.frontier for one in found if one.half == HALF}
-    measured = {(source, target) for source, target, _ in frontiers}
-    rows = [(told, *_shares(pair, frontiers)) for pair, told in TOLD.items() if pair in measured]
+    """A row for each kind of pair that was looked at, a column for each button of the tab.
+
+    ``found``: of the styles for reporting, and of the characters for reporting.
+    """
+    frontiers: dict[Of, dict[str, Interval | None]] = {}
+    for one in found:
+        frontiers.setdefault((one.source, one.target, one.half), {})[one.variant] = one.frontier
+    rows = [(told, *_shares(of[:2], frontiers[of])) for of, told in TOLD.items() if of in frontiers]
     return markdown(HEADS, [*rows, DURATIONS])
 
 
-def _shares(pair: tuple[str, str], frontiers: dict[tuple[str, str, str], Interval | None]) -> tuple[str, ...]:
-    copy, by_name, refine, bridge = (_percent(frontiers.get((*pair, one))) for one in (COPY, BY_NAME, REFINE, BRIDGE))
+def _shares(pair: tuple[str, str], frontiers: dict[str, Interval | None]) -> tuple[str, ...]:
+    copy, by_name, refine, bridge = (_percent(frontiers.get(one)) for one in (COPY, BY_NAME, REFINE, BRIDGE))
     original = "does not fit" if pair == CROSSING else by_name or copy  # a copy by name is drawn where names differ
     move = copy if are_related(*pair) else "declines"  # what auto moves is a copy at a strength of its own: on the same curve
     return tuple(share or "-" for share in (original, move, refine, bridge))
@@ -45,4 +53,4 @@ def _percent(frontier: Interval | None) -> str:
     if frontier is None:
         return ""
     mean, low, high = (round(100 * value) for value in (frontier.mean, frontier.low, frontier.high))
-    return f"{mean}% ({low} to {high})"
+    return f"{mean}% ({low}-{high})"
