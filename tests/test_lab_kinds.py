@@ -148,7 +148,15 @@ def test_of_other_kinds(committed: dict[tuple[str, str, str], figures.Figure]) -
         {one: shown(committed, PRUNED, group, one) for one in (BY_NAME, COPY, REFINE)}
         for group in (USUAL, "rank 32", "rank 16, convolutions too")
     )
+    of_styles = [group for group in GROUPS if group.startswith("rank") and (FINETUNE, group, REFINE) in committed]
+    assert len(of_styles) > 3
+    assert all(0.59 < shown(committed, FINETUNE, one, COPY) < shown(committed, FINETUNE, one, REFINE) for one in of_styles)
+    gains = {one: committed[FINETUNE, one, REFINE].less_copy for one in of_styles}
+    assert [one for one, less in gains.items() if less and less.is_above_zero] == [USUAL]
     assert large[BY_NAME] < usual[BY_NAME] / 2
+    alone = committed[PRUNED, "rank 16, UNet alone", REFINE].less_copy
+    assert alone
+    assert alone.low > 0.3, "far more"
     assert all(abs(large[one] - usual[one]) < 0.05 for one in (COPY, REFINE)), "about as much"
     assert 0.75 < locon[COPY] < 0.85, "four fifths"
     assert 0 < locon[REFINE] - locon[COPY] < 0.15, "not much more"
