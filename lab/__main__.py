@@ -124,7 +124,7 @@ def full_sweep(options: argparse.Namespace) -> None:
 
 
 def headline(options: argparse.Namespace) -> None:
-    """Measure what the headline tables need, and draw the README's figures of two pairs, apart from the committed results."""
+    """Measure what the headline tables need, and draw the README's styles on two pairs, apart from the committed results."""
     _measure(sweep.headline(), options)
     redraw(options.results, options.target)
 
@@ -223,7 +223,6 @@ MEASURING = (
     "pictures",
     "look",
     "blind",
-    "grids",
     "seen",
     "summary",
     "report",

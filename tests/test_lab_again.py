@@ -12,7 +12,7 @@ from lab.eye.again import FOLDER, TARGETS, compared
 from lab.eye.looking import adapter_of
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.variants import BY_NAME, COPY
-from lab.zoo import REPORTING
+from lab.zoo import REPORTING, SCRATCH
 from lorax.methods import REFINE
 from tests.drawn import store
 
@@ -41,6 +41,16 @@ def test_the_same_again_is_said_to_be_the_same(tmp_path: Path) -> None:
     said, apart = compared(drawn_anew(tmp_path / "anew", 0.6))
     assert not said
     assert apart == [0, 0], "a copy and refine, on the one target that was drawn on"
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_target_that_is_not_drawn_anew_is_not_missed(tmp_path: Path) -> None:
+    for style in REPORTING:
+        for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (COPY, 0.0), (REFINE, 0.6)):
+            store(Results(tmp_path / "committed" / FOLDER), adapter_of(style), SCRATCH, variant, share)
+    folder = drawn_anew(tmp_path / "anew", 0.6)
+    Results(folder).add_minutes(SCRATCH, 1)
+    assert compared(folder)[0] == []
 
 
 @pytest.mark.usefixtures("committed")
@@ -88,7 +98,7 @@ class Seen:
 
 
 @pytest.mark.usefixtures("committed")
-def test_what_is_drawn_anew_is_what_the_readme_tells_of_two_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_drawn_anew_are_the_styles_for_reporting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(again, "Looker", Seen)
     monkeypatch.setattr(Seen, "asked", [])
     again.redraw(tmp_path / "anew", TARGETS[0])

@@ -1,4 +1,4 @@
-"""Draws the README's figures of the far fine-tune and the pruned sibling anew, and tells if they are as committed."""
+"""Draws the README's figures of styles on the far fine-tune and the pruned sibling anew, and tells if they are as committed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rerun(folder: Path) -> Results:
 
 def compared(folder: Path) -> tuple[list[str], list[float]]:
     """All that it says otherwise, in sentences, and by how much each frontier differs; of the targets that it measured."""
-    targets = {file.name.partition(".")[0] for file in folder.glob("*.jsonl*")}
+    targets = {file.name.partition(".")[0] for file in folder.glob("*.jsonl*")} & set(TARGETS)
     committed, anew = (_frontiers(results, targets) for results in (Results(RESULTS / FOLDER), rerun(folder)))
     said, apart = [], []
     for of in dict.fromkeys((*committed, *anew)):

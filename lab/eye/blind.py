@@ -134,7 +134,7 @@ def _drawers(options: argparse.Namespace, styles: Sequence[str]) -> dict[str, li
     wanted = [pair for pair in PAIRS if options.target in (None, pair[1])]
     every = {target: [Drawer(source, target, style) for style in styles] for source, target in wanted}
     found = {target: ready for target, its in every.items() if (ready := [one for one in its if one.is_ready])}
-    return found or sys.exit('No LoRA to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
+    return found or sys.exit('No pair with LoRAs to draw with is there: run `python -m lab loras --only "*-long-*"` first.')
 
 
 def _ask(drawers: list[Drawer], results: Results, pictures: Path, folder: Path) -> None:

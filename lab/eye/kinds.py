@@ -26,7 +26,7 @@ GROUPS = {
 }
 HEAD = (
     *("to", "LoRAs", "trained there, at strength 1: style, subjects", "the original", "a copy", "`refine`"),
-    *("`refine` less the copy", "harm of what is trained there", "harm of `refine`"),
+    *("`refine` less the copy", "ordinary loss, trained there", "ordinary loss, `refine`"),
 )
 
 

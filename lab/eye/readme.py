@@ -8,7 +8,7 @@ from lab.eye.figures import Figure
 from lab.report.tables import markdown
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH, XL, XL_PRUNED, are_related
+from lab.zoo import CROSSING, FURTHER, NEAR, REPORTING_CHARACTERS, SCRATCH, XL, XL_PRUNED, are_related
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
@@ -17,10 +17,10 @@ CHARACTERS = f"characters, {HALF}"
 TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, NEAR, HALF): "a fine-tune that draws alike",
     (BASE, FINETUNE, HALF): "a fine-tune that draws otherwise, in colour",
-    (BASE, FINETUNE, CHARACTERS): "the same, of a character",
+    (BASE, FINETUNE, CHARACTERS): "the same pair, a character",
     (BASE, FURTHER, HALF): "a fine-tune that draws in black and white",
     (BASE, PRUNED, HALF): "slimmed down, as small-sd",
-    (BASE, PRUNED, CHARACTERS): "the same, of a character",
+    (BASE, PRUNED, CHARACTERS): "the same pair, a character",
     (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
     (BASE, SCRATCH, HALF): "not related",
     (*CROSSING, HALF): "SD 1.x to SDXL",
@@ -33,10 +33,12 @@ DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minute
 def what_to_expect(found: Sequence[Figure]) -> str:
     """A row for each kind of pair that was looked at, a column for each button of the tab.
 
-    ``found``: of the styles for reporting, and of the characters for reporting.
+    ``found``: of the styles, and of characters; of these the ones for reporting count, once all were looked at.
     """
     frontiers: dict[Of, dict[str, Interval | None]] = {}
     for one in found:
+        if one.half == CHARACTERS and one.styles != REPORTING_CHARACTERS:
+            continue
         frontiers.setdefault((one.source, one.target, one.half), {})[one.variant] = one.frontier
     rows = [(told, *_shares(of[:2], frontiers[of])) for of, told in TOLD.items() if of in frontiers]
     return markdown(HEADS, [*rows, DURATIONS])

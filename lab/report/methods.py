@@ -27,8 +27,8 @@ def comparison(cells: Cells) -> str:
     heads = [f"{prose.called(pair)}{'' if are_related(*pair) else ' (unrelated)'}" for pair in pairs]
     how = (
         f"{len(STYLES)} styles that no base has seen, LoRAs of rank {HEADLINE_RANK}, {len(SEEDS)} noise seeds, strength 1; in "
-        "brackets 95 % intervals over styles, captions and seeds. After the semicolon is the specific part. "
-        "Of that, 0 is what another style's LoRA of the same norm gains there, and below 0 is less than that."
+        "brackets 95 % intervals over styles, captions and seeds. After the semicolon is the specific part: 1 is "
+        "the native LoRA, and 0 is what other styles' LoRAs of the same norm gain there."
     )
     bullets = "\n".join(f"- {sentence}" for sentence in prose.best_methods(cells))
     return f"{how}\n\n{markdown(('', *heads), rows)}\n\n{bullets}{_run(cells)}"
