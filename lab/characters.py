@@ -29,7 +29,7 @@ class Pose:
 
     @classmethod
     def drawn(cls, generator: np.random.Generator) -> Pose:
-        left, *raised = (bool(one) for one in generator.integers(2, size=3))
+        left, *raised = map(bool, generator.integers(2, size=3))
         tilt, scale, down = (float(one) for one in generator.uniform((-10, 0.88, -4), (10, 1.08, 4)))
         return cls(left, (raised[0], raised[1]), tilt, scale, down)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lab.characters import FIGURES
 from lab.paths import CACHE
 from lab.rendering import render
-from lab.styles import FILTERS
+from lab.styles import FILTERS, Filter
 
 SIZE = 64  # pixels; 8x8 latents
 
@@ -56,7 +56,6 @@ SETS = {
     "streamline": IconSet("@iconify-json/streamline-emojis", "1.2.4", "Streamline", "CC-BY-4.0", "style"),
 }
 FILTERED = "twemoji"  # the set that filters are laid over
-ALL_FILTERS = FILTERS | FIGURES
 COMMON = ("twemoji", "emojione", "noto", "flat", "fxemoji", "contrast", "openmoji")
 
 
@@ -89,7 +88,7 @@ def is_held_out(subject: str) -> bool:
 
 
 def load(*sets: str) -> Icons:
-    """All icons of the named sets. Those of a package are rendered once and kept under ``lab/.cache``."""
+    """All icons of the named sets. What is rendered is rendered once, and kept under ``lab/.cache``."""
     parts = [_load_one(name) for name in sets]
     return Icons(
         np.concatenate([part.images for part in parts]),
@@ -133,7 +132,7 @@ def captioned(name: str, caption: str) -> str:
 
 def drawn_by(name: str) -> IconSet:
     """The set whose authors drew the icons of a set, or those that a filter is laid over."""
-    return SETS[FILTERED if name in ALL_FILTERS else name]
+    return SETS[FILTERED if name in FILTERS | FIGURES else name]
 
 
 def names(role: str) -> list[str]:
@@ -149,23 +148,38 @@ def _vocabulary() -> dict[str, str]:
 
 @cache
 def _load_one(name: str) -> Icons:
-    if name in ALL_FILTERS:
+    if name in FILTERS:
         plain = _load_one(FILTERED)
-        pictures = ALL_FILTERS[name](plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
-        captions = [captioned(name, caption) for caption in plain.captions]
-        return replace(plain, images=(255 * pictures).round().byte().numpy(), captions=captions)
+        return replace(plain, images=_filtered(FILTERS[name], plain))
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
     if not stored.exists():
-        known, rows = _vocabulary(), {}
-        for icon, svg in tqdm(_svgs(name).items(), desc=f"render {name}"):
-            subject = known.get(re.sub(r"-\d$", "", icon).replace("-", ""))
-            if subject and subject not in rows:
-                rows[subject] = render(svg, SIZE)
+        rows = _with_character(name) if name in FIGURES else _rendered(name)
         stored.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(stored, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
     with np.load(stored) as file:
         subjects = [str(subject) for subject in file["subjects"]]
-        return Icons(file["images"], [subject.replace("-", " ") for subject in subjects], subjects)
+        return Icons(file["images"], [captioned(name, subject.replace("-", " ")) for subject in subjects], subjects)
+
+
+def _rendered(name: str) -> dict[str, np.ndarray]:
+    """Subject -> icon of a package, (SIZE, SIZE, 3)."""
+    known, rows = _vocabulary(), {}
+    for icon, svg in tqdm(_svgs(name).items(), desc=f"render {name}"):
+        subject = known.get(re.sub(r"-\d$", "", icon).replace("-", ""))
+        if subject and subject not in rows:
+            rows[subject] = render(svg, SIZE)
+    return rows
+
+
+def _with_character(name: str) -> dict[str, np.ndarray]:
+    """Subject -> picture with a character beside it. Each is rendered, which takes seconds for a set."""
+    plain = _load_one(FILTERED)
+    return dict(zip(plain.subjects, _filtered(FIGURES[name], plain), strict=True))
+
+
+def _filtered(by: Filter, plain: Icons) -> np.ndarray:
+    pictures = by(plain.pixels() / 2 + 0.5).permute(0, 2, 3, 1)
+    return (255 * pictures).round().byte().numpy()
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lab.paths import RESULTS
+from lab.zoo import ADAPTERS, others
 
 STYLE, ORDINARY = "style", "ordinary"
 ALONE, NATIVE = "alone", "native"
@@ -58,6 +59,11 @@ class Results:
                     self.probes[Key(**record["key"])] = record["probe"]
                 else:
                     self.reports[Key(**record["key"])] = record["report"]
+
+    def of_others(self, target: str, adapter: str) -> list[torch.Tensor]:
+        """What the other styles' native adapters give on an adapter's icons, as far as it was measured."""
+        keys = (Key(target, adapter, native_of(other.icons)) for other in others(ADAPTERS[adapter]))
+        return [self.losses[key] for key in keys if key in self.losses]
 
     def add_losses(self, key: Key, losses: torch.Tensor) -> None:
         # Three digits change no recovery by more than 0.005, and keep a checkout small.

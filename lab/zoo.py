@@ -156,8 +156,9 @@ def _adapters() -> list[Adapter]:
         for name, kind in KINDS.items()
         for icons in KIND_STYLES
     ]
-    told = {"steps": LONG, "kind": CHARACTER, "bases": KIND_BASES}
-    characters = [Adapter(f"{icons}-long", icons, 4, RATES[4], **told) for icons in CHARACTERS]
+    characters = [
+        Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, kind=CHARACTER, bases=KIND_BASES) for icons in CHARACTERS
+    ]
     return [stark, *lab, *shown, *again, *kinds, *characters]
 
 
@@ -167,7 +168,8 @@ ADAPTERS = {adapter.name: adapter for adapter in _adapters()}
 def others(adapter: Adapter) -> list[Adapter]:
     """The other styles' or characters' adapters of the same budget: what they give on its icons is no sign of its style."""
     found = [one for one in ADAPTERS.values() if one.icons != adapter.icons and not one.is_concept and not one.is_again]
-    return [one for one in found if _budget(one) == _budget(adapter)]
+    budget = _budget(adapter)
+    return [one for one in found if _budget(one) == budget]
 
 
 def _budget(adapter: Adapter) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from lab.eye import figures
 from lab.eye.figures import HALVES
 from lab.eye.ideas import DRAWN_OF_KINDS, VARIANTS, is_drawn
 from lab.eye.judge import JUDGES, PLAIN, choices, judge
-from lab.eye.kinds import GROUPS, USUAL, of_kinds
+from lab.eye.kinds import GROUPS, USUAL, of_groups, of_kinds
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of, prompts_of
 from lab.paths import RESULTS
 from lab.results import ALONE, NATIVE, Key, Results
@@ -84,7 +84,7 @@ def test_a_table_tells_kind_by_kind(tmp_path: Path) -> None:
     for label in (*GROUPS["rank 32"], *GROUPS["characters, reporting"]):
         for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (COPY, 0.2), (REFINE, 0.6)):
             store(results, adapter_of(label), FINETUNE, variant, share)
-    found = figures.figures(results, GROUPS)
+    found = of_groups(results)
     assert {one.half for one in found} == {"rank 32", "characters, reporting"}
     assert not figures.figures(results, HALVES)
     rows = [row for row in of_kinds(found).splitlines() if row.startswith(f"| {FINETUNE}")]
@@ -101,11 +101,11 @@ def test_a_kind_is_told_once_all_of_it_is_measured(tmp_path: Path) -> None:
     for label in labels:
         for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (COPY, 0.2), (REFINE, 0.6)):
             store(results, adapter_of(label), PRUNED, variant, share)
-    assert len(of_kinds(figures.figures(results, GROUPS)).splitlines()) == 2, "the head"
+    assert len(of_kinds(of_groups(results)).splitlines()) == 2, "the head"
     store(results, adapter_of(labels[0]), PRUNED, BY_NAME, 0.1)
-    assert len(of_kinds(figures.figures(results, GROUPS)).splitlines()) == 2
+    assert len(of_kinds(of_groups(results)).splitlines()) == 2
     store(results, adapter_of(labels[1]), PRUNED, BY_NAME, 0.1)
-    row = of_kinds(figures.figures(results, GROUPS)).splitlines()[2]
+    row = of_kinds(of_groups(results)).splitlines()[2]
     assert "| 0.12 [" in row
     assert row.endswith("| -40.0% [-40.0%, -40.0%] | -30.0% [-30.0%, -30.0%] |")
 
@@ -120,8 +120,7 @@ def test_a_judge_tells_its_own_apart_and_knows_what_is_asked_for(classes: tuple[
 @pytest.fixture(scope="module")
 def committed() -> dict[tuple[str, str, str], figures.Figure]:
     """By target, group and variant."""
-    found = figures.figures(Results(RESULTS / FOLDER), GROUPS)
-    return {(one.target, one.half, one.variant): one for one in found if one.styles == GROUPS[one.half]}
+    return {(one.target, one.half, one.variant): one for one in of_groups(Results(RESULTS / FOLDER))}
 
 
 def shown(committed: dict[tuple[str, str, str], figures.Figure], *of: str) -> float:

@@ -10,7 +10,7 @@ from lab.eye.blind import BLIND
 from lab.eye.figures import HALVES, Figure
 from lab.eye.frontier import Judged, frontier
 from lab.eye.ideas import ANOTHER
-from lab.eye.kinds import GROUPS
+from lab.eye.kinds import of_groups
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, MORE, PAGE, _beside_a_copy
 from lab.eye.readers import Readers
@@ -154,7 +154,7 @@ def test_of_readers() -> None:
 
 
 def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) -> None:
-    every = [*found, *figures.figures(results, GROUPS)]
+    every = [*found, *of_groups(results)]
     assert quoted(ROOT / "README.md", "seen") == what_to_expect(every)
     assert {(source, target) for source, target, half in TOLD if half in HALVES} == {*PAIRS}
     assert {*TOLD} <= {(one.source, one.target, one.half) for one in every}

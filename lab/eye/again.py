@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.eye.figures import figures
@@ -27,7 +27,7 @@ def redraw(folder: Path, only: str | None = None) -> None:
 
     ``only``: the one target to draw on; None: all.
     """
-    results = rerun(folder)
+    results = rerun(folder, Results(RESULTS / FOLDER))
     for target in TARGETS:
         if only not in (None, target):
             continue
@@ -38,9 +38,9 @@ def redraw(folder: Path, only: str | None = None) -> None:
             looker.see(BASE, style, REDRAWN)
 
 
-def rerun(folder: Path) -> Results:
+def rerun(folder: Path, committed: Results) -> Results:
     """What was drawn anew, beside what the committed results say of the targets alone and of natives."""
-    results, committed = Results(folder / FOLDER), Results(RESULTS / FOLDER)
+    results = Results(folder / FOLDER)
     results.losses |= {key: value for key, value in committed.losses.items() if not key.source}
     results.reports |= {key: value for key, value in committed.reports.items() if not key.source}
     return results
@@ -48,8 +48,10 @@ def rerun(folder: Path) -> Results:
 
 def compared(folder: Path) -> tuple[list[str], list[float]]:
     """All that it says otherwise, in sentences, and by how much each frontier differs; of the targets that it measured."""
-    targets = {file.name.partition(".")[0] for file in folder.glob("*.jsonl*")} & set(TARGETS)
-    committed, anew = (_frontiers(results, targets) for results in (Results(RESULTS / FOLDER), rerun(folder)))
+    measured = {file.name.partition(".")[0] for file in folder.glob("*.jsonl*")}
+    targets = [target for target in TARGETS if target in measured]
+    stored = Results(RESULTS / FOLDER)
+    committed, anew = (_frontiers(results, targets) for results in (stored, rerun(folder, stored)))
     said, apart = [], []
     for of in dict.fromkeys((*committed, *anew)):
         name = f"to {of[0]}, {of[1]}, by pictures"
@@ -65,7 +67,8 @@ def compared(folder: Path) -> tuple[list[str], list[float]]:
     return said, apart
 
 
-def _frontiers(results: Results, targets: Collection[str]) -> dict[Of, tuple[Interval, Interval | None]]:
+def _frontiers(results: Results, targets: Sequence[str]) -> dict[Of, tuple[Interval, Interval | None]]:
     """The frontier on the styles for reporting and the same less a copy's, if all of them were drawn."""
-    found = [one for one in figures(results, {"reporting": REPORTING}) if one.variant in REDRAWN and one.styles == REPORTING]
-    return {(one.target, one.variant): (one.frontier, one.less_copy) for one in found if one.frontier and one.target in targets}
+    found = figures(results, {"reporting": REPORTING}, [(BASE, target) for target in targets])
+    whole = [one for one in found if one.variant in REDRAWN and one.styles == REPORTING]
+    return {(one.target, one.variant): (one.frontier, one.less_copy) for one in whole if one.frontier}

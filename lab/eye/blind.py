@@ -125,7 +125,6 @@ def grids(options: argparse.Namespace) -> None:
     """Draw grids with names for docs/seen.md, of styles and characters."""
     for drawers in _drawers(options, (*SHOWN, *CHARACTERS)).values():
         for one in drawers:
-            (CACHE / BLIND / one.target).mkdir(parents=True, exist_ok=True)
             one.grid()
 
 
@@ -173,6 +172,7 @@ def _file(drawer: Drawer, variant: str) -> Path | None:
         return adapter.path(drawer.target) if variant == NATIVE else None
     with moved_by(variant, adapter, drawer.source, RUNNERS(drawer.target).base) as path:
         kept = CACHE / BLIND / drawer.target / f"{drawer.style}-{variant}.safetensors"
+        kept.parent.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(path, kept)) if path else None
 
 

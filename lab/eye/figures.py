@@ -12,10 +12,10 @@ from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native
 from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.pictures import SEEDS, TOP
-from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
 from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY
-from lab.zoo import ADAPTERS, CHOOSING, REPORTING, others
+from lab.zoo import CHOOSING, REPORTING
 
 HALVES = {"choosing": CHOOSING, "reporting": REPORTING}
 
@@ -38,11 +38,13 @@ class Figure:
     harm: Interval
 
 
-def figures(results: Results, halves: Mapping[str, Sequence[str]] = HALVES) -> list[Figure]:
+def figures(
+    results: Results, halves: Mapping[str, Sequence[str]] = HALVES, pairs: Sequence[tuple[str, str]] = PAIRS
+) -> list[Figure]:
     """``halves``: the LoRAs over which each figure is taken, by what that is called."""
     return [
         found
-        for source, target in PAIRS
+        for source, target in pairs
         for half, styles in halves.items()
         for variant in (NATIVE, *VARIANTS)
         if (found := _figure(results, source, target, variant, half, styles))
@@ -77,7 +79,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         style_at_native_content(judged) if whole else None,
         {one: point(results, target, variant, of, done, one) for one in strengths},
         recovery([measured(results, key) for key in keys]),
-        recovered([beyond_others(results, key) for key in keys]) if all(of_others(results, key) for key in keys) else None,
+        recovered(own) if all(own := [beyond_others(results, key) for key in keys]) else None,
         change([ordinary(results, key) for key in keys]),
     )
 
@@ -125,12 +127,10 @@ def ordinary(results: Results, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
     return alone, results.losses[replace(key, on=ORDINARY)]
 
 
-def beyond_others(results: Results, key: Key) -> Measured:
-    """The same as ``measured``, but zero is what the other styles' natives give at this style's norm."""
-    return beyond(measured(results, key), of_others(results, key))
+def beyond_others(results: Results, key: Key) -> Measured | None:
+    """The same as ``measured``, but zero is what the other styles' natives give at this style's norm.
 
-
-def of_others(results: Results, key: Key) -> list[torch.Tensor]:
-    """What the other styles' natives give on the same icons, as far as it was measured."""
-    natives = (Key(key.target, key.adapter, native_of(other.icons)) for other in others(ADAPTERS[key.adapter]))
-    return [results.losses[one] for one in natives if one in results.losses]
+    None if none of them was measured.
+    """
+    given = results.of_others(key.target, key.adapter)
+    return beyond(measured(results, key), given) if given else None

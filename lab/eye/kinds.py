@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lab.eye.figures import Figure
+from lab.eye.figures import Figure, figures
 from lab.eye.ideas import DRAWN
 from lab.report.tables import markdown, number, percent
-from lab.results import NATIVE
+from lab.results import NATIVE, Results
 from lab.variants import BY_NAME, COPY
 from lab.zoo import CHOOSING_CHARACTERS, KIND_STYLES, KINDS, OF_KINDS, REPORTING_CHARACTERS, Kind
 from lorax.methods import REFINE
@@ -17,12 +17,12 @@ def _in_words(kind: Kind) -> str:
     return f"rank {kind.rank}{', convolutions too' if kind.convolution else ''}{'' if kind.text else ', UNet alone'}"
 
 
-USUAL = "rank 4, as above"
+USUAL, FOR_REPORTING = "rank 4, as above", "characters, reporting"
 GROUPS = {
     USUAL: KIND_STYLES,
     **{_in_words(kind): OF_KINDS[name] for name, kind in KINDS.items()},
     "characters, choosing": CHOOSING_CHARACTERS,
-    "characters, reporting": REPORTING_CHARACTERS,
+    FOR_REPORTING: REPORTING_CHARACTERS,
 }
 HEAD = (
     *("to", "LoRAs", "trained there, at strength 1: style, subjects", "the original", "a copy", "`refine`"),
@@ -30,9 +30,14 @@ HEAD = (
 )
 
 
+def of_groups(results: Results) -> list[Figure]:
+    """Figures of each of ``GROUPS``, once all of its LoRAs were looked at."""
+    return [one for one in figures(results, GROUPS) if one.styles == GROUPS[one.half]]
+
+
 def of_kinds(found: Sequence[Figure]) -> str:
     """A table with a row for each target and kind of LoRA, from the figures of ``GROUPS``."""
-    whole = {(one.target, one.half, one.variant): one for one in found if one.styles == GROUPS[one.half]}
+    whole = {(one.target, one.half, one.variant): one for one in found}
     targets = dict.fromkeys(target for target, group, _ in whole if group != USUAL)
     rows = (_row(target, group, whole) for target in targets for group in GROUPS)
     return markdown(HEAD, [row for row in rows if row])

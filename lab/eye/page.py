@@ -16,7 +16,7 @@ from lab.eye.costs import costs, on_answers
 from lab.eye.figures import HALVES, Figure, figures
 from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
-from lab.eye.kinds import GROUPS, of_kinds
+from lab.eye.kinds import of_groups, of_kinds
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import what_to_expect
@@ -43,9 +43,9 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 def seen(options: argparse.Namespace) -> None:
     """Write docs/seen.md and what the README quotes of it, or print the figures as JSON."""
     results = Results(options.results / FOLDER)
-    found, of_groups = figures(results), figures(results, GROUPS)
+    found, grouped = figures(results), of_groups(results)
     if options.json:
-        print(json.dumps([_record(one) for one in (*found, *of_groups)], indent=1))
+        print(json.dumps([_record(one) for one in (*found, *grouped)], indent=1))
         return
     if not found:
         sys.exit(f"{options.results / FOLDER}: nothing is stored there; `python -m lab look` draws and judges.")
@@ -53,7 +53,7 @@ def seen(options: argparse.Namespace) -> None:
         "accuracies": _accuracies("style", SHOWN),
         "of_characters": _accuracies("character", CHARACTERS),
         "kind_styles": listed(KIND_STYLES),
-        "kinds": of_kinds(of_groups),
+        "kinds": of_kinds(grouped),
         "readers": _readers(options.results),
         "grids": _grids(SHOWN),
         "grids_of_characters": _grids(CHARACTERS),
@@ -66,7 +66,7 @@ def seen(options: argparse.Namespace) -> None:
         "pictures": f"{len(PROMPTS)} subjects by {SEEDS} seeds",
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
-    quote(ROOT / "README.md", "seen", what_to_expect([*found, *of_groups]))
+    quote(ROOT / "README.md", "seen", what_to_expect([*found, *grouped]))
     print(PAGE)
 
 

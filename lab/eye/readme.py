@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab.eye.figures import Figure
+from lab.eye.kinds import FOR_REPORTING
 from lab.report.tables import markdown
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CROSSING, FURTHER, NEAR, REPORTING_CHARACTERS, SCRATCH, XL, XL_PRUNED, are_related
+from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH, XL, XL_PRUNED, are_related
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
 HALF = "reporting"  # no method was chosen by these styles
-CHARACTERS = f"characters, {HALF}"
 TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, NEAR, HALF): "a fine-tune that draws alike",
     (BASE, FINETUNE, HALF): "a fine-tune that draws otherwise, in colour",
-    (BASE, FINETUNE, CHARACTERS): "the same pair, a character",
+    (BASE, FINETUNE, FOR_REPORTING): "the same pair, a character",
     (BASE, FURTHER, HALF): "a fine-tune that draws in black and white",
     (BASE, PRUNED, HALF): "slimmed down, as small-sd",
-    (BASE, PRUNED, CHARACTERS): "the same pair, a character",
+    (BASE, PRUNED, FOR_REPORTING): "the same pair, a character",
     (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
     (BASE, SCRATCH, HALF): "not related",
     (*CROSSING, HALF): "SD 1.x to SDXL",
@@ -33,12 +33,10 @@ DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minute
 def what_to_expect(found: Sequence[Figure]) -> str:
     """A row for each kind of pair that was looked at, a column for each button of the tab.
 
-    ``found``: of the styles, and of characters; of these the ones for reporting count, once all were looked at.
+    ``found``: of the styles, and of characters.
     """
     frontiers: dict[Of, dict[str, Interval | None]] = {}
     for one in found:
-        if one.half == CHARACTERS and one.styles != REPORTING_CHARACTERS:
-            continue
         frontiers.setdefault((one.source, one.target, one.half), {})[one.variant] = one.frontier
     rows = [(told, *_shares(of[:2], frontiers[of])) for of, told in TOLD.items() if of in frontiers]
     return markdown(HEADS, [*rows, DURATIONS])

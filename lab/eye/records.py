@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lab import stats
-from lab.eye.figures import beyond_others, by_prompt, measured, of_others, ordinary
+from lab.eye.figures import beyond_others, by_prompt, measured, ordinary
 from lab.eye.ideas import VARIANTS, strengths_of
 from lab.eye.looking import PAIRS, adapter_of
 from lab.report.records import flat
@@ -50,7 +50,7 @@ def _record(results: Results, key: Key, style: str, pair: tuple[str, str]) -> di
         "rank": adapter.rank,
         "strength": key.strength,
         **flat("recovery", stats.recovery([measured(results, key)])),
-        **flat("specific", stats.recovery([beyond_others(results, key)]) if of_others(results, key) else None),
+        **flat("specific", stats.recovery([own]) if (own := beyond_others(results, key)) else None),
         **flat("harm", stats.change([ordinary(results, key)])),
         **flat("style_arrives", arrives),
         **flat("content_kept", kept),

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results, native_of
+from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.stats import Interval, Measured, beyond, change, recovered, recovery
 from lab.variants import COPY, STRENGTHS, VARIANTS, asked
-from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STARK, STYLES, others
+from lab.zoo import ADAPTERS, ALL_PAIRS, HEADLINE_PAIRS, HEADLINE_RANK, RATES, STARK, STYLES
 
 Pair = tuple[str, str]
 POOLED = "all styles"
@@ -113,8 +113,7 @@ class Cells:
         """
         found = []
         for measured, name in zip(self._measured(cell, strength) or (), cell.adapters, strict=False):
-            keys = [Key(cell.target, name, native_of(other.icons)) for other in others(ADAPTERS[name])]
-            given = [self.results.losses[key] for key in keys if key in self.results.losses]
+            given = self.results.of_others(cell.target, name)
             if not given or not change([((own := beyond(measured, given)).alone, own.native)]).is_below_zero:
                 return None
             found.append(own)
