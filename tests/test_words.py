@@ -11,7 +11,7 @@ import pytest
 from lorax.catalog import Facts, ListedFile
 from lorax.methods.auto import strength
 from lorax.reasons import Reason, Why
-from lorax.transfer import AlreadyThere, Kind, LayerRecord, Report, Status, Verdict
+from lorax.transfer import AlreadyThere, Kind, LayerRecord, Report, Status, Verdict, verdict_words
 from lorax.ui import telling, words
 from lorax.ui.heatmap import heatmap
 from lorax.workflow import End, Outcome, Result
@@ -46,6 +46,20 @@ def ended(name: str = "style", end: End = End.WRITTEN, made: Result | None = Non
     error = "a sentence" if end is End.FAILED else ""
     listed = ListedFile(name, Path(name))
     return Outcome(listed, listed, end, listed, path, error, made or (result(written=path) if path else None))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (19, "less than a minute"),
+        (21, "about 20 seconds"),
+        (84, "about 80 seconds"),
+        (95, "about 2 minutes"),
+        (5400, "about 1.5 hours"),
+    ],
+)
+def test_a_time_is_told_as_exactly_as_it_is_known(seconds: float, said: str) -> None:
+    assert verdict_words.duration(seconds) == said
 
 
 def test_the_heat_map_is_in_the_networks_order_and_in_words() -> None:
