@@ -55,7 +55,7 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_less_work_is_set_beside_what_is_usual(results: Results) -> None:
-    found = [one for one in figures.figures(results) if one.half == "choosing"]
+    found = [one for one in figures.figures(results) if one.group == "choosing"]
     shown = {(one.target, one.variant): one for one in found}
     assert less_usual(shown[XL, REFINE], shown, results) is None
     less, more = (less_usual(shown[XL, name], shown, results) for name in (LESS, FULL))
@@ -104,7 +104,7 @@ def test_each_one_that_was_tried_is_what_its_name_says() -> None:
 def test_what_the_page_says_of_them_holds() -> None:
     """lab/eye/seen.md.in, under the tables, says what the committed results say."""
     stored = Results(RESULTS / FOLDER)
-    shown = {(one.target, one.variant): one for one in figures.figures(stored) if one.half == "choosing"}
+    shown = {(one.target, one.variant): one for one in figures.figures(stored) if one.group == "choosing"}
     tried = {key: one for key, one in shown.items() if key[1] in {*ON_ANSWERS, *ON_NOISE, *CHEAPER}}
     less = {key: found for key, one in tried.items() if (found := less_usual(one, shown, stored))}
     longer = [one for (_, name), one in less.items() if name in ON_ANSWERS and not name.endswith(" 30 steps")]

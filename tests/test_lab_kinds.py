@@ -85,7 +85,7 @@ def test_a_table_tells_kind_by_kind(tmp_path: Path) -> None:
         for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (COPY, 0.2), (REFINE, 0.6)):
             store(results, adapter_of(label), FINETUNE, variant, share)
     found = of_groups(results)
-    assert {one.half for one in found} == {"rank 32", "characters, reporting"}
+    assert {one.group for one in found} == {"rank 32", "characters, reporting"}
     assert not figures.figures(results, HALVES)
     rows = [row for row in of_kinds(found).splitlines() if row.startswith(f"| {FINETUNE}")]
     assert len(rows) == 2
@@ -120,7 +120,7 @@ def test_a_judge_tells_its_own_apart_and_knows_what_is_asked_for(classes: tuple[
 @pytest.fixture(scope="module")
 def committed() -> dict[tuple[str, str, str], figures.Figure]:
     """By target, group and variant."""
-    return {(one.target, one.half, one.variant): one for one in of_groups(Results(RESULTS / FOLDER))}
+    return {(one.target, one.group, one.variant): one for one in of_groups(Results(RESULTS / FOLDER))}
 
 
 def shown(committed: dict[tuple[str, str, str], figures.Figure], *of: str) -> float:
@@ -148,7 +148,7 @@ def test_of_characters(committed: dict[tuple[str, str, str], figures.Figure]) ->
     alone = [figures.by_prompt(results.reports[key])[1].mean() for key in keys]
     assert (round(6 * min(alone)), round(2 * max(alone))) == (1, 1), "a sixth to a half"
     styles = figures.figures(results, HALVES)
-    of_styles = {one.target: one.frontier for one in styles if one.half == "reporting" and one.variant == COPY}
+    of_styles = {one.target: one.frontier for one in styles if one.group == "reporting" and one.variant == COPY}
     for target in (FINETUNE, PRUNED):
         whole = of_styles[target]
         assert whole

@@ -41,18 +41,18 @@ def found(results: Results) -> list[Figure]:
 @pytest.fixture(scope="module")
 def shown(found: list[Figure]) -> dict[Of, Interval]:
     """Frontiers."""
-    return {(one.target, one.half, one.variant): one.frontier for one in found if one.frontier}
+    return {(one.target, one.group, one.variant): one.frontier for one in found if one.frontier}
 
 
 @pytest.fixture(scope="module")
 def less(found: list[Figure]) -> dict[Of, Interval]:
-    return {(one.target, one.half, one.variant): one.less_copy for one in found if one.less_copy}
+    return {(one.target, one.group, one.variant): one.less_copy for one in found if one.less_copy}
 
 
 @pytest.fixture(scope="module")
 def at_one(found: list[Figure]) -> dict[Of, tuple[float, float]]:
     """Style and content at strength 1."""
-    return {(one.target, one.half, one.variant): one.at[1.0] for one in found}
+    return {(one.target, one.group, one.variant): one.at[1.0] for one in found}
 
 
 def test_of_fine_tunes(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
@@ -124,7 +124,7 @@ def test_of_another_family(
     for half in HALVES:
         assert 0.5 < shown[XL, half, BRIDGE].mean < 0.8
         assert at_one[XL, half, BRIDGE][0] < 0.4 * at_one[XL, half, NATIVE][0]
-        styles = next(one.styles for one in found if (one.target, one.half, one.variant) == (XL, half, NATIVE))
+        styles = next(one.styles for one in found if (one.target, one.group, one.variant) == (XL, half, NATIVE))
         on_xl, on_pruned = (figures.point(results, target, NATIVE, "", styles, 1.0)[0] for target in (XL, PRUNED))
         assert on_xl < on_pruned / 2
 
@@ -157,7 +157,7 @@ def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) ->
     every = [*found, *of_groups(results)]
     assert quoted(ROOT / "README.md", "seen") == what_to_expect(every)
     assert {(source, target) for source, target, half in TOLD if half in HALVES} == {*PAIRS}
-    assert {*TOLD} <= {(one.source, one.target, one.half) for one in every}
+    assert {*TOLD} <= {(one.source, one.target, one.group) for one in every}
 
 
 def test_the_page_has_all_readers() -> None:

@@ -27,7 +27,7 @@ def on_answers(found: Sequence[Figure], results: Results) -> str:
 
 def _table(names: Sequence[str], tried: Mapping[str, object], found: Sequence[Figure], results: Results) -> str:
     targets = dict.fromkeys(one.target for one in found if one.variant in tried)
-    shown = {(one.target, one.variant): one for one in found if one.half == "choosing" and one.target in targets}
+    shown = {(one.target, one.variant): one for one in found if one.group == "choosing" and one.target in targets}
     rows = [
         (name, target, ", ".join(one.styles), number(one.frontier), number(less_usual(one, shown, results)), number(one.recovery))
         for name in names

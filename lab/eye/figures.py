@@ -1,4 +1,4 @@
-"""Figures from what was drawn and measured: one record for each pair, variant and half of the styles."""
+"""Figures from what was drawn and measured: one record for each pair, variant and group of LoRAs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HALVES = {"choosing": CHOOSING, "reporting": REPORTING}
 
 @dataclass(frozen=True)
 class Figure:
-    """What a variant is worth on a pair, over the LoRAs of one half of the styles, or of a kind, that were looked at."""
+    """What a variant is worth on a pair, over the LoRAs of one group that were looked at: a half of the styles, or a kind."""
 
     source: str
     target: str
     variant: str
-    half: str
+    group: str
     styles: tuple[str, ...]
     frontier: Interval | None  # None if it was drawn at one strength
     less_copy: Interval | None
@@ -39,19 +39,19 @@ class Figure:
 
 
 def figures(
-    results: Results, halves: Mapping[str, Sequence[str]] = HALVES, pairs: Sequence[tuple[str, str]] = PAIRS
+    results: Results, groups: Mapping[str, Sequence[str]] = HALVES, pairs: Sequence[tuple[str, str]] = PAIRS
 ) -> list[Figure]:
-    """``halves``: the LoRAs over which each figure is taken, by what that is called."""
+    """``groups``: the LoRAs over which each figure is taken, by what they are called."""
     return [
         found
         for source, target in pairs
-        for half, styles in halves.items()
+        for group, styles in groups.items()
         for variant in (NATIVE, *VARIANTS)
-        if (found := _figure(results, source, target, variant, half, styles))
+        if (found := _figure(results, source, target, variant, group, styles))
     ]
 
 
-def _figure(results: Results, source: str, target: str, variant: str, half: str, styles: Sequence[str]) -> Figure | None:
+def _figure(results: Results, source: str, target: str, variant: str, group: str, styles: Sequence[str]) -> Figure | None:
     of = "" if variant == NATIVE else source
     done = tuple(style for style in styles if is_there(results, target, variant, of, style))
     if not done:
@@ -72,7 +72,7 @@ def _figure(results: Results, source: str, target: str, variant: str, half: str,
         source,
         target,
         variant,
-        half,
+        group,
         done,
         frontier(judged) if whole else None,
         less_copy(judged) if against_a_copy else None,

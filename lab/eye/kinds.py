@@ -32,12 +32,12 @@ HEAD = (
 
 def of_groups(results: Results) -> list[Figure]:
     """Figures of each of ``GROUPS``, once all of its LoRAs were looked at."""
-    return [one for one in figures(results, GROUPS) if one.styles == GROUPS[one.half]]
+    return [one for one in figures(results, GROUPS) if one.styles == GROUPS[one.group]]
 
 
 def of_kinds(found: Sequence[Figure]) -> str:
     """A table with a row for each target and kind of LoRA, from the figures of ``GROUPS``."""
-    whole = {(one.target, one.half, one.variant): one for one in found}
+    whole = {(one.target, one.group, one.variant): one for one in found}
     targets = dict.fromkeys(target for target, group, _ in whole if group != USUAL)
     rows = (_row(target, group, whole) for target in targets for group in GROUPS)
     return markdown(HEAD, [row for row in rows if row])

@@ -73,7 +73,7 @@ def seen(options: argparse.Namespace) -> None:
 def _record(one: Figure) -> dict[str, object]:
     intervals = {name: getattr(one, name) for name in ("frontier", "less_copy", "style", "recovery", "harm")}
     return {
-        **{name: getattr(one, name) for name in ("source", "target", "variant", "half", "styles")},
+        **{name: getattr(one, name) for name in ("source", "target", "variant", "group", "styles")},
         **{name: vars(value) if value else None for name, value in intervals.items()},
         "specific": one.specific,
         "at": [{"strength": strength, "style": style, "content": content} for strength, (style, content) in one.at.items()],
@@ -129,7 +129,7 @@ def _tables(found: Sequence[Figure]) -> list[str]:
     tables = []
     for source, target in PAIRS:
         for half in HALVES:
-            own = [one for one in found if (one.source, one.target, one.half) == (source, target, half)]
+            own = [one for one in found if (one.source, one.target, one.group) == (source, target, half)]
             if own:
                 name = f"{source}-to-{target}-{half}.svg"
                 _plot(own, PAGE.with_suffix("") / name)

@@ -25,7 +25,7 @@ TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, SCRATCH, HALF): "not related",
     (*CROSSING, HALF): "SD 1.x to SDXL",
 }
-Of = tuple[str, str, str]  # source, target, half
+Of = tuple[str, str, str]  # source, target, group of LoRAs
 HEADS = ("your two checkpoints", "the original", "Move", "Refine", "Bridge")
 DURATIONS = ("how long at full size", "no time", "seconds to minutes", "3 minutes to an hour\\*", "minutes to an hour\\*")
 
@@ -37,7 +37,7 @@ def what_to_expect(found: Sequence[Figure]) -> str:
     """
     frontiers: dict[Of, dict[str, Interval | None]] = {}
     for one in found:
-        frontiers.setdefault((one.source, one.target, one.half), {})[one.variant] = one.frontier
+        frontiers.setdefault((one.source, one.target, one.group), {})[one.variant] = one.frontier
     rows = [(told, *_shares(of[:2], frontiers[of])) for of, told in TOLD.items() if of in frontiers]
     return markdown(HEADS, [*rows, DURATIONS])
 
