@@ -1,8 +1,8 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-near, further, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary, report and pack, or
-headline and compare.
+near, further, scratch-long, xl-long, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary,
+report and pack, or headline and compare.
 By pictures, of LoRAs that are seen at a glance: loras, judge, look, blind, grids and seen.
 """
 
@@ -26,11 +26,12 @@ from lab.models import Captioner, Model, new_text_encoder, new_unet, train_token
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import print_comparison, print_summary, report
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, LOOKED_AT, NEAR, OWN_ICONS, SCRATCH, XL, XL_PRUNED
+from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, LONGER, LOOKED_AT, NEAR, OWN_ICONS, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
+SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
-STEPS |= {name: recipe.steps for name, recipe in FINETUNES.items()}
+STEPS |= dict.fromkeys(LONGER, 8000) | {name: recipe.steps for name, recipe in FINETUNES.items()}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -81,19 +82,27 @@ def headline_bundle(options: argparse.Namespace) -> None:
 
 
 def scratch(options: argparse.Namespace) -> None:
-    _from_nothing(options, SCRATCH, lambda: Model(new_text_encoder(), new_unet()), seed=4)
+    _from_nothing(options, SCRATCH, lambda: Model(new_text_encoder(), new_unet()))
 
 
 def xl_base(options: argparse.Namespace) -> None:
-    _from_nothing(options, XL, xl.new_xl, seed=5)
+    _from_nothing(options, XL, xl.new_xl)
 
 
-def _from_nothing(options: argparse.Namespace, name: str, make: Callable[[], Model | xl.XLModel], seed: int) -> None:
+def _from_nothing(options: argparse.Namespace, name: str, make: Callable[[], Model | xl.XLModel]) -> None:
+    shared, steps, seed = runner_of(BASE), options.steps or STEPS[name], SEEDS[name]
     torch.manual_seed(seed)
-    shared, steps = runner_of(BASE), options.steps or STEPS[name]
     model = bundle.model_of(runner_of(name)) if options.go_on else make()
     captioner = Captioner(shared.tokenizer)
     unet.train_from_nothing(name, RUNS, model, shared.vae, captioner, steps=steps, seed=seed).save(CACHE / name)
+
+
+def trained_on(options: argparse.Namespace) -> None:
+    """Train a base on from the committed one, to draw as well as what is moved to it; it is not committed."""
+    name, shared = options.step, runner_of(BASE)
+    start, captioner, seed = bundle.model_of(runner_of(LONGER[name])), Captioner(shared.tokenizer), SEEDS[LONGER[name]]
+    model = unet.train_from_nothing(name, RUNS, start, shared.vae, captioner, steps=options.steps or STEPS[name], seed=seed)
+    bundle.write_longer(name, model, shared.vae)
 
 
 def xl_pruned(options: argparse.Namespace) -> None:
@@ -194,6 +203,7 @@ COMMANDS = {
     XL_PRUNED: xl_pruned,
     NEAR: another_finetune,
     FURTHER: another_finetune,
+    **dict.fromkeys(LONGER, trained_on),
     "headline-bundle": headline_bundle,
     "loras": loras,
     "sweep": full_sweep,

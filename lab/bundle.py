@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lab import data, ldm
 from lab.models import Model
 from lab.packing import pack
 from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS
 from lab.xl import XLModel
-from lab.zoo import XL, XL_PRUNED, checkpoint
+from lab.zoo import LONGER, XL, XL_PRUNED, checkpoint
 from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, unpack, unpack_file
 from lorax.files import open_tensors
 from lorax.runner import Runner
 
 
 def runner_of(base: str) -> Runner:
-    """A committed base."""
+    """A committed base, or one that was trained on from these here."""
     tokenizer = unpack(CHECKPOINTS)
     if base not in (BASE, FINETUNE, PRUNED):
         unpack(CHECKPOINTS, HEADLINE)
+    if not is_made(base):
+        sys.exit(f"{checkpoint(base)} is not there: run `python -m lab {base}` first, which takes hours.")
     return Runner(checkpoint(base), tokenizer)
+
+
+def is_made(base: str) -> bool:
+    """Whether a base can be drawn with: one that is not committed has to be trained here."""
+    return base not in LONGER or checkpoint(base).is_file()
 
 
 def model_of(runner: Runner) -> Model | XLModel:
@@ -61,6 +69,14 @@ def write_finetune(name: str, model: Model, autoencoder: AutoencoderKL) -> None:
     sibling = BASE, load_file(checkpoint(BASE))
     pack(HEADLINE / f"{name}{PACKED}", _half(model, autoencoder), {"format": "pt"}, *sibling, added=True)
     shutil.copyfile(MODELS / f"{BASE}.yaml", HEADLINE / f"{name}.yaml")
+
+
+def write_longer(name: str, model: Model | XLModel, autoencoder: AutoencoderKL) -> None:
+    """Write the whole checkpoint of a base that is not committed, with the settings of the one that it was trained on from."""
+    path = checkpoint(name)
+    shutil.copyfile(checkpoint(LONGER[name]).with_suffix(".yaml"), path.with_suffix(".yaml"))
+    save_file(_half(model, autoencoder), path.with_suffix(".tmp"), {"format": "pt"})
+    path.with_suffix(".tmp").replace(path)
 
 
 def _half(model: Model | XLModel, autoencoder: AutoencoderKL) -> dict[str, torch.Tensor]:

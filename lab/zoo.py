@@ -8,9 +8,12 @@ from pathlib import Path
 
 from lab.paths import CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS
 from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, STYLE, WHOLE
+from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 NEAR, FURTHER = "near", "further"  # fine-tunes that are measured by pictures alone
+SCRATCH_LONG, XL_LONG = "scratch-long", "xl-long"
+LONGER = {SCRATCH_LONG: SCRATCH, XL_LONG: XL}  # what each was trained on from; by pictures alone, and not committed
 OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     BASE: "twemoji",
     FINETUNE: "noto",
@@ -20,11 +23,15 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     XL_PRUNED: "twemoji",
     NEAR: "twemoji",
     FURTHER: "contrast",
+    SCRATCH_LONG: "twemoji",
+    XL_LONG: "twemoji",
 }
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
+OF_XL = (*STRUCTURES[1], XL_LONG)
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
 CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
+CROSSINGS = (CROSSING, (BASE, XL_LONG))
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
 
@@ -47,7 +54,15 @@ FINETUNES = {
 
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    return SCRATCH not in (source, target) and (source in STRUCTURES[1]) == (target in STRUCTURES[1])
+    strangers = {SCRATCH, SCRATCH_LONG} & {source, target}
+    return not strangers and (source in OF_XL) == (target in OF_XL)
+
+
+def kind_of(source: str, target: str) -> str:
+    """Return the kind of a pair, as ``lorax`` tells them apart."""
+    if (source in OF_XL) != (target in OF_XL):
+        return CROSSED
+    return RELATIVES if are_related(source, target) else STRANGERS
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ def _adapters() -> list[Adapter]:
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
-    looked_at = (*BASES, NEAR, FURTHER)
+    looked_at = (*BASES, NEAR, FURTHER, *LONGER)
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, bases=looked_at) for icons in SHOWN]
     # Where most is said of them, another seed tells how far two natives are apart. The order makes it another one on each.
     again_on = (PRUNED, FURTHER, FINETUNE)

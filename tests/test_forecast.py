@@ -44,9 +44,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Write:
     """Write figures in place of the committed ones: groups of ``copy``, and kinds of pairs by method that runs the models."""
 
     def write(running: dict[str, Any] | None = None, **groups: Any) -> None:
-        content = {"weights": {"copy": groups or {"related": RELATED, "unrelated": UNRELATED}}, "running": running or {}}
-        (tmp_path / "forecast.json").write_text(json.dumps(content))
-        monkeypatch.setattr(forecast, "FILE", tmp_path / "forecast.json")
+        weights = {"copy": groups or {"related": RELATED, "unrelated": UNRELATED}}
+        for name, content in {"FILE": {"weights": weights}, "SEEN": {"running": running or {}}}.items():
+            (tmp_path / name).write_text(json.dumps(content))
+            monkeypatch.setattr(forecast, name, tmp_path / name)
 
     return write
 
@@ -160,8 +161,8 @@ def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(measured: 
     many = {"mean": 0.8, "low": 0.7, "high": 0.9, "pairs": 2, "transfers": 8}
     measured({"bridge": {STRANGERS: few}, "refine": {STRANGERS: many, CROSSED: few}})
     told = (
-        "Forecast: unrelated. 8 LoRAs moved so between 2 pairs of the lab's small models had between 70 % and 90 % of the effect "
-        "of a LoRA trained on the target. Large models can differ."
+        "Forecast: unrelated. In pictures, 8 LoRAs moved so between 2 pairs of the lab's small models showed between 70 % and "
+        "90 % of what a LoRA shows that was trained on the target. Large models can differ."
     )
     assert wording.summary(shown(running())).endswith(told)
     assert "4 LoRAs moved so between one pair" in wording.summary(shown(running(CROSSED)))

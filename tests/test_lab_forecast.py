@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab import facts, forecast, probe
-from lab.forecast import validation
+from lab.forecast import running, validation
 from lab.forecast.examples import examples
 from lab.forecast.sentences import Judged
 from lab.report.cells import Cells
@@ -84,7 +84,7 @@ def test_methods_that_run_the_models_are_told_by_the_kind_of_pair(tmp_path: Path
             key = Key(target, f"{style}-r4", "refine", source)
             results.add_losses(key, torch.ones(4, 5) - 0.5 * (recovery + 0.01 * number))
     forecast.write(Cells(Results(tmp_path)), tmp_path / "forecast.json", tmp_path / "shipped.json")
-    found = json.loads((tmp_path / "shipped.json").read_text())["running"]
+    found = running.measured(Cells(Results(tmp_path)))
     assert set(found) == {"refine"}, "nothing is told of what was not measured"
     related = found["refine"]["relatives"]
     assert (related["pairs"], related["transfers"]) == (2, 2 * len(STYLES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,10 +13,11 @@ from lab.eye.figures import HALVES, Figure
 from lab.eye.frontier import Judged, frontier
 from lab.eye.ideas import ANOTHER
 from lab.eye.kinds import of_groups
-from lab.eye.looking import FOLDER, PAIRS, adapter_of
+from lab.eye.looking import FOLDER, adapter_of
 from lab.eye.page import ALIKE, MORE, PAGE, _beside_a_copy
 from lab.eye.readers import Readers
 from lab.eye.readme import TOLD, what_to_expect
+from lab.eye.told import write
 from lab.paths import RESULTS, ROOT
 from lab.quotes import quoted
 from lab.results import ALONE, NATIVE, Key, Results
@@ -23,6 +26,7 @@ from lab.variants import BY_NAME, COPY, LORAX
 from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
+from lorax.transfer.forecast import SEEN
 
 TUNED = (NEAR, FINETUNE, FURTHER)  # from near to far
 Of = tuple[str, str, str]  # target, half, variant
@@ -124,6 +128,8 @@ def test_of_another_family(
     for half in HALVES:
         assert 0.5 < shown[XL, half, BRIDGE].mean < 0.8
         assert at_one[XL, half, BRIDGE][0] < 0.4 * at_one[XL, half, NATIVE][0]
+        bridged = next(one.at for one in found if (one.target, one.group, one.variant) == (XL, half, BRIDGE))
+        assert bridged[1.5][0] > 1.5 * bridged[1.0][0], "more at a weight above 1, which the verdict says too"
         styles = next(one.styles for one in found if (one.target, one.group, one.variant) == (XL, half, NATIVE))
         on_xl, on_pruned = (figures.point(results, target, NATIVE, "", styles, 1.0)[0] for target in (XL, PRUNED))
         assert on_xl < on_pruned / 2
@@ -156,8 +162,13 @@ def test_of_readers() -> None:
 def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) -> None:
     every = [*found, *of_groups(results)]
     assert quoted(ROOT / "README.md", "seen") == what_to_expect(every)
-    assert {(source, target) for source, target, half in TOLD if half in HALVES} == {*PAIRS}
+    assert {(source, target) for source, target, half in TOLD if half in HALVES} == {(one.source, one.target) for one in found}
     assert {*TOLD} <= {(one.source, one.target, one.group) for one in every}
+
+
+def test_lorax_tells_what_was_seen(results: Results, tmp_path: Path) -> None:
+    write(results, tmp_path / "seen.json")
+    assert (tmp_path / "seen.json").read_text() == SEEN.read_text()
 
 
 def test_the_page_has_all_readers() -> None:

@@ -23,15 +23,18 @@ from lab.zoo import (
     FURTHER,
     HEADLINE_PAIRS,
     KIND_BASES,
+    LONGER,
     LOOKED_AT,
     NEAR,
     OWN_ICONS,
     REPORTING,
     SCRATCH,
+    SCRATCH_LONG,
     SHOWN,
     STRUCTURES,
     STYLES,
     XL,
+    XL_LONG,
     XL_PRUNED,
     are_related,
 )
@@ -56,6 +59,9 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
     assert not are_related(NEAR, SCRATCH)
     assert not are_related(XL, FURTHER)
     assert not are_related(*CROSSING)
+    assert not are_related(BASE, SCRATCH_LONG)
+    assert not are_related(BASE, XL_LONG)
+    assert are_related(XL, XL_LONG)
 
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:
@@ -96,7 +102,7 @@ def test_roles_of_the_icon_sets() -> None:
     assert {data.SETS[OWN_ICONS[base]].role for base in BASES if base != FINETUNE} == {"base"}
     assert data.SETS[OWN_ICONS[FINETUNE]].role == "finetune"
     assert set(FINETUNES[FINETUNE].sets) == set(data.names("finetune"))
-    assert {*BASES, *FINETUNES} == set(OWN_ICONS)
+    assert {*BASES, *FINETUNES, *LONGER} == set(OWN_ICONS)
     assert all(OWN_ICONS[name] in recipe.sets for name, recipe in FINETUNES.items())
     assert set(data.names("style")) == set(STYLES)
 

@@ -10,7 +10,22 @@ from pathlib import Path
 
 from lab import variants
 from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
-from lab.zoo import ADAPTERS, AGAIN, CHOOSING, FURTHER, NEAR, REPORTING, SCRATCH, SHOWN, XL, XL_PRUNED, Adapter, checkpoint
+from lab.zoo import (
+    ADAPTERS,
+    AGAIN,
+    CHOOSING,
+    FURTHER,
+    NEAR,
+    REPORTING,
+    SCRATCH,
+    SCRATCH_LONG,
+    SHOWN,
+    XL,
+    XL_LONG,
+    XL_PRUNED,
+    Adapter,
+    checkpoint,
+)
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
@@ -75,6 +90,8 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
+    SCRATCH_LONG: (COPY, BRIDGE, REFINE),
+    XL_LONG: (BRIDGE, REFINE),
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
     FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),

@@ -12,17 +12,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lab import data, measure
-from lab.bundle import runner_of
+from lab.bundle import is_made, runner_of
 from lab.eye.ideas import ANOTHER, STRENGTHS, VARIANTS, another, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, FURTHER, LOOKED_AT, NEAR, SCRATCH, XL, XL_PRUNED, Adapter
+from lab.zoo import ADAPTERS, CROSSINGS, FURTHER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_PRUNED, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
-PAIRS = (*((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH)), CROSSING, (XL, XL_PRUNED))
+PAIRS = (
+    *((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH, SCRATCH_LONG)),
+    *CROSSINGS,
+    (XL, XL_PRUNED),
+)
 # Of the 51 held-out subjects, those that the demo's bases draw best by themselves, chosen by eye before any adapter was seen.
 PROMPTS = (
     *("balloon", "baseball", "bread", "guitar", "koala", "name badge"),
@@ -46,7 +50,7 @@ def look(options: argparse.Namespace) -> None:
     results = Results(options.results / FOLDER)
     labels = options.loras or LOOKED_AT
     for source, target in PAIRS:
-        if options.target not in (None, target):
+        if options.target not in (None, target) or not is_made(target):
             continue
         looker = Looker(target, results)
         for label in tqdm(labels, desc=f"{source} to {target}", mininterval=10):

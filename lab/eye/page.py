@@ -1,4 +1,4 @@
-"""``python -m lab seen``: docs/seen.md with its plots and grids, and what the README quotes of it, from what is stored."""
+"""``python -m lab seen``: docs/seen.md with plots and grids, and what the README quotes and lorax tells of it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lab.eye.kinds import of_groups, of_kinds
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import what_to_expect
+from lab.eye.told import write
 from lab.paths import DOCS, ROOT
 from lab.pictures import SEEDS
 from lab.quotes import quote
@@ -41,7 +42,7 @@ PAGE, TEMPLATE = DOCS / "seen.md", Path(__file__).with_name("seen.md.in")
 
 
 def seen(options: argparse.Namespace) -> None:
-    """Write docs/seen.md and what the README quotes of it, or print the figures as JSON."""
+    """Write docs/seen.md, what the README quotes of it and what lorax tells of it, or print the figures as JSON."""
     results = Results(options.results / FOLDER)
     found, grouped = figures(results), of_groups(results)
     if options.json:
@@ -67,6 +68,7 @@ def seen(options: argparse.Namespace) -> None:
     }
     PAGE.write_text(TEMPLATE.read_text(encoding="utf-8").format(**parts), encoding="utf-8")
     quote(ROOT / "README.md", "seen", what_to_expect([*found, *grouped]))
+    write(results)
     print(PAGE)
 
 

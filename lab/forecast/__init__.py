@@ -61,16 +61,15 @@ def write(cells: Cells, findings: Path, shipped: Path) -> None:
             points["predicted"] += _rounded(predicted)
             points["measured"] += _rounded(example.measured for example in fold.held)
             points["labels"] += [f"{one.group}, without {fold.bases}"] * len(predicted)
-    ran = running.measured(cells)
     told = [
         *sentences.everything(judged),
         *sentences.strength(cells, examples(cells, COPY)),
-        *running.sentences(ran),
+        *running.sentences(running.measured(cells)),
     ]
     tables = [sentences.errors(judged), sentences.candidates(judged)]
     _write(findings, {"plots": plots, "sentences": told, "tables": tables})
     about = "written by python -m lab forecast from lab/results; read by lorax/transfer/forecast.py"
-    _write(shipped, {"about": about, "weights": weights, "running": ran})
+    _write(shipped, {"about": about, "weights": weights})
 
 
 def group_of(judged: Judged) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the methods that run the models were worth, by the kind of pair: they are too slow to be measured on many."""
+"""What the methods that run the models recovered of the loss, by the kind of pair: they are too slow to be measured on many."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from lab.report.cells import Cells
-from lab.zoo import CROSSING, HEADLINE_RANK, STRUCTURES, STYLES, are_related
+from lab.zoo import CROSSING, HEADLINE_RANK, STYLES, kind_of
 from lorax.methods import METHODS, runs_models
-from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 
 Measured = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> what was measured
 
@@ -21,7 +20,7 @@ def measured(cells: Cells) -> Measured:
         by_kind: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(dict)
         for pair in (*cells.pairs(), CROSSING):
             if recoveries := _recoveries(cells, pair, method):
-                by_kind[_kind(*pair)][pair] = recoveries
+                by_kind[kind_of(*pair)][pair] = recoveries
         for kind, pairs in by_kind.items():
             values = [value for recoveries in pairs.values() for value in recoveries]
             found[method][kind] = {
@@ -39,17 +38,10 @@ def sentences(found: Measured) -> Iterator[str]:
         for kind, one in kinds.items():
             yield (
                 f"`{method}` between {kind}: recovery is {one['mean']:.2f} in the mean of {one['transfers']} transfers of "
-                f"{one['pairs']} pair{'s' if one['pairs'] > 1 else ''}, all between {one['low']:.2f} and {one['high']:.2f}. "
-                "`analyze`, `transfer` and what `auto` proposes show this range."
+                f"{one['pairs']} pair{'s' if one['pairs'] > 1 else ''}, all between {one['low']:.2f} and {one['high']:.2f}."
             )
 
 
 def _recoveries(cells: Cells, pair: tuple[str, str], method: str) -> list[float]:
     found = (cells.recovered(cell) for cell in cells.single(*pair, method) if cell.rank == HEADLINE_RANK and cell.style in STYLES)
     return [one for one in found if one is not None]
-
-
-def _kind(source: str, target: str) -> str:
-    if not any(source in structure and target in structure for structure in STRUCTURES):
-        return CROSSED
-    return RELATIVES if are_related(source, target) else STRANGERS

@@ -29,7 +29,11 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Measured:
-    """Recovery at strength 1 of transfers by a method that runs the models: mean, least and most for a kind of pair."""
+    """What was seen in pictures of LoRAs that a method moved that runs the models: mean, least and most for a kind of pair.
+
+    1 is as much of a style as a LoRA shows that was trained on the target, at equal loss of the subject. Source: the frontier of
+    docs/seen.md.
+    """
 
     kind: str
     mean: float
@@ -41,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Another method for a declined transfer, with its measured recovery between such bases, and its cost."""
+    """Another method for a declined transfer, with what was seen of it between such bases, and its cost."""
 
     method: str
     worth: Measured

@@ -1,4 +1,8 @@
-"""Forecasts the recovery of a transfer from its report, by measurements of ``python -m lab forecast``."""
+"""Forecasts what a transfer is worth from its report.
+
+Of methods by weights it is recovery of the loss, by ``python -m lab forecast``. Of those that run the models it is what was seen
+in pictures, by ``python -m lab seen``.
+"""
 
 import json
 import statistics
@@ -11,11 +15,12 @@ from lorax.transfer.expected import Forecast, Measured
 from lorax.transfer.report import Report
 
 FILE = Path(__file__).with_suffix(".json")
+SEEN = FILE.with_name("seen.json")
 MARGIN = 0.05  # by which a report may lie outside of the measured range
 
 
 def forecast(report: Report) -> Forecast | Measured | None:
-    """Return the recovery that was measured for the method between such bases; None if nothing is moved or comparable.
+    """Return what was measured for the method between such bases; None if nothing is moved or comparable.
 
     A LoRA that ``--max-rank`` changed is not comparable. Nor is, for a method by weights, a similarity or a coverage outside the
     range of the lab's bases.
@@ -26,15 +31,15 @@ def forecast(report: Report) -> Forecast | Measured | None:
         return measured(report.kind).get(report.method)
     similarity = median_similarity(report)
     related = are_alike(similarity)
-    group = _stored()["weights"].get(report.method, {}).get("related" if related else "unrelated")
+    group = _stored(FILE)["weights"].get(report.method, {}).get("related" if related else "unrelated")
     if group is None or not (_is_within(similarity, group["similarity"]) and _is_within(report.coverage, group["coverage"])):
         return None
     return Forecast(group["mean"], group["low"], group["high"], related)
 
 
 def measured(kind: str) -> dict[str, Measured]:
-    """Return the recovery of the methods that run the models between such bases, by method, the best first."""
-    found = {method: Measured(kind, **kinds[kind]) for method, kinds in _stored()["running"].items() if kind in kinds}
+    """Return what was seen of the methods that run the models between such bases, by method, the best first."""
+    found = {method: Measured(kind, **kinds[kind]) for method, kinds in _stored(SEEN)["running"].items() if kind in kinds}
     return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 
 
@@ -54,5 +59,5 @@ def _is_within(value: float | None, limits: tuple[float, float]) -> bool:
 
 
 @cache
-def _stored() -> dict[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))
+def _stored(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))

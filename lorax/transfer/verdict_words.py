@@ -7,7 +7,7 @@ from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
-from lorax.transfer.wording import SEEN
+from lorax.transfer.wording import LITTLE
 
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 QUIET = "if nothing else runs"  # of the machine, for which all times are told
@@ -83,13 +83,14 @@ def _by_running(verdict: Verdict, kind: str) -> str:
     """Tell of the methods that run the models what they take, and what they were worth."""
     worth = measured(kind)
     told = [
-        f"{action.do.value.capitalize()} ({_cost(action)}) reached {_range(one.low, one.high)}"
+        f"{action.do.value.capitalize()} ({_cost(action)}) showed {_range(one.low, one.high)} of a style"
         for action in verdict.actions
         if action.do.method and (one := worth.get(action.do.method))
     ]
     if told:
-        reached = f"{', '.join(told)} of the effect of a LoRA trained here"
-        return f" In our tests, with small models, {reached}. {SEEN[kind]} The times hold {QUIET}."
+        little = f" {LITTLE}" if kind == CROSSED else ""
+        whole = "100 % is what a LoRA shows that was trained here."
+        return f" In our tests, with small models, {', '.join(told)}. {whole}{little} The times hold {QUIET}."
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 

@@ -22,15 +22,7 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
-SEEN = {  # by the frontiers in docs/seen.md, since a loss does not tell what is the style's own
-    STRANGERS: (
-        "In pictures, Refine showed half of a style or more, with fewer subjects than a LoRA trained there; Bridge showed little."
-    ),
-    CROSSED: (
-        "In pictures from SD 1.x to SDXL, Refine showed about as much of a style as a LoRA trained there; Bridge showed little "
-        "at strength 1."
-    ),
-}
+LITTLE = "On our small SDXL even a LoRA trained there shows little, and Bridge shows more at a weight above 1."
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -129,8 +121,8 @@ def refusal(report: Report) -> str | None:
         return declined(report)
     others = [proposal.method.capitalize() for proposal in report.proposals]
     can = f" {' and '.join(others)} can carry it over, by running both checkpoints." if others else ""
-    seen = dict.fromkeys(SEEN[proposal.worth.kind] for proposal in report.proposals)
-    told = "".join(f" {one}" for one in (*map(proposal_words, report.proposals), *seen))
+    little = [LITTLE] if any(proposal.worth.kind == CROSSED for proposal in report.proposals) else []
+    told = "".join(f" {one}" for one in (*map(proposal_words, report.proposals), *little))
     return f"{declined(report)}{can}{told} To move it all the same, choose a method by name, such as copy."
 
 
@@ -264,8 +256,8 @@ def _of_the_bases(report: Report) -> Iterator[Section]:
 def _measured(worth: Measured) -> str:
     pairs = "one pair" if worth.pairs == 1 else f"{worth.pairs} pairs"
     return (
-        f"{worth.transfers} LoRAs moved so between {pairs} of the lab's small models had {between(worth.low, worth.high)} of "
-        "the effect of a LoRA trained on the target"
+        f"in pictures, {worth.transfers} LoRAs moved so between {pairs} of the lab's small models showed "
+        f"{between(worth.low, worth.high)} of what a LoRA shows that was trained on the target"
     )
 
 
