@@ -142,18 +142,23 @@ window.lorax = (() => {
         return [];
     }
 
-    // Puts the tag into the prompt, and has the WebUI load the checkpoint for which the LoRA is.
-    function send(text, target) {
+    // Puts the tag into the prompt instead of its original's, which would act as well, and has the WebUI load the checkpoint for
+    // which the LoRA is.
+    const tags = /\s*<lora:([^:>]+)[^>]*>/g;
+    function send(text, target, originals) {
         const prompt = find("#txt2img_prompt textarea");
-        if (text && !prompt.value.includes(text)) {
-            put(prompt, prompt.value.trim() ? `${prompt.value.trim()} ${text}` : text);
+        if (text) {
+            const names = [...`${text} ${originals}`.matchAll(tags)].map(([, name]) => name);
+            const instead = (tag, name) => (names.includes(name) && !text.includes(tag.trim()) ? "" : tag);
+            const others = prompt.value.replace(tags, instead).trim();
+            put(prompt, others.includes(text) ? others : `${others} ${text}`.trim());
         }
         if (target && typeof selectCheckpoint === "function") { // without effect if it is loaded, which the WebUI knows best
             selectCheckpoint(target);
         }
         switch_to_txt2img();
         find("#txt2img_extra_tabs > .tab-nav button")?.click(); // Generation: the picture is drawn there, and not among the cards
-        return [text, target];
+        return [text, target, originals];
     }
 
     // Refreshes one tab after the other: while the WebUI reads its list of LoRAs again, another tab's refresh would miss cards.

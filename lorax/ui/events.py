@@ -74,9 +74,9 @@ class Events:
         for one in self.compared:
             names = [f"drawn_{number}" for number in range(len(one.outputs))]
             self.on(one.button.click, handlers.comparison(one.work, one.ask, names), form=one.form)
-        send, copy = "(text, target) => lorax.send(text, target)", "(text) => lorax.copy(text)"
-        for button, tag, target in (("send", "tag", "sent_to"), ("original", "original_tag", "target")):
-            parts[button].click(handlers.sent, [parts[tag], parts[target]], None, queue=False, **QUIET, **js(send))
+        send, copy = "(...sent) => lorax.send(...sent)", "(text) => lorax.copy(text)"
+        for button, *sent in (("send", "tag", "sent_to", "originals"), ("original", "original_tag", "target", "original_tag")):
+            parts[button].click(handlers.sent, [parts[name] for name in sent], None, queue=False, **QUIET, **js(send))
         parts["copy"].click(None, [parts["tag"]], None, **js(copy))
 
     def _connect_library(self) -> None:

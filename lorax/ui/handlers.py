@@ -64,8 +64,8 @@ class Handlers:
         label = self.chooser.label(name)
         return {"card": "", "adapters": gr.update(choices=list(self.chooser.labels()), value=[label])} if label else {"card": ""}
 
-    def sent(self, tag: str, target: str | None) -> None:
-        """Have the host draw with the target, to which a tag for it was sent."""
+    def sent(self, tag: str, target: str | None, originals: str) -> None:
+        """Have the host draw with the target, to which a tag for it was sent instead of the originals' tags."""
         if target:
             self.host.choose(target)
 
@@ -135,12 +135,12 @@ class Handlers:
             return {"verdict": warned + telling.PENDING} | NO_BUTTONS
         said = telling.verdicts([model.name for model in models], found)
         tag = original_tag(self.host, models, found)
-        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice.method, bool(warned))
+        return {"verdict": warned + said, "original_tag": tag} | self._buttons(found, choice, bool(warned))
 
-    def _buttons(self, verdicts: Sequence[Verdict], method: str, doubted: bool) -> Reply:
+    def _buttons(self, verdicts: Sequence[Verdict], choice: Choice, doubted: bool) -> Reply:
         """Show what can be done, the recommended one as the primary button, unless what was chosen is ``doubted``."""
         offered = [action.do for verdict in verdicts for action in verdict.actions]
-        if method != Options.method and any(verdict.kind not in FIXED for verdict in verdicts):  # who has chosen it wants it
+        if any(_is_asked_for(verdict, choice) for verdict in verdicts):
             offered.append(Do.MOVE)
         best = None if doubted else next(iter(offered), None)
         if not self.host.has_prompt or len(verdicts) > SIDE_BY_SIDE:
@@ -275,3 +275,12 @@ class Handlers:
     def _options(self, choice: Choice) -> Options:
         options = choice.of_options(Options)
         return replace(options, device=self.host.device()) if options.device == "auto" else options
+
+
+def _is_asked_for(verdict: Verdict, choice: Choice) -> bool:
+    """Tell whether a file can be written that the choices ask for, though the verdict does not advise to move."""
+    if verdict.kind in FIXED:
+        return False
+    if choice.also or choice.method != Options.method:
+        return True
+    return choice.values["save_as"] != Saving.save_as and verdict.kind not in (Kind.UNRELATED, Kind.CROSSED)

@@ -75,7 +75,7 @@ def result(host: Host) -> Parts:
         parts["written"] = gr.HTML(elem_id="lorax_written")
         with gr.Column() as parts["using"]:
             parts["tag"] = gr.Textbox(label="For the prompt", interactive=False, elem_id="lorax_tag")
-            parts["sent_to"] = wire("lorax_sent_to")
+            parts["sent_to"], parts["originals"] = wire("lorax_sent_to"), wire("lorax_originals")
             with gr.Row():
                 parts["send"] = _small("Send to txt2img", "lorax_send", host.has_prompt, variant="primary")
                 parts["copy"] = _small("Copy", "lorax_copy")

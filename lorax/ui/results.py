@@ -22,6 +22,7 @@ NOTHING: Reply = {
     "written": "",
     "tag": "",
     "sent_to": "",
+    "originals": "",
     "last": {},
     "deleting": gr.update(visible=False),
     "analysis": gr.update(visible=False),
@@ -52,12 +53,14 @@ def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
     files = [file for one in outcomes if one.result for file in one.result.files]
     target, there = asked.targets[0], sorted((one for one in outcomes if one.path), key=lambda one: one.end is not End.WRITTEN)
     paths = [one.path for one in there if one.path]
-    tags = [tag(host, one.path) for one in outcomes if one.path and one.target == target]
+    of_first = [(one.adapter.path, one.path) for one in outcomes if one.path and one.target == target]
+    tags = [tag(host, path) for _, path in of_first]
     reply: Reply = {
         "result": gr.update(visible=True),
         "written": telling.written(outcomes, asked.options.method),
         "tag": " ".join(tags),
         "sent_to": target.name,
+        "originals": " ".join(host.tag(original) for original, _ in of_first),
         "last": {"target": target.name},
         "compare_which": chosen_of(host, paths),
         **({"comparison": gr.update(open=True)} if paths else {}),

@@ -65,7 +65,7 @@ def test_what_is_chosen_reaches_the_file(handlers: Any, page: Any, models: Path)
     assert [path.name for path in (models / "Lora" / "moved").glob("*.safetensors")] == ["contrast-base-lorax.safetensors"]
     assert "fits itself to whatever Stable Diffusion 1.x checkpoint is loaded" in shown["written"]
     assert shown["tag"] == "<lora:contrast-base-lorax:1>"
-    assert shown["sent_to"] == "pruned"
+    assert (shown["sent_to"], shown["originals"]) == ("pruned", "<lora:contrast-base:1>")
     assert any(label.startswith("Lora/moved/contrast-base-lorax  (rank 4, LoRA-X,") for label in shown["adapters"]["choices"])
 
 
@@ -109,22 +109,32 @@ def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path,
 
 
 @pytest.mark.parametrize(
-    ("target", "method", "said", "shown"),
+    ("target", "changed", "said", "shown"),
     [
-        ("pruned", "auto", "A slimmed-down relative", {"move": "primary", "refine": "secondary"}),
-        ("finetune", "auto", "the original already works here", {"refine": "secondary"}),
-        ("finetune", "copy", "the original already works here", {"move": "secondary", "refine": "secondary"}),
-        ("base", "auto", "It was trained on this checkpoint", {}),
+        ("pruned", {}, "A slimmed-down relative", {"move": "primary", "refine": "secondary"}),
+        ("finetune", {}, "the original already works here", {"refine": "secondary"}),
+        ("finetune", {"method": "copy"}, "the original already works here", {"move": "secondary", "refine": "secondary"}),
+        ("finetune", {"also": ["pruned"]}, "the original already works here", {"move": "secondary", "refine": "secondary"}),
+        ("base", {}, "It was trained on this checkpoint", {}),
+        ("base", {"save_as": "lora-x"}, "It was trained on this checkpoint", {"move": "secondary"}),
     ],
 )
 def test_the_buttons_are_those_of_the_verdict(
-    handlers: Any, page: Any, target: str, method: str, said: str, shown: dict[str, str]
+    handlers: Any, page: Any, target: str, changed: dict[str, Any], said: str, shown: dict[str, str]
 ) -> None:
     pytest.importorskip("diffusers", reason="without it nothing can be refined here")
-    answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target=target, method=method))
+    answer = judged(handlers, page, values(labels(handlers, "Lora/contrast-base"), target=target, **changed))
     assert said in answer["verdict"]
     buttons = {name: answer[name] for name in ("move", "refine", "bridge", "original")}
     assert {name: one["variant"] for name, one in buttons.items() if one["visible"]} == shown
+
+
+def test_a_lora_becomes_a_lora_x_file_on_its_own_checkpoint(handlers: Any, page: Any) -> None:
+    chosen = values(labels(handlers, "Lora/contrast-base"), target="base", save_as="lora-x")
+    judged(handlers, page, chosen)
+    handlers.transfer(page, "", chosen)
+    shown = finished(handlers, page)
+    assert "contrast-base-lorax.safetensors" in shown["written"], shown
 
 
 def test_the_verdicts_time_is_that_of_the_pictures_and_steps_that_are_chosen(
