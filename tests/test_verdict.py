@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -163,13 +164,16 @@ def test_what_cannot_run_is_not_offered(models: Path, monkeypatch: pytest.Monkey
 
 def test_the_words_say_what_was_measured(models: Path) -> None:
     pytest.importorskip("diffusers")
-    said = words(judged(LORA, models / "base.safetensors", models / "scratch.safetensors"))
+    stranger = judged(LORA, models / "base.safetensors", models / "scratch.safetensors")
+    said = words(stranger)
     for one in measured("strangers").values():
         assert f") showed {5 * round(20 * one.low)} to {5 * round(20 * one.high)} % of a style" in said
     # The machine's speed is measured, so that a busy one is told to take longer.
     takes = r"(about [\w. ]+|less than a minute)"
     assert re.match(rf"Not related: Move cannot help\. In our tests, with small models, Refine \({takes}, [\d.]+ GB of ", said)
     assert said.endswith(" 100 % is what a LoRA shows that was trained here. The times hold if nothing else runs.")
+    on_card = tuple(dataclasses.replace(action, device="cuda") for action in stranger.actions)
+    assert words(dataclasses.replace(stranger, actions=on_card)).count("GB of the graphics card's memory") == len(on_card)
     crossed = judged(LORA, models / "base.safetensors", models / "xl.safetensors")
     assert f" trained here. {LITTLE} The times" in words(crossed)
     told = rf" Refining takes {takes} and [\d.]+ GB of memory, if nothing else runs; in our tests, with small models, "

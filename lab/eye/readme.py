@@ -16,7 +16,7 @@ from lorax.methods import BRIDGE, REFINE
 HALF = "reporting"  # no method was chosen by these styles
 TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, NEAR, HALF): "a fine-tune that draws alike",
-    (BASE, FINETUNE, HALF): "a fine-tune that draws otherwise, in colour",
+    (BASE, FINETUNE, HALF): "a fine-tune with another look",
     (BASE, FINETUNE, FOR_REPORTING): "the same pair, a character",
     (BASE, FURTHER, HALF): "a fine-tune that draws in black and white",
     (BASE, PRUNED, HALF): "slimmed down, as small-sd",

@@ -99,7 +99,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             BRIDGE,
-            "run both checkpoints and fit each layer to what the source's does; for unrelated checkpoints, takes minutes",
+            "run both checkpoints and fit each layer to what the source's does; for unrelated checkpoints, minutes to an hour",
             ("pictures", "lora_rank", "trigger", "captions"),
             fit=bridge.fit,
             pictures=bridge.pictures_of,
@@ -108,7 +108,7 @@ METHODS: dict[str, WeightMethod | ModelMethod] = {
         ),
         ModelMethod(
             REFINE,
-            "train the target on what the source draws with the LoRA; shows more than the others, takes minutes to an hour",
+            "train the target on what the source draws with the LoRA; shows more than the others, minutes to an hour",
             ("pictures", "steps", "lora_rank", "trigger", "captions"),
             fit=refine.fit,
             pictures=refine.pictures_of,

@@ -125,7 +125,7 @@ def overlap_of(plan: Plan, names: Sequence[str]) -> float:
 
 def actions(verdict: Verdict, moving: float, running: dict[str, Cost]) -> tuple[Action, ...]:
     """Return what can be done, the recommended action first. ``running``: methods that can run the models here."""
-    runs = {method: Action(Do(method), cost.seconds, cost.bytes) for method, cost in running.items()}
+    runs = {method: Action(Do(method), cost.seconds, cost.bytes, cost.device) for method, cost in running.items()}
     refine = tuple(action for method, action in runs.items() if method == REFINE)
     original, move = Action(Do.USE_ORIGINAL), Action(Do.MOVE, moving)
     if verdict.kind in (Kind.UNRELATED, Kind.CROSSED):

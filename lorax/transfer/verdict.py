@@ -41,11 +41,15 @@ class Do(str, Enum):
 
 @dataclass(frozen=True)
 class Action:
-    """Something that can be done, and about how many seconds it takes; ``bytes`` of memory at its peak, if models are run."""
+    """Something that can be done, and about how many seconds it takes.
+
+    ``bytes``: memory at its peak, if models are run; it is that of the ``device``.
+    """
 
     do: Do
     seconds: float = 0.0
     bytes: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def duration(seconds: float) -> str:
 
 def _cost(action: Action, joint: str = ",") -> str:
     """Say how long an action that runs the models takes, and how much memory."""
-    return f"{duration(action.seconds)}{joint} {action.bytes / 1e9:.1f} GB of memory"
+    memory = "memory" if action.device == "cpu" else "the graphics card's memory"
+    return f"{duration(action.seconds)}{joint} {action.bytes / 1e9:.1f} GB of {memory}"
 
 
 def _works(verdict: Verdict) -> str:

@@ -133,8 +133,13 @@ def _verdict(found: dict[str, Any]) -> Verdict:
         **found
         | {
             "kind": Kind(found["kind"]),
-            "actions": tuple(Action(Do(one["do"]), float(one["seconds"]), int(one["bytes"])) for one in found["actions"]),
+            "actions": tuple(_action(one) for one in found["actions"]),
             "could_be": tuple(found["could_be"]),
             "mismatch": Mismatch(**found["mismatch"]) if found["mismatch"] else None,
         }
     )
+
+
+def _action(found: dict[str, Any]) -> Action:
+    device = str(found.get("device", Action.device))  # not kept by earlier versions
+    return Action(Do(found["do"]), float(found["seconds"]), int(found["bytes"]), device)

@@ -60,7 +60,7 @@ GROUPS = {
     Kind.PRESENT: Group.PRESENT,
     Kind.WORKS: Group.WORKS,
     Kind.GAINS: Group.GAINS,
-    Kind.CHANGES: Group.GAINS,
+    Kind.CHANGES: Group.WORKS,
     Kind.UNRELATED: Group.RUNS,
     Kind.CROSSED: Group.RUNS,
     Kind.FITS_ITSELF: Group.WORKS,

@@ -169,7 +169,7 @@ class Verdicts:
         for action in found.actions:
             if action.bytes and action.do.method:
                 cost = self._cost(plan, action.do.method, known, pictures)
-                action = replace(action, seconds=cost.seconds, bytes=cost.bytes)
+                action = replace(action, **vars(cost))
             priced.append(action)
         return replace(found, actions=tuple(priced))
 
