@@ -73,6 +73,8 @@ def in_words(error: Exception, about: str = "") -> str:
 
 
 def _in_words(error: Exception) -> str:
+    if _is_of_card(error):
+        return "The graphics card has not enough memory. Close other programs that use it, and try again."
     if is_out_of_memory(error):
         return "Not enough memory. Close other programs, and try again."
     if isinstance(error, OSError) and error.strerror:
@@ -89,10 +91,17 @@ def is_expected(error: Exception) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out. CUDA and Python have classes for it; the CPU's allocator says it in words."""
-    named = isinstance(error, MemoryError | NotEnoughMemory) or type(error).__name__ == "OutOfMemoryError"
+    """Tell whether memory ran out. Python and CUDA have classes for it; others say it in words."""
+    named = isinstance(error, MemoryError | NotEnoughMemory) or _is_of_card(error)
     words = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "Storage size calculation overflowed")
     return named or (isinstance(error, Exception) and any(word in str(error) for word in words))
+
+
+def _is_of_card(error: BaseException) -> bool:
+    """Tell whether a graphics card's memory ran out. A handle that cannot be made is the first sign of it in cuSOLVER."""
+    words = ("out of memory", "_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "cusolverDnCreate")
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
 
 
 def printable(text: str) -> str:

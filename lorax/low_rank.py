@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -20,7 +21,7 @@ class LowRank:
     @classmethod
     def of(cls, dW: torch.Tensor, scale: float = 1.0) -> "LowRank":
         """Return the delta of a dense float32 matrix (m, n), as its product with the identity of the shorter side."""
-        one = torch.eye(min(dW.shape))
+        one = _identity(min(dW.shape), "cpu")
         return cls(dW, one, scale) if dW.shape[1] <= dW.shape[0] else cls(one, dW, scale)
 
     @property
@@ -32,7 +33,7 @@ class LowRank:
         return self.up.shape[0], self.down.shape[1]
 
     def to(self, device: torch.device | str) -> "LowRank":
-        return LowRank(self.up.to(device), self.down.to(device), self.scale)
+        return LowRank(_on(self.up, device), _on(self.down, device), self.scale)
 
     def times(self, factor: float) -> "LowRank":
         return LowRank(self.up, self.down, factor * self.scale)
@@ -79,6 +80,19 @@ class LowRank:
         exponent = round(math.log2(size))
         up, down = (factor.double() / 2.0**exponent for factor in (up, down))
         return LowRank(up.float(), down.float(), self.scale * 4.0**exponent)
+
+
+@lru_cache(maxsize=32)
+def _identity(side: int, device: str) -> torch.Tensor:
+    """Return the identity (side, side), which all deltas share: hundreds of dense ones have few sizes."""
+    with torch.inference_mode(False):  # whose tensors no training could use later
+        return torch.eye(side, device=device)
+
+
+def _on(factor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    side, width = factor.shape
+    is_shared = side == width and factor is _identity(side, str(factor.device))
+    return _identity(side, str(device)) if is_shared else factor.to(device)
 
 
 def _largest(factor: torch.Tensor, dim: int) -> torch.Tensor:

@@ -20,6 +20,19 @@ def dense(delta: LowRank) -> np.ndarray:
     return delta.scale * (delta.up.double() @ delta.down.double()).numpy()
 
 
+def test_dense_deltas_share_their_identity() -> None:
+    """Of a checkpoint like SDXL there are hundreds, and a copy beside each would take as much memory as they do."""
+    tall, wide = LowRank.of(torch.randn(6, 4)), LowRank.of(torch.randn(4, 9))
+    assert tall.down is wide.up
+    moved = [one.to("meta") for one in (tall, wide)]
+    assert moved[0].down is moved[1].up
+    assert moved[0].up.device.type == "meta"
+    with torch.inference_mode():
+        first = LowRank.of(torch.randn(5, 5))
+    up = torch.ones(5, 5, requires_grad=True)
+    (up @ first.down).sum().backward()  # also if it was made where nothing can be trained
+
+
 @settings(max_examples=30, deadline=None)
 @given(m=st.integers(1, 20), n=st.integers(1, 20), k=st.integers(1, 8), scale=st.sampled_from([1.0, -0.3, 1e-4]))
 def test_norm(m: int, n: int, k: int, scale: float) -> None:

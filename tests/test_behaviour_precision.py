@@ -14,7 +14,7 @@ from lorax.devices import precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
-from lorax.methods import refine
+from lorax.methods import bridge, refine
 from lorax.models import Factors, Lesson, NewNoise, adapted, effect, recomputed, sampling, train
 from lorax.models.optimizer import LARGEST_SCALE, Optimizer
 from lorax.models.prompts import Prompts
@@ -172,6 +172,14 @@ def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
     lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=1, batch=16, rate=1e-2)
     with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
         train(target, Factors(start, target.device), lesson, Meter())
+
+
+def test_what_half_precision_cannot_hold_is_kept_as_it_is_and_what_overflows_is_named(base: Path) -> None:
+    model = Runner(base)
+    assert bridge._kept(torch.tensor([1.0, 2.0]), model).dtype == torch.half
+    assert torch.equal(bridge._kept(torch.tensor([1.0, 1e6]), model), torch.tensor([1.0, 1e6]))
+    with pytest.raises(LoraxError, match="what the model predicts is NaN or infinite"):
+        bridge._kept(torch.tensor([1.0, float("inf")]), model)
 
 
 def test_what_is_recomputed_has_the_same_gradients(base: Path) -> None:

@@ -119,6 +119,31 @@ def test_a_stopped_training_ends_as_one_that_was_not(
     assert any(not torch.equal(dW.up, start[layer].up) for layer, dW in whole.items())
 
 
+def test_a_state_is_saved_now_and_then(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size it is gigabytes."""
+
+    class Counting:
+        saved = 0
+
+        def load(self) -> None:
+            return None
+
+        def save(self, state: training.State) -> None:
+            self.saved += 1
+
+    target, found = Runner(models / f"{BASE}.safetensors"), []
+    latents = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 2))
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 1)
+    for seconds in (60.0, 0.0):
+        monkeypatch.setattr(training, "SAVE_EVERY", seconds)
+        count = Counting()
+        lesson = Lesson(NewNoise(target, latents, PROMPTS[:8]), steps=3, batch=4, rate=5e-3)
+        train(target, Factors(start, target.device), lesson, Meter(silent), count)
+        found.append(count.saved)
+    assert found == [0, 3]
+
+
 class Opening:
     """Runners that note which bases are opened."""
 

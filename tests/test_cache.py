@@ -79,6 +79,8 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_that_is_logged_once(
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(f"{tmp_path}: an entry of 4e-06 GB is not kept: the cache may hold 2.6e-06 GB.")
     assert [path.stem for path in tmp_path.iterdir()] == ["small"]
+    assert not cache.has_room(entry(1, size=1000).tensors.values())
+    assert cache.has_room(entry(1).tensors.values())
     Cache(tmp_path, 0, 0).put("large", entry(1))  # off: nothing is expected of it
     assert len(caplog.records) == 1
 

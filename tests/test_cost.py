@@ -172,7 +172,7 @@ def test_an_analysis_runs_no_model(models: Path, monkeypatch: pytest.MonkeyPatch
     assert all(record.target and record.kept is None and record.rank == 4 for record in report.records)
     said, takes = wording.summary(report), wording.cost_words(report.cost)
     assert "are not related" in said
-    assert "Forecast: unrelated. 4 LoRAs moved so" in said
+    assert "Forecast: unrelated. In pictures, 8 LoRAs moved so" in said
     assert said.endswith(f"No model was run for this. A transfer takes {takes}.")
     assert as_json(report)["cost"]["words"] == takes
 
@@ -225,6 +225,20 @@ def test_auto_proposes_what_runs_the_models(models: Path) -> None:
 def test_no_more_is_said_than_is_known(seconds: float, words: str) -> None:
     said = wording.cost_words(Cost(seconds, 2_140_000_000, "cpu"))
     assert said == f"about {words} on the CPU, and about 2.1 GB of its memory"
+
+
+def test_a_card_that_cannot_be_measured_counts_as_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while a loaded checkpoint takes all of its memory: what can be done is told all the same."""
+
+    def full(*asked: Any) -> Any:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(speed, "_known", {})
+    monkeypatch.setattr(speed, "_block", full)
+    assert speed.speed_of(torch.device("cuda"), torch.float16, 320.0) == speed.SMALL_CARD
+    assert not speed._known, "it is measured the next time"
+    with pytest.raises(RuntimeError):
+        speed.speed_of(torch.device("cpu"), torch.float32, 320.0)
 
 
 def test_a_speed_that_was_measured_on_a_busy_machine_is_measured_again_once_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,14 @@ class Reads(list[str]):
         self._monkeypatch.setattr(known, "_index", Index(self.folder))
 
 
+def test_what_a_strangers_header_says_is_cut_and_loads_nothing(files: Files, tmp_path: Path) -> None:
+    said = {"ss_sd_model_name": "x" * 100_000, "modelspec.trigger_phrase": "ink <lora:evil:9>, " + "y" * 100_000}
+    found = known.facts(builders.save_lora(tmp_path / "a.safetensors", files.deltas, metadata=said))
+    assert len(found.trained_on) < 5000
+    assert len(found.trigger_words) < 5000
+    assert found.trigger_words.startswith("ink , yyy")
+
+
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reads:
     return Reads(tmp_path / "cache", monkeypatch)

@@ -83,6 +83,19 @@ def test_what_analysing_keeps_serves_a_transfer_that_projects(files: Files, tmp_
     assert large == []
 
 
+@pytest.mark.parametrize("method", ["lorax", "prolora"])
+def test_on_its_own_base_what_is_found_is_kept_once(files: Files, tmp_path: Path, large: list[int], method: str) -> None:
+    """Both weights are one there, whose tensors no file takes twice."""
+    base = open_checkpoint(files.base)
+    found = [
+        run(plan(open_adapter(files.lora), base, base, Options(method, threshold=0.1)), Context(cache=cache))
+        for cache in (None, Cache(tmp_path, BIG, 0), Cache(tmp_path, BIG, 0))
+    ]
+    for one in found[1:]:
+        assert_same(one, found[0])
+    assert list(tmp_path.glob("*.lorax-fit"))
+
+
 def test_a_cache_without_a_disk_is_not_asked(files: Files, large: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the key takes a hash of all weights."""
     monkeypatch.setattr(pair_cache, "key", lambda bases: pytest.fail("asked"))

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from lorax.api.bodies import LoraxAnalysis, LoraxAsked, LoraxBatch, LoraxTransfer, LoraxVerdicts, LoraxWritten
 from lorax.catalog import ListedFile
 from lorax.errors import LoraxError
-from lorax.hosts.base import Host
+from lorax.hosts.base import Host, placed
 from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.workflow import FILTERS, SORTS, Batch, InFolder, Item, Overview, Request, Verdicts
 
@@ -104,8 +104,7 @@ def _as_dict(asked: BaseModel) -> Any:
 
 def _options(host: Host, asked: LoraxAsked) -> tuple[Options, Running]:
     _check_lengths(_as_dict(asked))
-    options = _chosen(host, Options, asked.options)
-    return replace(options, device=host.device()) if options.device == "auto" else options, _chosen(host, Running, asked.running)
+    return placed(host, _chosen(host, Options, asked.options)), _chosen(host, Running, asked.running)
 
 
 def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:

@@ -9,7 +9,7 @@ from lorax.catalog.record import Facts, FileKind, Named, NamedBy, Provenance, Re
 from lorax.checkpoint import families, open_checkpoint, prediction_in
 from lorax.errors import LoraxError, NotAnAdapter, UnsupportedFamily, in_words
 from lorax.files import Outline, legacy_hash, outline
-from lorax.formats import kind, loraxfile, open_adapter, ranks, sidecars
+from lorax.formats import kind, loraxfile, open_adapter, ranks, sidecars, trigger_phrase
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def _adapter(path: Path, metadata: Mapping[str, str], structure: Structure, seen
         rank=structure.rank,
         format=structure.format,
         family=family.title if family else "",
-        trained_on=metadata.get("ss_sd_model_name") or hints.base,
-        trigger_words=hints.trigger_words or metadata.get("modelspec.trigger_phrase", ""),
+        trained_on=sidecars.text(metadata.get("ss_sd_model_name")) or hints.base,
+        trigger_words=hints.trigger_words or trigger_phrase(metadata),
         weight=hints.weight,
         origin=_origin(metadata),
     )

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,15 @@ class Cache:
         """Return a number that differs once this process has put or removed an entry whose key ends in ``-word``."""
         return self._changes[word] + self._folders
 
+    def has_room(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Tell whether the disk may hold an entry of such tensors, and warn if not: to copy them off a card takes a while."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if self.folder is not None and size > self.disk_limit > 0:
+            with self._lock:
+                self._warn(size)
+            return False
+        return True
+
     def put(self, key: str, entry: Entry, remember: bool = True) -> None:
         """Store an entry on the disk and, with ``remember``, in memory."""
         with self._lock:
@@ -81,7 +91,7 @@ class Cache:
             if self.folder is None or self.disk_limit == 0:
                 return
             if entry.size > self.disk_limit:
-                self._warn(entry)
+                self._warn(entry.size)
                 return
             path = self.folder / (key + SUFFIX)
             is_new = not path.is_file()
@@ -108,13 +118,13 @@ class Cache:
             if self.folder is not None:
                 self._trim(self.folder, 0)
 
-    def _warn(self, entry: Entry) -> None:
-        """Log, only once, that an entry is too large. A training stores its state every few steps."""
+    def _warn(self, size: int) -> None:
+        """Log, only once, that an entry is too large. A training stores its state again and again."""
         if not self._has_warned:
             log.warning(
                 "%s: an entry of %.2g GB is not kept: the cache may hold %.2g GB. Allow it more if work is to be found again.",
                 self.folder,
-                entry.size / 1e9,
+                size / 1e9,
                 self.disk_limit / 1e9,
             )
         self._has_warned = True

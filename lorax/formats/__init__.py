@@ -5,6 +5,18 @@ from lorax.formats.adapter_file import AdapterFile
 from lorax.formats.keys import split
 from lorax.formats.loraxfile import Header
 from lorax.formats.opening import open_adapter
-from lorax.formats.summary import kind, ranks, trigger_words
+from lorax.formats.summary import kind, ranks, trigger_phrase, trigger_words
 
-__all__ = ["AdapterFile", "Header", "kind", "loraxfile", "open_adapter", "ranks", "sidecars", "small", "split", "trigger_words"]
+__all__ = [
+    "AdapterFile",
+    "Header",
+    "kind",
+    "loraxfile",
+    "open_adapter",
+    "ranks",
+    "sidecars",
+    "small",
+    "split",
+    "trigger_phrase",
+    "trigger_words",
+]

@@ -72,7 +72,7 @@ def description(adapter: Path) -> str:
     for path in filter(is_file, (adapter.with_suffix(suffix) for suffix in TEXTS)):
         try:
             with path.open("rb") as stream:
-                return _text(stream.read(MOST_TEXT).decode("utf-8-sig", "replace"))
+                return text(stream.read(MOST_TEXT).decode("utf-8-sig", "replace"))
         except OSError as error:
             log.warning("%s: cannot be read (%s).", path, error)
     return ""
@@ -82,11 +82,11 @@ def description(adapter: Path) -> str:
 def _hints(adapter: Path, changed: tuple[int, ...]) -> Hints:
     card, civitai, manager, matrix = (content(adapter.with_suffix(suffix)) or {} for suffix in ALL)
     words = (civitai.get("trainedWords"), *_managers_words(manager), matrix.get("TrainedWords"))
-    bases = (_text(base) for base in (civitai.get("baseModel"), manager.get("base_model"), matrix.get("BaseModel")))
+    bases = (text(base) for base in (civitai.get("baseModel"), manager.get("base_model"), matrix.get("BaseModel")))
     family = next((family for family in FAMILIES if card.get("sd version") in family.card_versions), None)
     weights = map(_weight, (card.get("preferred weight"), _tips(adapter, manager).get("strength")))
     return Hints(
-        trigger_words=next(filter(None, (_text(card.get("activation text")), *map(_listed, words))), ""),
+        trigger_words=next(filter(None, (text(card.get("activation text")), *map(_listed, words))), ""),
         base=next((base for base in bases if base.lower() not in NO_BASE), ""),
         family=family,
         weight=next((weight for weight in weights if weight is not None), None),
@@ -116,9 +116,9 @@ def _weight(value: object) -> float | None:
 
 
 def _listed(words: object) -> str:
-    return _text(", ".join(filter(None, map(_text, words)))) if isinstance(words, list) else ""
+    return text(", ".join(filter(None, map(text, words)))) if isinstance(words, list) else ""
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
     """Return a string that any page can show, at most ``LONGEST`` characters of it; empty if ``value`` is not a string."""
     return value[:LONGEST].strip().encode(errors="replace").decode() if isinstance(value, str) else ""

@@ -1,10 +1,14 @@
 """Facts about a whole adapter: its kind, its ranks and its trigger words."""
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 
 from lorax.formats import sidecars
 from lorax.formats.adapter_file import AdapterFile
 from lorax.formats.stored import StoredLayer
+
+TAG = re.compile(r"<[^<>]*>")
 
 
 def kind(adapter: AdapterFile) -> str:
@@ -28,7 +32,12 @@ def ranks(adapter: AdapterFile) -> Counter[int]:
 
 def trigger_words(adapter: AdapterFile) -> str:
     """Return the adapter's trigger words from its card, else from Civitai's file, else from its metadata."""
-    return sidecars.read(adapter.path).trigger_words or adapter.metadata.get("modelspec.trigger_phrase", "")
+    return sidecars.read(adapter.path).trigger_words or trigger_phrase(adapter.metadata)
+
+
+def trigger_phrase(metadata: Mapping[str, str]) -> str:
+    """Return the trigger words that a file's metadata tells, without tags: a stranger's would load other networks."""
+    return TAG.sub("", sidecars.text(metadata.get("modelspec.trigger_phrase"))).strip()
 
 
 def _forms(adapter: AdapterFile) -> list[tuple[StoredLayer, int]]:

@@ -1,14 +1,16 @@
 """The interface of a host: the program in which the tab and the API run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorax.catalog import ListedFile
 from lorax.files import Cache
 from lorax.hosts.jobs import Jobs
+from lorax.methods import runs_models
 from lorax.models import Models
+from lorax.options import Options
 from lorax.progress import Progress
 
 T = TypeVar("T")
@@ -116,3 +118,9 @@ class Host(Protocol):
         The base that was loaded before is loaded again at the end. Raises LoraxError if a shot cannot be drawn, and what
         ``progress`` raises to stop; what was yielded by then is whole.
         """
+
+
+def placed(host: Host, options: Options) -> Options:
+    """Return the options with the device that computes: the chosen one, but that of a host which runs the models itself."""
+    is_own = host.models() is not None and runs_models(options.method)
+    return replace(options, device=host.device()) if options.device == "auto" or is_own else options

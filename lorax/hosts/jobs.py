@@ -71,7 +71,7 @@ class Job:
             self.stopping = True
             if self._interrupt:
                 self._interrupt()
-            elif self.state == "running":
+            elif self.state == "running" and self.began is None:  # later, its work is done, and the host tidies up
                 self.state = "cancelled"
 
     def _run(self, queue: Queue, work: Callable[[Progress], Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lorax import catalog
 from lorax.catalog import FileKind, ListedFile
+from lorax.checkpoint import open_checkpoint
+from lorax.devices import pick_device
 from lorax.errors import LoraxError
 from lorax.files import Cache, as_utf8, files_below
 from lorax.formats import open_adapter
@@ -96,9 +98,9 @@ class Standalone:
     def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
         """Draw with DDIM, in the base's own size; see ``Host.pictures``."""
         try:
-            from lorax.runner import Runner
+            from lorax.runner import Runners
         except ModuleNotFoundError as error:
-            raise LoraxError(f"Pictures need {error.name}. Install its packages with: pip install lorax-webui[demo]") from error
+            raise LoraxError(f"Pictures need {error.name}. Install its packages: pip install -e '.[demo]'") from error
         from PIL import Image
 
         if fitted := next((shot.adapter for shot in shots if shot.adapter and open_adapter(shot.adapter.path).header), None):
@@ -107,15 +109,16 @@ class Standalone:
             )
         done = 0
         for base, following in groupby(shots, key=lambda shot: shot.base.path):
-            runner = Runner(base, _tokenizer(base, self.folder))
-            for shot in following:
-                progress(done, len(shots), shot.title)
-                with runner.adapted(shot.adapter.path if shot.adapter else None, shot.strength):
-                    (picture,) = runner.sample(
-                        [drawing.prompt], [shot.seed], steps=drawing.steps, guidance=drawing.cfg, negative=drawing.negative
-                    )
-                done += 1
-                yield Drawn(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
+            runners = Runners(pick_device("auto"), tokenizer=_tokenizer(base, self.folder))
+            with runners.opened(open_checkpoint(base)) as runner:
+                for shot in following:
+                    progress(done, len(shots), shot.title)
+                    with runner.adapted(shot.adapter.path if shot.adapter else None, shot.strength):
+                        (picture,) = runner.sample(
+                            [drawing.prompt], [shot.seed], steps=drawing.steps, guidance=drawing.cfg, negative=drawing.negative
+                        )
+                    done += 1
+                    yield Drawn(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
 
 
 def _tokenizer(base: Path, root: Path) -> Path:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job, Kinship
 from lorax.models import (
@@ -27,6 +28,7 @@ from lorax.models import (
     check,
     effect,
     hooked,
+    overflowing,
     rows_in,
     rows_out,
     sampling,
@@ -132,7 +134,7 @@ def record(
                 y = torch.cat([y[:half], y[half:] + effect(module, x[half:], deltas[layer])])
             if layer in layers:
                 alone, adapted = (points.of(rows_out(module, part), half) for part in torch.split(y, half))
-                found[layer] = Output(alone.half(), (adapted - alone).half())
+                found[layer] = Output(_kept(alone, source), _kept(adapted - alone, source))
             return y
 
         return hook
@@ -140,6 +142,15 @@ def record(
     deltas = {layer: dW.to(source.device) for layer, dW in adapter.items()}
     _run_on_two_copies(source, batch, {layer: recording(layer) for layer in {*adapter, *layers}})
     return found
+
+
+def _kept(values: torch.Tensor, model: Model) -> torch.Tensor:
+    """Return values in half precision, but those that exceed it. Raises LoraxError if the model's overflow."""
+    if (half := values.half()).isfinite().all():
+        return half
+    if not values.isfinite().all():
+        raise LoraxError(overflowing(model))
+    return values
 
 
 @torch.no_grad()
@@ -164,6 +175,8 @@ def solve(
             y_s, change = outputs[assigned.source].alone.float(), outputs[assigned.source].change.float()
             y_t, y_1 = (points.of(rows_out(module, part), half) for part in torch.split(y, half))
             x_1 = points.of_input(module, x[half:])
+            if not (y_t.isfinite().all() and y_1.isfinite().all()):
+                raise LoraxError(overflowing(target))
             R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0), meter)
             found[layer] = _reduced(x_1, ridge(x_1, change @ R - (y_1 - y_t), meter), assigned.rank)
             return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])

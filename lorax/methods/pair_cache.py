@@ -26,7 +26,7 @@ def to_entry(pair: WeightPair) -> Entry | None:
     if not (pair.source.has_worked or pair.target.has_worked):
         return None
     tensors: dict[str, torch.Tensor] = {}
-    for side, weight in (("source", pair.source), ("target", pair.target)):
+    for side, weight in _sides(pair).items():
         if found.r is not None and (basis := weight.basis_of(found.r)) is not None:
             parts = {"near": basis.near, "S": basis.S, "far": basis.far}
             tensors |= {f"{side}.{part}": tensor.contiguous().cpu() for part, tensor in parts.items() if tensor is not None}
@@ -41,13 +41,18 @@ def from_entry(entry: Entry, pair: WeightPair) -> WeightPair:
         return WeightPair(pair.source, pair.target, pair.rule, found)
     if not 0 < found.r <= min(pair.source.p, pair.target.p):
         raise ValueError(r)
-    sides = []
-    for side, weight in (("source", pair.source), ("target", pair.target)):
+    sides = {}
+    for side, weight in _sides(pair).items():
         near, S, far = (entry.tensors.get(f"{side}.{part}") for part in ("near", "S", "far"))
         if near is None or S is None:
-            sides.append(weight)
+            sides[side] = weight
             continue
         if near.shape != (weight.p, r) or S.shape != (r,):
             raise ValueError(near.shape)
-        sides.append(Decomposition(weight.stored, Basis.of(weight.stored, near, S, far)))
-    return WeightPair(sides[0], sides[1], pair.rule, found)
+        sides[side] = Decomposition(weight.stored, Basis.of(weight.stored, near, S, far))
+    return WeightPair(sides["source"], sides.get("target", sides["source"]), pair.rule, found)
+
+
+def _sides(pair: WeightPair) -> dict[str, Decomposition]:
+    """Return the two weights; one, if they are the same, whose tensors cannot be stored twice."""
+    return {"source": pair.source} | ({"target": pair.target} if pair.target is not pair.source else {})

@@ -1,5 +1,6 @@
 """Measures how fast a device computes what models consist of, and what share of it a job gets beside others."""
 
+import logging
 import math
 import os
 import threading
@@ -13,9 +14,11 @@ from lorax.devices import pool
 
 TIMES, EACH = 5, 0.03  # how often a speed is measured, of which the fastest counts, and for how many seconds
 REMEMBERED = 60.0  # seconds in which the share is not measured again; other work on the machine comes and goes
+SMALL_CARD = 4e12  # operations per second of a card that cannot be measured
 CHANNELS = 64  # widths are measured in multiples of it
 _known: dict[tuple[object, ...], tuple[float, bool]] = {}  # operations per second, and whether the machine was busy meanwhile
 _share: tuple[float, float] | None = None  # when it was measured, and the share of the CPU
+log = logging.getLogger(__name__)
 _lock = threading.RLock()  # two measurements at a time would slow each other down
 
 Made = tuple[float, Callable[[], object]]  # operations, and what does them
@@ -24,10 +27,17 @@ Made = tuple[float, Callable[[], object]]  # operations, and what does them
 def speed_of(device: torch.device, dtype: torch.dtype, width: float) -> float:
     """Return the operations per second of a block of a UNet of this width: a convolution, attention and linear layers.
 
-    They are those of a device that does nothing else, whatever it does meanwhile, so that an estimate stays the same.
+    They are those of a device that does nothing else, whatever it does meanwhile, so that an estimate stays the same. Of a card
+    that cannot be measured, as while its memory is full, they are those of a small one.
     """
     channels = CHANNELS * max(1, round(width / CHANNELS))
-    return _kept((device, dtype, channels), lambda: _block(device, dtype, channels), device.type != "cpu")
+    try:
+        return _kept((device, dtype, channels), lambda: _block(device, dtype, channels), device.type != "cpu")
+    except RuntimeError as error:
+        if device.type == "cpu":
+            raise
+        log.warning("%s could not be measured: %s", device, error)
+        return SMALL_CARD
 
 
 def speed_of_solving() -> float:

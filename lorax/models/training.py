@@ -1,6 +1,7 @@
 """Trains factors or scales of an adapter on examples, until held-out ones show no gain."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +19,7 @@ from lorax.models.sampling import NoisyBatch, batches
 from lorax.progress import TRAINING, Meter
 
 VALIDATE_EVERY = 10  # steps
+SAVE_EVERY = 60.0  # seconds at least; a state may be gigabytes
 PATIENCE = 5  # validations without a gain, after which training stops
 BACKWARD_AT_ONCE = 16  # pictures with a side of 8 that go through a backward pass together
 LARGE = 32  # side of latents above which blocks are recomputed, since a graphics card cannot hold their values
@@ -64,6 +66,7 @@ def train(
     meter.at(optimizer.step, lesson.steps, TRAINING)
     if not resumed:
         run.validate()
+    saved_at = time.monotonic()
     while optimizer.step < lesson.steps and optimizer.stale < PATIENCE:
         try:
             meter.at(optimizer.step, lesson.steps, TRAINING)
@@ -73,7 +76,9 @@ def train(
         run.advance()
         if optimizer.step % VALIDATE_EVERY == 0 or optimizer.step == lesson.steps:
             run.validate()
-            _save(optimizer, saved)
+            if time.monotonic() - saved_at >= SAVE_EVERY:
+                _save(optimizer, saved)
+                saved_at = time.monotonic()
     return {layer: dW.to("cpu") for layer, dW in trained.layers(optimizer.best).items()}
 
 

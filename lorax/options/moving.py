@@ -44,7 +44,8 @@ class Options:
     device: str = option(
         "auto",
         "Device",
-        "What computes; auto is the graphics card where there is one, and mps uses the CPU, as Apple's cards lack the precision",
+        "What computes; auto is the graphics card where there is one, and mps uses the CPU, as Apple's cards lack the precision. "
+        "In a WebUI, Refine and Bridge run where it draws",
         example="auto|cpu|cuda|mps",
     )
     max_rank: int | None = option(

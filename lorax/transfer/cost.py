@@ -103,6 +103,7 @@ class _Job:
     rows: int  # points at which bridge compares layers; 0 for refine
     solved: list[tuple[int, int, int]]  # shapes of the layers that bridge solves: outputs of the source's, shape of the target's
     factors: int  # values that are trained
+    deltas: int  # bytes of what the adapter adds to the source, which formats other than LoRA fill whole matrices with
     answers: int  # examples that refine keeps, in which the source has predicted the noise
     alone: bool  # whether nothing else is computed meanwhile
 
@@ -126,9 +127,9 @@ class _Job:
         factors = sum(ranks) if is_bridge else sum(rank * (m + n) for rank, (m, n) in zip(ranks, shapes, strict=True))
         solved = [(out, *shape) for out, shape in zip(outs, shapes, strict=True)] if is_bridge else []
         answers = examples.answers_on(drawn) if is_answered(method, kinship) else 0
-        return cls(
-            plan, pick_device(plan.options.device), models, done, bridge.points_for(sum(outs)), solved, factors, answers, alone
-        )
+        deltas = FLOAT * sum(_values(plan, name, pair.source) for name, pair in plan.pairs.items() if pair)
+        device, rows = pick_device(plan.options.device), bridge.points_for(sum(outs))
+        return cls(plan, device, models, done, rows, solved, factors, deltas, answers, alone)
 
     def phases(self) -> list[Phase]:
         """Return the phases with their seconds."""
@@ -185,4 +186,10 @@ class _Job:
         coded = min(work.decoded + work.read, sampling.batch_size(AT_ONCE, of.size))
         coded *= HELD * FLOAT * max((layer.values for layer in of.autoencoder), default=0)
         weights = width * of.parameters + FLOAT * sum(layer.parameters for layer in of.autoencoder)
-        return weights + width * values + trained + solved + coded
+        return weights + width * values + trained + solved + coded + (0 if stage.of_target else self.deltas)
+
+
+def _values(plan: Plan, name: str, layer: str) -> int:
+    """Return how many values the factors of an adapter's layer have."""
+    stored, (m, n) = plan.adapter.layers[name], plan.source.matrix(layer)
+    return (stored.rank or 0) * (m + n) if stored.is_low_rank else m * n

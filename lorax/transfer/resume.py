@@ -71,7 +71,7 @@ class Store:
         return self._cache.get(name, remember=False) if self._cache else None
 
     def _put(self, name: str, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-        if self._cache:
+        if self._cache and self._cache.has_room(tensors.values()):
             stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             self._cache.put(name, Entry(stored, dict(notes)), remember=False)
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lorax.catalog import ListedFile, facts
 from lorax.errors import LoraxError
-from lorax.hosts.base import Host
+from lorax.hosts.base import Host, placed
 from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.progress import Progress
 from lorax.transfer import Do, Kind, Verdict
@@ -273,8 +273,7 @@ class Handlers:
         return found
 
     def _options(self, choice: Choice) -> Options:
-        options = choice.of_options(Options)
-        return replace(options, device=self.host.device()) if options.device == "auto" else options
+        return placed(self.host, choice.of_options(Options))
 
 
 def _is_asked_for(verdict: Verdict, choice: Choice) -> bool:

@@ -196,6 +196,9 @@ class Double:
             self.reloaded += 1
             self.returns += [info.name] if info else []
 
+        def torch_gc():
+            pass
+
         class SkipWritingToConfig:
             def __enter__(self):
                 return self
@@ -234,7 +237,7 @@ class Double:
                 "on_before_ui": on_before_ui,
             },
             "call_queue": {"queue_lock": queue_lock},
-            "devices": {"device": SimpleNamespace(type="cpu")},
+            "devices": {"device": SimpleNamespace(type="cpu"), "torch_gc": torch_gc},
             "paths_internal": {"models_path": str(models), "data_path": str(models / "data")},
             "processing": {
                 "StableDiffusionProcessing": StableDiffusionProcessing,

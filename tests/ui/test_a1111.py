@@ -210,8 +210,44 @@ def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any)
 
     choose("finetune.safetensors")
     assert host.loaded() == "finetune.safetensors"
-    host.run(lambda progress: choose("pruned.safetensors"), lambda *given: None)
-    assert double.returns == ([] if double.kind == "forge" else ["finetune.safetensors"])
+
+    def another(progress: Any) -> str:
+        choose("pruned.safetensors")
+        return host.loaded()
+
+    meanwhile = host.run(another, lambda *given: None)
+    if double.kind == "forge":  # which loads by itself: only the user chooses
+        assert (meanwhile, double.returns) == ("pruned.safetensors", [])
+    else:
+        assert meanwhile == "finetune.safetensors", "what a job loads for a while is not what the user draws with"
+        assert double.returns == ["finetune.safetensors"]
+        assert host.loaded() == "pruned.safetensors", "by the double, which loads nothing"
+
+
+def test_what_a_job_did_stands_though_the_checkpoint_cannot_be_loaded_again(
+    double: Double, host: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models, chosen = double.modules["sd_models"], sys.modules["lorax.hosts.a1111.chosen"]
+
+    def fails(info: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    def work(progress: Any) -> str:
+        models.model_data.sd_model = SimpleNamespace(sd_checkpoint_info=double.infos[1])
+        return "written"
+
+    monkeypatch.setattr(models, "reload_model_weights", fails)
+    assert host.run(work, lambda *given: None) == "written"
+    assert "could not be loaded again" in caplog.text
+    assert chosen.shown() is double.infos[1]
+
+
+def test_a_picture_of_another_checkpoint_is_no_comparison(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = SimpleNamespace(images=[None], comments="", sd_model_name="pruned")
+    monkeypatch.setattr(double.modules["processing"], "process_images", lambda job: drawn)
+    shot = Shot("alone", host.bases()["finetune.safetensors"], None)
+    with pytest.raises(LoraxError, match="drew with pruned, not with finetune"):
+        list(host.pictures([shot], Drawing("a cat"), lambda *given: None))
 
 
 @in_each_shape
@@ -219,7 +255,7 @@ def test_sending_chooses_the_checkpoint_if_the_page_would_not(double: Double, ho
     """A lazy WebUI's page notes what its list changes to, which may show the checkpoint already. The others' always loads it."""
     from lorax.ui.handlers import Handlers
 
-    Handlers(host).sent("<lora:contrast-base-finetune:1>", "finetune.safetensors")
+    Handlers(host).sent("<lora:contrast-base-finetune:1>", "finetune.safetensors", "<lora:contrast-base:1>")
     stored = tmp_path / "config.json"  # of the next start
     if double.kind != "forge":
         assert (host.loaded(), stored.exists()) == ("base.safetensors", False)

@@ -107,6 +107,26 @@ def test_a_stop_that_comes_too_late_reaches_nobody_else(host: Any, double: Doubl
         assert (first.state, second.stopping) == ("done", False)
 
 
+def test_a_stop_while_the_host_tidies_up_does_not_undo_what_was_done(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while the WebUI loads the checkpoint again that was loaded before."""
+    run, (tidying, release) = host.run, (threading.Event(), threading.Event())
+
+    def slow(work: Callable[..., Any], progress: Any) -> Any:
+        found = run(work, progress)
+        tidying.set()
+        release.wait(20)
+        return found
+
+    monkeypatch.setattr(host, "run", slow)
+    job = host.jobs.begin(host, lambda progress: "written", "one")
+    until(tidying.is_set)
+    job.stop()
+    assert job.state == "running"
+    release.set()
+    until(lambda: not job.has_thread)
+    assert (job.state, job.outcome) == ("done", "written")
+
+
 def test_the_page_is_told_how_many_seconds_are_left_by_which_it_asks_again() -> None:
     """Each answer takes a third of a second of the browser's processor."""
     waits = Job("one", "transfer", "Moving")
@@ -125,7 +145,10 @@ def test_what_goes_wrong_is_the_jobs_end(host: Any, caplog: pytest.LogCaptureFix
     errors = {
         LoraxError("a sentence"): "a sentence",
         MemoryError(): "Not enough memory. Close other programs, and try again.",
-        torch.cuda.OutOfMemoryError("CUDA out of memory."): "Not enough memory. Close other programs, and try again.",
+        torch.cuda.OutOfMemoryError("CUDA out of memory."): "The graphics card has not enough memory. Close other programs that",
+        RuntimeError("CUDA error: out of memory"): "The graphics card has not enough memory.",
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"): "The graphics card has not enough memory.",
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"): "The graphics card has",
         OSError(28, "No space left on device", "a.safetensors"): "a.safetensors: No space left on device. Check the space",
         KeyError("a key"): "An unexpected error (KeyError: 'a key'). Please report it, with what the console says.",
     }

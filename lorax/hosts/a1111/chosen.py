@@ -4,11 +4,15 @@ Most WebUIs load a checkpoint when it is chosen. Forge and Neo are lazy: they no
 needs it. Before the first picture, a stand-in without a checkpoint is in the place of the model.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from modules import sd_models, shared
+
+log = logging.getLogger(__name__)
+_kept: Any = None  # what is loaded again at the end of ``kept``
 
 
 def checkpoint() -> Any:
@@ -18,19 +22,33 @@ def checkpoint() -> Any:
     return getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)  # reading shared.sd_model would load one
 
 
+def shown() -> Any:
+    """Return the CheckpointInfo that the user draws with: not what a job has loaded for a while."""
+    return _kept or checkpoint()
+
+
 @contextmanager
 def kept() -> Iterator[None]:
     """Load, at the end of the block, the checkpoint that was loaded at its start, if another one is loaded by then.
 
-    A lazy WebUI needs nothing: what we do there leaves its choice as it is.
+    A lazy WebUI needs nothing: what we do there leaves its choice as it is. What the block has done stands, also if this fails.
     """
-    before = checkpoint()
+    global _kept
+    if _is_lazy():
+        yield
+        return
+    _kept = before = checkpoint()
     try:
         yield
     finally:
-        if not _is_lazy() and checkpoint() is not before:
-            with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
-                sd_models.reload_model_weights(info=before)
+        try:
+            if checkpoint() is not before:
+                with sd_models.SkipWritingToConfig():  # the user may have selected another one in the meantime
+                    sd_models.reload_model_weights(info=before)
+        except Exception:  # the WebUI tries again before the next picture, and says why it fails
+            log.exception("%s could not be loaded again", before)
+        finally:
+            _kept = None
 
 
 def choose(name: str) -> None:

@@ -4,7 +4,9 @@ What they do in different ways is told by what a WebUI can do, never by its name
 checkpoint, ``models`` or ``runners`` for running one, and ``network`` for LoRA-X files in prompts.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ class A1111:
         return {name: model.path for name, model in self.adapters().items()}
 
     def loaded(self) -> str | None:
-        info = chosen.checkpoint() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
+        info = chosen.shown() or sd_models.get_closet_checkpoint_match(shared.opts.sd_model_checkpoint)
         return info.name if info else None
 
     def choose(self, base: str) -> None:
@@ -101,7 +103,7 @@ class A1111:
         with call_queue.queue_lock:
             shared.state.begin("lorax")
             try:
-                with chosen.kept():
+                with chosen.kept(), _let_go():
                     return work(both)
             finally:
                 shared.state.interrupted = shared.state.skipped = shared.state.stopping_generation = False
@@ -129,6 +131,17 @@ class A1111:
     def pictures(self, shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterator[Drawn]:
         """Draw the shots; see ``Host.pictures``. Must be called in the WebUI's queue, as ``run`` does."""
         return draw(shots, drawing, progress)
+
+
+@contextmanager
+def _let_go() -> Iterator[None]:
+    """Free what an error's frames hold on the device, before another checkpoint is loaded there."""
+    try:
+        yield
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        devices.torch_gc()
+        raise
 
 
 def guards(app: Any) -> list[Any] | None:

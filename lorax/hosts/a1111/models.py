@@ -11,7 +11,7 @@ from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
 from lorax.checkpoint import VELOCITY, Checkpoint, config_of
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, is_out_of_memory
 from lorax.hosts.a1111.text import OneEncoder, TwoEncoders, call_through
 from lorax.models import Conditioning, batch_size, check
 
@@ -24,7 +24,7 @@ class HostModels:
     @contextmanager
     def opened(self, base: Checkpoint) -> "Iterator[HostModel]":
         """Load the base in the WebUI's queue. The checkpoint that was loaded before is not restored here."""
-        info = next((info for info in sd_models.checkpoints_list.values() if Path(info.filename) == base.path), None)
+        info = next((info for info in list(sd_models.checkpoints_list.values()) if Path(info.filename) == base.path), None)
         if info is None:
             raise LoraxError(f"{base.path}: not listed by the WebUI any more. Refresh the lists and choose another checkpoint.")
         check(base)
@@ -35,6 +35,10 @@ class HostModels:
             except Exception as error:  # a pruned SDXL is mistaken for SSD-1B; a damaged file can fail anywhere
                 if before is not None:  # off the device and without its hooks by now, though the WebUI counts it as loaded
                     sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
+                if is_out_of_memory(error):
+                    raise LoraxError(
+                        f"{base.path}: not enough memory to load it. Close other programs, and try again."
+                    ) from error
                 reason = f"{type(error).__name__}: {error}"
                 raise LoraxError(f"{base.path}: the WebUI cannot load it ({reason}). Use another one.") from error
         sd_unet.apply_unet("None")  # an extension's replacement, such as TensorRT's, has no layers to hook into

@@ -38,10 +38,17 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
                 processed = processing.process_images(job)
             finally:
                 job.close()
+            _check(processed, shot)
             progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
             yield Drawn(processed.images[0], processed.comments.splitlines())
     finally:
         chosen.load()
+
+
+def _check(processed: Any, shot: Shot) -> None:
+    """Raise LoraxError if the picture is of another checkpoint: a WebUI draws so if its list is read anew just then."""
+    if (drawn := getattr(processed, "sd_model_name", None)) not in (None, shot.base.path.stem):
+        raise LoraxError(f"The WebUI drew with {drawn}, not with {shot.base.path.stem}. Refresh the lists, and compare again.")
 
 
 def _job(shot: Shot, drawing: Drawing, prompt: str) -> Any:

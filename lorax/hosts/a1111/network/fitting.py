@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from modules import devices, processing, scripts, sd_models, shared
 
-from lorax.errors import Interrupted, in_words, is_expected
+from lorax.errors import Interrupted, in_words, is_expected, is_out_of_memory
 from lorax.files import Cache
 from lorax.formats import Header
 from lorax.progress import Progress
@@ -69,7 +69,9 @@ class Fitting:
     def _on_device(self, file: Path, target: Path, progress: Progress) -> Fit:
         try:
             return self._fitter.fit(file, target, self._device(), progress)
-        except torch.cuda.OutOfMemoryError:  # the loaded model takes most of the memory
+        except Exception as error:
+            if not is_out_of_memory(error):  # the loaded model takes most of the card's
+                raise
             devices.torch_gc()
             return self._fitter.fit(file, target, "cpu", progress)
 
