@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -150,6 +151,18 @@ def test_of_large_models_a_caption_is_encoded_once_unless_text_encoders_are_trai
     )
     assert (once.encoded, once.at_once) == (ASKED.pictures, 1)
     assert often.encoded == often.predicted > once.encoded
+
+
+def test_a_whole_difference_takes_more_memory_than_a_lora(models: Path, tmp_path: Path) -> None:
+    """So do LoKr and others, whose layers are whole matrices once they are decoded."""
+    whole = tmp_path / "whole.safetensors"
+    adapter, base = open_adapter(LORA), open_checkpoint(models / f"{BASE}.safetensors")
+    dense = ((name, adapter.delta(name, base)) for name in adapter.layers)
+    save_file({f"{name}.diff": (dW.scale * dW.up @ dW.down).contiguous() for name, dW in dense}, whole)
+    thin, thick = (planned(models, "scratch", "refine", lora, dataclasses.replace(ASKED, lora_rank=4)) for lora in (LORA, whole))
+    sizes = [math.prod(base.matrix(layer)) for layer in adapter.layers_of(base).values() if layer]
+    more = cost.estimate(thick).bytes - cost.estimate(thin).bytes
+    assert 0.5 * cost.FLOAT * sum(sizes) < more <= cost.FLOAT * sum(sizes)
 
 
 def test_a_larger_rank_takes_more_memory(models: Path) -> None:

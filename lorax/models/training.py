@@ -66,7 +66,7 @@ def train(
     meter.at(optimizer.step, lesson.steps, TRAINING)
     if not resumed:
         run.validate()
-    saved_at = time.monotonic()
+    first, saved_at = optimizer.step, time.monotonic()
     while optimizer.step < lesson.steps and optimizer.stale < PATIENCE:
         try:
             meter.at(optimizer.step, lesson.steps, TRAINING)
@@ -79,6 +79,8 @@ def train(
             if time.monotonic() - saved_at >= SAVE_EVERY:
                 _save(optimizer, saved)
                 saved_at = time.monotonic()
+    if optimizer.step > first:  # so that its result is there at once if it is asked for again
+        _save(optimizer, saved)
     return {layer: dW.to("cpu") for layer, dW in trained.layers(optimizer.best).items()}
 
 

@@ -163,12 +163,12 @@ class _Job:
         return held if on_card else held + PROGRAM + self._in_main_memory()
 
     def _in_main_memory(self) -> int:
-        """Return the bytes of the pictures, or of the answers on them, and of what bridge keeps of the source."""
+        """Return the bytes of the adapter, of the pictures or of the answers on them, and of what bridge keeps of the source."""
         side = self.models[0].size
         drawn = max(stage.work.read for stage in self.stages)
         pictures = drawn * 3 * (PIXELS * side) ** 2
         answers = self.answers * 2 * torch.half.itemsize * CHANNELS * side**2
-        return pictures + answers + 2 * torch.half.itemsize * self.rows * sum(out for out, _, _ in self.solved)
+        return self.deltas + pictures + answers + 2 * torch.half.itemsize * self.rows * sum(out for out, _, _ in self.solved)
 
     def _bytes(self, stage: Stage, width: int) -> int:
         """Return the bytes of the weights, of the values between layers, and of what is trained or solved."""
@@ -186,7 +186,8 @@ class _Job:
         coded = min(work.decoded + work.read, sampling.batch_size(AT_ONCE, of.size))
         coded *= HELD * FLOAT * max((layer.values for layer in of.autoencoder), default=0)
         weights = width * of.parameters + FLOAT * sum(layer.parameters for layer in of.autoencoder)
-        return weights + width * values + trained + solved + coded + (0 if stage.of_target else self.deltas)
+        deltas = 0 if stage.of_target or self.device.type == "cpu" else self.deltas  # a copy on the card
+        return weights + width * values + trained + solved + coded + deltas
 
 
 def _values(plan: Plan, name: str, layer: str) -> int:

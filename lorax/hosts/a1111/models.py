@@ -52,7 +52,7 @@ class HostModel:
 
     def __init__(self, base: Checkpoint, loaded: Any) -> None:
         if loaded.parameterization == "v":
-            raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise, and cannot be run here.")
+            raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise. LoRA-X cannot run it; use Move.")
         self.base, self.device, self._loaded = base, devices.device, loaded
         self.size = config_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
         self.latent_scale = float(loaded.scale_factor)
