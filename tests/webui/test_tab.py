@@ -187,7 +187,7 @@ def test_move_compare_and_send(page: Any, ui: Page) -> None:
     assert abs(ui.draw(f"<lora:{LORA}:1>", **drawing).pictures[0] - source).max() <= 1
     ui.load("finetune")
 
-    page.fill("#txt2img_prompt textarea", f"cat <lora:{LORA}:0.7> face")
+    page.locator("#txt2img_prompt textarea").evaluate(f"(area) => (area.value = 'cat <lora:{LORA}:0.7> face')")
     page.click("#lorax_send")
     sent = f"cat face <lora:{name}:1> in contrast"  # the original does not act besides
     page.wait_for_function(f"() => document.querySelector('#txt2img_prompt textarea').value === '{sent}'")
