@@ -176,10 +176,10 @@ def test_the_words_say_what_was_measured(models: Path) -> None:
     assert words(dataclasses.replace(stranger, actions=on_card)).count("GB of the graphics card's memory") == len(on_card)
     crossed = judged(LORA, models / "base.safetensors", models / "xl.safetensors")
     assert f" trained here. {LITTLE} The times" in words(crossed)
-    told = rf" Refining takes {takes} and [\d.]+ GB of memory, if nothing else runs; in our tests, with small models, "
+    told = rf" Refine takes {takes} and [\d.]+ GB of memory, if nothing else runs. In our tests, with small models, "
     for target in ("finetune", "pruned"):
         related = words(judged(LORA, models / "base.safetensors", models / f"{target}.safetensors"))
-        assert re.search(rf"{told}its pictures showed more of the style than the original, on average\.$", related)
+        assert re.search(rf"{told}it showed more of the style than the original, on average\.$", related)
 
 
 def test_a_moved_copy_is_named_as_one(files: Files, tmp_path: Path) -> None:

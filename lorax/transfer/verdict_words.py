@@ -136,9 +136,8 @@ def _refining(verdict: Verdict) -> str:
         return ""
     cost = f"{_cost(refine, ' and')}, {QUIET}"
     if verdict.kind is Kind.GAINS and not verdict.is_pruned:  # of these the lab has none
-        return f" Refining may add to it: {cost}."
-    seen = "in our tests, with small models, its pictures showed more of the style than the original, on average"
-    return f" Refining takes {cost}; {seen}."
+        return f" Refine may add to it: {cost}."
+    return f" Refine takes {cost}. In our tests, with small models, it showed more of the style than the original, on average."
 
 
 def _weaker(verdict: Verdict) -> str:
