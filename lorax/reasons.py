@@ -30,7 +30,7 @@ class Why(Enum):
     BIAS_ALONE = "a bias is read beside a whole difference only"
     BIAS_BESIDE_FACTORS = "a bias is read beside a whole difference only, and the largest rank asks for factors"
     NO_PARAMETER = "the target has no such parameter of this size"
-    LAYER_LEFT_OUT = "its layer was not transferred"
+    LAYER_LEFT_OUT = "its layer was not moved"
     LOW_RANK_ONLY = "this method makes low-rank layers only"
     # Layers that a method by weights has moved.
     COPIED = "copied"

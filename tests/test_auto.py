@@ -121,7 +121,7 @@ def test_when_every_layer_is_skipped_nothing_is_written(files: Files, out: Path,
     command = ["transfer", *arguments(files, target=files.stranger), "--output", str(out), "--method", "lorax"]
     assert main(command) == 2
     message = capsys.readouterr().err
-    assert "no layer could be transferred" in message
+    assert "no layer could be moved" in message
     assert f"{len(files.deltas)} (100.0%): similarity below the threshold 0.8." in message
     assert list(out.iterdir()) == []
     assert main([*command, "--report", str(out / "why.json")]) == 2

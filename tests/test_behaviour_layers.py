@@ -86,7 +86,7 @@ def test_a_lora_without_any_counterpart_is_told_of_before_a_model_runs(
     bases = [f"--{role}={models / name}.safetensors" for role, name in (("source", BASE), ("target", "xl"))]
     for method in ("bridge", "refine"):
         assert main(["transfer", str(lora), *bases, f"--method={method}", f"--output={out / 'moved'}"]) == 2
-        assert "no layer could be transferred" in capsys.readouterr().err
+        assert "no layer could be moved" in capsys.readouterr().err
         assert main(["analyze", str(lora), *bases, f"--method={method}"]) == 0
         assert "A transfer takes" not in capsys.readouterr().out
 

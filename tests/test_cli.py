@@ -41,7 +41,7 @@ def test_analyze_writes_no_adapter(files: Files, styled: Path, capsys: pytest.Ca
     assert set(styled.parent.iterdir()) == before
     printed = capsys.readouterr().out
     assert all(delta.layer in printed for delta in files.deltas)
-    assert f"{len(files.deltas)} of {len(files.deltas)} layers transferred" in printed
+    assert f"{len(files.deltas)} of {len(files.deltas)} layers moved" in printed
 
 
 @pytest.mark.parametrize(("package", "inside"), [("matplotlib", "lorax.demo.grid"), ("diffusers", "lorax.runner")])

@@ -86,7 +86,7 @@ def test_one_of_which_nothing_moves_does_not_hold_up_the_others(
     command = ["transfer", str(lost), str(library[0]), *arguments(files, target=files.pruned)[1:], "--output", str(out)]
     assert main([*command, "--method", "copy"]) == 2
     captured = capsys.readouterr()
-    assert f"error: {lost}: no layer could be transferred" in captured.err
+    assert f"error: {lost}: no layer could be moved" in captured.err
     assert f"wrote {out / 'one-pruned.safetensors'}" in captured.out
     assert sorted(path.name for path in out.iterdir()) == ["one-pruned.json", "one-pruned.safetensors"]
 

@@ -43,7 +43,7 @@ RECORDS = [
 
 def test_summary() -> None:
     assert wording.summary(Report(RECORDS, "lorax")).splitlines() == [
-        "4 of 9 layers transferred, 55.0% of what the LoRA changes.",
+        "4 of 9 layers moved, 55.0% of what the LoRA changes.",
         "  2 (50.0%): projected.",
         "  1 (5.0%): copied.",
         "  1 (0.0%): carried by the least-squares map; similarity is undefined for unequal shapes, so not gated.",

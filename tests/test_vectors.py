@@ -118,7 +118,7 @@ def test_a_bias_stays_behind_with_its_layer(files: Files, tmp_path: Path) -> Non
     skipped = ["--method", "lorax", "--threshold", "0.99", "--overwrite"]
     save = ["--source", str(files.base), "--target", str(files.stranger), "--output", str(tmp_path / "b.safetensors")]
     main(["analyze", str(tmp_path / "full.safetensors"), *save[:4], *skipped[:4], "--report", str(tmp_path / "b.json")])
-    assert left_out(json.loads((tmp_path / "b.json").read_text())) == {f"{PROJ}.diff_b": "its layer was not transferred"}
+    assert left_out(json.loads((tmp_path / "b.json").read_text())) == {f"{PROJ}.diff_b": "its layer was not moved"}
 
 
 def test_a_lorax_file_leaves_them_out(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -305,6 +305,6 @@ def test_a_transfer_says_first_that_a_copy_gains_nothing(
 ) -> None:
     half = along(files, tmp_path / "half.safetensors", 0.5)
     copy, weaker, pruned = first_lines(files, (files.target, half, files.pruned), out, capsys)
-    assert copy == "A copy gains nothing here: the original LoRA draws the same on the target. Use that one."
-    assert re.match(r"A copy gains nothing here: the original LoRA, used at 0\.[45]\d, draws", weaker)
-    assert "layers transferred" in pruned
+    assert copy == "Moving gains nothing here: the original LoRA draws the same on the target. Use that one."
+    assert re.match(r"Moving gains nothing here: the original LoRA, used at 0\.[45]\d, draws", weaker)
+    assert "layers moved" in pruned

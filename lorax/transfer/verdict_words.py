@@ -52,7 +52,7 @@ def _cost(action: Action, joint: str = ",") -> str:
 def _works(verdict: Verdict) -> str:
     lost = verdict.layers - verdict.moved
     where = f", but for {_share(lost, verdict)} of it, which has no place here" if lost else ""
-    said = f"Close relatives: the original already works here as well as a copy can{where}."
+    said = f"Close relatives: the original already works here as well as a moved LoRA would{where}."
     return f"{said}{_weaker(verdict)}{_refining(verdict)}"
 
 

@@ -21,7 +21,7 @@ AHEAD = {
     Status.SKIPPED: "would be left out",
     Status.UNMATCHED: "without a counterpart",
 }
-ENDS = {Status.TRANSFERRED: "transferred", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
+ENDS = {Status.TRANSFERRED: "moved", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
 LITTLE = "On our small SDXL even a LoRA trained there shows little, and Bridge shows more at a weight above 1."
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
@@ -136,7 +136,7 @@ def refusal_in_terminal(report: Report) -> str | None:
 
 def nothing_moved(adapter: Path, report: Report) -> str:
     """Say that no layer of an adapter's file could be moved, and why."""
-    return f"{adapter}: no layer could be transferred, so no adapter was written.\n{summary(report)}"
+    return f"{adapter}: no layer could be moved, so nothing was written.\n{summary(report)}"
 
 
 def proposal_words(proposal: Proposal) -> str:
@@ -183,7 +183,7 @@ def _of_the_original(report: Report) -> Iterator[Section]:
     """Tell that the file is a copy, which no figure below says."""
     if report.draws_as_original:
         strength = f", used at {report.strength:.2f}," if _is_weaker(report) else ""
-        text = f"A copy gains nothing here: the original LoRA{strength} draws the same on the target. Use that one."
+        text = f"Moving gains nothing here: the original LoRA{strength} draws the same on the target. Use that one."
         yield Section(Topic.ORIGINAL, text)
 
 

@@ -103,7 +103,7 @@ def sheet(asked: Comparison, host: Host) -> Sheet:
         problem = facts(there.path).problem if there and there.path.is_file() else ""
         raise LoraxError(problem or f"{name}: not there any more. Choose another moved LoRA.")
     if not asked.which:
-        raise LoraxError("No moved LoRA is chosen. Transfer a LoRA, or choose one that was moved before.")
+        raise LoraxError("No moved LoRA is chosen. Move a LoRA, or choose one that was moved before.")
     others, moved = list[Shot](), list[Shot]()
     for label in asked.which:
         model, origin = listed[label]

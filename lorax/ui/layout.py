@@ -16,7 +16,8 @@ BASIC = ("save_as", "overwrite", "strength", "name")  # options that are not in 
 def choices(host: Host) -> Parts:
     """Make the lists of LoRAs, source and target, and what is said of them."""
     parts: Parts = {}
-    parts["adapters"] = _list("LoRA", "One or several; type to search by name, rank or base", "lorax_adapters", multiselect=True)
+    search = "One or several; type to search by name, rank or checkpoint"
+    parts["adapters"] = _list("LoRA", search, "lorax_adapters", multiselect=True)
     parts["notes"] = gr.HTML(elem_id="lorax_notes")
     parts["source"] = _list("It was trained on", "The source checkpoint, filled in if the file tells", "lorax_source")
     with gr.Row(visible=False, elem_id="lorax_asking") as parts["asking"]:

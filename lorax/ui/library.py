@@ -38,7 +38,7 @@ def lay_out() -> Parts:
             parts["library_only"] = _choice("Show", [ALL, *FILTERS.values()], "lorax_library_only")
             parts["library_search"] = gr.Textbox(
                 label="Search",
-                info="By name, base, family, rank or trigger words; press Enter",
+                info="By name, checkpoint, family, rank or trigger words; press Enter",
                 max_lines=1,
                 elem_id="lorax_library_search",
             )
