@@ -226,7 +226,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         from lorax.serve import Access, serve
     except ModuleNotFoundError as error:
-        raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e .[serve]") from error
+        raise LoraxError(f"the tab needs {error.name}. Install its packages with: pip install -e '.[serve]'") from error
 
     access = Access(tuple(options.allow_host), options.auth)
     serve(options.models, options.address, options.port, cache_of(options), access)
@@ -239,7 +239,7 @@ def _demo(options: argparse.Namespace) -> int:
             print(line, flush=True)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        raise LoraxError(f"the demo needs {package}. Install its packages with: pip install -e .[demo]") from error
+        raise LoraxError(f"the demo needs {package}. Install its packages with: pip install -e '.[demo]'") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"see {options.output} for what was made so far") from None
     return 0

@@ -148,7 +148,7 @@ def diffusers_models(options: Options) -> Models:
     except ModuleNotFoundError as error:
         raise LoraxError(
             f"method {options.method} runs the models and needs {error.name}, which is not installed here. Install it with "
-            "pip install -e .[demo], or choose a method that needs the weights alone."
+            "pip install -e '.[demo]', or choose a method that needs the weights alone."
         ) from error
     return Runners(pick_device(options.device))
 
