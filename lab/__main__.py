@@ -26,12 +26,26 @@ from lab.models import Captioner, Model, new_text_encoder, new_unet, train_token
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import print_comparison, print_summary, report
 from lab.results import Results, pack
-from lab.zoo import ADAPTERS, BASES, FINETUNES, FURTHER, LONGER, LOOKED_AT, NEAR, OWN_ICONS, SCRATCH, XL, XL_PRUNED
+from lab.zoo import (
+    ADAPTERS,
+    BASES,
+    FINETUNES,
+    FURTHER,
+    LONGER,
+    LOOKED_AT,
+    NEAR,
+    OWN_ICONS,
+    SCRATCH,
+    SCRATCH_LONG,
+    XL,
+    XL_LONG,
+    XL_PRUNED,
+)
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
-STEPS |= dict.fromkeys(LONGER, 8000) | {name: recipe.steps for name, recipe in FINETUNES.items()}
+STEPS |= {SCRATCH_LONG: 8000, XL_LONG: 4000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
 
 
 def tokenizer(options: argparse.Namespace) -> None:

@@ -80,7 +80,8 @@ def write_longer(name: str, model: Model | XLModel, autoencoder: AutoencoderKL) 
 
 
 def _half(model: Model | XLModel, autoencoder: AutoencoderKL) -> dict[str, torch.Tensor]:
-    return {key: value.half() for key, value in ldm.state_of(model, autoencoder).items()}
+    # A model that was trained in channels last has kernels that are not contiguous, which no file can hold.
+    return {key: value.half().contiguous() for key, value in ldm.state_of(model, autoencoder).items()}
 
 
 def _write(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -133,10 +134,10 @@ def _transfer(options: argparse.Namespace) -> int:
         if result.report.declined and not result.files:
             code = EXIT_DECLINED
             text = f"{_head(result, results)}declined, no adapter was written: {wording.refusal_in_terminal(result.report)}"
-            print(text, file=sys.stderr)
+            _say(text, sys.stderr)
         elif result.files and not options.json:
-            print(_head(result, results) + wording.summary(result.report))
-            print("\n".join([*(f"wrote {file}" for file in result.files), *filter(None, [result.note])]))
+            _say(_head(result, results) + wording.summary(result.report))
+            _say("\n".join([*(f"wrote {file}" for file in result.files), *filter(None, [result.note])]))
     for result in results:
         if not result.files and not result.report.declined:
             raise LoraxError(wording.nothing_moved(result.file, result.report))
@@ -158,10 +159,10 @@ def _batch(options: argparse.Namespace, destination: AtPath, announce: Callable[
     if options.json:
         _print_json([outcome_as_json(one) for one in outcomes])
     else:
-        print(table(outcomes))
+        _say(table(outcomes))
         for one in outcomes:
             if one.result and one.result.note:
-                print(f"{one.path}: {one.result.note}")
+                _say(f"{one.path}: {one.result.note}")
     ends = {one.end for one in outcomes}
     if End.STOPPED in ends:
         return EXIT_INTERRUPTED
@@ -188,10 +189,10 @@ def _analyze(options: argparse.Namespace) -> int:
     for result in results:
         if not options.json:
             head = filter(None, [_head(result, results)])
-            print("\n".join([*head, wording.table(result.report), "", wording.summary(result.report)]))
+            _say("\n".join([*head, wording.table(result.report), "", wording.summary(result.report)]))
         if result.report.declined:
             text = f"a transfer would be declined: {wording.refusal_in_terminal(result.report)}"
-            print(f"{_head(result, results)}{text}", file=sys.stderr)
+            _say(f"{_head(result, results)}{text}", sys.stderr)
     return EXIT_DECLINED if any(result.report.declined for result in results) else 0
 
 
@@ -200,7 +201,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found)
     else:
-        print("\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in found.items()))
+        _say("\n".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in found.items()))
     return 0
 
 
@@ -215,7 +216,7 @@ def _library(options: argparse.Namespace) -> int:
         _print_json([{**row_as_json(row), "path": str(row.adapter.path)} for row in shown])
         return 0
     if shown:
-        print(wording.columns([("LoRA", "", ""), *((row.adapter.name, row.group.words, row.words) for row in shown)]))
+        _say(wording.columns([("LoRA", "", ""), *((row.adapter.name, row.group.words, row.words) for row in shown)]))
     print(f"{len(shown)} of {len(rows)} LoRAs. {counted(rows)}")
     if not options.closely:
         print(f"note: {COARSE} --closely does that.", file=sys.stderr)
@@ -281,11 +282,16 @@ def progress_bar() -> Iterator[Progress]:
 
         def show(done: int, total: int, text: str) -> None:
             bar.total = total
-            bar.set_description_str(text, refresh=False)
+            bar.set_description_str(printable(text), refresh=False)
             bar.update(done - bar.n)
             bar.refresh()
 
         yield show
+
+
+def _say(text: str, file: TextIO | None = None) -> None:
+    """Print a text that may quote a stranger's file, without what a terminal would obey. ``file``: by default stdout."""
+    print(printable(text), file=file)
 
 
 def _print_json(value: dict | list[dict]) -> None:

@@ -35,6 +35,18 @@ def no_rank(state: State) -> None:
     state[f"{NAME}.lora_up.weight"], state[f"{NAME}.lora_down.weight"] = torch.randn(32, 0), torch.randn(0, 32)
 
 
+def one_part_by_two_names(state: State) -> None:
+    state[f"{NAME}.lora_B.weight"] = 100 * state[f"{NAME}.lora_up.weight"]
+
+
+def whole_numbers(state: State) -> None:
+    state[f"{NAME}.lora_up.weight"] = torch.ones(state[f"{NAME}.lora_up.weight"].shape, dtype=torch.int8)
+
+
+def a_complex_embedding(state: State) -> None:
+    state["bundle_emb.word.vectors"] = torch.zeros(1, 8, dtype=torch.complex64)
+
+
 def a_vector(state: State) -> None:
     state[f"{NAME}.lora_down.weight"] = torch.randn(4)
 
@@ -196,6 +208,9 @@ def something_else(state: State) -> None:
         (without_down, "down factor is missing"),
         (ranks_disagree, "ranks disagree"),
         (no_rank, "rank"),
+        (one_part_by_two_names, f"{NAME}.lora_B.weight and {NAME}.lora_up.weight are the same part of a layer"),
+        (whole_numbers, f"{NAME}.lora_up.weight holds whole numbers (torch.int8)"),
+        (a_complex_embedding, "bundle_emb.word.vectors holds complex numbers"),
         (a_vector, "down factor has shape (4,)"),
         (up_with_a_kernel, "up"),
         (nan_in_up, "up part holds NaN"),
@@ -219,7 +234,7 @@ def something_else(state: State) -> None:
         (rescale_of_another_width, "rescale (95, 1); expected blocks (k, b, b)"),
         (boft_of_odd_blocks, "oft_blocks (2, 32, 3, 3); expected blocks (k, b, b)"),
         (norm_of_two_dimensions, "norm1.w_norm has shape (96, 1); expected one dimension"),
-        (nan_in_a_bias, f"{MIDDLE}.diff_b would be infinite"),
+        (nan_in_a_bias, f"{MIDDLE}.diff_b holds NaN or infinite values"),
         (full, "lora_unet_mid_block_attentions_0_proj_in changes a weight of shape (4, 4)"),
         (hada_of_two_ranks, "the shapes disagree: hada_w1_a (4, 2), hada_w1_b (3, 4)"),
         (tucker_of_two_ranks, "expected w_a (m, r) and w_b (r, n) of both halves"),

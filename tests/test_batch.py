@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lorax.cli import main
@@ -203,6 +204,9 @@ def test_names(folder: Path) -> None:
         ("{lora}\ud800", "without control characters"),
         ("CON", "Windows keeps it for a device"),
         ("nul.x", "Windows keeps it for a device"),
+        (" con ", "Windows keeps it for a device"),
+        ("com¹", "Windows keeps it for a device"),
+        ("..", "dots and spaces alone"),
     ],
 )
 def test_a_name_that_not_every_system_can_have_is_refused(name: str, words: str) -> None:
@@ -270,6 +274,35 @@ def test_on_the_command_line(folder: Path, out: Path, capsys: pytest.CaptureFixt
     assert main(["transfer", loras[0], *command[3:], "--skip-existing"]) == 0
     assert main(["transfer", loras[0], *command[3:], "--output", str(out / "file")]) == 2
     assert "not a folder, which --output must be for 2 adapters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--skip-existing"], ["--skip-existing", "--overwrite"], []])
+def test_a_report_and_an_adapter_of_one_name(
+    folder: Path, out: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    command = ["transfer", str(folder / "Lora" / "one.safetensors"), "--source", str(folder / "base.safetensors")]
+    command += ["--target", str(folder / "target.safetensors"), "--output", str(out / "o.safetensors"), "--method", "copy", *more]
+    assert main([*command, "--report", str(out / "o.safetensors")]) == 2
+    said = capsys.readouterr()
+    assert "o.safetensors: named for the report and for an adapter" in said.out + said.err
+    assert not load_adapter(out / "o.safetensors")
+
+
+@pytest.mark.parametrize("more", [["--skip-existing"], []])
+def test_a_report_where_a_card_would_be(folder: Path, out: Path, more: list[str]) -> None:
+    command = ["transfer", str(folder / "Lora" / "one.safetensors"), "--source", str(folder / "base.safetensors")]
+    command += ["--target", str(folder / "target.safetensors"), "--output", str(out / "o.safetensors"), "--method", "copy", *more]
+    assert main([*command, "--report", str(out / "o.json")]) == 0
+    assert load_adapter(out / "o.safetensors")
+    told = json.loads((out / "o.json").read_text())
+    assert told[0]["outcome"] == "written" if more else told["method"] == "copy"
+
+
+def load_adapter(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
 
 
 def test_the_plain_command_still_writes_all_or_none(folder: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

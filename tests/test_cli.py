@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lorax.cli import main
 from tests.samples import SOURCE_METADATA, Files, arguments
@@ -42,6 +42,25 @@ def test_analyze_writes_no_adapter(files: Files, styled: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert all(delta.layer in printed for delta in files.deltas)
     assert f"{len(files.deltas)} of {len(files.deltas)} layers moved" in printed
+
+
+def test_what_a_file_says_gives_the_terminal_no_orders(
+    files: Files, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_file(files.lora) | {"bundle_emb.\x1b]0;mine\x07.string_to_param": torch.ones(1, 32)}
+    state |= {f"lora_unet_\x1b[2J.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")}
+    odd = tmp_path / "\x1b[31mred.safetensors"
+    save_file(state, odd, SOURCE_METADATA)
+    for command in (
+        ["transfer", "--output", str(out), "--method", "copy"],
+        ["analyze", "--method", "copy"],
+        ["transfer", "--skip-existing"],
+    ):
+        main([command[0], *arguments(files, odd), *command[1:]])
+    main(["library", "--models", str(tmp_path), "--target", str(files.target)])
+    said = capsys.readouterr()
+    assert said.out.count("\\x1b[31mred") >= 3
+    assert "\x1b" not in said.out + said.err
 
 
 @pytest.mark.parametrize(("package", "inside"), [("matplotlib", "lorax.demo.grid"), ("diffusers", "lorax.runner")])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.cli import main
-from lorax.formats import open_adapter
+from lorax.formats import lokr, lora, open_adapter, parts
 from tests import adapters, builders, xl
 from tests import families as narrow
 from tests.adapters import RECIPES, SIGNS
@@ -185,3 +185,22 @@ def test_oft_of_kohya(tmp_path: Path) -> None:
     (read,) = open_adapter(tmp_path / "oft.safetensors").deltas_of(made.base).items()
     assert read[0] == layer
     assert torch.allclose(read[1].scale * read[1].up @ read[1].down, dW, atol=1e-5)
+
+
+def test_a_rank_beyond_the_weights_asks_for_no_more_memory_than_the_weight() -> None:
+    """A file of a few hundred kB, with an inner rank of thousands, would ask for gigabytes otherwise."""
+    made, r = torch.Generator().manual_seed(0), 5000
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made) / r**0.5
+
+    first = {"lokr_w1_a": drawn(2, r), "lokr_w1_b": drawn(r, 4), "lokr_w2": drawn(4, 4)}
+    tucker = {"up": drawn(8, r), "mid": drawn(r, 2, 3, 3), "down": drawn(2, 4)}
+    expected = {
+        lokr: torch.kron(first["lokr_w1_a"] @ first["lokr_w1_b"], first["lokr_w2"]),
+        lora: torch.einsum("op,pqhw,qi->oihw", *tucker.values()).flatten(1),
+    }
+    for format, tensors in ((lokr, first), (lora, tucker)):
+        found = format.decode(parts.Layer("a", tensors, 1.0))
+        assert torch.allclose(found.up @ found.down, expected[format], rtol=1e-4, atol=1e-5)
+        assert found.rank <= min(expected[format].shape)

@@ -61,6 +61,33 @@ def test_overwrite(files: Files, out: Path) -> None:
     assert load_file(kept)
 
 
+def test_a_link_to_nowhere_is_seen_before_the_work(files: Files, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in (".safetensors", ".json"):
+        (out / f"moved{suffix}").symlink_to("nowhere")
+    command = ["transfer", *arguments(files), "--output", str(out / "moved.safetensors"), "--method", "copy"]
+    assert main(command) == 2
+    assert "moved.safetensors: exists already" in capsys.readouterr().err
+    (out / "moved.safetensors").unlink()
+    assert main(command) == 0
+    assert load_file(out / "moved.safetensors")
+    assert (out / "moved.json").is_symlink()
+
+
+def test_a_lora_x_file_has_the_ending_by_which_it_is_known(files: Files, out: Path) -> None:
+    command = [
+        "transfer",
+        *arguments(files),
+        "--output",
+        str(out / "moved.SAFETENSORS"),
+        "--method",
+        "copy",
+        "--save-as",
+        "lora-x",
+    ]
+    assert main(command) == 0
+    assert load_file(out / "moved.safetensors")
+
+
 @pytest.mark.parametrize("option", ["--output", "--report"])
 @pytest.mark.parametrize("role", ["lora", "source", "target", "link", "folder", "inside"])
 def test_what_is_read_is_never_overwritten(

@@ -81,6 +81,7 @@ def test_a_folder_that_peft_writes(files: Files, tmp_path: Path, rslora: bool) -
     model = with_lora(use_rslora=rslora)
     model.save_pretrained(tmp_path)
     assert_read(tmp_path, files.base, deltas(model))
+    assert_read(tmp_path / "adapter_model.safetensors", files.base, deltas(model))  # as a WebUI lists it
 
 
 @pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig], ids=lambda config: config.__name__)

@@ -204,6 +204,12 @@ def test_a_lora_without_a_card_gets_one_with_what_is_known(files: Files, lora: P
         assert len(card["description"].split("\n")) == lines - 1
 
 
+def test_a_card_with_an_empty_note_is_somebody_elses(files: Files, lora: Path, out: Path) -> None:
+    (out / "one.json").write_text(card := json.dumps({"lorax": "", "description": "abc"}))
+    assert main(["transfer", *arguments(files, lora), "--method", "copy", "--output", str(out / "one.safetensors")]) == 0
+    assert (out / "one.json").read_text() == card
+
+
 def test_lora_manager_is_told_the_base_where_it_is_in_use(files: Files, lora: Path, out: Path) -> None:
     """Its own files beside others tell that it is."""
     for path in lora.parent.glob(f"{lora.stem}.*"):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorax.catalog import facts, reading
-from lorax.files import as_utf8, files_below
+from lorax.files import Inputs, as_utf8, files_below
 from lorax.hosts.standalone import Standalone
 from tests.origins import named, origin
 from tests.samples import Files
@@ -48,6 +48,27 @@ def test_files_of_one_stem_are_both_listed(files: Files, tmp_path: Path) -> None
     shutil.copy(files.base, tmp_path / "base.safetensors")
     torch.save(load_file(files.base), tmp_path / "base.ckpt")
     assert list(Standalone(tmp_path).bases()) == ["base", "base.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are other ones")
+def test_a_folder_that_may_not_be_looked_into_hides_nothing(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user who is not root finds it: the names may be read, what they name may not."""
+    shutil.copy(files.lora, tmp_path / "good.safetensors")
+    (tmp_path / "shut.safetensors").symlink_to("anywhere")
+    looked_at = Path.stat
+
+    def stat(path: Path, **more: bool) -> os.stat_result:
+        if path.stem == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked_at(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert [path.name for path in files_below(tmp_path, [".safetensors"])] == ["good.safetensors"]
+    read = Inputs([tmp_path / "shut.safetensors", tmp_path / "good.safetensors"])
+    assert read.holding(tmp_path / "good.safetensors")
+    assert not read.holding(tmp_path / "shut.safetensors")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), MemoryError(), RuntimeError("broken"), ValueError("\udcff")])

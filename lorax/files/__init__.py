@@ -3,7 +3,7 @@
 from lorax.files.cache import Cache, Entry
 from lorax.files.hashing import Hashes, hashes, legacy_hash
 from lorax.files.outline import Outline, outline
-from lorax.files.staging import Inputs, Staging, check_folder, check_free
+from lorax.files.staging import Inputs, Staging, check_folder, check_free, is_same_name
 from lorax.files.tensors import Part, Stamp, TensorFile, is_finite, open_tensors, stamp, title_of
 from lorax.files.texts import is_file, json_object, read_json, read_yaml
 from lorax.files.walking import as_utf8, files_below
@@ -27,6 +27,7 @@ __all__ = [
     "hashes",
     "is_file",
     "is_finite",
+    "is_same_name",
     "json_object",
     "legacy_hash",
     "open_tensors",

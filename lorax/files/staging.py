@@ -1,5 +1,6 @@
 """Writes several files together or not at all: in a hidden folder, from which they take their places once all are complete."""
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +23,12 @@ class Inputs:
     """The files and folders that a job reads, as far as they exist. They are looked at once, however many outputs there are."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = {_identity(path): path for path in paths if path.exists()}
+        self._paths = {found: path for path in paths if (found := _identity(path))}
 
     def holding(self, path: Path) -> Path | None:
         """Return what is read and is ``path``, or a folder around it; None if nothing is."""
-        places = [place for place in (path, *path.resolve().parents) if place.exists()]
-        return next((self._paths[place] for place in map(_identity, places) if place in self._paths), None)
+        places = map(_identity, (path, *path.resolve().parents))
+        return next((self._paths[place] for place in places if place in self._paths), None)
 
 
 def check_free(
@@ -46,7 +47,7 @@ def check_free(
         raise LoraxError(f"{path}: is or lies in {read}, which is read and must not change. Choose another {option}.")
     if path.is_dir():
         raise LoraxError(f"{path}: a folder; expected the name of a file. Choose another {option}.")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:  # a link to nowhere, too
         raise LoraxError(f"{path}: exists already. Choose another {option}, or {replace}.")
 
 
@@ -56,10 +57,11 @@ class Staging:
     When the block ends, the files take their places in the order in which they were added. If the block fails or is interrupted,
     or if a file cannot take its place, everything is as before: new files are removed, and replaced ones are put back. A
     KeyboardInterrupt in the block is raised again with the words "nothing was written". Whenever the process is killed, every
-    name holds the old file or the new one, whole.
+    name holds the old file or the new one, whole. ``taken``: names that something else will be written to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Iterable[Path] = ()) -> None:
+        self._taken = {_key(path) for path in taken}
         self._files: dict[Path, Placing] = {}
         self._folders: dict[Path, TemporaryFolder] = {}
         self._made: list[Path] = []
@@ -70,7 +72,7 @@ class Staging:
         ``overwrite``: whether to replace a file that has this name at the end. Raises LoraxError if ``path`` was added before.
         """
         key = _key(path)
-        if key in self._files:
+        if self.is_added(path):
             raise LoraxError(f"{path}: named for two outputs. Choose another name for one of them.")
         self._make(key.parent)
         if key.parent not in self._folders:
@@ -87,11 +89,11 @@ class Staging:
 
     def is_free(self, path: Path) -> bool:
         """Tell whether ``path`` neither exists nor was added."""
-        return not path.exists() and not self.is_added(path)
+        return not os.path.lexists(path) and not self.is_added(path)
 
     def is_added(self, path: Path) -> bool:
-        """Tell whether ``path`` was added."""
-        return _key(path) in self._files
+        """Tell whether ``path`` was added, or is taken."""
+        return _key(path) in self._files or _key(path) in self._taken
 
     def size(self, path: Path) -> int:
         """Return the size in bytes of what was written for ``path``."""
@@ -162,10 +164,18 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Return what is the same for all names of a file or folder."""
-    found = path.stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for all names of a file or folder; None if nothing is there that may be looked at."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
     return found.st_dev, found.st_ino
+
+
+def is_same_name(path: Path, other: Path) -> bool:
+    """Tell whether both are one name, however they are spelled."""
+    return _key(path) == _key(other)
 
 
 def _key(path: Path) -> Path:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from lorax.files.texts import is_file
+
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def files_below(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
         seen.add(real)
         for name in names:
             path = Path(root, name)
-            if path.suffix.lower() in suffixes and path.is_file():
+            if path.suffix.lower() in suffixes and is_file(path):
                 yield path
 
 

@@ -70,19 +70,31 @@ class AdapterFile:
         """Return the tensors of the bundled embeddings by key, as stored, and each of its own, whatever a pickle's share."""
         with reading(self.path, "an adapter"):
             keys = [key for key in self._file.shapes if key.startswith(EMBEDDING)]
-            return {key: self._file.get(key).clone(memory_format=torch.contiguous_format) for key in keys}
+            return {key: self._real(key).clone(memory_format=torch.contiguous_format) for key in keys}
 
-    def _float(self, key: str) -> torch.Tensor:
-        """Return the tensor in float32. Raises LoraxError if it is complex, since only a part of it would be left."""
+    def _real(self, key: str) -> torch.Tensor:
+        """Return the tensor as stored. Raises LoraxError if it is complex: only a part of it could be used or written."""
         tensor = self._file.get(key)
         if tensor.is_complex():
             raise LoraxError(f"{self.path}: {key} holds complex numbers ({tensor.dtype}); expected real ones. Export it again.")
+        return tensor
+
+    def _float(self, key: str) -> torch.Tensor:
+        """Return the tensor in float32. Raises LoraxError for whole numbers, which a scale of their own would belong to."""
+        tensor = self._real(key)
+        if not tensor.is_floating_point() and tensor.numel() > 1:  # alpha may be one
+            raise LoraxError(
+                f"{self.path}: {key} holds whole numbers ({tensor.dtype}), as a quantized file does; expected floating point. "
+                "Export it without quantization."
+            )
         return tensor.float()
 
     def vector(self, key: str) -> torch.Tensor:
         """Return the change of a norm or a bias, float32 (size,). Raises LoraxError if it cannot be read as such."""
         with reading(self.path, "an adapter"):
-            return self._float(key)
+            tensor = self._float(key)
+            _check_values(f"{self.path}: {key}", tensor)
+            return tensor
 
     def read(self, name: str, base: Checkpoint | None = None, device: Device = "cpu") -> Layer:
         """Read a layer by its name in the file; see ``delta``.
@@ -96,12 +108,7 @@ class AdapterFile:
         where, layer = f"{self.path}: {name}", self.layers[name]
         tensors = {part: self._float(key) for part, key in layer.keys.items()}
         for part, tensor in tensors.items():
-            low, high = tensor.aminmax()
-            if not (low >= -LARGEST and high <= LARGEST):  # both are NaN if a value is
-                raise LoraxError(
-                    f"{where}: the {part} part holds NaN or infinite values, or some beyond {LARGEST:.0e}. "
-                    "The file is damaged or training diverged."
-                )
+            _check_values(f"{where}: the {part} part", tensor)
         on_base = _layer_of(name, base) if base else None
         return Layer(
             where,
@@ -164,6 +171,15 @@ class AdapterFile:
         if layer is None or stored_layer.format.extent(stored_layer.shapes).misfit(base.matrix(layer)) is not None:
             return None
         return layer
+
+
+def _check_values(what: str, tensor: torch.Tensor) -> None:
+    """Raise LoraxError if a value is not finite or too large."""
+    low, high = tensor.aminmax()
+    if not (low >= -LARGEST and high <= LARGEST):  # both are NaN if a value is
+        raise LoraxError(
+            f"{what} holds NaN or infinite values, or some beyond {LARGEST:.0e}. The file is damaged or training diverged."
+        )
 
 
 def _layer_of(name: str, base: Checkpoint) -> str | None:

@@ -73,4 +73,4 @@ def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     up, down = layer.tensors[f"{name}_a"], layer.tensors[f"{name}_b"]
     if name == "lokr_w2" and MID in layer.tensors:
         return parts.fold(up.mT, layer.tensors[MID], down)
-    return up, down
+    return parts.shortest(up, down)

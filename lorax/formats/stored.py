@@ -76,7 +76,9 @@ def contents(file: TensorFile) -> tuple[dict[str, StoredLayer], list[StoredVecto
         if key.startswith(keys.EMBEDDING):
             continue
         if found := keys.owned(key, file):
-            parts.setdefault(found[0], {})[found[1]] = key
+            layer, part = found
+            if (twin := parts.setdefault(layer, {}).setdefault(part, key)) != key:
+                raise LoraxError(f"{file.path}: {twin} and {key} are the same part of a layer. Remove one of them.")
         elif vector := keys.vector(key):
             layer, parameter = vector
             if len(shape) != 1:

@@ -13,7 +13,9 @@ KINDS = {
 }
 NAME_FIELDS = ("lora", "target", "source", "method")  # of the name of a written file
 NO_FILE_NAME = '<>:"/\\|?*'  # characters that one of the systems has in no file name
-DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names that Windows keeps for devices
+DEVICES = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\.|$)", re.IGNORECASE
+)  # names that Windows keeps for devices
 DTYPES = {"fp16": "half precision, the usual size", "bf16": "half precision, wider range", "fp32": "full precision, large"}
 
 
@@ -54,7 +56,9 @@ class Saving:
     def file_name(self, usual: str, **fields: str) -> str:
         """Return the name of a file, without its ending, from the values of ``NAME_FIELDS``; ``usual`` if no name is given."""
         pattern = self.name.strip().removesuffix(".safetensors") or usual
-        return re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], pattern)
+        found = re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], pattern)
+        _check_is_free_name(found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,16 @@ def _check_name(name: str) -> None:
             f"name {name!r}: expected a file name without folders, without control characters and without {NO_FILE_NAME}, as "
             "every system can have it. Name the folder as the subfolder, or as --output."
         )
+    if name:
+        _check_is_free_name(name.strip())
+
+
+def _check_is_free_name(name: str) -> None:
+    """Raise LoraxError if a system keeps the name for itself."""
     if DEVICES.match(name):
         raise LoraxError(f"name {name!r}: Windows keeps it for a device. Choose another name.")
+    if not name.strip(". "):
+        raise LoraxError(f"name {name!r}: holds dots and spaces alone. Choose another name.")
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _card(found: Content, about: About) -> Content:
 
 def card_again(found: Content, about: About) -> Content | None:
     """Return the card with the new note, if an earlier transfer to this file wrote it; None for anyone else's card."""
-    if not isinstance(before := found.get(NOTE), str):
+    if not isinstance(before := found.get(NOTE), str) or not before:
         return None
     described = str(found.get("description") or "")
     replaced = described.replace(before, about.note) if before in described else _lines(described, about.note)

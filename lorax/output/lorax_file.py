@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from lorax.checkpoint import Checkpoint
-from lorax.errors import LoraxError
 from lorax.files import Staging, as_utf8
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO
@@ -53,8 +52,6 @@ class _Made:
 
 
 def _stage(plan: Plan, made: _Made, path: Path, staging: Staging, saving: Saving) -> list[Path]:
-    if path.suffix != ".safetensors":
-        raise LoraxError(f"{path}: a LoRA-X file needs the ending .safetensors, since its header holds what it is.")
     base, dtype, outlines = made.base, plain_lora.DTYPES[saving.dtype], made.layers.outlines
 
     def encoded(layer: str, delta: LowRank) -> dict[str, torch.Tensor]:

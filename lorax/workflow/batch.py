@@ -69,9 +69,9 @@ def batch(
     all files are read, by which it is known what it must not replace. ``announce`` gets the cost of each pass before models are
     run. Raises LoraxError if the report cannot be written.
     """
-    work = _Work(asked, destination, memory or Memory(), announce)
+    work = _Work(asked, destination, memory or Memory(), announce, report)
     with suppress(Interrupted, KeyboardInterrupt):
-        work.run(progress, report)
+        work.run(progress)
     outcomes = work.outcomes()
     if report and work.has_begun:
         with Staging() as staging:
@@ -107,8 +107,16 @@ class _Task:
 class _Work:
     """The tasks of a batch."""
 
-    def __init__(self, asked: Batch, destination: Destination, memory: Memory, announce: Callable[[Cost], None]) -> None:
+    def __init__(
+        self,
+        asked: Batch,
+        destination: Destination,
+        memory: Memory,
+        announce: Callable[[Cost], None],
+        report: ReportFile | None,
+    ) -> None:
         self._asked, self._destination, self._memory, self._announce = asked, destination, memory, announce
+        self._report = report
         self._tasks = [_Task(item.adapter, target, item.source) for item in asked.items for target in asked.targets]
         self.has_begun = False  # whether all files are read
 
@@ -118,14 +126,12 @@ class _Work:
                 task.end(End.STOPPED)
         return [task.outcome for task in self._tasks if task.outcome]
 
-    def run(self, progress: Progress, report: ReportFile | None) -> None:
+    def run(self, progress: Progress) -> None:
         """Do all tasks. Raises LoraxError, before any work, if the report must not be written."""
         self._find_sources(progress)
-        inputs = self._inputs(progress)
-        if report:
-            report.check(inputs)
+        claims = Claims(self._destination, self._inputs(progress), self._report)
         self.has_begun = True
-        passes = self._passes(Claims(self._destination, inputs))
+        passes = self._passes(claims)
         for number, tasks in enumerate(passes, 1):
             self._move(tasks, _counted(progress, number, len(passes)))
             if len(passes) > 1:  # what is written need not be kept while the next pass runs
@@ -210,7 +216,7 @@ class _Work:
 
     def _write(self, work: Pass, number: int, task: _Task, moved: Moved) -> None:
         assert task.path is not None
-        staging, result = Staging(), None
+        staging, result = Staging([self._report.path] if self._report else []), None
         try:
             with staging:
                 result = work.stage(number, moved, task.path, staging, self._destination.saving)

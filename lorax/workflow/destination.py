@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
-from lorax.errors import LoraxError
-from lorax.files import Inputs, Staging, check_folder, check_free
-from lorax.options import Saving
+from lorax.errors import LoraxError, printable
+from lorax.files import Inputs, Staging, check_folder, check_free, is_same_name
+from lorax.options import LORAX, Saving
 from lorax.output import Naming
 
 
@@ -37,7 +37,8 @@ class AtPath:
         if self.output is None or self.output.is_dir():
             return (self.output or naming.given.parent) / naming.file_name(self.saving)
         if self.output.suffix.lower() == ".safetensors":
-            return self.output
+            # By this ending, in small letters, a LoRA-X file is known as one.
+            return self.output.with_suffix(".safetensors") if self.saving.save_as == LORAX else self.output
         return self.output.with_name(self.output.name + ".safetensors")
 
     def check(self, path: Path, inputs: Inputs) -> None:
@@ -56,6 +57,8 @@ class InFolder:
 
     def __post_init__(self) -> None:
         subfolder = PurePath(self.subfolder)
+        if printable(self.subfolder) != self.subfolder:
+            raise LoraxError(f"subfolder {self.subfolder!r}: holds control characters. Choose another one.")
         if subfolder.anchor or ".." in subfolder.parts:
             raise LoraxError(f"subfolder {self.subfolder!r}: outside of {self.root}. Choose one inside it.")
 
@@ -78,10 +81,15 @@ class InFolder:
 
 
 class Claims:
-    """The paths that the adapters of one job get, each of them once. ``inputs`` are read by the job."""
+    """The paths that the adapters of one job get, each of them once. ``inputs`` are read by the job, ``report`` is written.
 
-    def __init__(self, destination: Destination, inputs: Inputs) -> None:
-        self._destination, self._inputs, self._taken = destination, inputs, set[Path]()
+    Raises LoraxError if the report must not be written.
+    """
+
+    def __init__(self, destination: Destination, inputs: Inputs, report: "ReportFile | None" = None) -> None:
+        self._destination, self._inputs, self._report, self._taken = destination, inputs, report, set[Path]()
+        if report:
+            report.check(inputs)
 
     def path(self, naming: Naming, *, may_exist: bool = False) -> Path:
         """Return the path of an adapter's file. Raises LoraxError if another one has it, or if it must not be written.
@@ -94,6 +102,8 @@ class Claims:
                 f"{path}: the name that two of the adapters get. Have {{lora}} and {{target}} in the output name, rename one of "
                 "them, or move them one at a time."
             )
+        if self._report and is_same_name(path, self._report.path):
+            raise LoraxError(f"{path}: named for the report and for an adapter. Choose another --report.")
         self._taken.add(path)
         if not (may_exist and path.is_file()):
             self._destination.check(path, self._inputs)

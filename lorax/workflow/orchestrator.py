@@ -38,9 +38,7 @@ def transfer(
     """Move and write the adapters; all files appear together, or none does. ``announce`` gets the cost before models are run."""
     with Staging() as staging:
         work, saving = Pass(request, progress, memory), destination.saving
-        if report:
-            report.check(work.inputs)
-        claims = Claims(destination, work.inputs)
+        claims = Claims(destination, work.inputs, report)
         paths = [claims.path(Naming.of(plan)) for plan in work.plans]
         work.prepare(paths, saving, announce)
         moved = work.run()
