@@ -149,9 +149,12 @@ window.lorax = (() => {
         const prompt = find("#txt2img_prompt textarea");
         if (text) {
             const names = [...`${text} ${originals}`.matchAll(tags)].map(([, name]) => name);
-            const instead = (tag, name) => (names.includes(name) && !text.includes(tag.trim()) ? "" : tag);
-            const others = prompt.value.replace(tags, instead).trim();
-            put(prompt, others.includes(text) ? others : `${others} ${text}`.trim());
+            const isThere = prompt.value.includes(text);
+            const others = isThere ? prompt.value.replace(text, "") : prompt.value;
+            const left = others.replace(tags, (tag, name) => (names.includes(name) ? "" : tag));
+            if (!isThere || left !== others) {
+                put(prompt, `${left.trim()} ${text}`.trim());
+            }
         }
         if (target && typeof selectCheckpoint === "function") { // without effect if it is loaded, which the WebUI knows best
             selectCheckpoint(target);

@@ -1,7 +1,7 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-near, further, scratch-long, xl-long, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary,
+near, further, scratch-long, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary,
 report and pack, or headline and compare.
 By pictures, of LoRAs that are seen at a glance: loras, judge, look, blind, grids and seen.
 """
@@ -38,14 +38,13 @@ from lab.zoo import (
     SCRATCH,
     SCRATCH_LONG,
     XL,
-    XL_LONG,
     XL_PRUNED,
 )
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
-STEPS |= {SCRATCH_LONG: 8000, XL_LONG: 4000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
+STEPS |= {SCRATCH_LONG: 3000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -126,11 +125,11 @@ def xl_pruned(options: argparse.Namespace) -> None:
 
 
 def loras(options: argparse.Namespace) -> None:
-    """Every adapter on every committed base: on a source it is what is moved, on a target the upper bound of a transfer."""
+    """Every adapter on every base that is there: on a source it is what is moved, on a target the upper bound of a transfer."""
     for adapter in ADAPTERS.values():
         for seed, base in enumerate(adapter.bases):
             name = f"{adapter.name}-{base}"
-            if not fnmatch(name, options.only):
+            if not fnmatch(name, options.only) or not bundle.is_made(base):
                 continue
             if not adapter.path(base).exists():
                 runner = runner_of(base)

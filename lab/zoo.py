@@ -12,8 +12,9 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 NEAR, FURTHER = "near", "further"  # fine-tunes that are measured by pictures alone
-SCRATCH_LONG, XL_LONG = "scratch-long", "xl-long"
-LONGER = {SCRATCH_LONG: SCRATCH, XL_LONG: XL}  # what each was trained on from; by pictures alone, and not committed
+SCRATCH_LONG = "scratch-long"
+LONGER = {SCRATCH_LONG: SCRATCH}  # what each was trained on from; by pictures alone, and not committed
+FROM_SCRATCH = (SCRATCH, SCRATCH_LONG)
 OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     BASE: "twemoji",
     FINETUNE: "noto",
@@ -24,14 +25,11 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     NEAR: "twemoji",
     FURTHER: "contrast",
     SCRATCH_LONG: "twemoji",
-    XL_LONG: "twemoji",
 }
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
-OF_XL = (*STRUCTURES[1], XL_LONG)
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
 CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
-CROSSINGS = (CROSSING, (BASE, XL_LONG))
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
 
@@ -54,13 +52,12 @@ FINETUNES = {
 
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    strangers = {SCRATCH, SCRATCH_LONG} & {source, target}
-    return not strangers and (source in OF_XL) == (target in OF_XL)
+    return all((source in kin) == (target in kin) for kin in (FROM_SCRATCH, STRUCTURES[1]))
 
 
 def kind_of(source: str, target: str) -> str:
     """Return the kind of a pair, as ``lorax`` tells them apart."""
-    if (source in OF_XL) != (target in OF_XL):
+    if (source in STRUCTURES[1]) != (target in STRUCTURES[1]):
         return CROSSED
     return RELATIVES if are_related(source, target) else STRANGERS
 

@@ -91,7 +91,7 @@ def _identity(side: int, device: str) -> torch.Tensor:
 
 def _on(factor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     side, width = factor.shape
-    is_shared = side == width and factor is _identity(side, str(factor.device))
+    is_shared = side == width and factor.device.type == "cpu" and factor is _identity(side, "cpu")
     return _identity(side, str(device)) if is_shared else factor.to(device)
 
 

@@ -18,7 +18,7 @@ from lorax.formats import open_adapter
 from lorax.low_rank import LowRank
 from lorax.methods import Kinship, refine
 from lorax.models import Factors, Lesson, NewNoise, train, training
-from lorax.models.optimizer import Optimizer
+from lorax.models.optimizer import Optimizer, Scales
 from lorax.options import Options, Running
 from lorax.progress import Meter, Progress, silent
 from lorax.runner import Runner, Runners
@@ -86,9 +86,24 @@ def test_the_state_of_other_factors_is_refused() -> None:
     assert all(torch.equal(a, b) for a, b in zip(made[1].average, before, strict=True))
 
 
+class WithinAStep(Meter):
+    """A meter that stops the fourth step, while its gradients are computed."""
+
+    done = 0
+
+    def at(self, done: int, total: int, phase: str) -> None:
+        self.done = done
+        super().at(done, total, phase)
+
+    def tick(self) -> None:
+        if self.done == 3:
+            raise Interrupted
+
+
 @pytest.mark.usefixtures("quick_training")
+@pytest.mark.parametrize("stopping", [Meter(stopped_at(4)), WithinAStep(silent)], ids=["between steps", "within a step"])
 def test_a_stopped_training_ends_as_one_that_was_not(
-    models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    models: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, stopping: Meter
 ) -> None:
     """Stopped between two looks by a host, and later by what lets nothing be said any more, as a power cut."""
     monkeypatch.setattr(training, "VALIDATE_EVERY", 2)
@@ -98,22 +113,22 @@ def test_a_stopped_training_ends_as_one_that_was_not(
     latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     store = Store(Cache(tmp_path, BIG, 0), "job")
 
-    def trained(store: Store, progress: Progress, seen: list[int]) -> dict[str, LowRank]:
+    def trained(store: Store, meter: Meter, seen: list[int]) -> dict[str, LowRank]:
         watch = lambda step, loss, layers: seen.append(step)  # noqa: E731
         lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=5, batch=16, rate=5e-3)
-        return train(target, Factors(start, target.device), lesson, Meter(progress), store, watch)
+        return train(target, Factors(start, target.device), lesson, meter, store, watch)
 
-    whole = trained(Store(None, ""), silent, [])
+    whole = trained(Store(None, ""), Meter(silent), [])
     looks: list[int] = []
     with pytest.raises(Interrupted):
-        trained(store, stopped_at(4), looks)  # after 3 steps
+        trained(store, stopping, looks)  # after 3 steps
     assert looks == [0, 2]
     resumed = Optimizer(Factors(start, target.device).parameters, 5e-3)
     state = store.load()
     assert state is not None
     resumed.restore(*state)
     assert resumed.step == 3
-    assert same(trained(store, silent, looks), whole)
+    assert same(trained(store, Meter(silent), looks), whole)
     assert looks == [0, 2, 4, 5]
     assert not list(tmp_path.glob("*.tmp"))
     assert any(not torch.equal(dW.up, start[layer].up) for layer, dW in whole.items())
@@ -240,3 +255,10 @@ def test_what_is_kept_counts_for_the_limit(tmp_path: Path) -> None:
         one.save(state)  # 2400 bytes: the second pushes out the first
     assert store.load() is None
     assert other.load() is not None
+
+
+def test_scales_are_applied_where_their_layers_are() -> None:
+    """What is chosen of a training is kept in the CPU's memory, while the layers are on the device."""
+    layers = {"a": LowRank(torch.ones(3, 2), torch.ones(2, 4), 0.5)}
+    (found,) = Scales(layers, torch.device("meta")).layers([torch.full((2,), 2.0)]).values()
+    assert (found.up.device.type, found.down.device.type, found.scale) == ("meta", "meta", 0.5)

@@ -49,11 +49,11 @@ class Reads(list[str]):
 
 
 def test_what_a_strangers_header_says_is_cut_and_loads_nothing(files: Files, tmp_path: Path) -> None:
-    said = {"ss_sd_model_name": "x" * 100_000, "modelspec.trigger_phrase": "ink <lora:evil:9>, " + "y" * 100_000}
+    said = {"ss_sd_model_name": "x" * 100_000, "modelspec.trigger_phrase": "ink <lora:evil:9>, <lo<x>ra:evil:9>" + "y" * 100_000}
     found = known.facts(builders.save_lora(tmp_path / "a.safetensors", files.deltas, metadata=said))
     assert len(found.trained_on) < 5000
     assert len(found.trigger_words) < 5000
-    assert found.trigger_words.startswith("ink , yyy")
+    assert found.trigger_words.startswith("ink , lora:evil:9yyy")
 
 
 @pytest.fixture

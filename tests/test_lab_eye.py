@@ -24,7 +24,7 @@ from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, recovered
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CHOOSING, CROSSINGS, REPORTING, SCRATCH, SHOWN, XL
+from lab.zoo import CHOOSING, CROSSING, REPORTING, SCRATCH, SHOWN, XL
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import REFINE
 
@@ -92,7 +92,7 @@ def test_what_shows_nothing_new_is_not_drawn() -> None:
         assert found == {(target, style) for target in targets for style in CHOOSING}
     assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
     copied = {target for one, target, _ in drawn if one == COPY}
-    assert copied == {pair[1] for pair in PAIRS if pair not in CROSSINGS}, "to XL nothing can be copied"
+    assert copied == {pair[1] for pair in PAIRS if pair != CROSSING}, "to XL nothing can be copied"
 
 
 def test_each_strength_has_a_record(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_each_strength_has_a_record(tmp_path: Path) -> None:
     results.add_losses(Key(target, name, native_of(SHOWN[0])), torch.full((4, 2), 0.8))
     native, copy = records(results)
     assert (native["variant"], native["recovery"], native["harm"]) == (NATIVE, 1, pytest.approx(0.2))
-    assert (copy["variant"], copy["strength"], copy["style"], copy["half"]) == (COPY, 0.5, style, "reporting")
+    assert (copy["variant"], copy["strength"], copy["style"], copy["group"]) == (COPY, 0.5, style, "reporting")
     found = [copy[what] for what in ("recovery", "specific", "harm", "style_arrives", "content_kept")]
     assert found == pytest.approx([0.5, 1 / 3, 0.5, 0.25, 0.5], abs=1e-3)
     assert copy["recovery_low"] <= copy["recovery"] <= copy["recovery_high"]

@@ -102,7 +102,7 @@ def test_a_lora_that_would_be_projected_changes(files: Files, tmp_path: Path) ->
     found, moved = judged(lora, files.base, files.target), by_auto(lora, files.base, files.target)
     assert (found.kind, found.changed) == (Kind.CHANGES, len(inside))
     assert not moved.draws_as_original
-    assert does(found)[:2] == [Do.MOVE, Do.USE_ORIGINAL]
+    assert does(found)[:2] == [Do.USE_ORIGINAL, Do.MOVE]
 
 
 def test_the_text_encoder_judges_what_changes_it_alone(files: Files, tmp_path: Path) -> None:

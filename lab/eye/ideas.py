@@ -21,7 +21,6 @@ from lab.zoo import (
     SCRATCH_LONG,
     SHOWN,
     XL,
-    XL_LONG,
     XL_PRUNED,
     Adapter,
     checkpoint,
@@ -91,7 +90,6 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     SCRATCH_LONG: (COPY, BRIDGE, REFINE),
-    XL_LONG: (BRIDGE, REFINE),
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
     FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),

@@ -9,7 +9,7 @@ from lab.eye.kinds import FOR_REPORTING
 from lab.report.tables import markdown
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CROSSING, CROSSINGS, FURTHER, NEAR, SCRATCH, XL, XL_PRUNED, are_related
+from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH, XL, XL_PRUNED, are_related
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
@@ -44,7 +44,7 @@ def what_to_expect(found: Sequence[Figure]) -> str:
 
 def _shares(pair: tuple[str, str], frontiers: dict[str, Interval | None]) -> tuple[str, ...]:
     copy, by_name, refine, bridge = (_percent(frontiers.get(one)) for one in (COPY, BY_NAME, REFINE, BRIDGE))
-    original = "does not fit" if pair in CROSSINGS else by_name or copy  # a copy by name is drawn where names differ
+    original = "does not fit" if pair == CROSSING else by_name or copy  # a copy by name is drawn where names differ
     move = copy if are_related(*pair) else "declines"  # what auto moves is a copy at a strength of its own: on the same curve
     return tuple(share or "-" for share in (original, move, refine, bridge))
 

@@ -46,7 +46,7 @@ def _record(results: Results, key: Key, style: str, pair: tuple[str, str]) -> di
         "question": "pictures",
         "style": adapter.icons,
         "kind": adapter.kind,
-        "half": "choosing" if adapter.icons in FOR_CHOOSING else "reporting",
+        "group": "choosing" if adapter.icons in FOR_CHOOSING else "reporting",
         "rank": adapter.rank,
         "strength": key.strength,
         **flat("recovery", stats.recovery([measured(results, key)])),

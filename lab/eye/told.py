@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.eye.figures import figures
 from lab.results import Results
-from lab.zoo import SHOWN, kind_of
+from lab.zoo import REPORTING, kind_of
 from lorax.methods import runs_models
 from lorax.transfer.forecast import SEEN
 
@@ -18,9 +18,9 @@ Told = dict[str, dict[str, dict[str, Any]]]  # method -> kind of pair -> what wa
 
 
 def told(results: Results) -> Told:
-    """Mean and range of the frontiers, each of one LoRA; of how many pairs and LoRAs."""
+    """Mean and range of the frontiers, each of one LoRA by which no method was chosen; of how many pairs and LoRAs."""
     shares: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in figures(results, {style: (style,) for style in SHOWN}):
+    for one in figures(results, {style: (style,) for style in REPORTING}):
         if runs_models(one.variant) and one.frontier:
             pair = one.source, one.target
             shares[one.variant, kind_of(*pair)][pair].append(one.frontier.mean)

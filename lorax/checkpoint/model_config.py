@@ -45,10 +45,10 @@ def config_of(file: TensorFile, family: str, config: Path | None = None) -> Mode
     Raises LoraxError if it is damaged, if the model predicts something else than noise, or if the family cannot be run here.
     """
     if family not in DEFAULT_CONFIGS:
-        raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL can be run by LoRA-X. Use Move, which runs none.")
+        raise LoraxError(f"{file.path}: only Stable Diffusion 1.x and XL can be run by LoRA-X.")
     settings, path = DEFAULT_CONFIGS[family], config or file.path.with_suffix(".yaml")
     if (predicts := prediction_of(file.path, file)) not in (NOISE, None):
-        raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise. LoRA-X cannot run it; use Move.")
+        raise LoraxError(f"{file.path}: the model predicts {predicts}, not noise. LoRA-X cannot run such a model.")
     if not is_file(path):
         return settings
     with reading(path, KIND, "Expected ldm's or sgm's format; correct it, or remove it if the checkpoint is a standard one."):

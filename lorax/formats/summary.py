@@ -8,7 +8,7 @@ from lorax.formats import sidecars
 from lorax.formats.adapter_file import AdapterFile
 from lorax.formats.stored import StoredLayer
 
-TAG = re.compile(r"<[^<>]*>")
+TAG = re.compile(r"<[^<>]*>|[<>]")
 
 
 def kind(adapter: AdapterFile) -> str:

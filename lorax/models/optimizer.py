@@ -38,7 +38,7 @@ class Scales:
     def layers(self, values: Sequence[torch.Tensor]) -> dict[str, LowRank]:
         """Return the layers with these values in place of the parameters."""
         pairs = zip(self._start.items(), values, strict=True)
-        return {name: LowRank(dW.up * scale, dW.down, dW.scale) for (name, dW), scale in pairs}
+        return {name: LowRank(dW.up * scale.to(dW.up.device), dW.down, dW.scale) for (name, dW), scale in pairs}
 
 
 class Optimizer:
@@ -56,16 +56,16 @@ class Optimizer:
         """Take a step. ``add_gradient(scale)`` adds the gradient of the loss times ``scale`` to the parameters.
 
         It is called again with half the scale until no gradient overflows float16, so that no step is lost (arXiv 1710.03740,
-        section 3.2). Raises LoraxError if gradients overflow at every scale.
+        section 3.2). If it fails, all is as before. Raises LoraxError if gradients overflow at every scale.
         """
-        self.step += 1
         for group in self._adamw.param_groups:
-            group["lr"] = self._rate * min(1.0, self.step / WARMUP)
+            group["lr"] = self._rate * min(1.0, (self.step + 1) / WARMUP)
         taken = False
         while not taken:
             self._adamw.zero_grad(set_to_none=True)
             add_gradient(self._loss_scale)
             taken = self._take()
+        self.step += 1
         for mean, parameter in zip(self.average, self.parameters, strict=True):
             mean.lerp_(parameter.detach(), max(1 - AVERAGE_DECAY, 1 / (self.step + 1)))  # first the mean of all steps
 

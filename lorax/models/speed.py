@@ -19,6 +19,7 @@ CHANNELS = 64  # widths are measured in multiples of it
 _known: dict[tuple[object, ...], tuple[float, bool]] = {}  # operations per second, and whether the machine was busy meanwhile
 _share: tuple[float, float] | None = None  # when it was measured, and the share of the CPU
 log = logging.getLogger(__name__)
+_full: set[torch.device] = set()  # cards that could not be measured, which is told once
 _lock = threading.RLock()  # two measurements at a time would slow each other down
 
 Made = tuple[float, Callable[[], object]]  # operations, and what does them
@@ -36,7 +37,9 @@ def speed_of(device: torch.device, dtype: torch.dtype, width: float) -> float:
     except RuntimeError as error:
         if device.type == "cpu":
             raise
-        log.warning("%s could not be measured: %s", device, error)
+        if device not in _full:
+            _full.add(device)
+            log.warning("%s could not be measured: %s", device, error)
         return SMALL_CARD
 
 

@@ -70,10 +70,10 @@ def train(
     while optimizer.step < lesson.steps and optimizer.stale < PATIENCE:
         try:
             meter.at(optimizer.step, lesson.steps, TRAINING)
-        except BaseException:
+            run.advance()
+        except BaseException:  # most stops are heard while gradients are computed
             _save(optimizer, saved)
             raise
-        run.advance()
         if optimizer.step % VALIDATE_EVERY == 0 or optimizer.step == lesson.steps:
             run.validate()
             if time.monotonic() - saved_at >= SAVE_EVERY:

@@ -136,7 +136,7 @@ def actions(verdict: Verdict, moving: float, running: dict[str, Cost]) -> tuple[
         Kind.MADE: (original,),
         Kind.WORKS: (original, *refine),
         Kind.GAINS: (move, *refine),
-        Kind.CHANGES: (move, original, *refine),
+        Kind.CHANGES: (original, move, *refine),
         Kind.FITS_ITSELF: (original, move),
     }.get(verdict.kind, ())
 

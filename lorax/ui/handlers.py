@@ -278,7 +278,7 @@ class Handlers:
 
 def _is_asked_for(verdict: Verdict, choice: Choice) -> bool:
     """Tell whether a file can be written that the choices ask for, though the verdict does not advise to move."""
-    if verdict.kind in FIXED:
+    if verdict.kind in FIXED and not (verdict.kind is Kind.OTHER_ARCHITECTURE and choice.also):
         return False
     if choice.also or choice.method != Options.method:
         return True

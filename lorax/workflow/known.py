@@ -71,7 +71,7 @@ class KnownPairs:
         states = [state_of(path) for path in (source, target)]
         if not all(states):
             return Known()
-        content = json.dumps([__version__, "verdicts of a quiet machine", self._here, *states, *map(_beside, (source, target))])
+        content = json.dumps([__version__, "verdicts that name the device", self._here, *states, *map(_beside, (source, target))])
         key = hashlib.sha256(content.encode()).hexdigest()
         if key not in self._known:
             self._known[key] = self._read(key)
@@ -141,5 +141,4 @@ def _verdict(found: dict[str, Any]) -> Verdict:
 
 
 def _action(found: dict[str, Any]) -> Action:
-    device = str(found.get("device", Action.device))  # not kept by earlier versions
-    return Action(Do(found["do"]), float(found["seconds"]), int(found["bytes"]), device)
+    return Action(Do(found["do"]), float(found["seconds"]), int(found["bytes"]), str(found["device"]))

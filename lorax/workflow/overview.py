@@ -232,7 +232,8 @@ def row_as_json(row: Row) -> Mapping[str, Any]:
         "words": row.words,
         "strength": verdict.strength,
         "actions": [
-            {"do": one.do.value, "method": one.do.method, "seconds": one.seconds, "bytes": one.bytes} for one in verdict.actions
+            {"do": one.do.value, "method": one.do.method, "seconds": one.seconds, "bytes": one.bytes, "device": one.device}
+            for one in verdict.actions
         ],
         "source": row.source.name if row.source else None,
         "could_be": [base.name for base in origin.could_be],

@@ -207,10 +207,10 @@ class Verdicts:
 
     @staticmethod
     def _cost(plan: Plan, method: str, known: Known, pictures: Cache | None = None) -> Cost:
-        """Estimate the cost, without ``pictures`` once for all adapters that change the same layers at the same ranks."""
+        """Estimate the cost, without ``pictures`` once for all adapters that change the same layers alike."""
         if pictures:
             return estimate(plan, method, cache=pictures, alone=True)
-        changed = hash(tuple((name, layer.rank) for name, layer in plan.adapter.layers.items()))
+        changed = hash(tuple((name, layer.rank, layer.is_low_rank) for name, layer in plan.adapter.layers.items()))
         key = method, changed, plan.running
         if key not in known.costs:
             known.costs[key] = estimate(plan, method, alone=True)

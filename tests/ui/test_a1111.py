@@ -224,6 +224,19 @@ def test_what_is_chosen_counts_as_loaded_and_stays_so(double: Double, host: Any)
         assert host.loaded() == "pruned.safetensors", "by the double, which loads nothing"
 
 
+def test_what_a_job_loads_first_is_not_what_the_user_draws_with(double: Double, host: Any) -> None:
+    """As a WebUI that started without a model."""
+    data, shared = double.modules["sd_models"].model_data, double.modules["shared"]
+    data.sd_model = None
+    chosen = host.loaded()
+
+    def another(progress: Any) -> str:
+        data.sd_model = SimpleNamespace(sd_checkpoint_info=next(one for one in double.infos if one.name != chosen))
+        return host.loaded()
+
+    assert host.run(another, lambda *given: None) == chosen == shared.opts.sd_model_checkpoint
+
+
 def test_what_a_job_did_stands_though_the_checkpoint_cannot_be_loaded_again(
     double: Double, host: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

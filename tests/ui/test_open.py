@@ -44,6 +44,8 @@ def test_the_card_that_the_pointer_is_on_has_one_button_which_sends_it_to_the_ta
         ("a cat <lora:style:0.7:te=0>, <lora:other:1>", "a cat, <lora:other:1> <lora:style-pruned:1> ink"),
         ("<lora:style-pruned:1> ink, a cat", "<lora:style-pruned:1> ink, a cat"),
         ("a cat <lora:style-pruned:0.5>", "a cat <lora:style-pruned:1> ink"),
+        ("a cat <lora:style-pruned:1>, sharp", "a cat, sharp <lora:style-pruned:1> ink"),
+        ("a cat <lora:style:1> <lora:style-pruned:1> ink", "a cat <lora:style-pruned:1> ink"),
     ],
 )
 def test_what_is_sent_stands_in_place_of_its_original(page: Any, prompt: str, sent: str) -> None:

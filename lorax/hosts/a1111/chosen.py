@@ -12,7 +12,8 @@ from typing import Any
 from modules import sd_models, shared
 
 log = logging.getLogger(__name__)
-_kept: Any = None  # what is loaded again at the end of ``kept``
+_NO_JOB = object()
+_kept: Any = _NO_JOB  # what is loaded again at the end of ``kept``, which may be nothing
 
 
 def checkpoint() -> Any:
@@ -24,7 +25,7 @@ def checkpoint() -> Any:
 
 def shown() -> Any:
     """Return the CheckpointInfo that the user draws with: not what a job has loaded for a while."""
-    return _kept or checkpoint()
+    return checkpoint() if _kept is _NO_JOB else _kept
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def kept() -> Iterator[None]:
         except Exception:  # the WebUI tries again before the next picture, and says why it fails
             log.exception("%s could not be loaded again", before)
         finally:
-            _kept = None
+            _kept = _NO_JOB
 
 
 def choose(name: str) -> None:

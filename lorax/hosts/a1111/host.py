@@ -4,7 +4,6 @@ What they do in different ways is told by what a WebUI can do, never by its name
 checkpoint, ``models`` or ``runners`` for running one, and ``network`` for LoRA-X files in prompts.
 """
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from lorax.catalog import ListedFile
 from lorax.errors import Interrupted
 from lorax.files import Cache, files_below
 from lorax.hosts.a1111 import chosen, tags
-from lorax.hosts.a1111.models import HostModels
+from lorax.hosts.a1111.models import HostModels, let_go
 from lorax.hosts.a1111.network import applies
 from lorax.hosts.a1111.pictures import draw, samplers, schedules
 from lorax.hosts.a1111.runners import HostRunners, manages_memory
@@ -139,8 +138,7 @@ def _let_go() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)
-        devices.torch_gc()
+        let_go(error)
         raise
 
 

@@ -1,6 +1,7 @@
 """Runs the models that AUTOMATIC1111's WebUI has loaded. It switches checkpoints by itself, so nothing is loaded twice."""
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +19,15 @@ from lorax.models import Conditioning, batch_size, check
 BLOCKS = ("ResBlock", "BasicTransformerBlock")  # classes of these names are in ldm and in sgm
 
 
+def let_go(error: BaseException) -> None:
+    """Free what the frames of an error, and of those that led to it, hold on the device, before something else is loaded."""
+    led: BaseException | None = error
+    while led is not None:
+        traceback.clear_frames(led.__traceback__)
+        led = led.__cause__ or led.__context__
+    devices.torch_gc()
+
+
 class HostModels:
     """Checkpoints as the WebUI loads them; implements ``lorax.models.Models``."""
 
@@ -33,6 +43,7 @@ class HostModels:
             try:
                 loaded = sd_models.reload_model_weights(info=info)
             except Exception as error:  # a pruned SDXL is mistaken for SSD-1B; a damaged file can fail anywhere
+                let_go(error)
                 if before is not None:  # off the device and without its hooks by now, though the WebUI counts it as loaded
                     sd_models.reload_model_weights(info=before.sd_checkpoint_info, forced_reload=True)
                 if is_out_of_memory(error):
@@ -52,7 +63,7 @@ class HostModel:
 
     def __init__(self, base: Checkpoint, loaded: Any) -> None:
         if loaded.parameterization == "v":
-            raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise. LoRA-X cannot run it; use Move.")
+            raise LoraxError(f"{base.path}: the model predicts {VELOCITY}, not noise. LoRA-X cannot run such a model.")
         self.base, self.device, self._loaded = base, devices.device, loaded
         self.size = config_of(base.unet_file, base.family.name, Path(loaded.used_config)).size
         self.latent_scale = float(loaded.scale_factor)
