@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -110,3 +110,15 @@ def _counts(size: int, stream: int) -> torch.Tensor:
     """How often each of ``size`` things is in each draw, float32 (DRAWS, size)."""
     rows = torch.randint(size, (DRAWS, size), generator=torch.Generator().manual_seed(stream))
     return torch.zeros(DRAWS, size).scatter_add_(1, rows, torch.ones(DRAWS, size))
+
+
+def of_pairs(pairs: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, float | int]:
+    """The mean and the range of what transfers were worth, by the pair of bases; of how many pairs and transfers."""
+    values = [value for of_pair in pairs.values() for value in of_pair]
+    return {
+        "mean": round(sum(values) / len(values), 4),
+        "low": round(min(values), 4),
+        "high": round(max(values), 4),
+        "pairs": len(pairs),
+        "transfers": len(values),
+    }

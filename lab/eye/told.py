@@ -9,6 +9,7 @@ from typing import Any
 
 from lab.eye.figures import figures
 from lab.results import Results
+from lab.stats import of_pairs
 from lab.zoo import REPORTING, kind_of
 from lorax.methods import runs_models
 from lorax.transfer.forecast import SEEN
@@ -26,14 +27,7 @@ def told(results: Results) -> Told:
             shares[one.variant, kind_of(*pair)][pair].append(one.frontier.mean)
     found: Told = defaultdict(dict)
     for (method, kind), pairs in shares.items():
-        values = [value for of_pair in pairs.values() for value in of_pair]
-        found[method][kind] = {
-            "mean": round(sum(values) / len(values), 4),
-            "low": round(min(values), 4),
-            "high": round(max(values), 4),
-            "pairs": len(pairs),
-            "transfers": len(values),
-        }
+        found[method][kind] = of_pairs(pairs)
     return dict(found)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lab.report.cells import Cells
+from lab.stats import of_pairs
 from lab.zoo import CROSSING, HEADLINE_RANK, STYLES, kind_of
 from lorax.methods import METHODS, runs_models
 
@@ -22,14 +23,7 @@ def measured(cells: Cells) -> Measured:
             if recoveries := _recoveries(cells, pair, method):
                 by_kind[kind_of(*pair)][pair] = recoveries
         for kind, pairs in by_kind.items():
-            values = [value for recoveries in pairs.values() for value in recoveries]
-            found[method][kind] = {
-                "mean": round(sum(values) / len(values), 4),
-                "low": round(min(values), 4),
-                "high": round(max(values), 4),
-                "pairs": len(pairs),
-                "transfers": len(values),
-            }
+            found[method][kind] = of_pairs(pairs)
     return dict(found)
 
 
