@@ -118,9 +118,9 @@ def test_api(ui: Page) -> None:
 
 def test_the_start_imports_nothing_heavy(ui: Page) -> None:
     records = ui.call("internal/profile-startup")["records"]
-    assert (
-        records["load scripts/lorax_webui.py"] < 1
-    )  # by the clock, on a machine that may be busy; tests/ui/test_start.py is strict
+    assert records["load scripts/lorax_webui.py"] < 3, (
+        "by the clock of a machine that may be busy; tests/ui/test_start.py is strict"
+    )
 
 
 def test_the_pages_login_is_asked_for(tmp_path: Path) -> None:
