@@ -172,6 +172,6 @@ def test_a_source_that_the_host_cannot_read_leaves_all_as_it_was(ui: Page) -> No
     ui.draw(steps=1)  # the host keeps what it made of the last prompt's words
     base = ui.checkpoints / f"{bundle.BASE}.safetensors"
     said = ui.call("probe/compute", {"base": str(base), "lora": str(lora), "unread": True})
-    assert said == f"{base}: the WebUI cannot load it (MemoryError: no room). Use another one."
+    assert said == f"{base}: not enough memory to load it. Close other programs, and try again."
     assert loaded(ui) == ["finetune.safetensors"]
     assert ui.draw(prompt=weighted).distance(picture) == 0
