@@ -25,6 +25,8 @@ from lorax.models import operations, speed
 from lorax.options import Options, Running
 from lorax.runner import Runner, Runners
 from lorax.transfer import Context, Cost, Plan, as_json, cost, plan, run, run_all, wording, work
+from lorax.transfer.expected import STRANGERS
+from lorax.transfer.forecast import measured
 from tests.lab_models import LOCON, LORA
 
 ASKED = Running(pictures=16, steps=1)
@@ -185,7 +187,7 @@ def test_an_analysis_runs_no_model(models: Path, monkeypatch: pytest.MonkeyPatch
     assert all(record.target and record.kept is None and record.rank == 4 for record in report.records)
     said, takes = wording.summary(report), wording.cost_words(report.cost)
     assert "are not related" in said
-    assert "Forecast: unrelated. In pictures, 8 LoRAs moved so" in said
+    assert f"Forecast: unrelated. In pictures, {measured(STRANGERS)[method].transfers} LoRAs moved so" in said
     assert said.endswith(f"No model was run for this. A transfer takes {takes}.")
     assert as_json(report)["cost"]["words"] == takes
 
