@@ -9,7 +9,7 @@ from lab.eye.kinds import FOR_REPORTING
 from lab.report.tables import markdown
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH, XL, XL_PRUNED, are_related
+from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH_LONG, XL, XL_PRUNED, are_related
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 
@@ -22,7 +22,7 @@ TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, PRUNED, HALF): "slimmed down, as small-sd",
     (BASE, PRUNED, FOR_REPORTING): "the same pair, a character",
     (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
-    (BASE, SCRATCH, HALF): "not related",
+    (BASE, SCRATCH_LONG, HALF): "not related",  # of two such bases, the one that draws better
     (*CROSSING, HALF): "SD 1.x to SDXL",
 }
 Of = tuple[str, str, str]  # source, target, group of LoRAs
