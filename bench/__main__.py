@@ -45,11 +45,11 @@ def main() -> None:
             if not options.json:
                 print(line, flush=True)
         options.output.mkdir(parents=True, exist_ok=True)
-        plot(Path(folder), device, options.quick, options.output / "performance.png", clock)
+        plot(Path(folder), device, options.quick, options.output / "performance.webp", clock)
     if options.json:
         print(json.dumps([dataclasses.asdict(line) for line in found], indent=2))
     else:
-        print(f"wrote {options.output / 'performance.png'}")
+        print(f"wrote {options.output / 'performance.webp'}")
 
 
 if __name__ == "__main__":

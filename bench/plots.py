@@ -36,7 +36,7 @@ def plot(folder: Path, device: str, quick: bool, path: Path, clock: Clock) -> No
     axes[0].set_yscale("log")
     axes[0].legend()
     figure.suptitle(f"Layers of {SHAPE[0]} x {SHAPE[1]}; {most} of them, rank 32, one LoRA where not said otherwise")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, pil_kwargs={"lossless": True, "method": 6})
 
 
 def _time(
