@@ -43,10 +43,6 @@ def whole_numbers(state: State) -> None:
     state[f"{NAME}.lora_up.weight"] = torch.ones(state[f"{NAME}.lora_up.weight"].shape, dtype=torch.int8)
 
 
-def a_complex_embedding(state: State) -> None:
-    state["bundle_emb.word.vectors"] = torch.zeros(1, 8, dtype=torch.complex64)
-
-
 def a_vector(state: State) -> None:
     state[f"{NAME}.lora_down.weight"] = torch.randn(4)
 
@@ -210,7 +206,6 @@ def something_else(state: State) -> None:
         (no_rank, "rank"),
         (one_part_by_two_names, f"{NAME}.lora_B.weight and {NAME}.lora_up.weight are the same part of a layer"),
         (whole_numbers, f"{NAME}.lora_up.weight holds whole numbers (torch.int8)"),
-        (a_complex_embedding, "bundle_emb.word.vectors holds complex numbers"),
         (a_vector, "down factor has shape (4,)"),
         (up_with_a_kernel, "up"),
         (nan_in_up, "up part holds NaN"),
