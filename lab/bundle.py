@@ -29,7 +29,7 @@ def runner_of(base: str) -> Runner:
     if base not in (BASE, FINETUNE, PRUNED):
         unpack(CHECKPOINTS, HEADLINE)
     if not is_made(base):
-        sys.exit(f"{checkpoint(base)} is not there: run `python -m lab {base}` first, which takes hours.")
+        sys.exit(f"{checkpoint(base)} is not there: run `python -m lab {base}` first, which takes an hour.")
     return Runner(checkpoint(base), tokenizer)
 
 

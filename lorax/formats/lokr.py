@@ -68,8 +68,7 @@ def _kron(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def _factors(layer: Layer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     if name in layer.tensors:
-        whole = LowRank.of(layer.tensors[name].flatten(1))
-        return whole.up, whole.down
+        return parts.whole(layer.tensors[name].flatten(1))
     up, down = layer.tensors[f"{name}_a"], layer.tensors[f"{name}_b"]
     if name == "lokr_w2" and MID in layer.tensors:
         return parts.fold(up.mT, layer.tensors[MID], down)

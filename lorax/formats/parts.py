@@ -103,10 +103,10 @@ def fail(where: str, shapes: Shapes, expected: str) -> LoraxError:
 def fold(up: torch.Tensor, mid: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a Tucker decomposition dW[o, i, h, w] = up[o, p] mid[p, q, h, w] down[q, i] as two factors.
 
-    Their rank is p, or o if that is less: then nothing is larger than the file or the weight, whatever p and q are.
+    Their rank is p, or less if p is more than o: then nothing is larger than the file or the weight, whatever p and q are.
     """
     if len(mid) > len(up):
-        up, mid = torch.eye(len(up)), torch.tensordot(up, mid, 1)
+        return whole(torch.einsum("oqhw,qi->oihw", torch.tensordot(up, mid, 1), down).flatten(1))
     return up, torch.einsum("pqhw,qi->pihw", mid, down).flatten(1)
 
 
@@ -114,5 +114,10 @@ def shortest(up: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Return factors (m, k) and (k, n) of ``up @ down`` whose rank k is at most m and n, whatever that of the given ones is."""
     if len(down) <= min(len(up), down.shape[1]):
         return up, down
-    whole = LowRank.of(up @ down)
-    return whole.up, whole.down
+    return whole(up @ down)
+
+
+def whole(dW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a dense matrix (m, n) as two factors, one of which is the identity of the shorter side."""
+    dense = LowRank.of(dW)
+    return dense.up, dense.down
