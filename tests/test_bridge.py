@@ -24,6 +24,20 @@ def test_ridge_finds_a_map_and_finds_none_in_noise() -> None:
     assert not bridge.ridge(X, noise).any()
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("rows", [30, 200])
+def test_the_ridge_is_the_best_of_all(rows: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X, W = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((rows, 40), (40, 7)))
+    Y = X @ W + noise * torch.randn((rows, 7), generator=generator, dtype=torch.float64)
+    cut = int(rows * (1 - bridge.HELD_OUT))
+    solve, whole = bridge._solver(X[:cut], Y[:cut]), bridge._solver(X, Y)
+    errors = {one: (Y[cut:] - X[cut:] @ solve(one)).square().sum() for one in bridge.RIDGES}
+    best = min(errors, key=errors.__getitem__)
+    expected = whole(best) if errors[best] < Y[cut:].square().sum() else torch.zeros(40, 7)
+    assert torch.allclose(bridge.ridge(X, Y), expected.float(), atol=1e-6)
+
+
 def test_wide_layers_are_solved_by_the_smaller_gram_matrix() -> None:
     """What comes out satisfies the normal equations of one lambda, and is of the best rank."""
     generator = torch.Generator().manual_seed(0)

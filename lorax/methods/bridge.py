@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ from lorax.progress import FITTING, WATCHING, Meter
 ROWS = 4096  # points at which layers are compared
 SOURCE_BYTES = 4 << 30  # limit for the source's outputs; a very large adapter is compared at fewer points
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # in units of the mean of the Gram matrix's diagonal
+FIRST_RIDGE = 2  # the number of the one that is tried first
 HELD_OUT = 0.2  # share of the rows by which a ridge is chosen
 PICTURES = 384  # with a side of 8 in latents; of larger ones fewer show as many points
 FEWEST = 8  # pictures, however large they are; they run in one batch of two copies, for which SDXL takes 11 GB
@@ -195,18 +197,23 @@ def _run_on_two_copies(model: Model, batch: NoisyBatch, hooks: Mapping[str, Hook
 def ridge(X: torch.Tensor, Y: torch.Tensor, meter: Meter | None = None) -> torch.Tensor:
     """Return argmin_W ||Y - X W||^2 + lambda ||W||^2, float32 (n, m), for X (rows, n) and Y (rows, m).
 
-    lambda is chosen from RIDGES by cross-validation on the last rows. The result is 0 if none predicts them better than 0 does.
+    lambda is chosen from RIDGES by cross-validation on the last rows, of which the error has one minimum, as a rule: so only the
+    neighbours of the best one so far are tried. The result is 0 if none predicts these rows better than 0 does.
     """
     X, Y = X.double(), Y.double()
     cut = int(len(X) * (1 - HELD_OUT))
     solve = _solver(X[:cut], Y[:cut])
-    errors = []
-    for one in RIDGES:
-        errors.append((Y[cut:] - X[cut:] @ solve(one)).square().sum().item())
+
+    @cache
+    def error(number: int) -> float:
         if meter:
             meter.tick()
-    best = min(range(len(RIDGES)), key=errors.__getitem__)
-    if errors[best] >= Y[cut:].square().sum().item():
+        return (Y[cut:] - X[cut:] @ solve(RIDGES[number])).square().sum().item()
+
+    best, last = FIRST_RIDGE, None
+    while best != last:
+        last, best = best, min(range(max(0, best - 1), min(len(RIDGES), best + 2)), key=error)
+    if error(best) >= Y[cut:].square().sum().item():
         return torch.zeros(X.shape[1], Y.shape[1])
     return _solver(X, Y)(RIDGES[best]).float()
 

@@ -8,6 +8,7 @@ from lorax.models import Operations, examples, sampling, training
 from lorax.options import Running
 from lorax.progress import DECODING, DRAWING, ENCODING, FITTING, TRAINING, WATCHING
 
+RIDGES_TRIED = 4  # of those that bridge has, on average
 EIGEN = 10  # operations of an eigendecomposition, in cubes of the size
 
 
@@ -109,7 +110,7 @@ def solving(rows: int, m_s: int, m: int, n: int) -> float:
 
 
 def regression(rows: int, n: int, m: int) -> float:
-    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, and a solution for each lambda."""
-    k, solutions = min(rows, n), len(bridge.RIDGES) + 1
+    """Estimate the operations of ``bridge.ridge`` from n columns to m: two Gram matrices, a solution for each lambda tried."""
+    k, solutions = min(rows, n), RIDGES_TRIED + 1
     applied = rows if n > rows else 2 * bridge.HELD_OUT * rows
     return 4.0 * k * k * max(rows, n) + solutions * (k**3 / 3 + 2.0 * k * k * m + 2.0 * applied * n * m)
