@@ -10,17 +10,18 @@ import torch
 
 from lab import variants
 from lab.eye import figures
+from lab.eye.by_models import HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED
 from lab.eye.costs import costs, less_usual
-from lab.eye.ideas import CHEAPER, FULL, ON_ANSWERS, ON_NOISE, STRENGTHS, VARIANTS
+from lab.eye.ideas import BESIDE_REFINE, CHEAPER, CHOSEN_ON, FULL, ON_ANSWERS, ON_NOISE, STRENGTHS, VARIANTS
 from lab.eye.looking import FOLDER, adapter_of
 from lab.eye.looking import PROMPTS as ASKED
 from lab.paths import RESULTS
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
-from lab.variants import Variant
-from lab.zoo import CHOOSING, SCRATCH, SHOWN, XL, XL_PRUNED
+from lab.variants import FROM_BRIDGE, Variant
+from lab.zoo import CHOOSING, FURTHER, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
-from lorax.methods import REFINE, refine
+from lorax.methods import BRIDGE, REFINE, refine
 from lorax.options import Options, Running
 from lorax.transfer import by_models
 
@@ -117,3 +118,22 @@ def test_what_the_page_says_of_them_holds() -> None:
     cheaper = [one for (target, name), one in less.items() if target == XL and name in CHEAPER]
     assert len(cheaper) == len(CHEAPER)
     assert not any(one.is_above_zero or one.is_below_zero for one in cheaper)
+
+
+def test_what_the_page_says_of_other_ideas_holds() -> None:
+    stored = Results(RESULTS / FOLDER)
+    shown = {(one.target, one.variant): one for one in figures.figures(stored) if one.group == "choosing"}
+    assert all(one.styles == CHOOSING for (_, name), one in shown.items() if name in {*BESIDE_REFINE, WEIGHTED, *HALVED})
+    less = {key: found for key, one in shown.items() if key[1] in BESIDE_REFINE and (found := less_usual(one, shown, stored))}
+    assert not any(one.is_above_zero for one in less.values()), "none shows more that could be told"
+    _, whole_copy = MIXED
+    told = {(CHOSEN_ON, whole_copy), (CHOSEN_ON, SIGNS), (PRUNED, SCAFFOLD)}
+    assert {key for key, one in less.items() if one.is_below_zero} == told
+    assert shown[CHOSEN_ON, SIGNS].recovery.high < -1, "great harm"
+    assert {target for target, name in less if name not in (FROM_BRIDGE, SCAFFOLD)} == {CHOSEN_ON}
+    assert all(less[target, SCAFFOLD].mean < -0.05 for target in (FINETUNE, FURTHER, PRUNED)), "less on average on all three"
+    weighted, half = (less_usual(shown[SCRATCH, name], shown, stored, BRIDGE) for name in (WEIGHTED, *HALVED))
+    assert weighted
+    assert half
+    assert weighted.low < 0 < weighted.high, "nothing that could be told"
+    assert half.mean < -0.05, "less on average"

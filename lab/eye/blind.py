@@ -19,7 +19,7 @@ from PIL import Image
 
 from lab.bundle import runner_of
 from lab.eye.figures import curve, is_there
-from lab.eye.ideas import STRENGTHS, has_copy, is_drawn, moved_by
+from lab.eye.ideas import STRENGTHS, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS, adapter_of, prompts_of
 from lab.paths import CACHE, DOCS
@@ -37,7 +37,7 @@ SHEETS: tuple[Of, ...] = (
     *((COPY, strength) for strength in (0.25, 0.5, 0.75, 1.0, 1.25)),
 )
 EVEN = (0.75, 1.0)  # strengths of refine's rival, beside which refine is to be told apart
-UNLIKE: tuple[Of, ...] = ((REFINE, 0.75), (REFINE, 1.5), (BRIDGE, 1.0))  # besides, where nothing can be copied
+UNLIKE: tuple[Of, ...] = ((REFINE, 0.75), (REFINE, 1.5), (BRIDGE, 1.0))  # besides, where a copy does nothing
 IN_A_GRID: tuple[Of, ...] = (
     *((ALONE, 1.0), (NATIVE, 1.0), (COPY, 0.5), (COPY, 1.0), (LORAX, 1.0)),
     *((REFINE, 1.0), (BRIDGE, 1.0)),
@@ -71,11 +71,6 @@ class Drawer:
     def is_ready(self) -> bool:
         return all(adapter_of(self.style).path(base).is_file() for base in (self.source, self.target))
 
-    @property
-    def is_told_apart(self) -> bool:
-        """Whether refine and its rival are set side by side: between strangers, a copy does nothing."""
-        return rival_of(self.target) == NATIVE or are_related(self.source, self.target)
-
     def sheet(self, of: Of) -> Sheet:
         certain, ranks = judged(_pictures(self, of), PROMPTS, adapter_of(self.style).icons)
         return Sheet(*of, round(certain.mean().item(), 4), round((ranks < TOP).float().mean().item(), 4))
@@ -84,16 +79,22 @@ class Drawer:
         return of[0] in (ALONE, NATIVE) or is_drawn(of[0], self.target, self.style)
 
     @property
+    def sheets(self) -> list[Of]:
+        """What is drawn for readers. Where a copy does nothing it is left out."""
+        if rival_of(self.target) == COPY:
+            return [of for of in SHEETS if self.draws(of)]
+        return [of for of in (*SHEETS, *UNLIKE) if of[0] != COPY and self.draws(of)]
+
+    @property
     def pairs(self) -> list[tuple[Of, Of]]:
         """Sheets that can be set side by side."""
-        sheets = [of for of in (*SHEETS, *(() if has_copy(self.target) else UNLIKE)) if self.draws(of)]
-        return list(itertools.combinations(sheets, 2))
+        return list(itertools.combinations(self.sheets, 2))
 
     def even(self, results: Results) -> list[tuple[Of, Of]]:
         """Sheets of refine and its rival, refine at the largest strength at which it keeps as many subjects as its rival."""
         rival = rival_of(self.target)
         curves = [(REFINE, self.source), (rival, "" if rival == NATIVE else self.source)]
-        if not self.is_told_apart or not all(is_there(results, self.target, *of, self.style) for of in curves):
+        if not all(is_there(results, self.target, *of, self.style) for of in curves):
             return []
         refined, other = (self._kept(results, *of) for of in curves)
         most = {one: max((s for s in STRENGTHS if refined[s] >= other[one]), default=STRENGTHS[0]) for one in EVEN}
@@ -111,8 +112,8 @@ class Drawer:
 
 
 def rival_of(target: str) -> str:
-    """Return what refine is to be told apart from: a copy, or the native LoRA where nothing can be copied."""
-    return COPY if has_copy(target) else NATIVE
+    """Return what refine is to be told apart from: a copy, or the native LoRA where a copy does nothing."""
+    return COPY if all(are_related(*pair) for pair in PAIRS if pair[1] == target) else NATIVE
 
 
 def blind(options: argparse.Namespace) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.variants import AUTO, BY_NAME, COPY, LORAX, Variant, written
+from lab.eye.by_models import BY_MODELS, HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED
+from lab.variants import AUTO, BY_NAME, COPY, FROM_BRIDGE, LORAX, Variant, written
 from lab.zoo import (
     ADAPTERS,
     AGAIN,
@@ -29,7 +30,7 @@ from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 from lorax.options import Options
-from lorax.transfer import Layers, Moved
+from lorax.transfer import Layers, Moved, Plan
 from lorax.transfer.report import LayerRecord
 
 Strength = Callable[[LayerRecord], float]
@@ -81,18 +82,20 @@ ON_ANSWERS = {  # on answers: pictures and steps
     for name in [f"refine, {pictures} pictures, {steps} steps"]
 }
 ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
-TRIED = CHEAPER | ON_ANSWERS  # on the styles for choosing
+TRIED = {**CHEAPER, **ON_ANSWERS, **BY_MODELS}  # on the styles for choosing
+BY_THE_WAY = frozenset({*LOST, *TRIED})  # with the styles for choosing alone, and their losses at strength 1 alone
 ANOTHER = "native, another seed"  # on the styles for reporting
+BESIDE_REFINE = (*MIXED, SCAFFOLD, SIGNS, FROM_BRIDGE)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
-    FINETUNE: (ANOTHER, AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300),
-    PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300),
-    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS),
+    FINETUNE: (ANOTHER, AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300, *MIXED, SCAFFOLD, SIGNS),
+    PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300, SCAFFOLD),
+    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS, FROM_BRIDGE, WEIGHTED, *HALVED),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     SCRATCH_LONG: (COPY, BRIDGE, REFINE),
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
-    FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE),
+    FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE, SCAFFOLD),
 }
 VARIANTS = dict.fromkeys(itertools.chain(*DRAWN.values()), STRENGTHS) | {AUTO: (1.0,)}
 DRAWN_OF_KINDS = (BY_NAME, COPY, REFINE)  # what is drawn with other kinds of LoRA, and with characters
@@ -104,19 +107,13 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     if style not in SHOWN:
         return variant in DRAWN_OF_KINDS and variant in DRAWN[target]
     is_left = variant not in LOST or target == CHOSEN_ON
-    is_for_choosing = variant in (*LOST, *TRIED)
-    of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or not is_for_choosing
+    of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or variant not in BY_THE_WAY
     return is_left and of_its_half and variant in DRAWN[target]
 
 
 def another(adapter: Adapter, target: str) -> Path:
     """Where the native LoRA of another seed is."""
     return ADAPTERS[f"{adapter.icons}-{AGAIN}"].path(target)
-
-
-def has_copy(target: str) -> bool:
-    """Whether a copy is drawn there, which is then what a variant is compared with."""
-    return COPY in DRAWN[target]
 
 
 def strengths_of(variant: str) -> tuple[float, ...]:
@@ -130,12 +127,17 @@ def moved_by(variant: str, adapter: Adapter, source: str, target: Checkpoint) ->
     if variant == ANOTHER:
         yield another(adapter, target.path.stem)
         return
-    method = (REFINES | TRIED).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
-    planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
-    if variant in IDEAS:
-        moved = _by_layer(moved, IDEAS[variant])
+    planned, moved = _moved(variant, adapter, source, target)
     with written(planned, moved) as path:
         yield path
+
+
+def _moved(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
+    if idea := BY_MODELS.get(variant):
+        return idea(adapter, source, target)
+    method = (REFINES | CHEAPER | ON_ANSWERS).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
+    planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
+    return planned, _by_layer(moved, IDEAS[variant]) if variant in IDEAS else moved
 
 
 def _by_layer(moved: Moved, strength: Strength) -> Moved:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lab import data, measure
 from lab.bundle import is_made, runner_of
-from lab.eye.ideas import ANOTHER, STRENGTHS, VARIANTS, another, is_drawn, moved_by
+from lab.eye.ideas import ANOTHER, BY_THE_WAY, STRENGTHS, VARIANTS, another, is_drawn, moved_by
 from lab.eye.judge import judged
 from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
@@ -94,7 +94,8 @@ class Looker:
         """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
         if key in self.results.reports:
             return
-        for on, where in ((STYLE, losses), (ORDINARY, self.ordinary)):
+        by_the_way = key.variant in BY_THE_WAY and key.strength != 1
+        for on, where in () if by_the_way else ((STYLE, losses), (ORDINARY, self.ordinary)):
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))

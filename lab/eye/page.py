@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib import color_sequences
 from matplotlib.figure import Figure as Plot
 
-from lab.eye.costs import costs, on_answers
+from lab.eye.costs import beside_bridge, beside_refine, costs, on_answers
 from lab.eye.figures import HALVES, Figure, figures
 from lab.eye.ideas import LOST, REFINES, TRIED
 from lab.eye.judge import CERTAIN, accuracies
@@ -61,6 +61,8 @@ def seen(options: argparse.Namespace) -> None:
         "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
         "costs": costs(found, results),
         "on_answers": on_answers(found, results),
+        "beside_refine": beside_refine(found, results),
+        "beside_bridge": beside_bridge(found, results),
         "half": _halves(),
         "pairs": str(len({(one.source, one.target) for one in found})),
         "lost": listed([f"`{name}`" for name in LOST]),

@@ -37,7 +37,7 @@ def _keys(source: str, target: str, style: str) -> Iterator[Key]:
 
 
 def _record(results: Results, key: Key, style: str, pair: tuple[str, str]) -> dict[str, Any]:
-    adapter = adapter_of(style)
+    adapter, has_losses = adapter_of(style), key in results.losses
     arrives, kept = (stats.mean(torch.tensor(values, dtype=torch.float32)) for values in by_prompt(results.reports[key]))
     return {
         **dict(zip(("source", "target"), pair, strict=True)),
@@ -49,9 +49,9 @@ def _record(results: Results, key: Key, style: str, pair: tuple[str, str]) -> di
         "group": "choosing" if adapter.icons in FOR_CHOOSING else "reporting",
         "rank": adapter.rank,
         "strength": key.strength,
-        **flat("recovery", stats.recovery([measured(results, key)])),
-        **flat("specific", stats.recovery([own]) if (own := beyond_others(results, key)) else None),
-        **flat("harm", stats.change([ordinary(results, key)])),
+        **flat("recovery", stats.recovery([measured(results, key)]) if has_losses else None),
+        **flat("specific", stats.recovery([own]) if has_losses and (own := beyond_others(results, key)) else None),
+        **flat("harm", stats.change([ordinary(results, key)]) if has_losses else None),
         **flat("style_arrives", arrives),
         **flat("content_kept", kept),
     }
