@@ -15,7 +15,7 @@ from lab import styles
 from lab.eye import figures, records
 from lab.eye.blind import BLIND, COUNT, EVENLY, KEY, Drawer, _pairs, digest
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
-from lab.eye.ideas import CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
+from lab.eye.ideas import BY_THE_WAY, CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
 from lab.eye.looking import FOLDER, PAIRS, adapter_of
 from lab.eye.page import ALIKE, LESS, MORE, _beside_a_copy
 from lab.eye.readers import SAME, Readers
@@ -112,6 +112,15 @@ def test_each_strength_has_a_record(tmp_path: Path) -> None:
     found = [copy[what] for what in ("recovery", "specific", "harm", "style_arrives", "content_kept")]
     assert found == pytest.approx([0.5, 1 / 3, 0.5, 0.25, 0.5], abs=1e-3)
     assert copy["recovery_low"] <= copy["recovery"] <= copy["recovery_high"]
+    results.add_report(Key(target, name, COPY, source, 1.5), {"style": [1.0] * 2 * PROMPTS, "rank": [TOP] * 2 * PROMPTS})
+    *_, drawn_alone = records(results)
+    assert [drawn_alone[what] for what in ("recovery", "specific", "harm", "style_arrives")] == [None, None, None, 1]
+
+
+def test_what_was_tried_by_the_way_has_losses_at_strength_1_alone() -> None:
+    results = Results(RESULTS / FOLDER)
+    found = {key.strength for key in results.losses if key.variant in BY_THE_WAY}
+    assert found == {1.0}
 
 
 @pytest.mark.parametrize("name", SHOWN)
