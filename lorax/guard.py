@@ -132,8 +132,8 @@ def _is_number(host: str) -> bool:
 
 
 def _is_authorized(header: str, password: str) -> bool:
-    expected = "Basic " + base64.b64encode(password.encode()).decode()
-    return hmac.compare_digest(header.encode(), expected.encode())
+    scheme, _, given = header.partition(" ")
+    return scheme.lower() == "basic" and hmac.compare_digest(given.strip().encode(), base64.b64encode(password.encode()))
 
 
 def _is_link(headers: Mapping[str, str]) -> bool:

@@ -160,6 +160,14 @@ def test_an_original_that_has_changed_since_is_marked(moved: Path, models: Path,
     assert states(moved, models) == {"pruned": (State.CHANGED, ["another name"])}
 
 
+def test_a_file_that_goes_meanwhile_takes_away_no_other(moved: Path, models: Path) -> None:
+    bases = listed(models, *BASES)
+    rows = iter(Overview(Verdicts(), listed(moved), bases[0], bases).rows())
+    first = next(rows)
+    (moved / "another name.safetensors").unlink()
+    assert len({first.adapter.name, *(row.adapter.name for row in rows)}) == len(listed(moved)) + 1
+
+
 def test_of_two_files_of_one_name_the_right_one_is_marked(moved: Path, models: Path) -> None:
     (moved / "deeper").mkdir()
     shutil.copy(moved / "scratch.safetensors", moved / "deeper" / "pruned.safetensors")

@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from lorax.api.bodies import LoraxAnalysis, LoraxAsked, LoraxBatch, LoraxTransfer, LoraxVerdicts, LoraxWritten
 from lorax.catalog import ListedFile
-from lorax.errors import LoraxError
+from lorax.devices import pick_device
+from lorax.errors import LoraxError, printable
 from lorax.hosts.base import Host, placed
-from lorax.options import Batching, Options, Running, Saving, declared
+from lorax.options import Batching, Options, Running, Saving, declared, without_effect
 from lorax.workflow import FILTERS, SORTS, Batch, InFolder, Item, Overview, Request, Verdicts
 
 T = TypeVar("T")
@@ -20,6 +22,7 @@ PREFIX = "/lorax/v1"
 LONGEST_TEXT = 4096  # letters of each text of a request
 LONGEST_LIST = 10_000  # entries of each list; outcomes of a batch
 MOST_VERDICTS = 100  # adapters of a request for verdicts, which is no job and reads a part of each
+MOST_TOLD = 5  # errors of a request
 LIBRARY = ("target", "only", "search", "sort", "offset", "limit")
 
 
@@ -80,6 +83,20 @@ def overview_of(host: Host, verdicts: Verdicts, query: Mapping[str, str]) -> Ove
     return Overview(verdicts, host.adapters().values(), _named(bases, query["target"], "base"), bases.values())
 
 
+def in_a_sentence(error: RequestValidationError) -> str:
+    """Return what is wrong with a request: the fields, by the first few errors, and what was expected of each."""
+    wrong = error.errors()
+    told = (f"{'.'.join(str(part)[:40] for part in one['loc'][1:]) or 'the body'}: {one['msg']}" for one in wrong[:MOST_TOLD])
+    more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+    return printable("; ".join(told) + more)
+
+
+def of_no_effect(options: Options, running: Running) -> str:
+    """Return a sentence about the options that were chosen and have no effect, or nothing."""
+    unused = [one.name for one in without_effect(options, running)]
+    return f"No effect with method {options.method}: {', '.join(unused)}." if unused else ""
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     try:
@@ -104,7 +121,9 @@ def _as_dict(asked: BaseModel) -> Any:
 
 def _options(host: Host, asked: LoraxAsked) -> tuple[Options, Running]:
     _check_lengths(_as_dict(asked))
-    return placed(host, _chosen(host, Options, asked.options)), _chosen(host, Running, asked.running)
+    options = placed(host, _chosen(host, Options, asked.options))
+    pick_device(options.device)  # raises LoraxError, which is better told now than after the jobs before this one
+    return options, _chosen(host, Running, asked.running)
 
 
 def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:

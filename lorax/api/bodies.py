@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field, StrictBool, StrictInt, create_model
 
 from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.workflow import Group
 
+STRICT = {bool: StrictBool, int: StrictInt}  # else "yes" would be true, and true would be 1
 DEFAULTS = "What is not given is as the host's settings page says, and where that says nothing, as below"
 
 
@@ -20,8 +21,9 @@ class Strict(BaseModel):
 def _model(name: str, declaration: type) -> Any:
     fields: dict[str, Any] = {}
     for option in declared(declaration):
-        kind = option.kind if option.default is not None else option.kind | None
-        fields[option.name] = kind, Field(option.default, description=option.described)
+        kind = STRICT.get(option.kind, option.kind)
+        wanted = kind if option.default is not None else kind | None
+        fields[option.name] = wanted, Field(option.default, description=option.described)
     return create_model(name, __base__=Strict, **fields)
 
 
@@ -91,8 +93,8 @@ class LoraxJob(BaseModel):
     text: str
     error: str
     results: list[dict[str, Any]] = Field(
-        description="For each adapter: its name, the report, the written file's name, and a note on it; of a batch for each "
-        "adapter and target, with what became of it, and why"
+        description="For each adapter: its name, the report, what was written in the LoRA folder, its name as /adapters lists "
+        "it, and a note; of a batch for each adapter and target, with what became of it, and why"
     )
 
 

@@ -7,9 +7,19 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from lorax.api.asking import PREFIX, batch_of, destination_of, overview_of, request_of, verdicts_of
+from lorax.api.asking import (
+    PREFIX,
+    batch_of,
+    destination_of,
+    in_a_sentence,
+    of_no_effect,
+    overview_of,
+    request_of,
+    verdicts_of,
+)
 from lorax.api.bodies import (
     LoraxAdapter,
     LoraxAnalysis,
@@ -34,6 +44,7 @@ from lorax.workflow import (
     COARSE,
     SORTS,
     Memory,
+    Outcome,
     Result,
     Verdicts,
     analyse,
@@ -47,7 +58,10 @@ from lorax.workflow import (
 
 
 class CheckedRoute(APIRoute):
-    """A route that reads no body which is not JSON of bounded size, whatever the host's FastAPI would make of it."""
+    """A route that reads no body which is not JSON of bounded size, and says in a sentence what is wrong with one.
+
+    FastAPI's own answer repeats what was sent, and fails for what JSON or UTF-8 cannot hold.
+    """
 
     def get_route_handler(self) -> Callable[[HttpRequest], Any]:
         handle = super().get_route_handler()
@@ -58,7 +72,10 @@ class CheckedRoute(APIRoute):
                     check_body(request.headers)
             except Refused as refused:
                 raise HTTPException(refused.status, refused.reason) from refused
-            return await handle(request)
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                raise HTTPException(422, in_a_sentence(error)) from error
 
         return checked
 
@@ -73,29 +90,30 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = request_of(host, asked)
-        return begin(host, lambda progress: [_result(host, one) for one in analyse(request, progress, memory)])
+        unused = of_no_effect(request.options, request.running)
+        return begin(host, lambda progress: [_result(host, one, unused) for one in analyse(request, progress, memory)])
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
         request, destination = request_of(host, asked), destination_of(host, asked)
+        unused = of_no_effect(request.options, request.running)
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             results = transfer(request, destination, progress, memory)
             host.refresh()  # so that the new files are listed
-            return [_result(host, one) for one in results]
+            return [_result(host, one, unused) for one in results]
 
         return begin(host, work)
 
     @api.post("/batch", response_model=LoraxJob, status_code=202)
     def batch_job(asked: LoraxBatch) -> Any:
         several, destination = batch_of(host, asked), destination_of(host, asked)
+        unused = of_no_effect(several.options, several.running)
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             outcomes = batch(several, destination, progress, memory)
             host.refresh()
-            return [
-                outcome_as_json(one) | {"file": _name(host, one.path), "written": _name(host, one.written)} for one in outcomes
-            ]
+            return [_outcome(host, one, unused) for one in outcomes]
 
         return begin(host, work)
 
@@ -114,6 +132,11 @@ def router(host: Host) -> APIRouter:
 def _add_reading(api: APIRouter, host: Host) -> None:
     """Add the routes that answer at once, without a job."""
     verdicts = Verdicts(host.cache(), host.models(), host.device())
+
+    @api.post("/refresh", status_code=204)
+    def refresh() -> None:
+        """Look for files that have come or gone, which the lists of a standalone server do not tell by themselves."""
+        host.refresh()
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:
@@ -152,9 +175,24 @@ def _base(name: str, loaded: bool, known: Record) -> LoraxBase:
     return LoraxBase(name=name, loaded=loaded, family=title, supported=family is not None)
 
 
-def _result(host: Host, result: Result) -> dict[str, Any]:
-    written = _name(host, result.written)
-    return {"adapter": result.adapter.name, "written": written, "report": as_json(result.report), "note": result.note}
+def _result(host: Host, result: Result, unused: str) -> dict[str, Any]:
+    report, note = as_json(result.report), _both(result.note, unused)
+    return {"adapter": result.adapter.name, **_written(host, result.written), "report": report, "note": note}
+
+
+def _outcome(host: Host, one: Outcome, unused: str) -> dict[str, Any]:
+    told = outcome_as_json(one)
+    return told | {"file": _name(host, one.path), **_written(host, one.written), "note": _both(told["note"], unused)}
+
+
+def _both(*notes: str) -> str:
+    return " ".join(filter(None, notes))
+
+
+def _written(host: Host, file: Path | None) -> dict[str, str | None]:
+    """Return the file's name in the Lora folder, and the one by which the lists and requests know it."""
+    listed = (name for name, adapter in host.adapters().items() if adapter.path == file)
+    return {"written": _name(host, file), "name": next(listed, None)}
 
 
 def _name(host: Host, file: Path | None) -> str | None:

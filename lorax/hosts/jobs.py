@@ -116,7 +116,10 @@ class Jobs:
         with self._lock:
             ended = [id for id, job in self._jobs.items() if not job.has_thread]
             if len(self._jobs) - len(ended) >= IN_LINE:
-                raise TooMany(f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended.")
+                raise TooMany(
+                    f"{IN_LINE} jobs run or wait already, which is the most. Ask again when one has ended; in a WebUI, one that "
+                    "was stopped while it waited keeps its place until its turn comes."
+                )
             for id in ended:
                 if self._jobs[id].is_forgotten or id not in ended[-FINISHED:]:
                     del self._jobs[id]

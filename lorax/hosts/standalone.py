@@ -18,6 +18,7 @@ from lorax.hosts.jobs import Jobs
 from lorax.progress import Progress
 
 SUFFIXES = (".safetensors", ".ckpt")
+LOOK_EVERY = 0.5  # seconds between looks at whether a job that waits was stopped
 ADAPTER_FOLDERS = ("Lora", "loras")  # the WebUI's name and ComfyUI's
 
 
@@ -77,8 +78,12 @@ class Standalone:
         return None
 
     def run(self, work: Callable[[Progress], T], progress: Progress) -> T:
-        with self._alone:
+        while not self._alone.acquire(timeout=LOOK_EVERY):
+            progress(0, 0, "")  # raises Interrupted if the job was stopped, so that it does not keep its place
+        try:
             return work(progress)
+        finally:
+            self._alone.release()
 
     def interrupt(self) -> None:
         """Do nothing: here, whatever runs asks its progress whether it is to stop."""

@@ -2,7 +2,7 @@
 
 from lorax.options.moving import DENSE_RANK, Options, Running, without_effect
 from lorax.options.option import Option, declared, texts
-from lorax.options.saving import LORA, LORAX, Batching, Caching, Saving
+from lorax.options.saving import LORA, LORAX, Batching, Caching, Saving, check_folder_name
 
 __all__ = [
     "DENSE_RANK",
@@ -14,6 +14,7 @@ __all__ = [
     "Options",
     "Running",
     "Saving",
+    "check_folder_name",
     "declared",
     "texts",
     "without_effect",

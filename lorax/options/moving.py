@@ -60,6 +60,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise LoraxError(f"method {self.method!r}: expected one of {', '.join(METHODS)}.")
+        if self.pairing not in PAIRINGS:
+            raise LoraxError(f"pairing {self.pairing!r}: expected one of {', '.join(PAIRINGS)}.")
         _ = self.rule  # raises LoraxError if ``rank`` is not valid
         if not 0 <= self.threshold <= 1:
             raise LoraxError(f"threshold {self.threshold}: expected a similarity between 0 and 1.")

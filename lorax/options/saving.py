@@ -12,6 +12,7 @@ KINDS = {
     LORAX: "a LoRA-X file, which fits itself to the checkpoint that is loaded; needs this extension to be used",
 }
 NAME_FIELDS = ("lora", "target", "source", "method")  # of the name of a written file
+LONGEST_FOLDER = 255  # bytes
 NO_FILE_NAME = '<>:"/\\|?*'  # characters that one of the systems has in no file name
 DEVICES = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\.|$)", re.IGNORECASE
@@ -68,6 +69,16 @@ class Batching:
     skip_existing: bool = option(
         False, "Skip existing", "Leave the files that are there already as they are, and make those that are missing"
     )
+
+
+def check_folder_name(name: str) -> None:
+    """Raise LoraxError if a system can have no folder of this name."""
+    if set(name) & set(NO_FILE_NAME) or len(name.encode()) > LONGEST_FOLDER:
+        raise LoraxError(
+            f"subfolder {name!r}: expected a name of at most {LONGEST_FOLDER} bytes without {NO_FILE_NAME}, as every system can "
+            "have it."
+        )
+    _check_is_free_name(name)
 
 
 def _check_name(name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from lorax.errors import LoraxError, printable
 from lorax.files import Inputs, Staging, check_folder, check_free, is_same_name
-from lorax.options import LORAX, Saving
+from lorax.options import LORAX, Saving, check_folder_name
 from lorax.output import Naming
 
 
@@ -61,6 +61,8 @@ class InFolder:
             raise LoraxError(f"subfolder {self.subfolder!r}: holds control characters. Choose another one.")
         if subfolder.anchor or ".." in subfolder.parts:
             raise LoraxError(f"subfolder {self.subfolder!r}: outside of {self.root}. Choose one inside it.")
+        for part in subfolder.parts:
+            check_folder_name(part)
 
     def path(self, naming: Naming) -> Path:
         beside = naming.given.parent if naming.given.is_relative_to(self.root) else self.root

@@ -191,9 +191,12 @@ class _Moved:
     def _is_original(self, adapter: ListedFile, file: ListedFile, original: Named) -> bool:
         """Tell whether the file was made of the adapter as it is now. It is hashed only if it is newer, or not the only one."""
         is_only = self._namesakes[adapter.path.name] == 1
-        if is_only and adapter.path.stat().st_mtime_ns <= file.path.stat().st_mtime_ns:
-            return True
-        return sha256(adapter.path) == original.sha256
+        try:
+            if is_only and adapter.path.stat().st_mtime_ns <= file.path.stat().st_mtime_ns:
+                return True
+            return sha256(adapter.path) == original.sha256
+        except OSError:  # one of them has gone, which must not take away all others
+            return False
 
 
 SORTS = {

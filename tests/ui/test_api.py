@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import shutil
 import socket
 import threading
 import time
@@ -17,7 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorax.api.jobs import shown
 from lorax.checkpoint import Checkpoint
+from lorax.hosts.jobs import Job
 from lorax.hosts.standalone import Standalone
 
 MOVE = {"source": "base", "target": "finetune", "adapters": ["Lora/contrast-base"]}
@@ -234,6 +238,18 @@ def test_cancel(server: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"running": {"pictures": 4}}, 422, "from 16 to 4096"),
         ({"running": {"captions": ["cat", ""]}}, 422, "number 2 of 2 is empty"),
         ({"running": {"captions": "/etc/passwd"}}, 422, "captions"),
+        ({"options": {"pairing": "x"}}, 422, "expected one of auto, name, weights"),
+        ({"options": {"device": "tpu"}}, 422, "not available here"),
+        ({"options": {"max_rank": True}}, 422, "options.max_rank: "),
+        ({"saving": {"overwrite": "yes"}}, 422, "saving.overwrite: "),
+        ({"running": {"steps": float("nan")}}, 422, "running.steps: "),
+        ({"running": {"pictures": float("inf")}}, 422, "running.pictures: "),
+        ({"source": float("nan")}, 422, "source: "),
+        ({"\ud800": 1}, 422, "the body: "),
+        ({"subfolder": "a:b*?"}, 422, "as every system can have it"),
+        ({"subfolder": "..\\..\\x"}, 422, "subfolder"),
+        ({"subfolder": " "}, 422, "dots and spaces alone"),
+        ({"subfolder": "x" * 300}, 422, "at most 255 bytes"),
     ],
 )
 def test_refusals(server: str, change: dict, code: int, words: str) -> None:
@@ -250,7 +266,78 @@ def test_files_that_cannot_be_used_end_the_job_with_the_reason(server: str, mode
 
 
 def test_unknown_job(server: str) -> None:
-    assert refused(server, "jobs/none")[0] == 404
+    code, text = refused(server, "jobs/none")
+    assert (code, "The last 20 that have ended are kept" in text) == (404, True)
+
+
+def test_what_is_refused_is_told_in_a_sentence(server: str) -> None:
+    _, text = refused(server, "transfer", {"adapters": ["x"], **{str(number): 1 for number in range(20)}})
+    told = json.loads(text)["detail"]
+    assert told.startswith("source: ")
+    assert told.endswith("; and 17 more")
+
+
+def test_a_new_file_is_listed_once_the_folder_is_looked_at_again(server: str, models: Path) -> None:
+    shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / "new.safetensors")
+    assert refused(server, "analyse", MOVE | {"adapters": ["Lora/new"]})[0] == 404
+    asked = urllib.request.Request(f"{server}lorax/v1/refresh", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked) as answer:
+        assert answer.status == 204
+    assert "Lora/new" in {one["name"] for one in call(server, "adapters")}
+
+
+def test_what_was_written_can_be_asked_for_by_its_name(server: str) -> None:
+    (written,) = finished(server, call(server, "transfer", MOVE | {"name": "mine"}))["results"]
+    assert (written["written"], written["name"]) == ("mine.safetensors", "Lora/mine")
+    (seen,) = finished(server, call(server, "analyse", MOVE | {"adapters": [written["name"]]}))["results"]
+    assert (seen["adapter"], seen["written"], seen["name"]) == ("Lora/mine", None, None)
+
+
+def test_options_of_no_effect_are_told(server: str) -> None:
+    asked = {"options": {"method": "copy", "threshold": 0.1, "rank": "8"}}
+    (found,) = finished(server, call(server, "analyse", MOVE | asked))["results"]
+    assert "No effect with method copy: rank, threshold." in found["note"]
+
+
+def test_a_job_that_waited_and_was_cancelled_leaves_its_place(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    going = threading.Event()
+
+    def waits(*_: Any) -> list[Any]:
+        assert going.wait(60)
+        return []
+
+    monkeypatch.setattr("lorax.api.routes.analyse", waits)
+    try:
+        first, *others = (call(server, "analyse", MOVE)["id"] for _ in range(20))
+        for job in others:
+            assert call(server, f"jobs/{job}/cancel", {})["state"] == "cancelled"
+        until, last = time.monotonic() + 30, None
+        while last is None:
+            assert time.monotonic() < until, "no place was left"
+            time.sleep(0.1)
+            with contextlib.suppress(urllib.error.HTTPError):
+                last = call(server, "analyse", MOVE)
+    finally:
+        going.set()
+    assert {finished(server, job)["state"] for job in (call(server, f"jobs/{first}"), last)} == {"done"}
+
+
+def test_a_job_that_ends_while_it_is_looked_at_is_shown_whole() -> None:
+    """Whatever is read first, a job that is shown as done has its results, and one that failed its error."""
+
+    class Ending(Job):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name in ("state", "outcome", "error"):  # right after it was looked at
+                self.__dict__.update(outcome=[{"adapter": "x"}], error="why", state=self.__dict__["ends"])
+            return value
+
+    for ends in ("done", "failed"):
+        job = Ending("", "", "")
+        job.__dict__["ends"] = ends
+        first, second = shown(job), shown(job)
+        assert first.state == "running"
+        assert (second.state, bool(second.results), second.error) == (ends, ends == "done", "why")
 
 
 def test_it_is_documented(server: str) -> None:
