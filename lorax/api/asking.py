@@ -91,9 +91,10 @@ def in_a_sentence(error: RequestValidationError) -> str:
     return printable("; ".join(told) + more)
 
 
-def of_no_effect(options: Options, running: Running) -> str:
-    """Return a sentence about the options that were chosen and have no effect, or nothing."""
-    unused = [one.name for one in without_effect(options, running)]
+def of_no_effect(asked: LoraxAsked, options: Options, running: Running) -> str:
+    """Return a sentence about the options that were asked for and have no effect, or nothing."""
+    given = _given(asked.options) | _given(asked.running)
+    unused = [one.name for one in without_effect(options, running) if one.name in given]
     return f"No effect with method {options.method}: {', '.join(unused)}." if unused else ""
 
 
@@ -128,10 +129,14 @@ def _options(host: Host, asked: LoraxAsked) -> tuple[Options, Running]:
 
 def _chosen(host: Host, declaration: type[T], asked: BaseModel) -> T:
     """Return the requested options; for those that are not given, the defaults that the user has set in the host."""
-    given = asked.model_fields_set if hasattr(asked, "model_fields_set") else asked.__fields_set__  # pydantic 2 and 1
     preset = host.defaults()
     usual = {one.name: one.parse(preset[one.name]) for one in declared(declaration) if one.name in preset}
-    return declaration(**vars(asked) | usual | {name: getattr(asked, name) for name in given})
+    return declaration(**vars(asked) | usual | {name: getattr(asked, name) for name in _given(asked)})
+
+
+def _given(asked: BaseModel) -> set[str]:
+    """Return the names of the fields that a request gives."""
+    return asked.model_fields_set if hasattr(asked, "model_fields_set") else asked.__fields_set__  # pydantic 2 and 1
 
 
 def _named(models: dict[str, ListedFile], name: str, kind: str) -> ListedFile:

@@ -90,13 +90,13 @@ def router(host: Host) -> APIRouter:
     @api.post("/analyse", response_model=LoraxJob, status_code=202)
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = request_of(host, asked)
-        unused = of_no_effect(request.options, request.running)
+        unused = of_no_effect(asked, request.options, request.running)
         return begin(host, lambda progress: [_result(host, one, unused) for one in analyse(request, progress, memory)])
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
         request, destination = request_of(host, asked), destination_of(host, asked)
-        unused = of_no_effect(request.options, request.running)
+        unused = of_no_effect(asked, request.options, request.running)
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             results = transfer(request, destination, progress, memory)
@@ -108,7 +108,7 @@ def router(host: Host) -> APIRouter:
     @api.post("/batch", response_model=LoraxJob, status_code=202)
     def batch_job(asked: LoraxBatch) -> Any:
         several, destination = batch_of(host, asked), destination_of(host, asked)
-        unused = of_no_effect(several.options, several.running)
+        unused = of_no_effect(asked, several.options, several.running)
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             outcomes = batch(several, destination, progress, memory)

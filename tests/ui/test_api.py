@@ -293,10 +293,14 @@ def test_what_was_written_can_be_asked_for_by_its_name(server: str) -> None:
     assert (seen["adapter"], seen["written"], seen["name"]) == ("Lora/mine", None, None)
 
 
-def test_options_of_no_effect_are_told(server: str) -> None:
+def test_options_of_no_effect_are_told(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they are asked for; those of the settings page are for other methods, too."""
     asked = {"options": {"method": "copy", "threshold": 0.1, "rank": "8"}}
     (found,) = finished(server, call(server, "analyse", MOVE | asked))["results"]
     assert "No effect with method copy: rank, threshold." in found["note"]
+    monkeypatch.setattr(Standalone, "defaults", lambda self: {"method": "copy", "threshold": "0.1"})
+    (found,) = finished(server, call(server, "analyse", MOVE))["results"]
+    assert (found["report"]["method"], found["note"]) == ("copy", "")
 
 
 def test_a_job_that_waited_and_was_cancelled_leaves_its_place(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
