@@ -167,6 +167,10 @@ def test_of_readers() -> None:
     tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
     assert [told for (half, _), told in tuned.items() if half == "reporting"] == [{REFINE: 4}] * 2
     assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
+    strangers = Readers(RESULTS, SCRATCH_LONG)
+    assert [told[NATIVE] for what, _, _, told in strangers.of_refine() if what == "style"] == [7, 8]
+    assert [told[REFINE] for what, _, _, told in strangers.of_refine() if what == "content"] == [7, 7]
+    assert len(strangers.even) == 8
 
 
 def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) -> None:
