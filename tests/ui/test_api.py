@@ -19,7 +19,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorax.api.jobs import shown
 from lorax.checkpoint import Checkpoint
 from lorax.hosts.jobs import Job
 from lorax.hosts.standalone import Standalone
@@ -328,6 +327,8 @@ def test_a_job_that_waited_and_was_cancelled_leaves_its_place(server: str, monke
 
 def test_a_job_that_ends_while_it_is_looked_at_is_shown_whole() -> None:
     """Whatever is read first, a job that is shown as done has its results, and one that failed its error."""
+    pytest.importorskip("fastapi", reason="needs gradio: python dev.py ui")
+    from lorax.api.jobs import shown
 
     class Ending(Job):
         def __getattribute__(self, name: str) -> Any:
