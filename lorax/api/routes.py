@@ -133,10 +133,11 @@ def _add_reading(api: APIRouter, host: Host) -> None:
     """Add the routes that answer at once, without a job."""
     verdicts = Verdicts(host.cache(), host.models(), host.device())
 
-    @api.post("/refresh", status_code=204)
-    def refresh() -> None:
-        """Look for files that have come or gone, which the lists of a standalone server do not tell by themselves."""
+    @api.post("/refresh")
+    def refresh() -> dict[str, int]:
+        """Look for files that have come or gone, and tell how many there are."""
         host.refresh()
+        return {"bases": len(host.bases()), "adapters": len(host.adapters())}
 
     @api.get("/bases", response_model=list[LoraxBase])
     def bases() -> Any:

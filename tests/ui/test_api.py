@@ -285,9 +285,8 @@ def test_what_is_no_json_or_no_text_is_refused(server: str, change: dict) -> Non
 def test_a_new_file_is_listed_once_the_folder_is_looked_at_again(server: str, models: Path) -> None:
     shutil.copy(models / "Lora" / "contrast-base.safetensors", models / "Lora" / "new.safetensors")
     assert refused(server, "analyse", MOVE | {"adapters": ["Lora/new"]})[0] == 404
-    asked = urllib.request.Request(f"{server}lorax/v1/refresh", b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(asked) as answer:
-        assert answer.status == 204
+    before = len(call(server, "adapters"))
+    assert call(server, "refresh", {}) == {"bases": len(call(server, "bases")), "adapters": before + 1}
     assert "Lora/new" in {one["name"] for one in call(server, "adapters")}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,17 @@ def test_api(ui: Page) -> None:
         job = ui.call(f"lorax/v1/jobs/{job['id']}")
     assert job["results"][0]["written"] == f"api/{LORA}-pruned.safetensors"
     assert (ui.loras / "api" / f"{LORA}-pruned.safetensors").is_file()
+    name = job["results"][0]["name"]
+    assert name in {one["name"] for one in ui.call("lorax/v1/adapters")}, "as it is asked for"
+    shutil.copy(ui.loras / f"{LORA}.safetensors", ui.loras / "came.safetensors")
+    ui.call("lorax/v1/refresh", {})
+    assert "came" in {one["name"] for one in ui.call("lorax/v1/adapters")}
+    (ui.loras / "came.safetensors").unlink()
+    ui.call("lorax/v1/refresh", {})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ui.call("lorax/v1/transfer", asked | {"running": {"steps": float("nan")}})
+    assert refused.value.code == 422
+    assert json.loads(refused.value.read())["detail"].startswith("running.steps: ")
     assert "/lorax/v1/transfer" in ui.call("openapi.json")["paths"]
 
 
