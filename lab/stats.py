@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import torch
 
 DRAWS = 2000
-_ENDS = torch.tensor([0.025, 0.975])
+_ENDS = (0.025, 0.975)
 ADAPTERS, ICONS, SEEDS = range(3)  # streams of random numbers: what is drawn of one says nothing of another
 
 
@@ -77,7 +78,7 @@ def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
 def mean(values: torch.Tensor) -> Interval:
     """Of values (n,), drawn anew with replacement."""
     draws = _counts(len(values), ICONS) @ values / len(values)
-    low, high = draws.quantile(torch.tensor([0.025, 0.975])).tolist()
+    low, high = np.quantile(draws.numpy(), _ENDS).tolist()
     return Interval(values.mean().item(), low, high)
 
 
@@ -95,7 +96,7 @@ def _interval(means: torch.Tensor, draws: torch.Tensor) -> Interval:
     """Of the mean over adapters: means (a,), draws (a, DRAWS)."""
     if len(means) > 1:
         draws = draws.gather(0, _chosen(len(means))).mean(0)
-    low, high = draws.flatten().quantile(_ENDS).tolist()
+    low, high = np.quantile(draws.flatten().numpy(), _ENDS).tolist()  # twice as fast as torch's
     return Interval(means.mean().item(), low, high)
 
 

@@ -57,6 +57,7 @@ class Cells:
     def __init__(self, results: Results) -> None:
         self.results = results
         self._yardsticks: dict[tuple[str, str], bool] = {}
+        self._best: dict[Cell, float | None] = {}  # strengths
         self._adapters: dict[tuple[str, str, str], set[str]] = defaultdict(set)  # by source, target, variant
         for key in results.losses:
             if key.strength == 1 and key.on == STYLE:
@@ -146,10 +147,11 @@ class Cells:
         styles = self.pooled(cell.source, cell.target, cell.variant, cell.rank)
         if len(strengths) == 1 or styles is None:
             return None
-        found = {strength: self.recovered(styles, strength) for strength in strengths}
-        if None in found.values():
-            return None  # a sweep that is not through: the best of some is not the best of all
-        return max(strengths, key=lambda strength: found[strength] or 0.0)
+        if styles not in self._best:  # the same for each adapter of the variant
+            found = {strength: self.recovered(styles, strength) for strength in strengths}
+            through = None not in found.values()  # else the best of some is not the best of all
+            self._best[styles] = max(strengths, key=lambda strength: found[strength] or 0.0) if through else None
+        return self._best[styles]
 
     def harm(self, cell: Cell, than: str = ALONE) -> Interval | None:
         """Relative change of the loss on the target's ordinary captions, at strength 1; to the target alone or to the native."""
