@@ -13,13 +13,14 @@ import torch
 
 from lab import variants
 from lab.eye import weighted
-from lab.variants import COPY, FROM_BRIDGE, VARIANTS
+from lab.variants import COPY, FROM_BRIDGE, VARIANTS, Variant
 from lab.zoo import Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.low_rank import LowRank
 from lorax.methods import AUTO, BRIDGE, REFINE, Kinship, bridge, refine
 from lorax.models import Answers, Factors, NoisyBatch, adapted, draw
 from lorax.models.optimizer import Optimizer
+from lorax.models.training import BACKWARD_AT_ONCE
 from lorax.options import Options
 from lorax.progress import Meter
 from lorax.runner import Runner
@@ -33,11 +34,14 @@ WEIGHTED = "bridge by gradients"
 HALVED = {"bridge, half of everything": {"PICTURES": 192, "ROWS": 2048, "SCALING_STEPS": 20}}
 MIXED = {"refine and half a copy": 0.5, "refine and a copy": 1.0}
 EFFORT = refine.EFFORTS[Kinship.RELATIVES]
-BACKWARD_AT_ONCE = 16  # examples that go through a backward pass together
+
+
+def moved_as(variant: Variant, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
+    return variants.move(variant, adapter, source, open_checkpoint(checkpoint(source)), target)
 
 
 def _moved(name: str, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
-    return variants.move(VARIANTS[name], adapter, source, open_checkpoint(checkpoint(source)), target)
+    return moved_as(VARIANTS[name], adapter, source, target)
 
 
 def _mixed(share: float, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:

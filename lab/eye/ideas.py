@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.eye.by_models import BY_MODELS, HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED
+from lab.eye.by_models import BY_MODELS, HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED, moved_as
 from lab.variants import AUTO, BY_NAME, COPY, FROM_BRIDGE, LORAX, Variant, written
 from lab.zoo import (
     ADAPTERS,
@@ -24,9 +24,8 @@ from lab.zoo import (
     XL,
     XL_PRUNED,
     Adapter,
-    checkpoint,
 )
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 from lorax.options import Options
@@ -136,7 +135,7 @@ def _moved(variant: str, adapter: Adapter, source: str, target: Checkpoint) -> t
     if idea := BY_MODELS.get(variant):
         return idea(adapter, source, target)
     method = (REFINES | CHEAPER | ON_ANSWERS).get(variant) or variants.VARIANTS[COPY if variant in IDEAS else variant]
-    planned, moved = variants.move(method, adapter, source, open_checkpoint(checkpoint(source)), target)
+    planned, moved = moved_as(method, adapter, source, target)
     return planned, _by_layer(moved, IDEAS[variant]) if variant in IDEAS else moved
 
 

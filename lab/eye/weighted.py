@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lorax.low_rank import LowRank
-from lorax.methods import Assignment
+from lorax.methods import Assignment, bridge
 from lorax.methods.bridge import Output, SamplePoints, ridge
 from lorax.models import Hook, Model, NoisyBatch, effect, hooked, rows_out
 from lorax.progress import Meter
@@ -42,8 +42,8 @@ def solve(
 
         return hook
 
-    with torch.no_grad(), hooked({layer: target.module(layer) for layer in assigned}, solving):
-        _predict(target, batch, 2)
+    with torch.no_grad():
+        bridge._run_on_two_copies(target, batch, {layer: solving(layer) for layer in assigned})
     return found
 
 
@@ -64,13 +64,9 @@ def _gradients(target: Model, layers: Collection[str], batch: NoisyBatch, points
         return hook
 
     with torch.enable_grad(), hooked({layer: target.module(layer) for layer in layers}, recording):
-        (_predict(target, batch, 1) - batch.noise).square().sum().backward()
+        predicted = target.predict(batch.latents, batch.times, target.encode(batch.prompts))
+        (predicted - batch.noise).square().sum().backward()
     return found
-
-
-def _predict(target: Model, batch: NoisyBatch, copies: int) -> torch.Tensor:
-    latents, times = batch.latents.repeat(copies, 1, 1, 1), batch.times.repeat(copies)
-    return target.predict(latents, times, target.encode(batch.prompts * copies))
 
 
 def _reduced(X: torch.Tensor, W: torch.Tensor, gradient: torch.Tensor, rank: int) -> LowRank:

@@ -1,7 +1,7 @@
 """The routes of the API."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def router(host: Host) -> APIRouter:
     def analyse_job(asked: LoraxAnalysis) -> Any:
         request = request_of(host, asked)
         unused = of_no_effect(asked, request.options, request.running)
-        return begin(host, lambda progress: [_result(host, one, unused) for one in analyse(request, progress, memory)])
+        return begin(host, lambda progress: [_result(host, one, unused, {}) for one in analyse(request, progress, memory)])
 
     @api.post("/transfer", response_model=LoraxJob, status_code=202)
     def transfer_job(asked: LoraxTransfer) -> Any:
@@ -100,8 +100,8 @@ def router(host: Host) -> APIRouter:
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             results = transfer(request, destination, progress, memory)
-            host.refresh()  # so that the new files are listed
-            return [_result(host, one, unused) for one in results]
+            names = _listed_anew(host)
+            return [_result(host, one, unused, names) for one in results]
 
         return begin(host, work)
 
@@ -112,8 +112,8 @@ def router(host: Host) -> APIRouter:
 
         def work(progress: Progress) -> list[dict[str, Any]]:
             outcomes = batch(several, destination, progress, memory)
-            host.refresh()
-            return [_outcome(host, one, unused) for one in outcomes]
+            names = _listed_anew(host)
+            return [_outcome(host, one, unused, names) for one in outcomes]
 
         return begin(host, work)
 
@@ -176,24 +176,29 @@ def _base(name: str, loaded: bool, known: Record) -> LoraxBase:
     return LoraxBase(name=name, loaded=loaded, family=title, supported=family is not None)
 
 
-def _result(host: Host, result: Result, unused: str) -> dict[str, Any]:
+def _result(host: Host, result: Result, unused: str, names: Mapping[Path, str]) -> dict[str, Any]:
     report, note = as_json(result.report), _both(result.note, unused)
-    return {"adapter": result.adapter.name, **_written(host, result.written), "report": report, "note": note}
+    return {"adapter": result.adapter.name, **_written(host, result.written, names), "report": report, "note": note}
 
 
-def _outcome(host: Host, one: Outcome, unused: str) -> dict[str, Any]:
+def _outcome(host: Host, one: Outcome, unused: str, names: Mapping[Path, str]) -> dict[str, Any]:
     told = outcome_as_json(one)
-    return told | {"file": _name(host, one.path), **_written(host, one.written), "note": _both(told["note"], unused)}
+    return told | {"file": _name(host, one.path), **_written(host, one.written, names), "note": _both(told["note"], unused)}
 
 
 def _both(*notes: str) -> str:
     return " ".join(filter(None, notes))
 
 
-def _written(host: Host, file: Path | None) -> dict[str, str | None]:
+def _listed_anew(host: Host) -> dict[Path, str]:
+    """Have the host list its files anew; return the names of its adapters by file."""
+    host.refresh()
+    return {adapter.path: name for name, adapter in host.adapters().items()}
+
+
+def _written(host: Host, file: Path | None, names: Mapping[Path, str]) -> dict[str, str | None]:
     """Return the file's name in the Lora folder, and the one by which the lists and requests know it."""
-    listed = (name for name, adapter in host.adapters().items() if adapter.path == file)
-    return {"written": _name(host, file), "name": next(listed, None)}
+    return {"written": _name(host, file), "name": names.get(file) if file else None}
 
 
 def _name(host: Host, file: Path | None) -> str | None:
