@@ -304,7 +304,8 @@ class Double:
             self.made_room.append("emptied")
 
         file = models / "host" / "memory.py"
-        shutil.copytree(models / "Stable-diffusion" / "tokenizer", file.parent / TOKENIZERS[self.kind])
+        tokenizer = file.parent / TOKENIZERS[self.kind]
+        shutil.copytree(models / "Stable-diffusion" / "tokenizer", tokenizer, dirs_exist_ok=True)  # a folder that was used before
         contents[manager] = {"unload_all_models": unload_all_models, "soft_empty_cache": soft_empty_cache, "__file__": str(file)}
         del contents["networks"]["module_types"], contents["network_lora"], contents["network"]
         contents["networks"]["load_lora_state_dict"] = load_lora_state_dict
