@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 DRAWS = 2000
+_RANKS = np.arange(DRAWS) / (DRAWS - 1)  # of draws in order
 _ENDS = (0.025, 0.975)
 ADAPTERS, ICONS, SEEDS = range(3)  # streams of random numbers: what is drawn of one says nothing of another
 
@@ -78,8 +79,7 @@ def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
 def mean(values: torch.Tensor) -> Interval:
     """Of values (n,), drawn anew with replacement."""
     draws = _counts(len(values), ICONS) @ values / len(values)
-    low, high = np.quantile(draws.numpy(), _ENDS).tolist()
-    return Interval(values.mean().item(), low, high)
+    return _within(values.mean(), draws)
 
 
 def _gains(one: Measured) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,8 +96,14 @@ def _interval(means: torch.Tensor, draws: torch.Tensor) -> Interval:
     """Of the mean over adapters: means (a,), draws (a, DRAWS)."""
     if len(means) > 1:
         draws = draws.gather(0, _chosen(len(means))).mean(0)
-    low, high = np.quantile(draws.flatten().numpy(), _ENDS).tolist()  # twice as fast as torch's
-    return Interval(means.mean().item(), low, high)
+    return _within(means.mean(), draws.flatten())
+
+
+def _within(mean: torch.Tensor, draws: torch.Tensor) -> Interval:
+    """A mean with the interval that 95 % of its draws (DRAWS,) are in."""
+    # What np.quantile gives, in an eighth of its time; a summary takes 27,000 of them.
+    low, high = np.interp(_ENDS, _RANKS, np.sort(draws.numpy())).tolist()
+    return Interval(mean.item(), low, high)
 
 
 @cache
