@@ -12,9 +12,10 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 NEAR, FURTHER = "near", "further"  # fine-tunes that are measured by pictures alone
-SCRATCH_LONG = "scratch-long"
-LONGER = {SCRATCH_LONG: SCRATCH}  # what each was trained on from; by pictures alone, and not committed
+SCRATCH_LONG, XL_LONG = "scratch-long", "xl-long"
+LONGER = {SCRATCH_LONG: SCRATCH, XL_LONG: XL}  # what each was trained on from; by pictures alone, and not committed
 FROM_SCRATCH = (SCRATCH, SCRATCH_LONG)
+FROM_XL = (XL, XL_PRUNED, XL_LONG)
 OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     BASE: "twemoji",
     FINETUNE: "noto",
@@ -25,6 +26,7 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     NEAR: "twemoji",
     FURTHER: "contrast",
     SCRATCH_LONG: "twemoji",
+    XL_LONG: "twemoji",
 }
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
@@ -52,12 +54,12 @@ FINETUNES = {
 
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    return all((source in kin) == (target in kin) for kin in (FROM_SCRATCH, STRUCTURES[1]))
+    return all((source in kin) == (target in kin) for kin in (FROM_SCRATCH, FROM_XL))
 
 
 def kind_of(source: str, target: str) -> str:
     """Return the kind of a pair, as ``lorax`` tells them apart."""
-    if (source in STRUCTURES[1]) != (target in STRUCTURES[1]):
+    if (source in FROM_XL) != (target in FROM_XL):
         return CROSSED
     return RELATIVES if are_related(source, target) else STRANGERS
 

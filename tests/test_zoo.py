@@ -34,12 +34,15 @@ from lab.zoo import (
     STRUCTURES,
     STYLES,
     XL,
+    XL_LONG,
     XL_PRUNED,
     are_related,
+    kind_of,
 )
 from lorax.demo.bundle import BASE, FINETUNE, PACKED, PRUNED, WHOLE, captions, unpack_file
 from lorax.files import hashes
 from lorax.formats import open_adapter, ranks
+from lorax.transfer.expected import CROSSED
 from tests.lab_models import NEEDS_ICONS, committed
 
 
@@ -60,6 +63,8 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
     assert not are_related(*CROSSING)
     assert not are_related(BASE, SCRATCH_LONG)
     assert are_related(SCRATCH, SCRATCH_LONG)
+    assert are_related(XL_PRUNED, XL_LONG)
+    assert kind_of(BASE, XL_LONG) == kind_of(*CROSSING) == CROSSED
 
 
 def test_every_adapter_has_its_own_file_on_every_base() -> None:

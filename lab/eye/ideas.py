@@ -22,6 +22,7 @@ from lab.zoo import (
     SCRATCH_LONG,
     SHOWN,
     XL,
+    XL_LONG,
     XL_PRUNED,
     Adapter,
 )
@@ -92,6 +93,7 @@ DRAWN = {  # on each target; by name is a copy where all names are the same
     SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS, FROM_BRIDGE, WEIGHTED, *HALVED),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     SCRATCH_LONG: (COPY, BRIDGE, REFINE),
+    XL_LONG: (BRIDGE, REFINE),
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
     FURTHER: (ANOTHER, AUTO, COPY, LORAX, REFINE, SCAFFOLD),

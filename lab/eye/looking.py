@@ -18,13 +18,14 @@ from lab.eye.judge import judged
 from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, FURTHER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_PRUNED, Adapter
+from lab.zoo import ADAPTERS, CROSSING, FURTHER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
 PAIRS = (
     *((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH, SCRATCH_LONG)),
     CROSSING,
+    (BASE, XL_LONG),
     (XL, XL_PRUNED),
 )
 # Of the 51 held-out subjects, those that the demo's bases draw best by themselves, chosen by eye before any adapter was seen.

@@ -9,9 +9,10 @@ from lab.eye.kinds import FOR_REPORTING
 from lab.report.tables import markdown
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CROSSING, FURTHER, NEAR, SCRATCH_LONG, XL, XL_PRUNED, are_related
+from lab.zoo import FURTHER, NEAR, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED, are_related, kind_of
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
+from lorax.transfer.expected import CROSSED
 
 HALF = "reporting"  # no method was chosen by these styles
 TOLD = {  # what an artist calls such a pair, and of what it is measured
@@ -23,7 +24,7 @@ TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, PRUNED, FOR_REPORTING): "the same pair, a character",
     (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
     (BASE, SCRATCH_LONG, HALF): "not related",  # of two such bases, the one that draws better
-    (*CROSSING, HALF): "SD 1.x to SDXL",
+    (BASE, XL_LONG, HALF): "SD 1.x to SDXL",  # so here
 }
 Of = tuple[str, str, str]  # source, target, group of LoRAs
 HEADS = ("your two checkpoints", "the original", "Move", "Refine", "Bridge")
@@ -44,7 +45,7 @@ def what_to_expect(found: Sequence[Figure]) -> str:
 
 def _shares(pair: tuple[str, str], frontiers: dict[str, Interval | None]) -> tuple[str, ...]:
     copy, by_name, refine, bridge = (_percent(frontiers.get(one)) for one in (COPY, BY_NAME, REFINE, BRIDGE))
-    original = "does not fit" if pair == CROSSING else by_name or copy  # a copy by name is drawn where names differ
+    original = "does not fit" if kind_of(*pair) == CROSSED else by_name or copy  # a copy by name is drawn where names differ
     move = copy if are_related(*pair) else "declines"  # what auto moves is a copy at a strength of its own: on the same curve
     return tuple(share or "-" for share in (original, move, refine, bridge))
 
