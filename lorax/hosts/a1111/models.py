@@ -37,7 +37,7 @@ class HostModels:
         before = sd_models.model_data.sd_model
         with sd_models.SkipWritingToConfig():  # the user's selection stays as it is
             try:
-                loaded = sd_models.reload_model_weights(info=info)
+                loaded = sd_models.reload_model_weights(info=info, forced_reload=_is_replaced(info))
             except Exception as error:  # a pruned SDXL is mistaken for SSD-1B; a damaged file can fail anywhere
                 let_go(error)
                 if before is not None:  # off the device and without its hooks by now, though the WebUI counts it as loaded
@@ -52,6 +52,12 @@ class HostModels:
         with _frozen(loaded):
             _remove_networks(loaded)
             yield HostModel(base, loaded)
+
+
+def _is_replaced(info: Any) -> bool:
+    """Tell whether a file is loaded that had this name before. The WebUI, which compares names, would take it for this one."""
+    loaded = [model.sd_checkpoint_info for model in sd_models.model_data.loaded_sd_models]
+    return any(one.filename == info.filename and one.sha256 != info.sha256 for one in loaded)
 
 
 class HostModel:
