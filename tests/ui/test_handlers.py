@@ -133,7 +133,7 @@ def test_a_lora_whose_file_was_gone_for_a_moment(handlers: Any, page: Any, model
     assert "adapters" not in answer
     file.write_bytes(content)
     assert handlers.use_card(page, "Lora/contrast-base", values([]))["adapters"]["value"] == ["Lora/contrast-base"]
-    assert not handlers.chooser.look(), "it is to be read"
+    assert handlers.chooser.looking(), "it is to be read"
 
 
 def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
