@@ -63,7 +63,7 @@ window.lorax = (() => {
     let beats = 0;
     function poll() {
         const field = find("#lorax_poll textarea, #lorax_poll input");
-        if (field) {
+        if (field && isOpen) {
             put(field, `${++beats} ${find("#lorax_progress [data-seen]")?.dataset.seen ?? ""}`);
         }
     }
@@ -92,6 +92,7 @@ window.lorax = (() => {
         }
         const seen = find("#lorax_progress [data-seen]");
         if (seen?.hasAttribute("data-running")) {
+            lastSeen ??= seen.dataset.seen; // of a page that was opened meanwhile, to which the end is news
             poll();
             tellOthers("running");
         } else if (seen && seen.dataset.seen !== lastSeen) {

@@ -2,6 +2,7 @@
 
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -95,6 +96,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     named = isinstance(error, MemoryError | NotEnoughMemory) or _is_of_card(error)
     words = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "Storage size calculation overflowed")
     return named or (isinstance(error, Exception) and any(word in str(error) for word in words))
+
+
+def release(error: BaseException) -> None:
+    """Release what the frames of an error, and of those that led to it, still hold, such as tensors on a graphics card."""
+    led: BaseException | None = error
+    while led is not None:
+        traceback.clear_frames(led.__traceback__)
+        led = led.__cause__ or led.__context__
 
 
 def _is_of_card(error: BaseException) -> bool:

@@ -170,7 +170,7 @@ def test_a_target_whose_predictions_overflow_is_named(base: Path) -> None:
     start = refine.blank(target, dict.fromkeys(open_adapter(LORA).deltas_of(target.base), 4))
     latents = torch.randn(len(PROMPTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     lesson = Lesson(NewNoise(target, latents, PROMPTS), steps=1, batch=16, rate=1e-2)
-    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model computes is NaN or infinite"):
         train(target, Factors(start, target.device), lesson, Meter())
 
 
@@ -178,7 +178,7 @@ def test_what_half_precision_cannot_hold_is_kept_as_it_is_and_what_overflows_is_
     model = Runner(base)
     assert bridge._kept(torch.tensor([1.0, 2.0]), model).dtype == torch.half
     assert torch.equal(bridge._kept(torch.tensor([1.0, 1e6]), model), torch.tensor([1.0, 1e6]))
-    with pytest.raises(LoraxError, match="what the model predicts is NaN or infinite"):
+    with pytest.raises(LoraxError, match="what the model computes is NaN or infinite"):
         bridge._kept(torch.tensor([1.0, float("inf")]), model)
 
 

@@ -14,7 +14,7 @@ from lorax.errors import LoraxError
 from lorax.files import Cache
 from lorax.formats import open_adapter
 from lorax.methods import refine
-from lorax.models import Answers, Examples, Factors, Lesson, NewNoise, adapted, captions, examples, sampling, train
+from lorax.models import Answers, Examples, Factors, Lesson, NewNoise, Pictures, adapted, captions, examples, sampling, train
 from lorax.options import Options, Running
 from lorax.progress import Meter
 from lorax.runner import Runner, Runners
@@ -107,8 +107,19 @@ def test_answers_are_kept_as_they_are(models: Path, tmp_path: Path, answers: Ans
 def test_a_source_that_overflows_is_named(models: Path, drawn: torch.Tensor) -> None:
     source = Runner(models / f"{BASE}.safetensors")
     next(source.unet.parameters()).data.fill_(torch.inf)
-    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model predicts is NaN or infinite"):
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model computes is NaN or infinite"):
         Answers.of(source, {}, drawn, PROMPTS, Meter())
+
+
+def test_no_target_learns_from_black_pictures(models: Path, drawn: torch.Tensor) -> None:
+    """What is not finite becomes black once it is rounded; the latents that a target makes of that are finite."""
+    source = Runner(models / f"{BASE}.safetensors")
+    for part in (source.vae.decoder, source.unet):
+        next(part.parameters()).data.fill_(torch.nan)
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model computes is NaN or infinite"):
+        sampling.draw(source, {}, PROMPTS, Meter())
+    with pytest.raises(LoraxError, match=r"base\.safetensors: what the model computes is NaN or infinite"):
+        Pictures.decoded(source, drawn, PROMPTS, Meter())
 
 
 def test_many_pictures_have_few_copies_each() -> None:

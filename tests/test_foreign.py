@@ -135,11 +135,13 @@ def test_the_refusal(files: Files, tmp_path: Path, refused: Callable[..., str], 
         (".quant_state.bitsandbytes__fp4", "FP4"),
         (".absmax", "bitsandbytes"),
         (".scale_weight", "scaled FP8"),
+        (".weight_scale", "scaled FP8"),
+        (".comfy_quant", "scaled FP8"),
         (".qweight", "GPTQ, AWQ or SVDQuant"),
     ],
 )
-def test_quantized_bases(files: Files, tmp_path: Path, refused: Callable[..., str], suffix: str, title: str) -> None:
-    key = builders.UNET + "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+@pytest.mark.parametrize("key", [builders.UNET + "input_blocks.1.1.transformer_blocks.0.attn1.to_q", "conditioner.embedders.1.x"])
+def test_quantized_bases(files: Files, tmp_path: Path, refused: Callable[..., str], key: str, suffix: str, title: str) -> None:
     save_file(files.base_state | {key + suffix: torch.ones(4, dtype=torch.uint8)}, tmp_path / "small.safetensors")
     message = refused(source=tmp_path / "small.safetensors")
     assert f"a base quantized to {title}, which is not supported. Use the original fp16 or fp32 checkpoint." in message

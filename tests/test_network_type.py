@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -45,6 +47,7 @@ def loaded(host: Host, file: Path) -> Any:
     """Load a network as the host does: it asks the types in order for each layer's module."""
     net: Any = Loaded()
     net.name = net.mentioned_name = file.stem
+    net.mtime = file.stat().st_mtime
     net.network_on_disk = SimpleNamespace(filename=str(file), metadata=builders.header(file))
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(file).items():
@@ -78,6 +81,20 @@ def test_plain_loras_are_left_to_the_host(host: Host, script: type, files: Files
     host.load(files.base)
     assert host.activate(script, net) == []
     assert not host.applied_anew
+
+
+def test_a_plain_lora_whose_file_was_replaced_is_applied_anew(host: Host, script: type, files: Files, out: Path) -> None:
+    """As by a transfer with *Replace*: the WebUI reads the file, but compares names alone before it changes weights."""
+    host.load(files.base)
+    lora = out / "plain.safetensors"
+    shutil.copyfile(files.lora, lora)
+    for _ in range(2):
+        host.activate(script, loaded(host, lora))
+    assert not host.applied_anew
+    os.utime(lora, (0, lora.stat().st_mtime + 1))
+    host.activate(script, loaded(host, lora))
+    assert host.applied_anew
+    assert host.encoded.cached_c == [None, None]
 
 
 @pytest.mark.parametrize("kind", ["base", "target", "pruned"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -107,10 +108,27 @@ def test_out_of_memory_halves_the_working_set_and_tries_again(caplog: pytest.Log
     assert "Out of memory on cpu: going on with a working set of" in caplog.text
 
 
+def test_what_failed_holds_nothing_while_it_is_tried_again() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def work(task: int, loaded: str) -> int:
+        large = torch.ones(2)
+        held.append(weakref.ref(large))
+        if len(held) == 1:
+            raise MemoryError
+        return sum(one() is not None for one in held)
+
+    assert list(stream(work)([0])) == [1], "its own alone"
+
+
 def test_a_graphics_card_that_is_too_small_leaves_the_work_to_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16, 16))
+    def told(device: int | None) -> tuple[int, int]:
+        assert not isinstance(device, torch.device), "torch 2.1 takes none without an index"
+        return 16, 16
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", told)
 
     def work(task: int, loaded: str) -> str:
         if "cuda" in loaded and task >= 2:

@@ -154,6 +154,15 @@ def test_files_that_cannot_be_moved_have_verdicts_too(files: Files, models: Path
         assert (found.kind, said in words(found)) == (kind, True), words(found)
 
 
+def test_a_damaged_layer_that_only_the_overlap_reads_is_named(files: Files, tmp_path: Path) -> None:
+    target, damaged = load_file(files.target), tmp_path / "damaged.safetensors"
+    layer = f"{builders.UNET}output_blocks.11.1.transformer_blocks.0.ff.net.2.weight"
+    target[layer][0, 0] = torch.nan
+    save_file(target, damaged)
+    found = judged(files.lora, files.base, damaged)
+    assert (found.kind, f"{layer} holds NaN or infinite values" in found.reason) == (Kind.UNREADABLE, True)
+
+
 def test_what_cannot_run_is_not_offered(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bases = models / "base.safetensors", models / "scratch.safetensors"
     monkeypatch.setattr(verdicts.importlib.util, "find_spec", lambda name: None)

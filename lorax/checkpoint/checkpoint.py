@@ -1,8 +1,9 @@
 """Opens base models as lazy mappings from layers to weights. They are never loaded whole."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -132,14 +133,20 @@ def _open(path: Path, sha256: str | None) -> Checkpoint:
 def _supported(path: Path, layout: Layout) -> Family:
     if title := unsupported.architecture(layout.unet):
         raise _unsupported(path, title)
-    if how := unsupported.quantization(layout.unet):
-        raise _unsupported(path, f"a base quantized to {how}", "Use the original fp16 or fp32 checkpoint.")
+    _check_unquantized(path, layout.unet)
     family = families.detect({key: part.shape for key, part in layout.unet.items()})
     if layout.naming is None:
         raise LoraxError(f"{path}: not a Stable Diffusion checkpoint; expected keys like {families.UNET.checkpoint}{LDM_SIGN}.")
     if family is None:
         raise _unsupported(path, "an unknown kind of UNet")
+    files = {part.file.path: part.file for part in layout.unet.values()}  # which may hold text encoders, too
+    _check_unquantized(path, chain(*(file.shapes for file in files.values()), *map(layout.text, family.text_encoders)))
     return family
+
+
+def _check_unquantized(path: Path, keys: Iterable[str]) -> None:
+    if how := unsupported.quantization(keys):
+        raise _unsupported(path, f"a base quantized to {how}", "Use the original fp16 or fp32 checkpoint.")
 
 
 def _unsupported(path: Path, title: str, advice: str = "") -> UnsupportedFamily:

@@ -40,7 +40,7 @@ QUANTIZED = {
     "NF4": r".*\.quant_state\.bitsandbytes__nf\d+$",
     "FP4": r".*\.quant_state\.bitsandbytes__fp\d+$",
     "bitsandbytes": r".*\.(absmax|SCB)$",
-    "scaled FP8": r".*(scaled_fp8|\.scale_weight)$",
+    "scaled FP8": r".*(scaled_fp8|\.scale_weight|\.weight_scale|\.comfy_quant)$",
     "GPTQ, AWQ or SVDQuant": r".*\.qweight$",
 }
 PREFIX = re.compile(r"^(model\.diffusion_model|model)\.")

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax.models.protocol import Model
+from lorax.errors import LoraxError
+from lorax.models.protocol import Model, overflowing
 from lorax.models.sampling import batches
 from lorax.progress import DECODING, ENCODING, Meter
 
@@ -21,11 +22,14 @@ class Pictures:
 
     @classmethod
     def decoded(cls, model: Model, latents: torch.Tensor, prompts: list[str], meter: Meter) -> "Pictures":
-        """Decode scaled latents (P, 4, h, w) with the model's autoencoder."""
+        """Decode scaled latents (P, 4, h, w) with the model's autoencoder. Raises LoraxError if what it decodes is not finite."""
         parts = []
         for rows in batches(len(latents), model.size, AT_ONCE):
             meter.at(int(rows[0]), len(latents), DECODING)
-            parts.append((255 * model.decode(latents[rows])).round().byte().cpu())
+            decoded = model.decode(latents[rows]).cpu()
+            if not decoded.isfinite().all():
+                raise LoraxError(overflowing(model))
+            parts.append((255 * decoded).round().byte())
         # In one order of memory, as the cache gives them back: it decides how the autoencoder rounds.
         return cls(prompts, torch.cat(parts).contiguous())
 

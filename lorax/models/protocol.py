@@ -60,8 +60,8 @@ class Models(Protocol):
 
 
 def overflowing(model: Model) -> str:
-    """Return what is said of a model whose predictions are not finite."""
+    """Return what is said of a model whose predictions or pictures are not finite."""
     return (
-        f"{model.base.path}: what the model predicts is NaN or infinite. Its weights overflow in the precision in "
+        f"{model.base.path}: what the model computes is NaN or infinite. Its weights overflow in the precision in "
         "which it runs, or are damaged; use another copy of the checkpoint."
     )

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
-from lorax.models.protocol import Model
+from lorax.models.protocol import Model, overflowing
 from lorax.progress import DRAWING, Meter
 
 STEPS = 12  # DDIM steps for a picture that a target learns from
@@ -45,7 +46,10 @@ def batches(count: int, size: int, small: int = 64) -> Sequence[torch.Tensor]:
 
 @torch.no_grad()
 def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], meter: Meter) -> torch.Tensor:
-    """Draw a picture for each prompt with the adapter on the model's layers; return latents (P, 4, h, w) on the CPU."""
+    """Draw a picture for each prompt with the adapter on the model's layers; return latents (P, 4, h, w) on the CPU.
+
+    Raises LoraxError if one of them is not finite.
+    """
     parts, count, done = [], len(prompts), 0
     with adapted(model, adapter):
         for rows in batches(count, model.size):
@@ -54,6 +58,8 @@ def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], m
                 meter.at(done, count, DRAWING, share=(done + len(rows) * len(passed) / STEPS) / count)
                 passed.append(latents)
             parts.append(passed[-1].cpu())
+            if not parts[-1].isfinite().all():  # which would be black pictures, from which a target learns black
+                raise LoraxError(overflowing(model))
             done += len(rows)
     return torch.cat(parts)
 

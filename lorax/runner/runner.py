@@ -226,7 +226,7 @@ def _has_room(device: torch.device, size: int) -> bool:
     if device.type != "cuda" or size < LITTLE:
         return True
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0] > size
+    return torch.cuda.mem_get_info(device.index)[0] > size  # torch before 2.5 takes no device without an index
 
 
 def _batch_size(small: int, side: int) -> int:

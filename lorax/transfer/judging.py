@@ -1,5 +1,6 @@
 """Judges adapters on a target by headers and a sample of layers, as ``auto`` would by all of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -172,7 +173,11 @@ def _overlap(plan: Plan, name: str) -> tuple[float, float]:
     dW, norm = _delta(plan, name)
     W_s, W_t = stored(plan, found.source, found.target, found.columns)
     pair = WeightPair(Decomposition(W_s), Decomposition(W_t), plan.options.rule)
-    return norm, pair.overlap(dW, dW.norm(), STEP) or 0.0
+    overlap = pair.overlap(dW, dW.norm(), STEP) or 0.0
+    if not math.isfinite(overlap):
+        plan.source.check_finite(found.source, W_s)
+        plan.target.check_finite(found.target, W_t)
+    return norm, overlap
 
 
 def _delta(plan: Plan, name: str) -> tuple[LowRank, float]:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 
 from lorax.devices import pool
-from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory
+from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory, release
 from lorax.progress import EVERY
 
 Task = TypeVar("Task")
@@ -66,6 +66,7 @@ class Stream(Generic[Task, Loaded, Done]):
                         if not is_out_of_memory(error):
                             raise
                         cause = error
+                    release(cause)  # what it holds on the device is what the next try needs
                     wait([other for _, other in running])
                     self._shrink(task, cause)
                     future = begin(task)
@@ -97,7 +98,7 @@ class Stream(Generic[Task, Loaded, Done]):
 def _free(device: torch.device) -> int:
     """Return the free bytes on the device; a large number if the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device.index)[0]  # torch before 2.5 takes no device without an index
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lorax.catalog import Facts, FileKind, ListedFile, Origins, Sure, Survey, confirm, record, seen
+from lorax.catalog import Facts, FileKind, ListedFile, Origins, Record, Sure, Survey, confirm, record, seen
 from lorax.hosts.base import Host
 from lorax.ui import telling
 from lorax.ui.requests import Choice, Reply, Values
@@ -50,7 +50,11 @@ class Chooser:
 
     def _must_read(self) -> bool:
         """Tell whether something may be new, or was never read."""
-        return self._is_new or any(seen(path) is None and path not in self._surveyed for path in self._paths())
+        return self._is_new or any(self._is_unread(path) for path in self._paths())
+
+    def _is_unread(self, path: Path) -> bool:
+        known = seen(path)
+        return path not in self._surveyed if known is None else _is_back(path, known)
 
     def _paths(self) -> list[Path]:
         return [model.path for models in (self.host.bases(), self.host.adapters()) for model in models.values()]
@@ -178,6 +182,11 @@ def _each(chosen: Any, change: Callable[[str], str]) -> Any:
 def _label(name: str, model: ListedFile) -> str | None:
     """Return a LoRA's label; None if its file is gone."""
     known = seen(model.path)
-    if known is None:
+    if known is None or _is_back(model.path, known):
         return name
     return f"{name}{TOLD}{known.facts})" if known.kind is not FileKind.GONE else None
+
+
+def _is_back(path: Path, known: Record) -> bool:
+    """Tell whether a file is there again that was gone when it was read last, as while a trainer writes it."""
+    return known.kind is FileKind.GONE and path.is_file()

@@ -43,7 +43,8 @@ class Handlers:
     def load(self, page: Page, mark: str, values: Values) -> Reply:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
-        return kept | self._lists(page.values or values, all_values=True) | self.progress(page) | self.outcome(page)
+        lists = self._lists(page.values or values, all_values=True)
+        return kept | lists | self.progress(page) | self.outcome(page) | self._fields(page) | page.compared
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.chooser.refresh()
@@ -61,8 +62,9 @@ class Handlers:
 
     def use_card(self, page: Page, name: str, values: Values) -> Reply:
         """Choose the LoRA that was sent from its card."""
-        label = self.chooser.label(name)
-        return {"card": "", "adapters": gr.update(choices=list(self.chooser.labels()), value=[label])} if label else {"card": ""}
+        if (label := self.chooser.label(name)) is None:
+            return {"card": "", "status": words.message(f"{name}: its file is not there. Press Refresh lists.", "error")}
+        return {"card": "", "adapters": gr.update(choices=list(self.chooser.labels()), value=[label])}
 
     def sent(self, tag: str, target: str | None, originals: str) -> None:
         """Have the host draw with the target, to which a tag for it was sent instead of the originals' tags."""
@@ -93,7 +95,7 @@ class Handlers:
         except (LoraxError, OSError) as error:
             reply |= {"notes": words.answers(question), "verdict": words.message(str(error), "error")} | NO_BUTTONS
         if page.values and self._files(Choice.of(page.values)) != self._files(Choice.of(values)):
-            self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
+            self._forget(page)
             reply |= self.outcome(page) | self.progress(page)
         if page.values.get("target") != values["target"] or self.chooser.revision != revision:
             reply |= self.library.stale()
@@ -154,7 +156,9 @@ class Handlers:
         """Start a job of the page. Raises LoraxError if it has one already."""
         if any(job.state == "running" for job in self.host.jobs.of(page.id)):
             raise LoraxError("A job is running already. Wait until it has ended, or interrupt it.")
-        self.host.jobs.forget(page.id, *((kind,) if kind != TRANSFER else (ANALYSE, TRANSFER, COMPARE)))
+        if kind == TRANSFER:
+            self._forget(page)
+        self.host.jobs.forget(page.id, kind)
         self.host.jobs.begin(self.host, work, page.id, kind, title)
         return self.outcome(page) | self.progress(page)
 
@@ -200,14 +204,15 @@ class Handlers:
 
         def compare(page: Page, mark: str, values: Values) -> Reply:
             asked = ask(values)
-            kept = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
-            kept["comparison"] = gr.update(open=True)
-            kept["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
+            is_open = {"comparison": gr.update(open=True)}
 
             def drawn(progress: Progress) -> Shown:
-                return Shown(kept | dict(zip([*names, "status"], work(progress, asked), strict=True)))
+                return Shown(is_open | dict(zip([*names, "status"], work(progress, asked), strict=True)))
 
-            return self.start(page, COMPARE, "Drawing pictures", drawn)
+            reply = self.start(page, COMPARE, "Drawing pictures", drawn)
+            page.compared = {f"compare_{name}": gr.update(value=value) for name, value in values.items() if name != "last"}
+            page.compared["compare_which"] = gr.update(choices=list(moved_loras(self.host)), value=values["which"])
+            return reply
 
         return compare
 
@@ -222,7 +227,7 @@ class Handlers:
         reply = self.progress(page)
         if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
             return reply
-        return reply | self.outcome(page) | self.chooser.lists(page.values or values) | self.library.stale()
+        return reply | self.outcome(page) | self._fields(page, last=1) | self.chooser.lists(values) | self.library.stale()
 
     def progress(self, page: Page) -> Reply:
         jobs = self.host.jobs.of(page.id)
@@ -243,6 +248,16 @@ class Handlers:
                 reply["status"] = telling.ended(job)
         return reply
 
+    def _fields(self, page: Page, last: int = 0) -> Reply:
+        """Return what the page's jobs, or the ``last`` of them, put into fields that the user fills in, too."""
+        done = (job.outcome.fields for job in self.host.jobs.of(page.id)[-last:] if job.state == "done")
+        return {name: update for fields in done for name, update in fields.items()}
+
+    def _forget(self, page: Page) -> None:
+        """Forget what has come of the page's jobs, and what was compared."""
+        self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
+        page.compared = {}
+
     def ask_delete(self, page: Page, mark: str, values: Values) -> Reply:
         names = [file.name for shown in self._written(page) for file in shown.files]
         return {"deleting": gr.update(visible=True), "what": telling.delete(names)}
@@ -253,7 +268,7 @@ class Handlers:
     def delete(self, page: Page, mark: str, values: Values) -> Reply:
         """Delete what the page's last transfer has written."""
         said = "".join(words.message(deleted(shown), "done") for shown in self._written(page))
-        self.host.jobs.forget(page.id, ANALYSE, TRANSFER, COMPARE)
+        self._forget(page)
         self.chooser.refresh()
         return self.outcome(page) | self.progress(page) | self.chooser.lists(values) | {"status": said}
 

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 
-from lorax.ui.requests import Values
+from lorax.ui.requests import Reply, Values
 
 KEPT = 200  # pages
 
@@ -16,6 +16,7 @@ class Page:
     values: Values = field(default_factory=dict)
     loaded: str | None = None  # the base that was loaded when the page last asked
     guess: str | None = None  # the source that the user is asked to confirm
+    compared: Reply = field(default_factory=dict)  # the fields of Compare as the last comparison was started with
     rows: int = 50  # of the library that are shown at most
     moving: set[str] = field(default_factory=set)  # names of LoRAs of the library that are ticked until they are moved
 

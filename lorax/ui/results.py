@@ -1,7 +1,7 @@
 """Shows what has come of a job in the tab, and deletes what a transfer has written."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
@@ -34,11 +34,16 @@ NOTHING: Reply = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What has come of a job. ``reply``: updates by component; ``files``: what was written, with marks of their state."""
+    """What has come of a job.
+
+    ``reply``: updates by component; ``fields``: updates of fields that the user fills in, once; ``files``: what was written, with
+    marks of their state.
+    """
 
     reply: Reply
     files: Sequence[Path] = ()
     states: Sequence[Hashable] = ()
+    fields: Reply = field(default_factory=dict)
 
 
 def analysed(results: Sequence[Result]) -> Shown:
@@ -62,13 +67,13 @@ def moved(host: Host, asked: Batch, outcomes: Sequence[Outcome]) -> Shown:
         "sent_to": target.name,
         "originals": " ".join(host.tag(original) for original, _ in of_first),
         "last": {"target": target.name},
-        "compare_which": chosen_of(host, paths),
         **({"comparison": gr.update(open=True)} if paths else {}),
         "using": gr.update(visible=bool(tags)),
         "send": gr.update(visible=host.has_prompt and len(tags) <= SIDE_BY_SIDE),
         "delete": gr.update(visible=bool(files), value="Delete these files" if len(paths) > 1 else "Delete this file"),
     }
-    return Shown(reply | _details([one.result for one in outcomes if one.result]), files, [stamp(file) for file in files])
+    details = _details([one.result for one in outcomes if one.result])
+    return Shown(reply | details, files, [stamp(file) for file in files], {"compare_which": chosen_of(host, paths)})
 
 
 def tag(host: Host, adapter: Path, strength: float | None = None) -> str:

@@ -264,6 +264,54 @@ def test_a_picture_of_another_checkpoint_is_no_comparison(double: Double, host: 
 
 
 @in_each_shape
+def test_a_look_at_the_folders_selects_no_checkpoint(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --ckpt, the WebUI selects that file whenever it looks for checkpoints."""
+    data = double.modules["shared"].opts.data
+    monkeypatch.setattr(double.modules["sd_models"], "list_models", lambda: data.update(sd_model_checkpoint="base.safetensors"))
+    data["sd_model_checkpoint"] = "pruned.safetensors"
+    host.refresh()
+    assert data["sd_model_checkpoint"] == "pruned.safetensors"
+
+
+@in_each_shape
+def test_what_the_user_selects_while_pictures_are_drawn_stays_selected(
+    double: Double, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, given = double.modules["shared"].opts.data, SimpleNamespace(images=[None], comments="")
+
+    def process_images(job: Any) -> Any:
+        before = dict(data)
+        data.update(job.given["override_settings"])
+        if next(selections):
+            before["sd_model_checkpoint"] = data["sd_model_checkpoint"] = "pruned.safetensors"  # Forge's own way with it
+        if job.given["override_settings_restore_afterwards"]:
+            data.update(before)
+        return given
+
+    monkeypatch.setattr(double.modules["processing"], "process_images", process_images)
+    bases = host.bases()
+    shots = [Shot("alone", bases[name], None) for name in ("base.safetensors", "finetune.safetensors")]
+    for selects, expected in (((False, False), "base.safetensors"), ((True, False), "pruned.safetensors")):
+        data["sd_model_checkpoint"], selections = "base.safetensors", iter(selects)
+        list(host.pictures(shots, Drawing("a cat"), lambda *given: None))
+        assert data["sd_model_checkpoint"] == expected
+    assert double.reloaded == (0 if double.kind == "forge" else 2)
+
+
+def test_a_checkpoint_that_was_replaced_under_its_name_is_loaded_anew(double: Double, host: Any) -> None:
+    """The WebUI compares names alone."""
+    from lorax.hosts.a1111 import models
+
+    info = double.infos[0]
+    data, sha256 = double.modules["sd_models"].model_data, info.sha256
+    data.loaded_sd_models = [SimpleNamespace(sd_checkpoint_info=SimpleNamespace(filename=info.filename, sha256=sha256))]
+    assert not models._is_replaced(info)
+    data.loaded_sd_models[0].sd_checkpoint_info.sha256 = "of before"
+    assert models._is_replaced(info)
+    assert not models._is_replaced(double.infos[1])
+
+
+@in_each_shape
 def test_sending_chooses_the_checkpoint_if_the_page_would_not(double: Double, host: Any, tmp_path: Path) -> None:
     """A lazy WebUI's page notes what its list changes to, which may show the checkpoint already. The others' always loads it."""
     from lorax.ui.handlers import Handlers

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorax.catalog import record
 from lorax.errors import LoraxError
 from lorax.options import Batching, Options, Running, Saving, declared
 from lorax.transfer import Kind, Verdict
@@ -92,6 +93,47 @@ def test_of_a_large_batch_a_few_are_compared_and_none_is_sent_to_the_prompt(
     first = {f"Lora/one-{number}" for number in (1, 2, 3, 4)}  # the one of before is not new
     assert {label.partition("  ")[0].removesuffix("-pruned") for label in shown["compare_which"]["value"]} == first
     assert {row[0] for row in shown["table"]} == first
+
+
+def test_the_end_of_a_job_changes_nothing_that_is_chosen_on_another_page(handlers: Any, page: Any) -> None:
+    """Two tabs of a browser are one page to the server, and each has its own choices."""
+    handlers.transfer(page, "", values(labels(handlers, "Lora/contrast-base")))
+    page.values = values(labels(handlers, "Lora/contrast-base"))  # of the other tab
+    answer = finished(handlers, page)
+    given = values(labels(handlers, "Lora/contrast-finetune"), source="finetune")
+    answer = handlers.poll(page, "2 ", given)
+    assert answer["adapters"]["value"] == given["adapters"]
+    assert "value" not in answer["source"]
+
+
+def test_the_end_of_a_job_leaves_what_was_filled_in_meanwhile(handlers: Any, page: Any) -> None:
+    shown = moved(handlers, page, "Lora/contrast-base", method="copy")
+    (made,) = shown["compare_which"]["value"]
+    asked = {"which": [], "prompt": "a cat", "last": {}}
+    compare = handlers.comparison(lambda progress, asked: ["sheet", "drawn"], lambda given: given, ["drawn_0"])
+    assert "compare_which" not in compare(page, "", asked), "others may be chosen by now"
+    shown = finished(handlers, page)
+    assert (shown["drawn_0"], shown["status"], shown["comparison"]["open"]) == ("sheet", "drawn", True)
+    assert not {"compare_which", "compare_prompt"} & shown.keys()
+    opened = handlers.load(page, "", values([]))
+    assert (opened["compare_prompt"]["value"], opened["compare_which"]["value"]) == ("a cat", [])
+    moved(handlers, page, "Lora/contrast-base", method="copy", skip_existing=True)
+    opened = handlers.load(page, "", values([]))
+    assert (opened["compare_which"]["value"], "compare_prompt" in opened) == ([made], False)
+
+
+def test_a_lora_whose_file_was_gone_for_a_moment(handlers: Any, page: Any, models: Path) -> None:
+    """As while a trainer writes it again."""
+    file = models / "Lora" / "contrast-base.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    record(file)
+    answer = handlers.use_card(page, "Lora/contrast-base", values([]))
+    assert "its file is not there" in answer["status"]
+    assert "adapters" not in answer
+    file.write_bytes(content)
+    assert handlers.use_card(page, "Lora/contrast-base", values([]))["adapters"]["value"] == ["Lora/contrast-base"]
+    assert handlers.chooser.looking(), "it is to be read"
 
 
 def test_a_move_reuses_what_was_measured(handlers: Any, page: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

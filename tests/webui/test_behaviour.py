@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lorax.demo import bundle
@@ -66,6 +67,25 @@ def test_the_hosts_model_computes_what_diffusers_does(ui: Page, folder: Path, ba
     for name, value in expected.items():
         scale = max(float(value.norm()), largest / 100 if name.startswith("gradient") else 0)
         assert (found[name] - value).norm() <= 1e-4 * scale, name
+
+
+@needs_model
+def test_a_checkpoint_that_was_replaced_under_its_name_is_run(ui: Page) -> None:
+    """The host compares names, and would go on with the weights that it has loaded."""
+    file, lora = ui.checkpoints / "replaced.safetensors", str(committed(LORA))
+    try:
+        for name in (bundle.FINETUNE, bundle.BASE):
+            shutil.copyfile(ui.checkpoints / f"{name}.safetensors", file)
+            ui.call("sdapi/v1/refresh-checkpoints", {})
+            if name == bundle.FINETUNE:
+                ui.load("replaced")
+            found = load_file(ui.call("probe/compute", {"base": str(file), "lora": lora}))["alone"].clone()  # of one file
+            expected = ui.call("probe/compute", {"base": str(ui.checkpoints / f"{name}.safetensors"), "lora": lora})
+            assert torch.equal(found, load_file(expected)["alone"]), name
+    finally:
+        ui.load(bundle.FINETUNE)
+        file.unlink()
+        ui.call("sdapi/v1/refresh-checkpoints", {})
 
 
 def ask(page: Any, **running: int) -> None:

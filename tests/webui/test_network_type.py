@@ -32,6 +32,25 @@ def test_it_is_not_the_copy_by_name(webui: WebUI) -> None:
     assert webui.draw("<lora:x:1>").distance(webui.draw("<lora:x-base:1>")) >= OTHER
 
 
+def test_a_plain_lora_that_was_replaced_draws_as_the_new_file(webui: WebUI) -> None:
+    """The host reads it again, but compares names alone before it changes the weights."""
+    webui.load("base")
+    files = {name: webui.loras / f"{name}.safetensors" for name in ("replaced", "x-base", "y-base")}
+    shutil.copyfile(files["x-base"], files["replaced"])
+    webui.call("sdapi/v1/refresh-loras", {})
+    before = webui.draw("<lora:replaced:1>")
+    shutil.copyfile(files["y-base"], files["replaced"])
+    expected = webui.draw("<lora:y-base:1>")
+    assert expected.distance(before) >= OTHER
+    try:
+        assert webui.draw("<lora:replaced:1>").distance(expected) <= SAME
+        shutil.copyfile(files["x-base"], files["replaced"])
+        os.utime(files["replaced"], (0, files["replaced"].stat().st_mtime + 1))
+        assert webui.draw("<lora:replaced:1>").distance(before) <= SAME
+    finally:
+        files["replaced"].unlink()
+
+
 @pytest.mark.parametrize("tags", ["<lora:x{}:1><lora:y{}:0.5>", "<lora:y{}:0.5><lora:x{}:1>", "<lora:y-base:0.5><lora:x{}:1>"])
 def test_several_networks_in_any_order(webui: WebUI, tags: str) -> None:
     webui.load("finetune")

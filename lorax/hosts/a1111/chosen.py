@@ -12,13 +12,14 @@ from typing import Any
 from modules import sd_models, shared
 
 log = logging.getLogger(__name__)
+SELECTED = "sd_model_checkpoint"  # the setting
 _NO_JOB = object()
 _kept: Any = _NO_JOB  # what is loaded again at the end of ``kept``, which may be nothing
 
 
 def checkpoint() -> Any:
     """Return the CheckpointInfo of what is loaded, in a lazy WebUI of what the next picture loads; None if there is none."""
-    if _is_lazy():
+    if is_lazy():
         return sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     return getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)  # reading shared.sd_model would load one
 
@@ -35,7 +36,7 @@ def kept() -> Iterator[None]:
     A lazy WebUI needs nothing: what we do there leaves its choice as it is. What the block has done stands, also if this fails.
     """
     global _kept
-    if _is_lazy():
+    if is_lazy():
         yield
         return
     _kept = before = checkpoint()
@@ -58,17 +59,36 @@ def choose(name: str) -> None:
     Forge's page notes a checkpoint when its list changes: not if the list shows it already, while the API has chosen another.
     """
     info = sd_models.get_closet_checkpoint_match(name)
-    if _is_lazy() and info and info is not checkpoint():
-        if shared.opts.set("sd_model_checkpoint", info.name):  # not if settings are frozen
+    if is_lazy() and info and info is not checkpoint():
+        if shared.opts.set(SELECTED, info.name):  # not if settings are frozen
             shared.opts.save(shared.config_filename)
         sd_models.model_data.forge_loading_parameters = {**sd_models.model_data.forge_loading_parameters, "checkpoint_info": info}
 
 
+def selected() -> Any:
+    """Return the checkpoint that is selected in the settings, by its title; None if none is."""
+    return shared.opts.data.get(SELECTED)
+
+
+def select(title: Any) -> None:
+    """Have the settings select a checkpoint again, without loading it."""
+    if title is not None:
+        shared.opts.data[SELECTED] = title
+
+
+def list_anew() -> None:
+    """Have the WebUI look for checkpoints. With --ckpt it selects that file then, whatever the user has selected since."""
+    before = selected()
+    sd_models.list_models()
+    select(before)
+
+
 def load() -> None:
-    """Load the checkpoint that the settings choose, which a picture of another one has replaced. A lazy WebUI does by itself."""
-    if not _is_lazy():
+    """Load the checkpoint that the settings select, which a picture of another one has replaced. A lazy WebUI does by itself."""
+    if not is_lazy():
         sd_models.reload_model_weights()
 
 
-def _is_lazy() -> bool:
+def is_lazy() -> bool:
+    """Tell whether the WebUI loads a checkpoint once a picture needs it."""
     return hasattr(sd_models.model_data, "forge_loading_parameters")

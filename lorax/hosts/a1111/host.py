@@ -78,7 +78,7 @@ class A1111:
         chosen.choose(base)
 
     def refresh(self) -> None:
-        sd_models.list_models()
+        chosen.list_anew()
         if networks := tags.loras():
             networks.list_available_networks()
 

@@ -1,7 +1,6 @@
 """Runs the models that AUTOMATIC1111's WebUI has loaded. It switches checkpoints by itself, so nothing is loaded twice."""
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
 from lorax.checkpoint import VELOCITY, Checkpoint, config_of
-from lorax.errors import LoraxError, is_out_of_memory
+from lorax.errors import LoraxError, is_out_of_memory, release
 from lorax.hosts.a1111.text import OneEncoder, TwoEncoders, call_through
 from lorax.models import Conditioning, batch_size, check
 
@@ -20,11 +19,8 @@ BLOCKS = ("ResBlock", "BasicTransformerBlock")  # classes of these names are in 
 
 
 def let_go(error: BaseException) -> None:
-    """Free what the frames of an error, and of those that led to it, hold on the device, before something else is loaded."""
-    led: BaseException | None = error
-    while led is not None:
-        traceback.clear_frames(led.__traceback__)
-        led = led.__cause__ or led.__context__
+    """Free what an error holds on the device, before something else is loaded there."""
+    release(error)
     devices.torch_gc()
 
 
@@ -41,7 +37,7 @@ class HostModels:
         before = sd_models.model_data.sd_model
         with sd_models.SkipWritingToConfig():  # the user's selection stays as it is
             try:
-                loaded = sd_models.reload_model_weights(info=info)
+                loaded = sd_models.reload_model_weights(info=info, forced_reload=_is_replaced(info))
             except Exception as error:  # a pruned SDXL is mistaken for SSD-1B; a damaged file can fail anywhere
                 let_go(error)
                 if before is not None:  # off the device and without its hooks by now, though the WebUI counts it as loaded
@@ -56,6 +52,12 @@ class HostModels:
         with _frozen(loaded):
             _remove_networks(loaded)
             yield HostModel(base, loaded)
+
+
+def _is_replaced(info: Any) -> bool:
+    """Tell whether a file is loaded that had this name before. The WebUI, which compares names, would take it for this one."""
+    loaded = [model.sd_checkpoint_info for model in sd_models.model_data.loaded_sd_models]
+    return any(one.filename == info.filename and one.sha256 != info.sha256 for one in loaded)
 
 
 class HostModel:

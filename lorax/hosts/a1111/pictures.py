@@ -28,6 +28,7 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
     if tags.loras() is None:
         raise LoraxError("Pictures need the built-in extension Lora, which is disabled. Enable it under Extensions.")
     prompt = tags.without(drawing.prompt, {shot.adapter.path for shot in shots if shot.adapter})  # as one from txt2img may be
+    selected = chosen.selected()
     ui_tempdir.on_tmpdir_changed()  # makes the folder into which gradio puts pictures; Neo has one by default and never makes it
     try:
         for done, shot in enumerate(shots):
@@ -38,10 +39,13 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
                 processed = processing.process_images(job)
             finally:
                 job.close()
+                if chosen.selected() != shot.base.name:
+                    selected = chosen.selected()  # by the user, meanwhile
             _check(processed, shot)
             progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
             yield Drawn(processed.images[0], processed.comments.splitlines())
     finally:
+        chosen.select(selected)
         chosen.load()
 
 
@@ -66,7 +70,8 @@ def _job(shot: Shot, drawing: Drawing, prompt: str) -> Any:
         cfg_scale=drawing.cfg,
         do_not_save_samples=True,
         do_not_save_grid=True,
-        override_settings={"sd_model_checkpoint": shot.base.name},
+        override_settings={chosen.SELECTED: shot.base.name},
+        override_settings_restore_afterwards=chosen.is_lazy(),  # else it would take back what the user selects meanwhile
         **{name: value for name, value in given.items() if value},
     )
     job.scripts, job.script_args = _script_runner(), ()

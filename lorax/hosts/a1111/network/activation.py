@@ -37,15 +37,17 @@ class Activation:
         self._fitting = fitting
 
     def fit_all(self, p: Any) -> None:
-        """Fit the networks that are not fitted yet. One that cannot be fitted is left out of the picture, with a message."""
-        nets = [net for net in dict.fromkeys(networks.loaded_networks) if is_lorax(net)]
-        if not nets:
-            return
+        """Fit the networks that are not fitted yet. One that cannot be fitted is left out of the picture, with a message.
+
+        A plain LoRA whose file was replaced, as by a transfer, is applied anew, too.
+        """
+        loaded = list(dict.fromkeys(networks.loaded_networks))
+        nets = [net for net in loaded if is_lorax(net)]
         for net in nets:
             if why := attempted(partial(self._fit, p, net)):
                 net.lorax_fit, net.modules = None, {}
                 tell(p, net.name, why)
-        apply_again({net.name: net.lorax_fit for net in nets})
+        apply_again({net.name: net.lorax_fit for net in nets}, {net.name: net.mtime for net in loaded if net not in nets})
 
     def _fit(self, p: Any, net: Any) -> None:
         file, model = Path(net.network_on_disk.filename), shared.sd_model
@@ -83,13 +85,19 @@ def report_unloaded(p: Any, names: set[str]) -> None:
         tell(p, name, message)
 
 
-def apply_again(fits: dict[str, Any]) -> None:
-    """Have the WebUI apply the networks again if one has another fit now. By itself it compares their names only."""
+def apply_again(fits: dict[str, Any], files: dict[str, float]) -> None:
+    """Have the WebUI apply the networks again if one has another fit or file now. By itself it compares their names only.
+
+    ``fits``: by name those of LoRA-X files; ``files``: when the files of the others were changed. Those not seen before are new,
+    and the WebUI applies them by itself.
+    """
     model = shared.sd_model
     applied = model.__dict__.setdefault("lorax_applied", {})
-    if all(applied.get(name) == fit for name, fit in fits.items()):
+    is_fitted = any(applied.get(name) != fit for name, fit in fits.items())
+    is_replaced = any(applied.get(name, changed) != changed for name, changed in files.items())
+    applied.update(fits | files)
+    if not (is_fitted or is_replaced):
         return
-    applied.update(fits)
     for module in model.network_layer_mapping.values():
         if getattr(module, "network_current_names", ()):
             module.network_current_names = STALE
