@@ -1,8 +1,8 @@
 """``python -m lab STEP``: train the small models, bundle them, measure transfers. Every step is seeded and resumable.
 
 Steps in order: tokenizer, vae, base, finetune, pruned, bundle; from what they commit: scratch, xl, xl-pruned, headline-bundle,
-near, further, scratch-long, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures, summary,
-report and pack, or headline and compare.
+near, further, scratch-long, xl-long, loras, classifier; then sweep, behaviour, adapters, probe, forecast, pictures,
+summary, report and pack, or headline and compare.
 By pictures, of LoRAs that are seen at a glance: loras, judge, look, blind, grids and seen.
 """
 
