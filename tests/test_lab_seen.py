@@ -23,7 +23,7 @@ from lab.quotes import quoted
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_LONG, XL, XL_PRUNED
+from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 from lorax.transfer.forecast import SEEN
@@ -145,9 +145,21 @@ def test_of_another_family(
         assert on_xl < on_pruned / 2
 
 
+def test_of_the_family_that_was_trained_for_longer(
+    results: Results, shown: dict[Of, Interval], at_one: dict[Of, tuple[float, float]]
+) -> None:
+    sure = {on: figures.point(results, on, NATIVE, "", REPORTING, 1.0)[0] for on in (XL, XL_LONG, PRUNED)}
+    assert sure[XL_LONG] > 1.3 * sure[XL], "more"
+    assert abs(sure[XL_LONG] / sure[PRUNED] - 0.5) < 0.05, "half as sure, as the README says, too"
+    (native, kept), (refined, left), (bridged, _) = (at_one[XL_LONG, "reporting", one] for one in (NATIVE, REFINE, BRIDGE))
+    assert [round(5 * shown[XL_LONG, "reporting", one].mean) for one in (REFINE, BRIDGE)] == [4, 2], "fifths"
+    assert (round(10 * refined / native), abs(left - kept) < 0.05) == (7, True), "seven tenths, and as many subjects"
+    assert bridged < 0.1 * native, "hardly any"
+
+
 def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
     looked_at = [(target, half) for target, half, variant in shown if variant == BRIDGE]
-    assert {target for target, _ in looked_at} == {SCRATCH, SCRATCH_LONG, XL}
+    assert {target for target, _ in looked_at} == {SCRATCH, SCRATCH_LONG, XL, XL_LONG}
     assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
 
 
@@ -177,7 +189,7 @@ def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) ->
     every = [*found, *of_groups(results)]
     assert quoted(ROOT / "README.md", "seen") == what_to_expect(every)
     told = {(source, target) for source, target, half in TOLD if half in HALVES}
-    assert told == {(one.source, one.target) for one in found if one.target != SCRATCH}
+    assert told == {(one.source, one.target) for one in found if one.target not in (SCRATCH, XL)}
     assert {*TOLD} <= {(one.source, one.target, one.group) for one in every}
 
 

@@ -18,7 +18,7 @@ from lab.eye.judge import judged
 from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, FURTHER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED, Adapter
+from lab.zoo import ADAPTERS, CROSSING, FURTHER, LONGER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED, Adapter
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
@@ -95,8 +95,8 @@ class Looker:
         """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
         if key in self.results.reports:
             return
-        by_the_way = key.variant in BY_THE_WAY and key.strength != 1
-        for on, where in () if by_the_way else ((STYLE, losses), (ORDINARY, self.ordinary)):
+        by_the_way = key.variant in BY_THE_WAY or key.target in LONGER  # a checkout is to stay small
+        for on, where in () if by_the_way and key.strength != 1 else ((STYLE, losses), (ORDINARY, self.ordinary)):
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))
