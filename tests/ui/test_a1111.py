@@ -278,10 +278,15 @@ def test_what_the_user_selects_while_pictures_are_drawn_stays_selected(
     double: Double, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, given = double.modules["shared"].opts.data, SimpleNamespace(images=[None], comments="")
+    match = double.modules["sd_models"].get_closet_checkpoint_match
+    titled = " [0123456789]"  # which the WebUI notes once it has loaded a checkpoint
+    monkeypatch.setattr(
+        double.modules["sd_models"], "get_closet_checkpoint_match", lambda title: match(title.removesuffix(titled))
+    )
 
     def process_images(job: Any) -> Any:
         before = dict(data)
-        data.update(job.given["override_settings"])
+        data["sd_model_checkpoint"] = job.given["override_settings"]["sd_model_checkpoint"] + titled
         if next(selections):
             before["sd_model_checkpoint"] = data["sd_model_checkpoint"] = "pruned.safetensors"  # Forge's own way with it
         if job.given["override_settings_restore_afterwards"]:

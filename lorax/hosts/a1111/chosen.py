@@ -70,6 +70,12 @@ def selected() -> Any:
     return shared.opts.data.get(SELECTED)
 
 
+def is_selected(name: str) -> bool:
+    """Tell whether the checkpoint of this name is selected, by whichever of its titles the WebUI has noted it."""
+    info = sd_models.get_closet_checkpoint_match(selected() or "")
+    return info is not None and info.name == name
+
+
 def select(title: Any) -> None:
     """Have the settings select a checkpoint again, without loading it."""
     if title is not None:

@@ -39,7 +39,7 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
                 processed = processing.process_images(job)
             finally:
                 job.close()
-                if chosen.selected() != shot.base.name:
+                if not chosen.is_selected(shot.base.name):
                     selected = chosen.selected()  # by the user, meanwhile
             _check(processed, shot)
             progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
