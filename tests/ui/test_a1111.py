@@ -303,6 +303,25 @@ def test_what_the_user_selects_while_pictures_are_drawn_stays_selected(
     assert double.reloaded == (0 if double.kind == "forge" else 2)
 
 
+def test_a_picture_that_fails_at_once_selects_nothing(double: Double, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the settings by then is the picture's before it, and not the user's choice."""
+    data, given, drawn = double.modules["shared"].opts.data, SimpleNamespace(images=[None], comments=""), list[str]()
+
+    def process_images(job: Any) -> Any:
+        if drawn:
+            raise RuntimeError("another extension")
+        drawn.append(job.given["override_settings"]["sd_model_checkpoint"])
+        data["sd_model_checkpoint"] = drawn[0]
+        return given
+
+    monkeypatch.setattr(double.modules["processing"], "process_images", process_images)
+    data["sd_model_checkpoint"], bases = "pruned.safetensors", host.bases()
+    shots = [Shot("alone", bases[name], None) for name in ("base.safetensors", "finetune.safetensors")]
+    with pytest.raises(RuntimeError, match="another extension"):
+        list(host.pictures(shots, Drawing("a cat"), lambda *given: None))
+    assert data["sd_model_checkpoint"] == "pruned.safetensors"
+
+
 def test_a_checkpoint_that_was_replaced_under_its_name_is_loaded_anew(double: Double, host: Any) -> None:
     """The WebUI compares names alone."""
     from lorax.hosts.a1111 import models

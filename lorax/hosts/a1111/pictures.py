@@ -34,12 +34,12 @@ def draw(shots: Sequence[Shot], drawing: Drawing, progress: Progress) -> Iterato
         for done, shot in enumerate(shots):
             progress(done, len(shots), shot.title)
             tag = tags.tag(shot.adapter.path, shot.strength) if shot.adapter else ""
-            job = _job(shot, drawing, f"{prompt} {tag}")
+            job, before = _job(shot, drawing, f"{prompt} {tag}"), chosen.selected()
             try:
                 processed = processing.process_images(job)
             finally:
                 job.close()
-                if not chosen.is_selected(shot.base.name):
+                if chosen.selected() != before and not chosen.is_selected(shot.base.name):
                     selected = chosen.selected()  # by the user, meanwhile
             _check(processed, shot)
             progress(done + 1, len(shots), "")  # raises if the user stopped this picture, which is not whole then
