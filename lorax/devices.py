@@ -40,6 +40,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def free_on_card(device: torch.device) -> int:
+    """Return the free bytes on a graphics card."""
+    return torch.cuda.mem_get_info(device.index)[0]  # torch before 2.5 takes no device without an index
+
+
 def pool(workers: int, name: str) -> ThreadPoolExecutor:
     """Make a pool of threads in each of which torch computes on one core."""
     return ThreadPoolExecutor(workers, name, _on_one_core, (torch.get_num_threads(),))

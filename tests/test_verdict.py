@@ -22,7 +22,7 @@ from lorax.options import Options
 from lorax.transfer import Do, Kind, Report, Verdict, plan, run
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict_words import words
-from lorax.transfer.wording import LITTLE
+from lorax.transfer.wording import FAINT
 from lorax.workflow import Verdicts, verdicts
 from tests import builders, structure
 from tests.lab_models import LORA, committed
@@ -184,7 +184,7 @@ def test_the_words_say_what_was_measured(models: Path) -> None:
     on_card = tuple(dataclasses.replace(action, device="cuda") for action in stranger.actions)
     assert words(dataclasses.replace(stranger, actions=on_card)).count("GB of the graphics card's memory") == len(on_card)
     crossed = judged(LORA, models / "base.safetensors", models / "xl.safetensors")
-    assert f" trained here. {LITTLE} The times" in words(crossed)
+    assert f" trained here. {FAINT} The times" in words(crossed)
     told = rf" Refine takes {takes} and [\d.]+ GB of memory, if nothing else runs. In our tests, with small models, "
     for target in ("finetune", "pruned"):
         related = words(judged(LORA, models / "base.safetensors", models / f"{target}.safetensors"))

@@ -24,7 +24,7 @@ TOLD = {  # what an artist calls such a pair, and of what it is measured
     (BASE, PRUNED, FOR_REPORTING): "the same pair, a character",
     (XL, XL_PRUNED, HALF): "slimmed down, as SSD-1B",
     (BASE, SCRATCH_LONG, HALF): "not related",  # of two such bases, the one that draws better
-    (BASE, XL_LONG, HALF): "SD 1.x to SDXL",  # so here
+    (BASE, XL_LONG, HALF): "SD 1.x to SDXL",  # likewise
 }
 Of = tuple[str, str, str]  # source, target, group of LoRAs
 HEADS = ("your two checkpoints", "the original", "Move", "Refine", "Bridge")

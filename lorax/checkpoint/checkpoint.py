@@ -119,14 +119,17 @@ def _open(path: Path, sha256: str | None) -> Checkpoint:
     names = (UNetNames.from_ldm if is_ldm else UNetNames.from_diffusers)(layout.unet)
     has = names.has_ldm if is_ldm else names.has_diffusers
     unet = {key if is_ldm else names.to_ldm(key): part for key, part in layout.unet.items() if has(key)}
+    components = {"unet": unet, **{component.name: layout.text(component) for component in family.text_encoders}}
+    files = {part.file.path: part.file for part in layout.unet.values()}  # which may hold text encoders, too
+    _check_unquantized(path, chain(*(file.shapes for file in files.values()), *components.values()))
     parts: dict[str, Part] = {}
     vectors: dict[str, int] = {}
-    for component in family.components:
-        for parameter, part in (unet if component.name == "unet" else layout.text(component)).items():
+    for name, parameters in components.items():
+        for parameter, part in parameters.items():
             if is_layer(parameter, part.shape):
-                parts[f"{component.name}.{parameter.removesuffix('.weight')}"] = part
+                parts[f"{name}.{parameter.removesuffix('.weight')}"] = part
             elif len(part.shape) == 1:
-                vectors[f"{component.name}.{parameter}"] = part.shape[0]
+                vectors[f"{name}.{parameter}"] = part.shape[0]
     return Checkpoint(path, family, names, parts, vectors, sha256)
 
 
@@ -139,8 +142,6 @@ def _supported(path: Path, layout: Layout) -> Family:
         raise LoraxError(f"{path}: not a Stable Diffusion checkpoint; expected keys like {families.UNET.checkpoint}{LDM_SIGN}.")
     if family is None:
         raise _unsupported(path, "an unknown kind of UNet")
-    files = {part.file.path: part.file for part in layout.unet.values()}  # which may hold text encoders, too
-    _check_unquantized(path, chain(*(file.shapes for file in files.values()), *map(layout.text, family.text_encoders)))
     return family
 
 

@@ -16,7 +16,6 @@ from functools import cache
 import torch
 from torch import nn
 
-from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.methods.job import Assignment, Job, Kinship
 from lorax.models import (
@@ -27,9 +26,9 @@ from lorax.models import (
     NoisyBatch,
     Scales,
     check,
+    check_finite,
     effect,
     hooked,
-    overflowing,
     rows_in,
     rows_out,
     sampling,
@@ -150,8 +149,7 @@ def _kept(values: torch.Tensor, model: Model) -> torch.Tensor:
     """Return values in half precision, but those that exceed it. Raises LoraxError if the model's overflow."""
     if (half := values.half()).isfinite().all():
         return half
-    if not values.isfinite().all():
-        raise LoraxError(overflowing(model))
+    check_finite(model, values)
     return values
 
 
@@ -177,8 +175,7 @@ def solve(
             y_s, change = outputs[assigned.source].alone.float(), outputs[assigned.source].change.float()
             y_t, y_1 = (points.of(rows_out(module, part), half) for part in torch.split(y, half))
             x_1 = points.of_input(module, x[half:])
-            if not (y_t.isfinite().all() and y_1.isfinite().all()):
-                raise LoraxError(overflowing(target))
+            check_finite(target, y_t, y_1)
             R = ridge(y_s - y_s.mean(0), y_t - y_t.mean(0), meter)
             found[layer] = _reduced(x_1, ridge(x_1, change @ R - (y_1 - y_t), meter), assigned.rank)
             return torch.cat([y[:half], y[half:] + effect(module, x[half:], found[layer].to(x.device))])

@@ -6,7 +6,7 @@ from lorax.models.flops import Operations, operations
 from lorax.models.hooks import Hook, adapted, effect, hooked, recomputed, rows_in, rows_out, text_module, watched
 from lorax.models.optimizer import Factors, Scales
 from lorax.models.pictures import AT_ONCE, PIXELS, Pictures
-from lorax.models.protocol import Conditioning, Model, Models, overflowing
+from lorax.models.protocol import Conditioning, Model, Models, check_finite
 from lorax.models.runnable import can_run, check, check_all
 from lorax.models.sampling import NoisyBatch, batch_size, batches, draw, noised, trajectory
 from lorax.models.speed import share_of, speed_of, speed_of_solving
@@ -38,12 +38,12 @@ __all__ = [
     "captions",
     "check",
     "check_all",
+    "check_finite",
     "draw",
     "effect",
     "hooked",
     "noised",
     "operations",
-    "overflowing",
     "recomputed",
     "rows_in",
     "rows_out",

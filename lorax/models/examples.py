@@ -6,11 +6,10 @@ from typing import Protocol
 
 import torch
 
-from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
 from lorax.models.prompts import Prompts
-from lorax.models.protocol import Model, overflowing
+from lorax.models.protocol import Model, check_finite
 from lorax.models.sampling import NoisyBatch, batch_size, noised, noised_in_parts
 from lorax.progress import WATCHING, Meter
 
@@ -85,8 +84,7 @@ class Answers:
             for part in noised_in_parts(source, latents, prompts, count, seed=0, at_once=batch_size(64, source.size)):
                 meter.at(sum(map(len, found)), count, WATCHING)
                 answers = source.predict(part.latents, part.times, encoded(part.prompts)).half().cpu()
-                if not answers.isfinite().all():
-                    raise LoraxError(overflowing(source))
+                check_finite(source, answers)
                 found.append(NoisyBatch(part.latents.half(), answers, part.times, part.prompts))
         noisy, noise, times = (torch.cat([getattr(part, name) for part in found]) for name in ("latents", "noise", "times"))
         return cls(NoisyBatch(noisy, noise, times, [prompt for part in found for prompt in part.prompts]), len(latents))

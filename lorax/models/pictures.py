@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax.errors import LoraxError
-from lorax.models.protocol import Model, overflowing
+from lorax.models.protocol import Model, check_finite
 from lorax.models.sampling import batches
 from lorax.progress import DECODING, ENCODING, Meter
 
@@ -27,8 +26,7 @@ class Pictures:
         for rows in batches(len(latents), model.size, AT_ONCE):
             meter.at(int(rows[0]), len(latents), DECODING)
             decoded = model.decode(latents[rows]).cpu()
-            if not decoded.isfinite().all():
-                raise LoraxError(overflowing(model))
+            check_finite(model, decoded)
             parts.append((255 * decoded).round().byte())
         # In one order of memory, as the cache gives them back: it decides how the autoencoder rounds.
         return cls(prompts, torch.cat(parts).contiguous())

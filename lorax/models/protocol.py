@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lorax.checkpoint import Checkpoint
+from lorax.errors import LoraxError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Models(Protocol):
 
     def opened(self, base: Checkpoint) -> AbstractContextManager[Model]:
         """Open the base for the length of the block. Raises LoraxError if it cannot be run."""
+
+
+def check_finite(model: Model, *computed: torch.Tensor) -> None:
+    """Raise LoraxError if something that the model has computed is NaN or infinite."""
+    if not all(values.isfinite().all() for values in computed):
+        raise LoraxError(overflowing(model))
 
 
 def overflowing(model: Model) -> str:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax.errors import LoraxError
 from lorax.low_rank import LowRank
 from lorax.models.hooks import adapted
-from lorax.models.protocol import Model, overflowing
+from lorax.models.protocol import Model, check_finite
 from lorax.progress import DRAWING, Meter
 
 STEPS = 12  # DDIM steps for a picture that a target learns from
@@ -58,8 +57,7 @@ def draw(model: Model, adapter: Mapping[str, LowRank], prompts: Sequence[str], m
                 meter.at(done, count, DRAWING, share=(done + len(rows) * len(passed) / STEPS) / count)
                 passed.append(latents)
             parts.append(passed[-1].cpu())
-            if not parts[-1].isfinite().all():  # which would be black pictures, from which a target learns black
-                raise LoraxError(overflowing(model))
+            check_finite(model, parts[-1])  # else these would be black pictures, from which a target learns black
             done += len(rows)
     return torch.cat(parts)
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from lorax.checkpoint import Checkpoint, open_checkpoint, openclip
-from lorax.devices import precision
+from lorax.devices import free_on_card, precision
 from lorax.errors import LoraxError
 from lorax.formats import open_adapter
 from lorax.models import Conditioning, check, text_module, trajectory
@@ -226,7 +226,7 @@ def _has_room(device: torch.device, size: int) -> bool:
     if device.type != "cuda" or size < LITTLE:
         return True
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device.index)[0] > size  # torch before 2.5 takes no device without an index
+    return free_on_card(device) > size
 
 
 def _batch_size(small: int, side: int) -> int:

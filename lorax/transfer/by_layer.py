@@ -139,8 +139,7 @@ class LayerPass:
         """Raise LoraxError if a weight is not finite. This takes longer than a copy, which reads only a part of the weights."""
         plan, found = self.plans[task[0][0]], self._pair(task)
         assert found is not None
-        plan.source.check_finite(found[0], weights[0])
-        plan.target.check_finite(found[1], weights[1])
+        check_pair(plan, found[0], found[1], weights)
 
     def _delta(self, use: Use, device: torch.device | str) -> LowRank:
         number, name = use
@@ -216,6 +215,12 @@ def stored(plan: Plan, source: str, target: str, columns: Columns | None) -> tup
     if columns is not None:
         W_s, W_t = W_s[:, columns.source].contiguous(), W_t[:, columns.target].contiguous()
     return W_s, W_t
+
+
+def check_pair(plan: Plan, source: str, target: str, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Raise LoraxError if the weights of one of two layers, in the source and in the target, are not finite."""
+    plan.source.check_finite(source, weights[0])
+    plan.target.check_finite(target, weights[1])
 
 
 def unmatched(plan: Plan, name: str) -> LayerRecord:

@@ -10,7 +10,7 @@ from lorax.pairing import Pair
 from lorax.reasons import Why
 from lorax.subspace import Decomposition
 from lorax.transfer import cost
-from lorax.transfer.by_layer import SAMPLE, STEP, sample, stored
+from lorax.transfer.by_layer import SAMPLE, STEP, check_pair, sample, stored
 from lorax.transfer.expected import CROSSED, STRANGERS, Cost
 from lorax.transfer.forecast import measured
 from lorax.transfer.planning import Plan
@@ -74,8 +74,7 @@ class Relation:
             found = self.pairs[layer]
             assert found.target
             W_s, W_t = (W.clone() for W in stored(plan, layer, found.target, found.columns))
-            plan.source.check_finite(layer, W_s)
-            plan.target.check_finite(found.target, W_t)
+            check_pair(plan, layer, found.target, (W_s, W_t))
             self._probes[layer] = WeightPair(Decomposition(W_s), Decomposition(W_t), plan.options.rule)
         return self._probes[layer]
 
@@ -175,8 +174,7 @@ def _overlap(plan: Plan, name: str) -> tuple[float, float]:
     pair = WeightPair(Decomposition(W_s), Decomposition(W_t), plan.options.rule)
     overlap = pair.overlap(dW, dW.norm(), STEP) or 0.0
     if not math.isfinite(overlap):
-        plan.source.check_finite(found.source, W_s)
-        plan.target.check_finite(found.target, W_t)
+        check_pair(plan, found.source, found.target, (W_s, W_t))
     return norm, overlap
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from lorax.devices import pool
+from lorax.devices import free_on_card, pool
 from lorax.errors import LoraxError, NotEnoughMemory, is_out_of_memory, release
 from lorax.progress import EVERY
 
@@ -98,7 +98,7 @@ class Stream(Generic[Task, Loaded, Done]):
 def _free(device: torch.device) -> int:
     """Return the free bytes on the device; a large number if the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device.index)[0]  # torch before 2.5 takes no device without an index
+        return free_on_card(device)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

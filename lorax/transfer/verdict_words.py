@@ -7,7 +7,7 @@ from lorax.progress import in_words
 from lorax.transfer.expected import CROSSED, STRANGERS
 from lorax.transfer.forecast import measured
 from lorax.transfer.verdict import Action, Do, Kind, Verdict
-from lorax.transfer.wording import LITTLE
+from lorax.transfer.wording import FAINT
 
 SOON = 20  # seconds, below which no number is said: on a busy machine they are three times as many
 QUIET = "if nothing else runs"  # of the machine, for which all times are told
@@ -89,9 +89,9 @@ def _by_running(verdict: Verdict, kind: str) -> str:
         if action.do.method and (one := worth.get(action.do.method))
     ]
     if told:
-        little = f" {LITTLE}" if kind == CROSSED else ""
+        faint = f" {FAINT}" if kind == CROSSED else ""
         whole = "100 % is what a LoRA shows that was trained here."
-        return f" In our tests, with small models, {', '.join(told)}. {whole}{little} The times hold {QUIET}."
+        return f" In our tests, with small models, {', '.join(told)}. {whole}{faint} The times hold {QUIET}."
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
 

@@ -22,7 +22,7 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "moved", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
-LITTLE = "That was from SD 1.x to SDXL, where even a LoRA trained there shows half as much as elsewhere."
+FAINT = "That was from SD 1.x to SDXL, where even a LoRA trained there shows half as much as elsewhere."
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
@@ -121,8 +121,8 @@ def refusal(report: Report) -> str | None:
         return declined(report)
     others = [proposal.method.capitalize() for proposal in report.proposals]
     can = f" {' and '.join(others)} can carry it over, by running both checkpoints." if others else ""
-    little = [LITTLE] if any(proposal.worth.kind == CROSSED for proposal in report.proposals) else []
-    told = "".join(f" {one}" for one in (*map(proposal_words, report.proposals), *little))
+    faint = [FAINT] if any(proposal.worth.kind == CROSSED for proposal in report.proposals) else []
+    told = "".join(f" {one}" for one in (*map(proposal_words, report.proposals), *faint))
     return f"{declined(report)}{can}{told} To move it all the same, choose a method by name, such as copy."
 
 

@@ -20,7 +20,7 @@ from lorax.ui.judging import Asked, Judging
 from lorax.ui.library import Library
 from lorax.ui.pages import Page, Pages
 from lorax.ui.requests import Choice, Reply, Values
-from lorax.ui.results import NOTHING, Shown, analysed, deleted, moved, original_tag
+from lorax.ui.results import NOTHING, Shown, analysed, deleted, filled, moved, original_tag
 from lorax.ui.shelves import Shelves
 from lorax.workflow import Batch, InFolder, Item, Memory, Request, analyse, batch
 
@@ -44,7 +44,8 @@ class Handlers:
         """Show a page that was opened: what was chosen before, and its job."""
         kept = {name: gr.update(value=value) for name, value in page.values.items()}
         lists = self._lists(page.values or values, all_values=True)
-        return kept | lists | self.progress(page) | self.outcome(page) | self._fields(page) | page.compared
+        fields = filled(self.host.jobs.of(page.id)) | page.compared
+        return kept | lists | self.progress(page) | self.outcome(page) | fields
 
     def refresh(self, page: Page, mark: str, values: Values) -> Reply:
         self.chooser.refresh()
@@ -158,7 +159,8 @@ class Handlers:
             raise LoraxError("A job is running already. Wait until it has ended, or interrupt it.")
         if kind == TRANSFER:
             self._forget(page)
-        self.host.jobs.forget(page.id, kind)
+        else:
+            self.host.jobs.forget(page.id, kind)
         self.host.jobs.begin(self.host, work, page.id, kind, title)
         return self.outcome(page) | self.progress(page)
 
@@ -224,10 +226,10 @@ class Handlers:
 
     def poll(self, page: Page, mark: str, values: Values) -> Reply:
         """Tell how far the job is, and what has come of it if the page does not know. ``mark``: a number, and what it knows."""
-        reply = self.progress(page)
-        if mark.partition(" ")[2] == telling.seen(self.host.jobs.of(page.id)):
+        reply, jobs = self.progress(page), self.host.jobs.of(page.id)
+        if mark.partition(" ")[2] == telling.seen(jobs):
             return reply
-        return reply | self.outcome(page) | self._fields(page, last=1) | self.chooser.lists(values) | self.library.stale()
+        return reply | self.outcome(page) | filled(jobs[-1:]) | self.chooser.lists(values) | self.library.stale()
 
     def progress(self, page: Page) -> Reply:
         jobs = self.host.jobs.of(page.id)
@@ -247,11 +249,6 @@ class Handlers:
             elif job.state != "running":
                 reply["status"] = telling.ended(job)
         return reply
-
-    def _fields(self, page: Page, last: int = 0) -> Reply:
-        """Return what the page's jobs, or the ``last`` of them, put into fields that the user fills in, too."""
-        done = (job.outcome.fields for job in self.host.jobs.of(page.id)[-last:] if job.state == "done")
-        return {name: update for fields in done for name, update in fields.items()}
 
     def _forget(self, page: Page) -> None:
         """Forget what has come of the page's jobs, and what was compared."""

@@ -9,6 +9,7 @@ import gradio as gr
 from lorax.catalog import ListedFile, facts
 from lorax.files import stamp
 from lorax.hosts.base import Host
+from lorax.hosts.jobs import Job
 from lorax.transfer import Verdict
 from lorax.ui import heatmap, telling, words
 from lorax.ui.comparing import SIDE_BY_SIDE, chosen_of
@@ -44,6 +45,11 @@ class Shown:
     files: Sequence[Path] = ()
     states: Sequence[Hashable] = ()
     fields: Reply = field(default_factory=dict)
+
+
+def filled(jobs: Sequence[Job]) -> Reply:
+    """Return the updates of fields that the user fills in, too, by those of the jobs that are done."""
+    return {name: update for job in jobs if job.state == "done" for name, update in job.outcome.fields.items()}
 
 
 def analysed(results: Sequence[Result]) -> Shown:

@@ -99,7 +99,7 @@ def test_the_end_of_a_job_changes_nothing_that_is_chosen_on_another_page(handler
     """Two tabs of a browser are one page to the server, and each has its own choices."""
     handlers.transfer(page, "", values(labels(handlers, "Lora/contrast-base")))
     page.values = values(labels(handlers, "Lora/contrast-base"))  # of the other tab
-    answer = finished(handlers, page)
+    finished(handlers, page)
     given = values(labels(handlers, "Lora/contrast-finetune"), source="finetune")
     answer = handlers.poll(page, "2 ", given)
     assert answer["adapters"]["value"] == given["adapters"]

@@ -41,7 +41,8 @@ class Activation:
 
         A plain LoRA whose file was replaced, as by a transfer, is applied anew, too.
         """
-        loaded = list(dict.fromkeys(networks.loaded_networks))
+        if not (loaded := list(dict.fromkeys(networks.loaded_networks))):
+            return
         nets = [net for net in loaded if is_lorax(net)]
         for net in nets:
             if why := attempted(partial(self._fit, p, net)):
