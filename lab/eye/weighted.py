@@ -43,7 +43,7 @@ def solve(
         return hook
 
     with torch.no_grad():
-        bridge._run_on_two_copies(target, batch, {layer: solving(layer) for layer in assigned})
+        bridge.run_on_two_copies(target, batch, {layer: solving(layer) for layer in assigned})
     return found
 
 

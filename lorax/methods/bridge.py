@@ -141,7 +141,7 @@ def record(
         return hook
 
     deltas = {layer: dW.to(source.device) for layer, dW in adapter.items()}
-    _run_on_two_copies(source, batch, {layer: recording(layer) for layer in {*adapter, *layers}})
+    run_on_two_copies(source, batch, {layer: recording(layer) for layer in {*adapter, *layers}})
     return found
 
 
@@ -182,11 +182,12 @@ def solve(
 
         return hook
 
-    _run_on_two_copies(target, batch, {layer: solving(layer) for layer, one in assignments.items() if one.source in outputs})
+    run_on_two_copies(target, batch, {layer: solving(layer) for layer, one in assignments.items() if one.source in outputs})
     return found
 
 
-def _run_on_two_copies(model: Model, batch: NoisyBatch, hooks: Mapping[str, Hook]) -> None:
+def run_on_two_copies(model: Model, batch: NoisyBatch, hooks: Mapping[str, Hook]) -> None:
+    """Run the model once, on the batch and a copy of it: layers' inputs and outputs have (2 B, ...) rows, the copy's last."""
     with hooked({layer: model.module(layer) for layer in hooks}, hooks.__getitem__):
         model.predict(batch.latents.repeat(2, 1, 1, 1), batch.times.repeat(2), model.encode(batch.prompts * 2))
 
