@@ -46,8 +46,8 @@ def add_moving(commands: Any) -> tuple[argparse.ArgumentParser, argparse.Argumen
         "--output",
         type=to_output,
         metavar="FILE_OR_DIR",
-        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file. "
-        "For several adapters, a folder",
+        help="default: <adapter>-<target>.safetensors beside the adapter; <adapter>-lorax.safetensors for a LoRA-X file, "
+        "<adapter>-<target>-lorax.safetensors after bridge or refine. For several adapters, a folder",
     )
     add_options(transfer, Saving)
     add_options(transfer, Batching)

@@ -163,6 +163,12 @@ def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
     assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
 
 
+def test_bridge_needs_a_weight_above_1(results: Results) -> None:
+    for target in (SCRATCH_LONG, XL_LONG):
+        bridged = {at: figures.point(results, target, BRIDGE, BASE, REPORTING, at)[0] for at in (1.0, 1.25)}
+        assert bridged[1.25] > 2.5 * bridged[1.0], "as README and verdict say"
+
+
 def test_of_what_draws_a_style_by_itself(results: Results) -> None:
     sure = np.mean(results.reports[Key(FURTHER, adapter_of("ink").name, ALONE)]["style"])
     assert 0.3 < sure < 0.37, "a third"

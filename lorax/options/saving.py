@@ -36,7 +36,8 @@ class Saving:
     name: str = option(
         "",
         "Output name",
-        "May hold {lora}, {target}, {source} and {method}; empty: {lora}-{target}, and {lora}-lorax for a LoRA-X file",
+        "May hold {lora}, {target}, {source} and {method}; empty: {lora}-{target}; for a LoRA-X file {lora}-lorax, "
+        "after Refine or Bridge {lora}-{target}-lorax",
         example="{lora}-{target}",
     )
 

@@ -145,7 +145,7 @@ def _target(model: ListedFile, origin: Provenance, asked: Comparison, host: Host
     name = asked.target or host.loaded() or ""
     if name not in bases:
         raise LoraxError(
-            f"{model.name}: a LoRA-X file, which fits many checkpoints. Load the one to draw with, or transfer to it."
+            f"{model.name}: a LoRA-X file, which fits many checkpoints. Load the one to draw with, or choose it as the target."
         )
     return bases[name]
 
