@@ -163,7 +163,7 @@ class Captions(tuple[str, ...]):
 def to_captions(text: str) -> Captions:
     """Read a file with a caption a line. Raises LoraxError if it cannot be read as text or holds no caption."""
     file = to_path(text)
-    with reading(file, "captions", "Expected a text file with a caption a line."), file.open(encoding="utf-8") as stream:
+    with reading(file, "captions", "Expected a text file with a caption a line."), file.open(encoding="utf-8-sig") as stream:
         content = stream.read(MOST_CAPTIONS + 1)
     if len(content) > MOST_CAPTIONS:
         raise LoraxError(f"{file}: larger than {MOST_CAPTIONS >> 20} MB. Expected a text file with a caption a line.")

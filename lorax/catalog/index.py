@@ -106,9 +106,8 @@ class Index:
         with self._lock:
             self._memory.clear()
             self._waiting.clear()
-            said = self._all_confirmed()
-            if self.folder is not None and (said or not self._removed(self.folder / NAME)):  # another process holds it open
-                self._guarded(lambda connection: connection.execute("DELETE FROM files"))
+            # The file stays: another process may have it open, and have written to it what its user has said.
+            self._guarded(lambda connection: connection.execute("DELETE FROM files"))
 
     def close(self) -> None:
         """Write what waits, and close the file."""

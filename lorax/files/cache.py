@@ -97,7 +97,7 @@ class Cache:
             is_new = not path.is_file()
             try:
                 self._write(path, key, entry)
-            except OSError:  # a full or read-only disk costs time later, and nothing now
+            except (OSError, MemoryError):  # what cannot be written costs time later, and nothing now
                 return
             self._changes[_last_word(key)] += is_new
             self._trim(self.folder, self.disk_limit)

@@ -1,6 +1,8 @@
 """Tensors in pickled files, which come from strangers: nothing in them runs, and what they cost is bounded beforehand."""
 
 import io
+import struct
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +14,8 @@ from lorax.files import opcodes
 
 LARGEST = 1 << 26  # bytes of a pickle without its tensors; those of large checkpoints take less than one mebibyte
 PROTOCOL = 1001  # of torch's format from before 1.6
+SCRIPT = "constants.pkl"  # by which torch knows a TorchScript archive, which older versions run although only weights were asked for
+END, LOCATOR, END_64 = b"PK\5\6", b"PK\6\7", b"PK\6\6"  # what ends a zip archive; the latter two stand before it in large ones
 
 
 class PickleFile:
@@ -67,13 +71,16 @@ def _load(path: Path) -> object:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise ValueError if reading the records could take more than the file has."""
+    """Raise ValueError if the archive holds a program, or if reading its records could take more than the file has."""
+    _check_directory(path)
     size, total, names = path.stat().st_size, 0, set()
     with zipfile.ZipFile(path) as file:
-        if file.comment:
-            raise ValueError("a comment at its end, which torch does not write")
         for record in file.infolist():
             name, total = record.filename.lower(), total + record.file_size  # torch ignores case
+            if record.filename != record.orig_filename:
+                raise ValueError(f"a record with two names, one of which is {record.filename[:80]}")
+            if name.rpartition("/")[2] == SCRIPT:
+                raise ValueError("a TorchScript program")
             if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
                 raise ValueError(f"compressed record {record.filename[:80]}")
             if total > size:
@@ -88,12 +95,45 @@ def _check_zip(path: Path) -> None:
             opcodes.follow(io.BytesIO(file.read(record)), size)
 
 
+def _check_directory(path: Path) -> None:
+    """Raise ValueError if the archive's end does not name the directory that lies directly before it.
+
+    Python reads the latter, and torch the one that is named. So what is checked is what torch reads only if the two are the same.
+    """
+    with path.open("rb") as stream:
+        end = stream.seek(0, io.SEEK_END) - 22
+        stream.seek(max(0, end - 76))
+        tail = stream.read().rjust(98, b"\0")
+    record_64, locator, last = tail[:56], tail[56:76], tail[76:]
+    if not (last.startswith(END) and last.endswith(b"\0\0")):
+        raise ValueError("no zip archive, or one with a comment at its end, which torch does not write")
+    length, start = struct.unpack("<II", last[12:20])
+    if locator.startswith(LOCATOR):
+        end -= 76
+        if not record_64.startswith(END_64) or struct.unpack("<Q", locator[8:16]) != (end,):
+            raise ValueError("two ends")
+        length, start = struct.unpack("<QQ", record_64[40:56])
+    if start + length != end:
+        raise ValueError("two directories")
+
+
 def _check_legacy(path: Path) -> None:
     """Raise ValueError if one of the five pickles, which come before the tensors' bytes, is not what it should be."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = io.BytesIO(stream.read(LARGEST))
+    if _is_tar(head.getvalue()[: tarfile.BLOCKSIZE]):
+        raise ValueError("a tar archive")
     if [opcodes.follow(head, size) for _ in range(2)] != [torch.serialization.MAGIC_NUMBER, PROTOCOL]:
         raise ValueError("not in a format of torch")
     for _ in range(3):  # the system, the state, the tensors' names
         opcodes.follow(head, size)
+
+
+def _is_tar(block: bytes) -> bool:
+    """Tell whether the block begins a tar archive, whatever else it is: torch tries that first, and extracts it."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True

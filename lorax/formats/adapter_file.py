@@ -45,7 +45,10 @@ class AdapterFile:
     @cached_property
     def sha256(self) -> str:
         """sha256 of the file with the tensors."""
-        return self._sha256 or hashes(self.path).sha256
+        if self._sha256:
+            return self._sha256
+        with reading(self.path, "an adapter"):
+            return hashes(self.path).sha256
 
     @cached_property
     def family(self) -> Family | None:

@@ -10,7 +10,7 @@ from lorax.methods import runs_models
 from lorax.options import LORAX, Saving
 from lorax.transfer import Plan
 
-LONGEST = 240  # bytes of a name, which leaves room for the endings of the files beside it: systems allow 255
+LONGEST = 239  # bytes of a name, which leaves room for the endings of the files beside it: systems allow 255
 
 
 @dataclass(frozen=True)

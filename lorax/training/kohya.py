@@ -75,9 +75,23 @@ class NetworkArguments:
         check_form(form, core)
         rank = RankRule(str(dim)) if dim is not None and "rank_share" not in given else _share(given.get("rank_share", "0.25"))
         pairs = (one.rpartition("=") for one in given.get("ranks", "").split(";") if one)
-        ranks = {pattern: _share(share) for pattern, _, share in pairs}
-        settings = Settings(core, rank, ranks, float(given.get("dropout", dropout or 0.0)))
+        ranks = {_pattern(pattern): _share(share) for pattern, _, share in pairs}
+        settings = Settings(core, rank, ranks, _number(given.get("dropout", dropout or 0.0)))
         return cls(settings, form, given.get("conv", "").lower() in ("true", "1"))
+
+
+def _pattern(text: str) -> str:
+    try:
+        return re.compile(text).pattern
+    except re.error as error:
+        raise LoraxError(f"network_args: {text!r} is no pattern of layers ({error}).") from error
+
+
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise LoraxError(f"network_args: dropout {text!r}: expected a number such as 0.1.") from error
 
 
 def _share(text: str) -> RankRule:

@@ -78,7 +78,7 @@ class Constrained(nn.Module):
 
         That share is measured as a difference, since a basis in half precision is not quite orthonormal.
         """
-        U, Vh = self.U.double().cpu(), self.Vh.double().cpu()
+        U, Vh = self.U.cpu().double(), self.Vh.cpu().double()  # Apple's cards have no float64
         up, down = dW.scale * dW.up.double(), dW.down.double()
         dS = (U.mT @ up) @ (down @ Vh.mT)
         core = dS.diag() if self.core.dim() == 1 else dS
