@@ -14,7 +14,7 @@ from lorax.files import opcodes
 
 LARGEST = 1 << 26  # bytes of a pickle without its tensors; those of large checkpoints take less than one mebibyte
 PROTOCOL = 1001  # of torch's format from before 1.6
-SCRIPT = "constants.pkl"  # by which torch knows a TorchScript archive, which older versions run although only weights were asked for
+SCRIPT = "constants.pkl"  # of a TorchScript archive. Torch before 2.6 runs that, although only weights were asked for
 END, LOCATOR, END_64 = b"PK\5\6", b"PK\6\7", b"PK\6\6"  # what ends a zip archive; the latter two stand before it in large ones
 
 
