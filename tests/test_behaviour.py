@@ -16,6 +16,7 @@ import torch
 
 import lorax
 from lab import probe, writing
+from lorax.arguments import to_captions
 from lorax.checkpoint import open_checkpoint
 from lorax.cli import main
 from lorax.demo.bundle import BASE, FINETUNE
@@ -230,6 +231,11 @@ def test_bad_captions_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     for file, said in ((empty, "empty.txt: holds no caption"), (tmp_path / "none.txt", "none.txt: no such file")):
         assert main(["analyze", "lora", "--source", "one", "--target", "other", "--captions", str(file)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_captions_of_an_editor_that_marks_its_files(tmp_path: Path) -> None:
+    (marked := tmp_path / "marked.txt").write_text("a red cat\na dog\n", encoding="utf-8-sig")
+    assert to_captions(str(marked)) == ("a red cat", "a dog")
 
 
 def test_the_trigger_word_leads_every_second_caption(files: Files, tmp_path: Path) -> None:

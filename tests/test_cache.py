@@ -184,6 +184,17 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) 
     assert value(cache.get("key")) == 1
 
 
+def test_an_entry_that_memory_is_too_short_to_write_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("lorax.files.cache.save", full)
+    cache = Cache(tmp_path, BIG, BIG)
+    cache.put("key", entry(1))
+    assert value(cache.get("key")) == 1
+    assert value(Cache(tmp_path, BIG, BIG).get("key")) is None
+
+
 def test_what_comes_and_goes_of_one_kind_is_counted(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 2900, 0)
     found = [cache.changes("drawn")]

@@ -279,6 +279,19 @@ def test_no_short_way_around_damage(files: Files, tmp_path: Path) -> None:
         assert str(file) in reading.read(file).facts.problem, name
 
 
+def test_what_another_process_was_told_outlives_a_clearing(tmp_path: Path) -> None:
+    ours, theirs = Index(tmp_path), Index(tmp_path)
+    assert ours.confirmed("/lora") is theirs.confirmed("/lora") is None
+    theirs.confirm("/lora", "1 1", "/base")
+    ours.clear()
+    theirs.confirm("/other", "1 1", "/base")
+    ours.close()
+    theirs.close()
+    restarted = Index(tmp_path)
+    assert [restarted.confirmed(path) for path in ("/lora", "/other")] == [("1 1", "/base")] * 2
+    restarted.close()
+
+
 def test_a_lorax_file_is_no_structure(files: Files, tmp_path: Path, out: Path) -> None:
     """Its header tells where its layers go, too."""
     moved = out / "x.safetensors"

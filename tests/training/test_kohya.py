@@ -37,6 +37,8 @@ def applied(runner: Runner, text: bool = False, **arguments: str | None) -> kohy
         ({"rank_share": "a quarter"}, "'a quarter' is no share of a rank"),
         ({"rank_share": "1.5"}, "rank '150.000000%'"),
         ({"ranks": ".*attn2.*=x"}, "'x' is no share of a rank"),
+        ({"ranks": "(=0.1"}, "'(' is no pattern of layers"),
+        ({"dropout": "some"}, "dropout 'some': expected a number"),
         ({"core": "round"}, "core 'round'"),
         ({"core": "full", "form": "small"}, "only a diagonal core is small"),
         ({"form": "tiny"}, "form 'tiny'"),
