@@ -45,7 +45,7 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
-STEPS |= {SCRATCH_LONG: 3000, XL_LONG: 5000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
+STEPS |= {SCRATCH_LONG: 7000, XL_LONG: 5000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
 
 
 def tokenizer(options: argparse.Namespace) -> None:
