@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import sqlite3
 import sys
 from itertools import permutations
 from pathlib import Path
@@ -124,7 +126,9 @@ def test_the_settings_page_holds_the_cache(double: Double, host: Any, tmp_path: 
     assert (button.value, button.elem_id) == ("Clear the cache", "setting_lorax_cache_clear")
     (click,) = page.fns.values() if isinstance(page.fns, dict) else page.fns
     assert click.fn()["value"] == "Cleared"
-    assert list(cache().folder.iterdir()) == []
+    (kept,) = cache().folder.iterdir()  # it stays for what the user has said of a LoRA
+    with contextlib.closing(sqlite3.connect(kept)) as known:
+        assert known.execute("SELECT * FROM files").fetchall() == []
 
 
 @in_each_shape
