@@ -45,7 +45,8 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 
 SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
-STEPS |= {SCRATCH_LONG: 7000, XL_LONG: 5000} | {name: recipe.steps for name, recipe in FINETUNES.items()}
+STEPS |= {name: recipe.steps for name, recipe in FINETUNES.items()}
+ROUNDS = {SCRATCH_LONG: (7000,), XL_LONG: (5000, 3500)}  # each with a warm-up and a decay of its own
 
 
 def tokenizer(options: argparse.Namespace) -> None:
@@ -114,8 +115,10 @@ def _from_nothing(options: argparse.Namespace, name: str, make: Callable[[], Mod
 def trained_on(options: argparse.Namespace) -> None:
     """Train a base on from the committed one, to draw as well as what is moved to it; it is not committed."""
     name, shared = options.step, runner_of(BASE)
-    start, captioner, seed = bundle.model_of(runner_of(LONGER[name])), Captioner(shared.tokenizer), SEEDS[LONGER[name]]
-    model = unet.train_from_nothing(name, RUNS, start, shared.vae, captioner, steps=options.steps or STEPS[name], seed=seed)
+    model, captioner, seed = bundle.model_of(runner_of(LONGER[name])), Captioner(shared.tokenizer), SEEDS[LONGER[name]]
+    for number, steps in enumerate(ROUNDS[name]):
+        run = name + "-again" * number
+        model = unet.train_from_nothing(run, RUNS, model, shared.vae, captioner, steps=steps, seed=seed)
     bundle.write_longer(name, model, shared.vae)
 
 
