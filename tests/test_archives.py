@@ -1,6 +1,7 @@
 """Files that Python and torch read differently: what was checked must be what torch loads."""
 
 import io
+import pickle
 import struct
 import tarfile
 import zipfile
@@ -71,7 +72,7 @@ def test_an_archive_with_a_second_directory_is_refused(tmp_path: Path) -> None:
     records = saved(PLAIN)
     file = tmp_path / "two.pt"
     assert "two.pt: refused" in (said := refusal_of(file, with_two_directories(zipped(records))))
-    assert "(two directories)" in said
+    assert "(two directories of the archive)" in said
     assert torch_reads(file) == dict(records)["archive/data.pkl"], "which Python does not see"
     assert "0" in zipfile.ZipFile(file).namelist()
 
@@ -85,7 +86,7 @@ def test_an_archive_with_a_second_end_is_refused(tmp_path: Path) -> None:
     assert whole[at - 20 : at - 16] == b"PK\6\7", "torch writes one"
     (named,) = struct.unpack("<Q", whole[at - 12 : at - 4])
     moved = whole[: at - 12] + struct.pack("<Q", named - 1) + whole[at - 4 :]
-    assert "(two ends)" in refusal_of(tmp_path / "ends.pt", moved)
+    assert "(two ends of the archive)" in refusal_of(tmp_path / "ends.pt", moved)
 
 
 def test_an_archive_with_a_comment_is_refused(tmp_path: Path) -> None:
@@ -100,10 +101,48 @@ def test_archives_that_torch_and_python_write_are_read(tmp_path: Path) -> None:
         assert torch.equal(open_tensors(tmp_path / name).get("x.lora_up.weight"), torch.ones(4, 2))
 
 
-def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
-    """Before 2.6, torch runs it, although only weights are asked for."""
-    records = [*saved(PLAIN), ("archive/Constants.pkl", b"\x80\x02).")]
-    assert "(a TorchScript program)" in refusal_of(tmp_path / "script.pt", zipped(records))
+@pytest.mark.parametrize("folder", ["archive", "a" * 497])
+def test_a_torchscript_program_is_refused(tmp_path: Path, folder: str) -> None:
+    """Before 2.6, torch runs it, although only weights are asked for. It cuts names after 511 bytes."""
+    records = [(folder + name.removeprefix("archive"), content) for name, content in saved(PLAIN)]
+    name = f"{folder}/constants.pkl" + "of another name" * (len(folder) == 497)
+    file = tmp_path / "script.pt"
+    assert "(a TorchScript program)" in refusal_of(file, zipped([*records, (name, b"\x80\x02).")]))
+    assert torch.serialization._is_torchscript_zip(torch._C.PyTorchFileReader(str(file))), "for torch"
+
+
+def test_the_pickle_that_torch_reads_is_checked(tmp_path: Path) -> None:
+    """Of two records that differ by case alone, torch reads one."""
+    harmless, harmful = pickle.dumps({}, 2), b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    for order in ((harmless, harmful), (harmful, harmless)):
+        file = tmp_path / "case.pt"
+        file.write_bytes(zipped([("archive/version", b"3"), *zip(("archive/data.pkl", "archive/DATA.pkl"), order, strict=True)]))
+        if torch_reads(file) == harmful:
+            assert "a call of builtins bytearray" in refusal_of(file, file.read_bytes())
+        else:
+            assert "holds no tensors" in refusal_of(file, file.read_bytes())
+
+
+def test_a_record_with_two_places_is_refused(tmp_path: Path) -> None:
+    """Python follows the last of them, and torch the first."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        info = zipfile.ZipInfo("archive/data.pkl")
+        archive.writestr(info, pickle.dumps({}, 2))
+        info.extra = struct.pack("<HHQ", 1, 8, 0) * 2
+    assert "has two sizes or places" in refusal_of(tmp_path / "places.pt", stream.getvalue())
+
+
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    """Torch can be told to write none, and then asks for none."""
+    whole = zipped(saved(PLAIN))
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        for record in archive.infolist():
+            whole = whole.replace(
+                struct.pack("<III", record.CRC, *[record.file_size] * 2), struct.pack("<III", 0, *[record.file_size] * 2)
+            )
+    (tmp_path / "plain.pt").write_bytes(whole)
+    assert torch.equal(open_tensors(tmp_path / "plain.pt").get("x.lora_up.weight"), torch.ones(4, 2))
 
 
 def pickles_and_tar(members: list[tuple[str, bytes, dict[str, Any]]]) -> bytes:

@@ -213,11 +213,6 @@ def test_zip_bombs_are_refused_before_they_are_loaded(files: Files, tmp_path: Pa
     write(path, whole[:-2] + b"\x07\0comment")
     with pytest.raises(LoraxError, match="a comment at its end"):
         open_tensors(path)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/data.pkl", pickle.dumps({}, 2))
-        file.writestr("ARCHIVE/data.pkl", BOMBS["a call of builtins bytearray"]())
-    with pytest.raises(LoraxError, match=r"two records named ARCHIVE/data\.pkl"):
-        open_tensors(path)
     write(path, whole.replace(len(pickle.dumps({}, 2)).to_bytes(4, "little") * 2, (len(whole) + 1).to_bytes(4, "little") * 2))
     with pytest.raises(LoraxError, match="records that are larger than the file"):
         open_tensors(path)
