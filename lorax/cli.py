@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_library(commands, FILTERS, SORTS).set_defaults(command=_library)
 
-    command = commands.add_parser("serve", help="open the tab on a folder of checkpoints and LoRAs, without a WebUI")
+    command = commands.add_parser("serve", help="serve the tab on a folder of checkpoints and LoRAs, without a WebUI")
     command.add_argument("--models", type=to_path, required=True, metavar="DIR", help="checkpoints and LoRAs, at any depth")
     command.add_argument("--address", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
     command.add_argument("--port", type=int, default=7862, help="(default: %(default)s)")

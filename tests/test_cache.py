@@ -184,9 +184,12 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) 
     assert value(cache.get("key")) == 1
 
 
-def test_an_entry_that_memory_is_too_short_to_write_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_an_entry_that_memory_is_too_short_to_write_is_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: object) -> bytes:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("lorax.files.cache.save", full)
     cache = Cache(tmp_path, BIG, BIG)

@@ -162,7 +162,7 @@ def test_of_methods_that_run_the_models_the_range_of_the_kind_is_told(measured: 
     measured({"bridge": {STRANGERS: few}, "refine": {STRANGERS: many, CROSSED: few}})
     told = (
         "Forecast: unrelated. In pictures, 8 LoRAs moved so between 2 pairs of the lab's small models showed between 70 % and "
-        "90 % of what a LoRA shows that was trained on the target, each at its best weight. Large models can "
+        "90 % of what a LoRA shows that was trained on the target, with as many subjects kept. Large models can "
         "differ."
     )
     assert wording.summary(shown(running())).endswith(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -289,6 +290,26 @@ def test_what_another_process_was_told_outlives_a_clearing(tmp_path: Path) -> No
     theirs.close()
     restarted = Index(tmp_path)
     assert [restarted.confirmed(path) for path in ("/lora", "/other")] == [("1 1", "/base")] * 2
+    restarted.close()
+
+
+def test_a_clearing_that_was_not_possible_can_be_tried_again(
+    tmp_path: Path, loras: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "PATIENCE", 0.1)
+    ours = Index(tmp_path)
+    ours.put("/lora", "1 1", reading.read(loras[0]))
+    ours.flush()
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not ours.clear()
+        other.execute("ROLLBACK")
+        assert ours.clear()
+        assert other.execute("SELECT * FROM files").fetchall() == []
+    ours.confirm("/lora", "1 1", "/base")
+    ours.close()
+    restarted = Index(tmp_path)
+    assert restarted.confirmed("/lora") == ("1 1", "/base")
     restarted.close()
 
 

@@ -4,6 +4,7 @@ It is a file of our own, and not the host's cache: A1111's ``modules.cache`` fin
 written as one JSON file in some versions, and is not there for the standalone host and the command line, which share this one.
 """
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -101,13 +102,15 @@ class Index:
                 self._guarded(lambda connection: _write(connection, rows))
                 self._written = time.monotonic()
 
-    def clear(self) -> None:
-        """Forget all files, but not what the user has said of them."""
+    def clear(self) -> bool:
+        """Forget all files, but not what the user has said of them. Return whether that was possible on the disk, too."""
         with self._lock:
             self._memory.clear()
             self._waiting.clear()
+            self._is_off = self.folder is None  # what had switched it off may be over
             # The file stays: another process may have it open, and have written to it what its user has said.
-            self._guarded(lambda connection: connection.execute("DELETE FROM files"))
+            self._guarded(_emptied)
+            return self.folder is None or not self._is_off
 
     def close(self) -> None:
         """Write what waits, and close the file."""
@@ -153,6 +156,12 @@ class Index:
         except (sqlite3.Error, OSError):
             return False
         return True
+
+
+def _emptied(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM files")
+    with contextlib.suppress(sqlite3.OperationalError):  # it needs room for a while
+        connection.execute("VACUUM")
 
 
 def _key(path: str) -> bytes:

@@ -28,9 +28,9 @@ def keep_in(folder: Path | None) -> None:
         _index = Index(folder)
 
 
-def forget() -> None:
-    """Forget what was read of all files. What the user has said of them stays."""
-    _index.clear()
+def forget() -> bool:
+    """Forget what was read of all files; return whether that was possible. What the user has said of them stays."""
+    return _index.clear()
 
 
 @atexit.register

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from lorax.errors import is_out_of_memory
 from lorax.files.tensors import is_finite
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,10 @@ class Cache:
             is_new = not path.is_file()
             try:
                 self._write(path, key, entry)
-            except (OSError, MemoryError):  # what cannot be written costs time later, and nothing now
-                return
+            except Exception as error:
+                if isinstance(error, OSError) or is_out_of_memory(error):
+                    return  # what cannot be written costs time later, and nothing now
+                raise
             self._changes[_last_word(key)] += is_new
             self._trim(self.folder, self.disk_limit)
 

@@ -257,7 +257,7 @@ def _measured(worth: Measured) -> str:
     pairs = "one pair" if worth.pairs == 1 else f"{worth.pairs} pairs"
     return (
         f"in pictures, {worth.transfers} LoRAs moved so between {pairs} of the lab's small models showed "
-        f"{between(worth.low, worth.high)} of what a LoRA shows that was trained on the target, each at its best weight"
+        f"{between(worth.low, worth.high)} of what a LoRA shows that was trained on the target, with as many subjects kept"
     )
 
 

@@ -123,8 +123,7 @@ def _clear_button(label: str, value: str, elem_id: str) -> Any:
 
     def clear() -> Any:
         cache().clear()
-        catalog.forget()
-        return gr.update(value="Cleared")
+        return gr.update(value="Cleared" if catalog.forget() else "Not all is cleared: another program is writing. Try again")
 
     button = gr.Button(value, elem_id=elem_id)
     button.click(clear, None, [button], queue=False, api_name=False)
