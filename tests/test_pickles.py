@@ -171,7 +171,7 @@ BOMBS = {
     "a damaged reference": lambda: claiming(-1),
     "a tensor that is larger than its values": lambda: claiming(4, (2**31,)),
     "a damaged tensor": lambda: claiming(4, [2**31]),
-    "a state of something else than a dict": lambda: claiming(4, built=True),
+    "something that is no container": lambda: claiming(4, built=True),
     "something else than a tensor's values": lambda: b"\x80\x02K\x01Q.",
     "without its operands": lambda: b"\x80\x02R.",
     "without its mark": lambda: b"\x80\x02t.",

@@ -4,25 +4,29 @@ torch unpickles only a few opcodes and calls only a list of functions, but some 
 ``bytearray(2**31)`` is written in 60 bytes. What is followed here is what ``torch.save`` writes for plain and for sparse tensors.
 """
 
+import math
 import pickletools
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import torch
 
 MOST = 1_000_000  # opcodes, which take some seconds. A tensor takes about 40 of them
 MOST_IN_TUPLE = 1000  # values, with those of tuples in it; tuples of tuples can take longer to hash than anybody waits
 CONSTANTS = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
-CONTAINERS = {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET"}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-ORDERED = "collections OrderedDict"
+MOST_GIVEN = 200  # values that a function is called with, with those of tuples in it; a tensor has up to 64 axes
+MOST_ATTRIBUTES = 100  # of a tensor
+ORDERED, SIZE, ENCODE = "collections OrderedDict", "torch Size", "_codecs encode"
 OF_STORAGE = {f"torch._utils _rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3")}
-OF_OTHERS = {
-    f"torch._utils _rebuild_{kind}" for kind in ("parameter", "parameter_with_state", "sparse_tensor", "meta_tensor_no_storage")
-}
-REBUILD = OF_STORAGE | OF_OTHERS
-CALLED = {ORDERED, "torch Size", "torch device", "torch.serialization _get_layout", *OF_OTHERS}
+SPARSE, META, PARAMETER, WITH_STATE = (
+    f"torch._utils _rebuild_{kind}" for kind in ("sparse_tensor", "meta_tensor_no_storage", "parameter", "parameter_with_state")
+)
+REBUILD = OF_STORAGE | {SPARSE, META, PARAMETER, WITH_STATE}
+OF_CONSTANTS = {"torch device", "torch.serialization _get_layout"}
 REBUILD_TYPE = "torch._tensor _rebuild_from_type_v2"  # of a tensor with attributes; calls its first argument
-ENCODE = "_codecs encode"  # of bytes; other encodings than this one take time that grows with the square of the length
-ENCODINGS = ("latin1", "latin-1")
+ENCODINGS = ("latin1", "latin-1")  # of bytes; others take time that grows with the square of the length
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,35 @@ class _Storage:
 
 
 @dataclass(frozen=True)
+class _Tensor:
+    """A tensor, by the number of its values, and of those in its storage."""
+
+    count: int
+    stored: int
+
+
+class _List:
+    """A list."""
+
+
+class _Dict:
+    """A dict, by its keys."""
+
+    def __init__(self, is_ordered: bool = False) -> None:
+        self.is_ordered = is_ordered
+        self.keys: set[object] = set()
+
+    def add(self, items: list[Any]) -> None:
+        """Take keys and values in turn. Raises ValueError if hashing the keys, or finding them, could take long."""
+        for key in items[::2]:
+            if not isinstance(key, str | bytes | int | None):
+                raise ValueError(f"a {type(key).__name__.strip('_').lower()} as a key")
+            if isinstance(key, int) and not 0 <= key < 1 << 31:  # one can choose many large ones that have one hash
+                raise ValueError("a key that is too large")
+            self.keys.add(key)
+
+
+@dataclass(frozen=True)
 class _Called:
     """The result of a call."""
 
@@ -57,6 +90,7 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
+CONTAINERS: dict[str, type] = {"EMPTY_DICT": _Dict, "EMPTY_LIST": _List, "EMPTY_SET": _Unknown}
 
 
 def follow(stream: IO[bytes], size: int) -> Any:
@@ -80,8 +114,8 @@ class _Machine:
     """The stack and the memory of an unpickler."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._stored = size, 0
-        self._keys: set[object] = set()
+        self._size, self._stored, self._encoded, self._sparse = size, 0, 0, 0
+        self._storages: dict[object, int] = {}
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -96,7 +130,7 @@ class _Machine:
         if name in CONSTANTS:
             self._stack.append(argument)
         elif name in CONTAINERS:
-            self._stack.append(UNKNOWN)
+            self._stack.append(CONTAINERS[name]())
         elif name == "EMPTY_TUPLE":
             self._push_tuple([])
         elif name in TUPLES:
@@ -115,16 +149,20 @@ class _Machine:
             self._stack.append(self._memo.get(argument, UNKNOWN))
         elif name == "APPEND":
             self.pop()
-        elif name == "BUILD":
-            self.pop()
-            if self._stack[-1:] != [_Called(ORDERED)]:
-                raise ValueError("a state of something else than a dict")
+            self._target(_List)
         elif name == "APPENDS":
             self._pop_mark()
+            self._target(_List)
         elif name == "SETITEM":
-            self._check_keys([self.pop(), self.pop()][::-1])
+            items = [self.pop(), self.pop()][::-1]
+            self._target(_Dict).add(items)
         elif name == "SETITEMS":
-            self._check_keys(self._pop_mark())
+            items = self._pop_mark()
+            self._target(_Dict).add(items)
+        elif name == "BUILD":
+            state = self.pop()
+            if not (self._target(_Dict).is_ordered and isinstance(state, _Dict) and state.keys <= {"_metadata"}):
+                raise ValueError("a state that is not a module's")
         elif name in ("REDUCE", "NEWOBJ"):
             self._stack.append(self._call(self.pop(), self.pop()))
         elif name == "BINPERSID":
@@ -143,43 +181,81 @@ class _Machine:
         values, self._stack = self._stack, self._outer.pop()
         return values
 
-    def _check_keys(self, items: list[Any]) -> None:
-        if odd := next((key for key in items[::2] if not isinstance(key, str | bytes | int | float | None)), None):
-            raise ValueError(f"a {type(odd).__name__.strip('_').lower()} as a key")
+    def _target(self, kind: type[T]) -> T:
+        """Return the container to which items are added."""
+        if not self._stack or not isinstance(self._stack[-1], kind):
+            raise ValueError("items of something that is no container")
+        return self._stack[-1]
 
-    def _call(self, arguments: Any, function: Any) -> _Called:
+    def _call(self, arguments: Any, function: Any) -> Any:
         name = function.name if isinstance(function, _Name) else "what is no function"
-        given = arguments if isinstance(arguments, _Tuple) else ()
+        if not isinstance(arguments, _Tuple) or arguments.weight > MOST_GIVEN:
+            raise ValueError(f"a call of {name[:80]}")
         if name in OF_STORAGE:
-            _check_extent(*given[:4])
-        elif name == REBUILD_TYPE and len(given) > 2 and given[0] in (_Name(rebuild) for rebuild in REBUILD):
-            self._call(given[2], given[0])
-        elif not ((name in CALLED and arguments is given) or (name == ENCODE and len(given) == 2 and given[1] in ENCODINGS)):
+            return _tensor(*arguments[:4])
+        if name == ORDERED and not arguments:
+            return _Dict(is_ordered=True)
+        if not self._is_harmless(name, arguments):
             raise ValueError(f"a call of {name[:80]}")
         return _Called(name)
+
+    def _is_harmless(self, name: str, given: tuple[Any, ...]) -> bool:
+        """Tell whether calling the function costs no more than the file is large."""
+        if name == REBUILD_TYPE:
+            if len(given) != 4 or given[0] not in (_Name(rebuild) for rebuild in REBUILD):
+                return False
+            self._call(given[2], given[0])
+            return _are_attributes(given[3])
+        if name == WITH_STATE:
+            return len(given) == 4 and _are_attributes(given[3])
+        if name == SPARSE:
+            return len(given) == 2 and isinstance(given[1], _Tuple) and self._is_sparse(given[1])
+        if name == ENCODE:
+            self._encoded += len(given[0]) if len(given) == 2 and isinstance(given[0], str) else self._size + 1
+            return given[1:] in ((one,) for one in ENCODINGS) and self._encoded <= self._size
+        if name == SIZE:
+            return len(given) == 1 and isinstance(given[0], _Tuple) and all(isinstance(number, int) for number in given[0])
+        return name in (META, PARAMETER) or (name in OF_CONSTANTS and all(isinstance(one, str | int | None) for one in given))
+
+    def _is_sparse(self, parts: _Tuple) -> bool:
+        """Tell whether these make a sparse tensor, of which torch before 2.6 looks at all places and values."""
+        tensors = [part for part in parts if isinstance(part, _Tensor)]
+        self._sparse += sum(tensor.count for tensor in tensors)
+        rest = (part for part in parts if not isinstance(part, _Tensor))
+        is_plain = all(isinstance(part, int | None | _Tuple) or part == _Called(SIZE) for part in rest)
+        return is_plain and self._sparse <= self._size and all(one.count <= one.stored for one in tensors)
 
     def _check_storage(self, named: Any) -> None:
         """Raise ValueError if the storages so far would be larger than the file. Each is named as often as tensors use it."""
         if not (isinstance(named, _Tuple) and len(named) >= 5 and named[0] in ("storage", b"storage")):
             raise ValueError("a reference to something else than a tensor's values")
         key, count = named[2], named[4]
-        if not isinstance(key, str | bytes | int) or not isinstance(count, int) or count < 0:
+        if not isinstance(key, str | int) or not str(key).isascii() or not isinstance(count, int) or count < 0:
             raise ValueError("a damaged reference to a tensor's values")
-        self._stored += 0 if key in self._keys else count
-        self._keys.add(key)
+        self._stored += 0 if key in self._storages else count
+        if self._storages.setdefault(key, count) != count:
+            raise ValueError("a damaged reference to a tensor's values")
         if max(count, self._stored) > self._size:
             raise ValueError("tensors that are larger than the file")
         self._stack.append(_Storage(count))
 
 
-def _check_extent(storage: Any = None, offset: Any = None, size: Any = None, stride: Any = None, /) -> None:
-    """Raise ValueError if the tensor does not lie within its storage, which torch would enlarge."""
+def _tensor(storage: Any = None, offset: Any = None, size: Any = None, stride: Any = None, /) -> _Tensor:
+    """Return the tensor. Raises ValueError if it does not lie within its storage, which torch would enlarge."""
     numbers = [offset, *size, *stride] if isinstance(size, _Tuple) and isinstance(stride, _Tuple) else [None]
     if not isinstance(storage, _Storage) or not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ValueError("a damaged tensor")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and last >= storage.count:
         raise ValueError("a tensor that is larger than its values")
+    return _Tensor(math.prod(size), storage.count)
+
+
+def _are_attributes(state: Any) -> bool:
+    """Tell whether what torch would set as attributes of a tensor hides none of its own, which can be setters."""
+    if not isinstance(state, _Dict) or len(state.keys) > MOST_ATTRIBUTES:
+        return False
+    return all(isinstance(key, str) and not hasattr(torch.Tensor, key) for key in state.keys)
 
 
 NAMES = {

@@ -13,6 +13,7 @@ from lorax.errors import LoraxError, is_out_of_memory, reading
 from lorax.files import opcodes
 
 LARGEST = 1 << 26  # bytes of a pickle without its tensors; those of large checkpoints take less than one mebibyte
+LARGEST_DIRECTORY = 1 << 24  # bytes of an archive's list of records; a tensor takes about 100
 PROTOCOL = 1001  # of torch's format from before 1.6
 SCRIPT = "constants.pkl"  # of a TorchScript archive. Torch before 2.6 runs that, although only weights were asked for
 END, LOCATOR, END_64 = b"PK\5\6", b"PK\6\7", b"PK\6\6"  # what ends a zip archive; the latter two stand before it in large ones
@@ -120,6 +121,8 @@ def _check_directory(path: Path) -> None:
         if not record_64.startswith(END_64) or struct.unpack("<Q", locator[8:16]) != (end,):
             raise ValueError("two ends of the archive")
         length, start = struct.unpack("<QQ", record_64[40:56])
+    if length > LARGEST_DIRECTORY:
+        raise ValueError(f"a directory of more than {LARGEST_DIRECTORY} bytes")
     if start + length != end:
         raise ValueError("two directories of the archive")
 
