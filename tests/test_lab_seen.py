@@ -163,10 +163,12 @@ def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
     assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
 
 
-def test_bridge_needs_a_weight_above_1(results: Results) -> None:
+def test_bridge_shows_little_at_1_and_costs_subjects_above(results: Results) -> None:
     for target in (SCRATCH_LONG, XL_LONG):
-        bridged = {at: figures.point(results, target, BRIDGE, BASE, REPORTING, at)[0] for at in (1.0, 1.25)}
-        assert bridged[1.25] > 2 * bridged[1.0], "as README and verdict say"
+        (style, kept), (more, left) = (figures.point(results, target, BRIDGE, BASE, REPORTING, at) for at in (1.0, 1.25))
+        assert style < 0.15, "little"
+        assert more > 2 * style
+        assert left < kept / 2, "as README and verdict say"
 
 
 def test_of_what_draws_a_style_by_itself(results: Results) -> None:

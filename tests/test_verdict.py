@@ -180,11 +180,11 @@ def test_the_words_say_what_was_measured(models: Path) -> None:
     # The machine's speed is measured, so that a busy one is told to take longer.
     takes = r"(about [\w. ]+|less than a minute)"
     assert re.match(rf"Not related: Move cannot help\. In our tests, with small models, Refine \({takes}, [\d.]+ GB of ", said)
-    assert said.endswith(" and above that few subjects are left. The times hold if nothing else runs.")
+    assert said.endswith(" and costs subjects above that. The times hold if nothing else runs.")
     on_card = tuple(dataclasses.replace(action, device="cuda") for action in stranger.actions)
     assert words(dataclasses.replace(stranger, actions=on_card)).count("GB of the graphics card's memory") == len(on_card)
     crossed = judged(LORA, models / "base.safetensors", models / "xl.safetensors")
-    assert f" few subjects are left. {FAINT} The times" in words(crossed)
+    assert f" costs subjects above that. {FAINT} The times" in words(crossed)
     told = rf" Refine takes {takes} and [\d.]+ GB of memory, if nothing else runs. In our tests, with small models, "
     for target in ("finetune", "pruned"):
         related = words(judged(LORA, models / "base.safetensors", models / f"{target}.safetensors"))

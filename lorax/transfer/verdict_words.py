@@ -91,7 +91,7 @@ def _by_running(verdict: Verdict, kind: str) -> str:
     if told:
         faint = f" {FAINT}" if kind == CROSSED else ""
         whole = "100 % is what a LoRA shows that was trained here, with as many subjects kept."
-        at_one = "Bridge shows little at weight 1, and above that few subjects are left."
+        at_one = "Bridge shows little at weight 1, and costs subjects above that."
         return f" In our tests, with small models, {', '.join(told)}. {whole} {at_one}{faint} The times hold {QUIET}."
     return f" Refine and Bridge could, but they cannot run here: {verdict.reason}" if verdict.reason else ""
 
