@@ -150,10 +150,11 @@ def test_of_the_family_that_was_trained_for_longer(
 ) -> None:
     sure = {on: figures.point(results, on, NATIVE, "", REPORTING, 1.0)[0] for on in (XL, XL_LONG, PRUNED)}
     assert sure[XL_LONG] > 1.3 * sure[XL], "more"
-    assert abs(sure[XL_LONG] / sure[PRUNED] - 0.5) < 0.05, "half as sure, as the README says, too"
+    assert abs(sure[XL_LONG] / sure[PRUNED] - 2 / 3) < 0.05, "two thirds as sure, as the README says, too"
     (native, kept), (refined, left), (bridged, _) = (at_one[XL_LONG, "reporting", one] for one in (NATIVE, REFINE, BRIDGE))
-    assert [round(5 * shown[XL_LONG, "reporting", one].mean) for one in (REFINE, BRIDGE)] == [4, 2], "fifths"
-    assert (round(10 * refined / native), abs(left - kept) < 0.05) == (7, True), "seven tenths, and as many subjects"
+    assert round(10 * shown[XL_LONG, "reporting", REFINE].mean) == 9, "tenths"
+    assert 0.5 < shown[XL_LONG, "reporting", BRIDGE].mean < 0.6, "more than half"
+    assert (round(5 * refined / native), left > kept) == (3, True), "three fifths, and more subjects"
     assert bridged < 0.1 * native, "hardly any"
 
 
@@ -187,12 +188,10 @@ def test_of_readers() -> None:
     tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
     assert [told for (half, _), told in tuned.items() if half == "reporting"] == [{REFINE: 4}] * 2
     assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
-    for target, in_native, after_refine in ((SCRATCH_LONG, [8, 8], [4, 3]), (XL_LONG, [7, 7], [6, 6])):
-        readers = Readers(RESULTS, target)
-        assert [told[NATIVE] for what, _, _, told in readers.of_refine() if what == "style"] == in_native
-        assert [told[REFINE] for what, _, _, told in readers.of_refine() if what == "content"] == after_refine
-        assert len(readers.even) == 8
-    assert set(readers.named().values()) == {30}, "all of them, on xl-long"
+    readers = Readers(RESULTS, SCRATCH_LONG)
+    assert [told[NATIVE] for what, _, _, told in readers.of_refine() if what == "style"] == [8, 8]
+    assert [told[REFINE] for what, _, _, told in readers.of_refine() if what == "content"] == [4, 3]
+    assert len(readers.even) == 8
 
 
 def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) -> None:

@@ -22,7 +22,7 @@ AHEAD = {
     Status.UNMATCHED: "without a counterpart",
 }
 ENDS = {Status.TRANSFERRED: "moved", Status.SKIPPED: "left out", Status.UNMATCHED: "without a counterpart"}
-FAINT = "That was from SD 1.x to SDXL, where even a LoRA trained there shows half as much as elsewhere."
+FAINT = "That was from SD 1.x to SDXL, where even a LoRA trained there shows two thirds of what it shows elsewhere."
 PARTS = {"unet": "UNet", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 EXPECT = "Moved so, expect little or nothing of the LoRA's effect there, or harm."
 
