@@ -188,10 +188,11 @@ def test_of_readers() -> None:
     tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
     assert [told for (half, _), told in tuned.items() if half == "reporting"] == [{REFINE: 4}] * 2
     assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
-    readers = Readers(RESULTS, SCRATCH_LONG)
-    assert [told[NATIVE] for what, _, _, told in readers.of_refine() if what == "style"] == [8, 8]
-    assert [told[REFINE] for what, _, _, told in readers.of_refine() if what == "content"] == [4, 3]
-    assert len(readers.even) == 8
+    for target, in_native, after_refine in ((SCRATCH_LONG, [8, 8], [4, 3]), (XL_LONG, [4, 5], [5, 6])):
+        readers = Readers(RESULTS, target)
+        assert [told[NATIVE] for what, _, _, told in readers.of_refine() if what == "style"] == in_native
+        assert [told[REFINE] for what, _, _, told in readers.of_refine() if what == "content"] == after_refine
+        assert len(readers.even) == 8
 
 
 def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) -> None:
