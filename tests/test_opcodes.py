@@ -2,47 +2,18 @@
 
 import codecs
 import io
-import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
 from lorax.files import opcodes
+from tests.pickling import Call, Storage, dumped
 
 SIZE = 10_000  # bytes of the file that the pickle is said to be in
 Build = Callable[[], object]
-
-
-class Call:
-    """Pickled, it is a call of a function; if ``state`` is given, that is set as what the result holds."""
-
-    def __init__(self, function: Callable[..., object], *arguments: object, state: object = None) -> None:
-        self.call = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-class Storage:
-    """Pickled, it is a reference to so many values, by a key."""
-
-    def __init__(self, count: int = 1, key: str = "0") -> None:
-        self.named = ("storage", torch.FloatStorage, key, "cpu", count)
-
-
-class Pickler(pickle.Pickler):
-    def persistent_id(self, found: object) -> object:
-        return found.named if isinstance(found, Storage) else None
-
-
-def dumped(found: object) -> bytes:
-    stream = io.BytesIO()
-    Pickler(stream, 2).dump(found)
-    return stream.getvalue()
 
 
 def given(count: int = 1, size: int = 1, step: int = 1) -> tuple[object, ...]:

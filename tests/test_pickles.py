@@ -21,6 +21,7 @@ from lorax.checkpoint import open_checkpoint
 from lorax.errors import LoraxError, NotEnoughMemory
 from lorax.files import opcodes, open_tensors
 from tests import builders
+from tests.pickling import Call, Storage, dumped
 from tests.samples import Files, write
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -113,16 +114,6 @@ def test_pickles_are_mapped(files: Files, tmp_path: Path, monkeypatch: pytest.Mo
     assert named == [(str(path), True)]
 
 
-class Call:
-    """Pickled, it is a call of a function that torch allows."""
-
-    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
 def nested(depth: int) -> object:
     """A tuple that is small as a pickle and whose hash takes 2 ** depth steps."""
     found: object = (1, 2)
@@ -131,25 +122,11 @@ def nested(depth: int) -> object:
     return found
 
 
-class Storage:
-    """Pickled, it is a reference to values that the file does not have."""
-
-
 def claiming(count: int, size: object = (1,), *, built: bool = False) -> bytes:
     """A tensor of ``size`` in a storage of ``count`` values; built, as torch's oldest format has it, which may enlarge it."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, found: object) -> object:
-            return ("storage", torch.FloatStorage, "0", "cpu", count) if isinstance(found, Storage) else None
-
-    stream = io.BytesIO()
-    storage = Storage()
-    Pickler(stream, 2).dump(Call(torch._utils._rebuild_tensor_v2, storage, 0, size, (1,), False, {}))
-    if not built:
-        return stream.getvalue()
-    second = io.BytesIO()
-    Pickler(second, 2).dump([storage, 0, (2**31,), (1,)])
-    return stream.getvalue()[:-1] + second.getvalue()[2:-1] + b"b."
+    storage = Storage(count)
+    made = dumped(Call(torch._utils._rebuild_tensor_v2, storage, 0, size, (1,), False, {}))
+    return made[:-1] + dumped([storage, 0, (2**31,), (1,)])[2:-1] + b"b." if built else made
 
 
 BOMBS = {

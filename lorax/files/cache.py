@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from lorax.errors import is_out_of_memory
+from lorax.errors import is_expected
 from lorax.files.tensors import is_finite
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,9 @@ class Cache:
             try:
                 self._write(path, key, entry)
             except Exception as error:
-                if isinstance(error, OSError) or is_out_of_memory(error):
-                    return  # what cannot be written costs time later, and nothing now
-                raise
+                if not is_expected(error):
+                    raise
+                return  # what cannot be written costs time later, and nothing now
             self._changes[_last_word(key)] += is_new
             self._trim(self.folder, self.disk_limit)
 

@@ -6,6 +6,7 @@ torch unpickles only a few opcodes and calls only a list of functions, but some 
 
 import math
 import pickletools
+from collections import Counter
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -13,10 +14,10 @@ import torch
 
 MOST = 1_000_000  # opcodes, which take some seconds. A tensor takes about 40 of them
 MOST_IN_TUPLE = 1000  # values, with those of tuples in it; tuples of tuples can take longer to hash than anybody waits
-CONSTANTS = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MOST_GIVEN = 200  # values that a function is called with, with those of tuples in it; a tensor has up to 64 axes
 MOST_ATTRIBUTES = 100  # of a tensor
+CONSTANTS = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 ORDERED, SIZE, ENCODE = "collections OrderedDict", "torch Size", "_codecs encode"
 OF_STORAGE = {f"torch._utils _rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3")}
 SPARSE, META, PARAMETER, WITH_STATE = (
@@ -114,7 +115,8 @@ class _Machine:
     """The stack and the memory of an unpickler."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._stored, self._encoded, self._sparse = size, 0, 0, 0
+        self._size = size
+        self._taken: Counter[str] = Counter()  # of each kind, of which the file must have as much
         self._storages: dict[object, int] = {}
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []
@@ -147,17 +149,11 @@ class _Machine:
             self._memo[argument] = self._stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             self._stack.append(self._memo.get(argument, UNKNOWN))
-        elif name == "APPEND":
-            self.pop()
+        elif name in ("APPEND", "APPENDS"):
+            self.pop() if name == "APPEND" else self._pop_mark()
             self._target(_List)
-        elif name == "APPENDS":
-            self._pop_mark()
-            self._target(_List)
-        elif name == "SETITEM":
-            items = [self.pop(), self.pop()][::-1]
-            self._target(_Dict).add(items)
-        elif name == "SETITEMS":
-            items = self._pop_mark()
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [self.pop(), self.pop()][::-1] if name == "SETITEM" else self._pop_mark()
             self._target(_Dict).add(items)
         elif name == "BUILD":
             state = self.pop()
@@ -189,15 +185,12 @@ class _Machine:
 
     def _call(self, arguments: Any, function: Any) -> Any:
         name = function.name if isinstance(function, _Name) else "what is no function"
-        if not isinstance(arguments, _Tuple) or arguments.weight > MOST_GIVEN:
+        is_small = isinstance(arguments, _Tuple) and arguments.weight <= MOST_GIVEN
+        if not (is_small and self._is_harmless(name, arguments)):
             raise ValueError(f"a call of {name[:80]}")
         if name in OF_STORAGE:
             return _tensor(*arguments[:4])
-        if name == ORDERED and not arguments:
-            return _Dict(is_ordered=True)
-        if not self._is_harmless(name, arguments):
-            raise ValueError(f"a call of {name[:80]}")
-        return _Called(name)
+        return _Dict(is_ordered=True) if name == ORDERED else _Called(name)
 
     def _is_harmless(self, name: str, given: tuple[Any, ...]) -> bool:
         """Tell whether calling the function costs no more than the file is large."""
@@ -211,19 +204,28 @@ class _Machine:
         if name == SPARSE:
             return len(given) == 2 and isinstance(given[1], _Tuple) and self._is_sparse(given[1])
         if name == ENCODE:
-            self._encoded += len(given[0]) if len(given) == 2 and isinstance(given[0], str) else self._size + 1
-            return given[1:] in ((one,) for one in ENCODINGS) and self._encoded <= self._size
+            is_text = len(given) == 2 and isinstance(given[0], str) and given[1] in ENCODINGS
+            return is_text and self._take(name, len(given[0]))
         if name == SIZE:
             return len(given) == 1 and isinstance(given[0], _Tuple) and all(isinstance(number, int) for number in given[0])
-        return name in (META, PARAMETER) or (name in OF_CONSTANTS and all(isinstance(one, str | int | None) for one in given))
+        if name == ORDERED:
+            return not given
+        if name in OF_CONSTANTS:
+            return all(isinstance(one, str | int | None) for one in given)
+        return name in {META, PARAMETER, *OF_STORAGE}
 
     def _is_sparse(self, parts: _Tuple) -> bool:
         """Tell whether these make a sparse tensor, of which torch before 2.6 looks at all places and values."""
         tensors = [part for part in parts if isinstance(part, _Tensor)]
-        self._sparse += sum(tensor.count for tensor in tensors)
         rest = (part for part in parts if not isinstance(part, _Tensor))
         is_plain = all(isinstance(part, int | None | _Tuple) or part == _Called(SIZE) for part in rest)
-        return is_plain and self._sparse <= self._size and all(one.count <= one.stored for one in tensors)
+        is_stored = all(tensor.count <= tensor.stored for tensor in tensors)
+        return is_plain and is_stored and self._take(SPARSE, sum(tensor.count for tensor in tensors))
+
+    def _take(self, what: str, count: int) -> bool:
+        """Tell whether the file is large enough for all that was taken of this kind so far."""
+        self._taken[what] += count
+        return self._taken[what] <= self._size
 
     def _check_storage(self, named: Any) -> None:
         """Raise ValueError if the storages so far would be larger than the file. Each is named as often as tensors use it."""
@@ -232,11 +234,10 @@ class _Machine:
         key, count = named[2], named[4]
         if not isinstance(key, str | int) or not str(key).isascii() or not isinstance(count, int) or count < 0:
             raise ValueError("a damaged reference to a tensor's values")
-        self._stored += 0 if key in self._storages else count
+        if key not in self._storages and not self._take("stored", count):
+            raise ValueError("tensors that are larger than the file")
         if self._storages.setdefault(key, count) != count:
             raise ValueError("a damaged reference to a tensor's values")
-        if max(count, self._stored) > self._size:
-            raise ValueError("tensors that are larger than the file")
         self._stack.append(_Storage(count))
 
 
