@@ -112,10 +112,13 @@ def move(
     target: Checkpoint,
     watch: Watch | None = None,
 ) -> tuple[Plan, Moved]:
-    """Plan a variant and move it. ``watch`` sees what refine trains."""
-    planned = plan(open_adapter(moving(variant, adapter).path(source_name)), source, target, variant.options)
+    """Plan a variant and move it. ``watch`` sees what refine trains.
+
+    Every plan has the captions that the small models know, since ideas that run them start from the plan of a copy.
+    """
+    opened = open_adapter(moving(variant, adapter).path(source_name))
+    planned = plan(opened, source, target, variant.options, variant.running)
     if runs_models(variant.options.method):
-        planned = dataclasses.replace(planned, running=variant.running)
         if variant.name == CHANGE:
             return planned, _changed(planned, watch)
         if not variant.constants:

@@ -18,7 +18,7 @@ from lab.eye.looking import PROMPTS as ASKED
 from lab.paths import RESULTS
 from lab.pictures import SEEDS, TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
-from lab.variants import FROM_BRIDGE, Variant
+from lab.variants import COPY, FROM_BRIDGE, Variant
 from lab.zoo import CHOOSING, FURTHER, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE, refine
@@ -83,6 +83,16 @@ def test_constants_are_the_variants_own_and_what_they_give_is_not_kept(monkeypat
         variants.move(variant, adapter_of(ONE), BASE, None, None)  # type: ignore[arg-type]
     assert seen == [(4, True), (usual, False)]
     assert usual == refine.BATCH
+
+
+def test_the_plan_of_a_copy_has_the_captions_of_refine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scaffold and the mask of signs learn from it."""
+    monkeypatch.setattr(variants, "plan", lambda *given: Planned(given[-1]))
+    monkeypatch.setattr(variants, "open_adapter", lambda _: None)
+    monkeypatch.setattr(variants, "run", lambda _: None)
+    planned, _ = variants.move(variants.VARIANTS[COPY], adapter_of(ONE), BASE, None, None)  # type: ignore[arg-type]
+    assert planned.running == variants.VARIANTS[REFINE].running
+    assert planned.running.captions
 
 
 @dataclass(frozen=True)

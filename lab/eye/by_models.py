@@ -44,12 +44,6 @@ def _moved(name: str, adapter: Adapter, source: str, target: Checkpoint) -> tupl
     return moved_as(VARIANTS[name], adapter, source, target)
 
 
-def _copied(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
-    """A copy, planned with the captions from which refine learns, which the lab's small models know."""
-    planned, copied = _moved(COPY, adapter, source, target)
-    return dataclasses.replace(planned, running=VARIANTS[REFINE].running), copied
-
-
 def _mixed(share: float, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
     """What refine learns, and a share of a copy besides."""
     (planned, refined), (_, copied) = (_moved(name, adapter, source, target) for name in (REFINE, COPY))
@@ -64,7 +58,7 @@ def _scaffolded(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan
 
     Both are learned at once: the scaffold on pictures that the source draws alone, both together on those with the adapter.
     """
-    planned, copied = _copied(adapter, source, target)
+    planned, copied = _moved(COPY, adapter, source, target)
     start = run(dataclasses.replace(planned, options=Options(AUTO))).layers
     model, ranks = Runner(target.path), {layer: one.rank for layer, one in assignments(planned).items()}
     own = Factors(refine.started(model, start, ranks), model.device)
@@ -88,7 +82,7 @@ def _scaffolded(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan
 
 def _where_signs_agree(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
     """A copy without the entries that raise the target's loss on what the source predicts with the adapter (arXiv 2510.09658)."""
-    planned, copied = _copied(adapter, source, target)
+    planned, copied = _moved(COPY, adapter, source, target)
     answers, model = _answers(planned), Runner(target.path)
     layers = {layer: model.module(layer) for layer in copied.layers}
     for module in layers.values():
