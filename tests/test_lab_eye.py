@@ -13,6 +13,7 @@ import torch
 
 from lab import styles
 from lab.eye import figures, records
+from lab.eye.at_length import AT_LENGTH
 from lab.eye.blind import BLIND, COUNT, EVENLY, KEY, Drawer, _pairs, digest
 from lab.eye.frontier import Curve, Judged, frontier, less_copy, style_at_native_content
 from lab.eye.ideas import BY_THE_WAY, CHEAPER, DRAWN, LOST, ON_ANSWERS, STRENGTHS, VARIANTS, is_drawn
@@ -24,7 +25,7 @@ from lab.pictures import TOP
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.stats import Interval, recovered
 from lab.variants import BY_NAME, COPY
-from lab.zoo import CHOOSING, REPORTING, SCRATCH, SHOWN, XL, are_related, kind_of
+from lab.zoo import CHOOSING, REPORTING, SCRATCH, SCRATCH_LONG, SHOWN, XL, are_related, kind_of
 from lorax.demo.bundle import FINETUNE, PRUNED
 from lorax.methods import REFINE
 from lorax.transfer.expected import CROSSED
@@ -91,6 +92,8 @@ def test_what_shows_nothing_new_is_not_drawn() -> None:
     for tried, targets in ((CHEAPER, {XL}), (ON_ANSWERS, {FINETUNE, PRUNED, SCRATCH})):
         found = {(target, style) for one, target, style in drawn if one in tried}
         assert found == {(target, style) for target in targets for style in CHOOSING}
+    at_length = {(target, style) for one, target, style in drawn if one == AT_LENGTH}
+    assert at_length == {(target, style) for target in (SCRATCH, SCRATCH_LONG) for style in SHOWN}, "both halves"
     assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
     copied = {target for one, target, _ in drawn if one == COPY}
     assert copied == {pair[1] for pair in PAIRS if kind_of(*pair) != CROSSED}, "to XL nothing can be copied"

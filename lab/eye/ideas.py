@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import variants
-from lab.eye.by_models import BY_MODELS, HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED, moved_as
+from lab.eye.at_length import AT_LENGTH
+from lab.eye.by_models import BY_MODELS, HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED
+from lab.eye.teaching import moved_as
 from lab.variants import AUTO, BY_NAME, COPY, FROM_BRIDGE, LORAX, Variant, written
 from lab.zoo import (
     ADAPTERS,
@@ -83,16 +85,17 @@ ON_ANSWERS = {  # on answers: pictures and steps
 }
 ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
 TRIED = {**CHEAPER, **ON_ANSWERS, **BY_MODELS}  # on the styles for choosing
-BY_THE_WAY = frozenset({*LOST, *TRIED})  # with the styles for choosing alone, and their losses at strength 1 alone
+BY_THE_WAY = frozenset({*LOST, *TRIED})  # with their losses at strength 1 alone
+ONLY_CHOOSING = BY_THE_WAY - {AT_LENGTH}  # with the styles for choosing alone
 ANOTHER = "native, another seed"  # on the styles for reporting
 BESIDE_REFINE = (*MIXED, SCAFFOLD, SIGNS, FROM_BRIDGE)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
     FINETUNE: (ANOTHER, AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300, *MIXED, SCAFFOLD, SIGNS),
     PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300, SCAFFOLD),
-    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS, FROM_BRIDGE, WEIGHTED, *HALVED),
+    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS, AT_LENGTH, FROM_BRIDGE, WEIGHTED, *HALVED),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
-    SCRATCH_LONG: (COPY, BRIDGE, REFINE),
+    SCRATCH_LONG: (COPY, BRIDGE, REFINE, AT_LENGTH),
     XL_LONG: (BRIDGE, REFINE),
     XL_PRUNED: (COPY, LORAX, REFINE, NOISE_10),
     NEAR: (AUTO, COPY, LORAX, REFINE),
@@ -108,8 +111,8 @@ def is_drawn(variant: str, target: str, style: str) -> bool:
     if style not in SHOWN:
         return variant in DRAWN_OF_KINDS and variant in DRAWN[target]
     is_left = variant not in LOST or target == CHOSEN_ON
-    of_its_half = style in REPORTING if variant == ANOTHER else style in CHOOSING or variant not in BY_THE_WAY
-    return is_left and of_its_half and variant in DRAWN[target]
+    styles = REPORTING if variant == ANOTHER else CHOOSING if variant in ONLY_CHOOSING else SHOWN
+    return is_left and style in styles and variant in DRAWN[target]
 
 
 def another(adapter: Adapter, target: str) -> Path:

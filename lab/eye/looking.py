@@ -18,7 +18,21 @@ from lab.eye.judge import judged
 from lab.pictures import SEEDS, generate
 from lab.results import ALONE, NATIVE, ORDINARY, STYLE, Key, Results
 from lab.sweep import add_others
-from lab.zoo import ADAPTERS, CROSSING, FURTHER, LONGER, LOOKED_AT, NEAR, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED, Adapter
+from lab.zoo import (
+    ADAPTERS,
+    CROSSING,
+    FURTHER,
+    LONGER,
+    LOOKED_AT,
+    NEAR,
+    SCRATCH,
+    SCRATCH_LONG,
+    SHOWN,
+    XL,
+    XL_LONG,
+    XL_PRUNED,
+    Adapter,
+)
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
@@ -28,6 +42,7 @@ PAIRS = (
     (BASE, XL_LONG),
     (XL, XL_PRUNED),
 )
+BOUNDS = (BASE,)  # sources to which nothing is moved: what they show with their own LoRAs is what a target can learn from them
 # Of the 51 held-out subjects, those that the demo's bases draw best by themselves, chosen by eye before any adapter was seen.
 PROMPTS = (
     *("balloon", "baseball", "bread", "guitar", "koala", "name badge"),
@@ -50,6 +65,12 @@ def look(options: argparse.Namespace) -> None:
     """Draw and judge what is not stored yet, pair by pair."""
     results = Results(options.results / FOLDER)
     labels = options.loras or LOOKED_AT
+    for source in BOUNDS:
+        if options.target in (None, source):
+            looker = Looker(source, results)
+            for label in labels:
+                if label in SHOWN and looker.has_native(label):
+                    looker.see_native(label)
     for source, target in PAIRS:
         if options.target not in (None, target) or not is_made(target):
             continue
@@ -73,11 +94,7 @@ class Looker:
         return adapter.path(self.target).is_file() or all(key in self.results.reports for key in keys)
 
     def see(self, source: str, label: str, variants: Collection[str] = tuple(VARIANTS)) -> None:
-        adapter, losses = adapter_of(label), measure.of_adapter(self.runner, adapter_of(label))
-        self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, label, losses)
-        for strength in STRENGTHS:
-            key = Key(self.target, adapter.name, NATIVE, strength=strength)
-            self._measured(key, adapter.path(self.target), strength, label, losses)
+        adapter, losses = adapter_of(label), self.see_native(label)
         add_others(self.results, self.runner, self.target, adapter, losses)
         for variant, strengths in VARIANTS.items():
             keys = [Key(self.target, adapter.name, variant, source, strength) for strength in strengths]
@@ -91,11 +108,20 @@ class Looker:
                 for key in keys:
                     self._measured(key, path, key.strength, label, losses)
 
+    def see_native(self, label: str) -> measure.Losses:
+        """See the target alone and with the LoRA that was trained there; return what measures losses on what that is for."""
+        adapter, losses = adapter_of(label), measure.of_adapter(self.runner, adapter_of(label))
+        self._measured(Key(self.target, adapter.name, ALONE), None, 1.0, label, losses)
+        for strength in STRENGTHS:
+            key = Key(self.target, adapter.name, NATIVE, strength=strength)
+            self._measured(key, adapter.path(self.target), strength, label, losses)
+        return losses
+
     def _measured(self, key: Key, path: Path | None, strength: float, label: str, losses: measure.Losses) -> None:
         """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
         if key in self.results.reports:
             return
-        by_the_way = key.variant in BY_THE_WAY or key.target in LONGER  # a checkout is to stay small
+        by_the_way = key.variant in BY_THE_WAY or key.target in (*LONGER, *BOUNDS)  # a checkout is to stay small
         for on, where in () if by_the_way and key.strength != 1 else ((STYLE, losses), (ORDINARY, self.ordinary)):
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:

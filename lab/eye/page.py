@@ -20,6 +20,7 @@ from lab.eye.kinds import of_groups, of_kinds
 from lab.eye.looking import FOLDER, PAIRS, PROMPTS
 from lab.eye.readers import SAME, Readers
 from lab.eye.readme import what_to_expect
+from lab.eye.sources import of_sources
 from lab.eye.told import write
 from lab.paths import DOCS, ROOT
 from lab.pictures import SEEDS
@@ -59,6 +60,7 @@ def seen(options: argparse.Namespace) -> None:
         "grids": _grids(SHOWN),
         "grids_of_characters": _grids(CHARACTERS),
         "tables": "\n\n".join(_tables([one for one in found if one.variant not in TRIED])),
+        "sources": of_sources(found, results),
         "costs": costs(found, results),
         "on_answers": on_answers(found, results),
         "beside_refine": beside_refine(found, results),

@@ -1,0 +1,45 @@
+"""Helps ideas that run the models: plans them, has the source predict, and takes the error of what the target predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lab import variants
+from lab.variants import Variant
+from lab.zoo import Adapter, checkpoint
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.low_rank import LowRank
+from lorax.models import Answers, Model, NoisyBatch, draw
+from lorax.progress import Meter
+from lorax.runner import Runner
+from lorax.transfer import Layers, Moved, Plan
+from lorax.transfer.teaching import prompts_of
+
+
+def moved_as(variant: Variant, adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
+    return variants.move(variant, adapter, source, open_checkpoint(checkpoint(source)), target)
+
+
+def with_layers(moved: Moved, layers: Iterable[tuple[str, LowRank]]) -> Moved:
+    return dataclasses.replace(moved, layers=Layers.of(layers))
+
+
+def answers_of(planned: Plan, pictures: int) -> Answers:
+    """What the source predicts with the adapter, on so many pictures that it draws with it."""
+    deltas = planned.adapter.deltas_of(planned.source)
+    return predicted(planned.source.path, deltas, prompts_of(planned, pictures))
+
+
+def predicted(source: Path, adapter: Mapping[str, LowRank], prompts: Sequence[str]) -> Answers:
+    model = Runner(source)
+    return Answers.of(model, adapter, draw(model, adapter, prompts, Meter()), prompts, Meter())
+
+
+def error(model: Model, batch: NoisyBatch) -> torch.Tensor:
+    """The mean squared error of what a model predicts in a batch."""
+    found = model.predict(batch.latents, batch.times, model.encode(batch.prompts))
+    return (found - batch.noise.to(found)).square().mean()

@@ -1,0 +1,79 @@
+"""What a source shows with its own LoRA, and what a target learns from it if the work does not matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab.bundle import runner_of
+from lab.eye import at_length as module
+from lab.eye import looking
+from lab.eye.at_length import AT_LENGTH, at_length
+from lab.eye.figures import figures
+from lab.eye.looking import BOUNDS, PAIRS, Looker, adapter_of
+from lab.eye.sources import of_sources
+from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
+from lab.zoo import CHOOSING, SCRATCH
+from lorax.demo.bundle import BASE, PRUNED
+from lorax.methods import REFINE
+from lorax.models import examples
+from tests.drawn import store
+
+STYLE = CHOOSING[0]
+
+
+def test_a_source_stands_beside_what_is_learned_from_it(tmp_path: Path) -> None:
+    results, adapter = Results(tmp_path), adapter_of(STYLE)
+    for target, shares in ((SCRATCH, {ALONE: 0.0, NATIVE: 0.8, REFINE: 0.4, AT_LENGTH: 0.6}), (BASE, {ALONE: 0.0, NATIVE: 0.6})):
+        for variant, share in shares.items():
+            store(results, adapter, target, variant, share)
+    (row,) = of_sources(figures(results), results).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("| ").split("|")]
+    assert cells[:3] == [BASE, SCRATCH, "choosing"]
+    assert [float(cell.partition(" ")[0]) for cell in cells[3:]] == pytest.approx([0.75, 0.5, 0.75, 0.25], abs=0.02)
+
+
+def test_without_pictures_of_the_source_nothing_is_said_of_it(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    for variant, share in ((ALONE, 0.0), (NATIVE, 0.8), (REFINE, 0.4)):
+        store(results, adapter_of(STYLE), SCRATCH, variant, share)
+    (row,) = of_sources(figures(results), results).splitlines()[2:]
+    assert [cell.strip() for cell in row.strip("| ").split("|")][3::2] == ["-", "-"]
+
+
+def test_every_source_is_drawn_with_its_own_loras() -> None:
+    assert {source for source, _ in PAIRS} <= {*BOUNDS, *(target for _, target in PAIRS)}
+    assert not {target for _, target in PAIRS} & {*BOUNDS}
+
+
+def test_a_source_is_seen_alone_and_with_its_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout is to stay small: losses at strength 1 alone."""
+    monkeypatch.setattr(looking, "seen", lambda *_: {"style": [], "rank": []})
+    monkeypatch.setattr(looking, "STRENGTHS", (0.5, 1.0))
+    results = Results(tmp_path)
+    looker = Looker(BASE, results)
+    looker.see_native(STYLE)
+    assert [(key.variant, key.strength) for key in results.reports] == [(ALONE, 1.0), (NATIVE, 0.5), (NATIVE, 1.0)]
+    assert {(key.variant, key.strength, key.on) for key in results.losses} == {
+        (variant, 1.0, on) for variant in (ALONE, NATIVE) for on in ("style", ORDINARY)
+    }
+    alone, native = (results.losses[Key(BASE, adapter_of(STYLE).name, one)].mean() for one in (ALONE, NATIVE))
+    assert native < alone
+
+
+def test_a_target_learns_at_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of it; what they learn is repeated by a run that resumes, and the tool's own numbers are as before."""
+    usual = (examples.COPIES, examples.ANSWERS)
+    for name, value in {"PICTURES": 8, "COPIES": 2, "BATCH": 2, "RUNS": tmp_path}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setitem(module.SETTINGS, "steps", 3)
+    runner = runner_of(PRUNED)
+    _, moved = at_length(adapter_of(STYLE), BASE, runner.base)
+    learned = dict(moved.layers.items())
+    assert all(dW.up.norm() > 0 and dW.rank == adapter_of(STYLE).rank for dW in learned.values())
+    assert all((dW.up.shape[0], dW.down.shape[1]) == runner.base.matrix(layer) for layer, dW in learned.items())
+    _, again = at_length(adapter_of(STYLE), BASE, runner.base)
+    assert all(torch.equal(learned[layer].up, dW.up) for layer, dW in again.layers.items())
+    assert usual == (examples.COPIES, examples.ANSWERS)
