@@ -46,7 +46,7 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 SEEDS = {SCRATCH: 4, XL: 5}
 STEPS = {"vae": 5500, BASE: 10000, PRUNED: 800, SCRATCH: 3500, XL: 3000, XL_PRUNED: 500}
 STEPS |= {name: recipe.steps for name, recipe in FINETUNES.items()}
-ROUNDS = {SCRATCH_LONG: (7000,), XL_LONG: (5000, 3500)}  # each with a warm-up and a decay of its own
+ROUNDS = {SCRATCH_LONG: (7000,), XL_LONG: (5000, 3500, 2500)}  # each with a warm-up and a decay of its own
 
 
 def tokenizer(options: argparse.Namespace) -> None:

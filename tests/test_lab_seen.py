@@ -152,9 +152,10 @@ def test_of_the_family_that_was_trained_for_longer(
     assert sure[XL_LONG] > 1.3 * sure[XL], "more"
     assert abs(sure[XL_LONG] / sure[PRUNED] - 2 / 3) < 0.05, "two thirds as sure, as the README says, too"
     (native, kept), (refined, left), (bridged, _) = (at_one[XL_LONG, "reporting", one] for one in (NATIVE, REFINE, BRIDGE))
-    assert round(10 * shown[XL_LONG, "reporting", REFINE].mean) == 9, "tenths"
+    assert abs(shown[XL_LONG, "reporting", REFINE].mean - 1) < 0.05, "as much"
     assert 0.5 < shown[XL_LONG, "reporting", BRIDGE].mean < 0.6, "more than half"
-    assert (round(5 * refined / native), left > kept) == (3, True), "three fifths, and more subjects"
+    assert abs(refined / native - 2 / 3) < 0.05, "about two thirds"
+    assert kept - 0.05 < left < kept, "nearly as many subjects"
     assert bridged < 0.1 * native, "hardly any"
 
 
@@ -188,7 +189,7 @@ def test_of_readers() -> None:
     tuned = {(half, name): told for what, half, name, told in Readers(RESULTS, FINETUNE).of_refine() if what == "style"}
     assert [told for (half, _), told in tuned.items() if half == "reporting"] == [{REFINE: 4}] * 2
     assert [(told[REFINE], told[COPY]) for (half, _), told in tuned.items() if half == "choosing"] == [(1, 2), (1, 4)]
-    for target, in_native, after_refine in ((SCRATCH_LONG, [8, 8], [4, 3]), (XL_LONG, [4, 5], [5, 6])):
+    for target, in_native, after_refine in ((SCRATCH_LONG, [8, 8], [4, 3]), (XL_LONG, [6, 6], [5, 5])):
         readers = Readers(RESULTS, target)
         assert [told[NATIVE] for what, _, _, told in readers.of_refine() if what == "style"] == in_native
         assert [told[REFINE] for what, _, _, told in readers.of_refine() if what == "content"] == after_refine

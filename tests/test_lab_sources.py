@@ -11,12 +11,14 @@ from lab.bundle import runner_of
 from lab.eye import at_length as module
 from lab.eye import looking
 from lab.eye.at_length import AT_LENGTH, at_length
-from lab.eye.figures import figures
+from lab.eye.costs import less_usual
+from lab.eye.figures import HALVES, figures
 from lab.eye.looking import BOUNDS, PAIRS, Looker, adapter_of
-from lab.eye.sources import of_sources
+from lab.eye.sources import itself, of_sources
+from lab.paths import RESULTS
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
-from lab.zoo import CHOOSING, SCRATCH
-from lorax.demo.bundle import BASE, PRUNED
+from lab.zoo import CHOOSING, NEAR, REPORTING, SCRATCH, SCRATCH_LONG
+from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import REFINE
 from lorax.models import examples
 from tests.drawn import store
@@ -77,3 +79,33 @@ def test_a_target_learns_at_length(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     _, again = at_length(adapter_of(STYLE), BASE, runner.base)
     assert all(torch.equal(learned[layer].up, dW.up) for layer, dW in again.layers.items())
     assert usual == (examples.COPIES, examples.ANSWERS)
+
+
+def test_what_the_page_says_of_sources_holds() -> None:
+    results = Results(RESULTS / looking.FOLDER)
+    shown = {(one.target, one.group, one.variant): one for one in figures(results)}
+
+    def share(target: str, half: str) -> float:
+        """What refine shows of what the source shows."""
+        usual = shown[target, half, REFINE]
+        source = itself(results, usual)
+        assert usual.frontier
+        assert source
+        return usual.frontier.mean / source.mean
+
+    assert all(share(target, half) > 0.8 for target in (NEAR, FINETUNE) for half in HALVES), "four fifths and more"
+    assert 0.55 < share(PRUNED, "reporting") < 0.65, "three fifths"
+    for target, half in ((SCRATCH, "choosing"), (SCRATCH, "reporting"), (SCRATCH_LONG, "reporting")):
+        assert 0.4 < share(target, half) < 0.55, "about half"
+        less = less_usual(shown[target, half, AT_LENGTH], {(target, REFINE): shown[target, half, REFINE]}, results)
+        assert less
+        assert less.mean > 0.1, "more on average"
+        assert less.low < 0.01, "not for certain"
+    native, at_length = (shown[SCRATCH_LONG, "reporting", one] for one in (NATIVE, AT_LENGTH))
+    assert at_length.frontier
+    assert 0.7 < at_length.frontier.mean < 0.8, "three quarters"
+    assert at_length.at[1.0][0] > native.at[1.0][0], "as sure"
+    assert at_length.at[1.0][1] < native.at[1.0][1] - 0.05, "subjects"
+    of_styles = figures(results, {style: (style,) for style in REPORTING}, [(BASE, SCRATCH_LONG)])
+    nearly = [one.group for one in of_styles if one.variant == AT_LENGTH and one.frontier and one.frontier.mean > 0.85]
+    assert nearly == ["stencil", "frame"], "two of the four"

@@ -133,4 +133,4 @@ def seen(runner: Runner, path: Path | None, strength: float, icons: str) -> dict
     """How sure the judge is of the style or character in each picture, and how many of its choices fit it better than its own."""
     pictures, _ = generate(runner, path, prompts_of(icons), strength)
     certain, ranks = judged(pictures, PROMPTS * SEEDS, icons)
-    return {"style": [round(one, 4) for one in certain.tolist()], "rank": ranks.tolist()}
+    return {"style": [round(one, 3) for one in certain.tolist()], "rank": ranks.tolist()}
