@@ -26,17 +26,20 @@ from lab.models import Captioner, Model, new_text_encoder, new_unet, train_token
 from lab.paths import CACHE, MODELS, RERUN, RESULTS, RUNS
 from lab.report import print_comparison, print_summary, report
 from lab.results import Results, pack
+from lab.side_by_side import side_by_side
 from lab.zoo import (
     ADAPTERS,
     BASES,
     FINETUNES,
     FURTHER,
+    HEADLINE_TARGETS,
     LONGER,
     LOOKED_AT,
     NEAR,
     OWN_ICONS,
     SCRATCH,
     SCRATCH_LONG,
+    STYLES,
     XL,
     XL_LONG,
     XL_PRUNED,
@@ -151,6 +154,10 @@ def full_sweep(options: argparse.Namespace) -> None:
 
 def headline(options: argparse.Namespace) -> None:
     """Measure what the headline tables need, and draw the README's styles on two pairs, apart from the committed results."""
+    if options.target is None:
+        data.load(*data.COMMON, *STYLES)  # what is rendered is rendered once, and not by each process
+        side_by_side(options.step, HEADLINE_TARGETS, options.results)
+        return
     _measure(sweep.headline(), options)
     redraw(options.results, options.target)
 

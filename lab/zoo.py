@@ -31,6 +31,7 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
+HEADLINE_TARGETS = (PRUNED, FINETUNE, XL_PRUNED, SCRATCH)  # the one that takes longest first
 CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 
@@ -163,7 +164,7 @@ def _adapters() -> list[Adapter]:
     looked_at = (*BASES, NEAR, FURTHER, *LONGER)
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, bases=looked_at) for icons in SHOWN]
     # Where most is said of them, another seed tells how far two natives are apart. The order makes it another one on each.
-    again_on = (PRUNED, FURTHER, FINETUNE)
+    again_on = (PRUNED, FURTHER, FINETUNE, NEAR, SCRATCH)
     again = [replace(one, name=f"{one.icons}-{AGAIN}", bases=again_on) for one in shown if one.icons in REPORTING]
     kinds = [
         Adapter(f"{icons}-{name}-long", icons, **vars(kind), steps=LONG, kind=name, bases=KIND_BASES)

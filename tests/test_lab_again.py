@@ -87,7 +87,8 @@ class Seen:
 
     asked: ClassVar[list[tuple[str, str, tuple[str, ...]]]] = []
 
-    def __init__(self, target: str, results: Results) -> None:
+    def __init__(self, target: str, results: Results, *, briefly: bool) -> None:
+        assert briefly, "its losses are not compared"
         self.target, self.results = target, results
 
     def has_native(self, style: str) -> bool:

@@ -31,7 +31,7 @@ def redraw(folder: Path, only: str | None = None) -> None:
     for target in TARGETS:
         if only not in (None, target):
             continue
-        looker = Looker(target, results)
+        looker = Looker(target, results, briefly=True)
         if not all(map(looker.has_native, REPORTING)):
             sys.exit(f"{RESULTS / FOLDER}: it lacks what LoRAs that were trained on {target} show; run `python -m lab look`.")
         for style in REPORTING:

@@ -81,10 +81,11 @@ def look(options: argparse.Namespace) -> None:
 
 
 class Looker:
-    """One target with all that is seen on it."""
+    """One target with all that is seen on it. ``briefly``: with losses at strength 1 alone."""
 
-    def __init__(self, target: str, results: Results) -> None:
+    def __init__(self, target: str, results: Results, *, briefly: bool = False) -> None:
         self.target, self.results, self.runner = target, results, runner_of(target)
+        self.briefly = briefly or target in (*LONGER, *BOUNDS)  # a checkout is to stay small
         self.ordinary = measure.of_ordinary(self.runner, target)
 
     def has_native(self, label: str) -> bool:
@@ -121,8 +122,8 @@ class Looker:
         """Losses on what the adapter is for and on what is ordinary, then pictures; the last stored tells that all are."""
         if key in self.results.reports:
             return
-        by_the_way = key.variant in BY_THE_WAY or key.target in (*LONGER, *BOUNDS)  # a checkout is to stay small
-        for on, where in () if by_the_way and key.strength != 1 else ((STYLE, losses), (ORDINARY, self.ordinary)):
+        briefly = self.briefly or key.variant in BY_THE_WAY
+        for on, where in () if briefly and key.strength != 1 else ((STYLE, losses), (ORDINARY, self.ordinary)):
             one = Key(key.target, key.adapter, key.variant, key.source, key.strength, on)
             if one not in self.results.losses:
                 self.results.add_losses(one, where.of(path, strength))
