@@ -164,7 +164,7 @@ def _adapters() -> list[Adapter]:
     looked_at = (*BASES, NEAR, FURTHER, *LONGER)
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, bases=looked_at) for icons in SHOWN]
     # Where most is said of them, another seed tells how far two natives are apart. The order makes it another one on each.
-    again_on = (PRUNED, FURTHER, FINETUNE, NEAR, SCRATCH)
+    again_on = (PRUNED, FURTHER, FINETUNE)
     again = [replace(one, name=f"{one.icons}-{AGAIN}", bases=again_on) for one in shown if one.icons in REPORTING]
     kinds = [
         Adapter(f"{icons}-{name}-long", icons, **vars(kind), steps=LONG, kind=name, bases=KIND_BASES)

@@ -12,7 +12,7 @@ from lab import variants
 from lab.eye import figures
 from lab.eye.by_models import HALVED, MIXED, SCAFFOLD, SIGNS, WEIGHTED
 from lab.eye.costs import costs, less_usual
-from lab.eye.ideas import BESIDE_REFINE, CHEAPER, CHOSEN_ON, FULL, ON_ANSWERS, ON_NOISE, STRENGTHS, VARIANTS
+from lab.eye.ideas import BESIDE_REFINE, CHEAPER, CHOSEN_ON, FULL, ON_ANSWERS, ON_NOISE, SLOWER, STRENGTHS, VARIANTS
 from lab.eye.looking import FOLDER, adapter_of
 from lab.eye.looking import PROMPTS as ASKED
 from lab.paths import RESULTS
@@ -21,7 +21,7 @@ from lab.results import ALONE, NATIVE, ORDINARY, Key, Results, native_of
 from lab.variants import COPY, FROM_BRIDGE, Variant
 from lab.zoo import CHOOSING, FURTHER, SCRATCH, SHOWN, XL, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
-from lorax.methods import BRIDGE, REFINE, refine
+from lorax.methods import BRIDGE, REFINE, Kinship, refine
 from lorax.options import Options, Running
 from lorax.transfer import by_models
 
@@ -106,8 +106,14 @@ def test_each_one_that_was_tried_is_what_its_name_says() -> None:
     for name, one in CHEAPER.items():
         assert name in VARIANTS
         assert name == f"refine, {one.pictures} pictures, {dict(one.constants)['BATCH']} a step, {one.steps} steps"
+    slower = ON_ANSWERS[SLOWER]
+    batch, efforts = (dict(slower.constants)[one] for one in ("BATCH", "EFFORTS"))
+    assert f"refine, {slower.pictures} pictures, {slower.steps} steps of {batch} at a lower rate" == SLOWER
+    assert efforts[Kinship.STRANGERS].rate < refine.EFFORTS[Kinship.STRANGERS].rate
     for name, one in ON_ANSWERS.items():
         assert name in VARIANTS
+        if name == SLOWER:
+            continue
         assert name == f"refine, {one.pictures} pictures, {one.steps} steps"
         assert not one.constants
 
@@ -119,7 +125,7 @@ def test_what_the_page_says_of_them_holds() -> None:
     tried = {key: one for key, one in shown.items() if key[1] in {*ON_ANSWERS, *ON_NOISE, *CHEAPER}}
     less = {key: found for key, one in tried.items() if (found := less_usual(one, shown, stored))}
     longer = [one for (_, name), one in less.items() if name in ON_ANSWERS and not name.endswith(" 30 steps")]
-    assert len(longer) == 4
+    assert len(longer) == 5
     assert not any(one.is_above_zero or one.is_below_zero for one in longer)
     assert all(less[target, "refine, 64 pictures, 30 steps"].mean < -0.05 for target in (FINETUNE, PRUNED))
     noise = {target: one for (target, name), one in less.items() if name in ON_NOISE and target != XL_PRUNED}

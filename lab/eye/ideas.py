@@ -30,7 +30,7 @@ from lab.zoo import (
 )
 from lorax.checkpoint import Checkpoint
 from lorax.demo.bundle import FINETUNE, PRUNED
-from lorax.methods import BRIDGE, REFINE
+from lorax.methods import BRIDGE, REFINE, Kinship, refine
 from lorax.options import Options
 from lorax.transfer import Layers, Moved, Plan
 from lorax.transfer.report import LayerRecord
@@ -51,6 +51,11 @@ def _text_whole(record: LayerRecord) -> float:
 def _without_doors(record: LayerRecord) -> float:
     """All but the blocks' entry and exit projections."""
     return 0.0 if (record.target or "").endswith(("proj_in", "proj_out")) else 1.0
+
+
+def _at(rate: float) -> dict[Kinship, refine.Effort]:
+    """What refine takes, at another rate."""
+    return {kinship: replace(effort, rate=rate) for kinship, effort in refine.EFFORTS.items()}
 
 
 IDEAS: dict[str, Strength] = {
@@ -84,16 +89,19 @@ ON_ANSWERS = {  # on answers: pictures and steps
     for name in [f"refine, {pictures} pictures, {steps} steps"]
 }
 ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
+SLOWER = "refine, 64 pictures, 200 steps of 16 at a lower rate"
+ON_ANSWERS[SLOWER] = Variant(SLOWER, Options(REFINE), pictures=64, steps=200, constants=(("BATCH", 16), ("EFFORTS", _at(2e-3))))
+BETWEEN_STRANGERS = (ANSWERS_300, MORE_ANSWERS, SLOWER, AT_LENGTH)
 TRIED = {**CHEAPER, **ON_ANSWERS, **BY_MODELS}  # on the styles for choosing
-BY_THE_WAY = frozenset({*LOST, *TRIED})  # with their losses at strength 1 alone
-ONLY_CHOOSING = BY_THE_WAY - {AT_LENGTH}  # with the styles for choosing alone
 ANOTHER = "native, another seed"  # on the styles for reporting
+BY_THE_WAY = frozenset({*LOST, *TRIED, ANOTHER})  # with their losses at strength 1 alone
+ONLY_CHOOSING = BY_THE_WAY - {AT_LENGTH, ANOTHER}  # with the styles for choosing alone
 BESIDE_REFINE = (*MIXED, SCAFFOLD, SIGNS, FROM_BRIDGE)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
     FINETUNE: (ANOTHER, AUTO, COPY, LORAX, *IDEAS, REFINE, NOISE_10, ANSWERS_30, ANSWERS_300, *MIXED, SCAFFOLD, SIGNS),
     PRUNED: (ANOTHER, AUTO, BY_NAME, COPY, LORAX, *IDEAS, REFINE, NOISE_100, ANSWERS_30, ANSWERS_300, SCAFFOLD),
-    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, ANSWERS_300, MORE_ANSWERS, AT_LENGTH, FROM_BRIDGE, WEIGHTED, *HALVED),
+    SCRATCH: (COPY, BRIDGE, REFINE, NOISE_100, *BETWEEN_STRANGERS, FROM_BRIDGE, WEIGHTED, *HALVED),
     XL: (BRIDGE, REFINE, FULL, *CHEAPER),  # where no layer has a copy
     SCRATCH_LONG: (COPY, BRIDGE, REFINE, AT_LENGTH),
     XL_LONG: (BRIDGE, REFINE),
