@@ -53,7 +53,7 @@ def _without_doors(record: LayerRecord) -> float:
     return 0.0 if (record.target or "").endswith(("proj_in", "proj_out")) else 1.0
 
 
-def _at(rate: float) -> dict[Kinship, refine.Effort]:
+def _at_rate(rate: float) -> dict[Kinship, refine.Effort]:
     """What refine takes, at another rate."""
     return {kinship: replace(effort, rate=rate) for kinship, effort in refine.EFFORTS.items()}
 
@@ -87,10 +87,11 @@ ON_ANSWERS = {  # on answers: pictures and steps
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps)
     for pictures, steps in ((64, 30), (64, 300), (128, 300))
     for name in [f"refine, {pictures} pictures, {steps} steps"]
+} | {
+    name: Variant(name, Options(REFINE), pictures=64, steps=200, constants=(("BATCH", 16), ("EFFORTS", _at_rate(2e-3))))
+    for name in ["refine, 64 pictures, 200 steps of 16 at a lower rate"]
 }
-ANSWERS_30, ANSWERS_300, MORE_ANSWERS = ON_ANSWERS
-SLOWER = "refine, 64 pictures, 200 steps of 16 at a lower rate"
-ON_ANSWERS[SLOWER] = Variant(SLOWER, Options(REFINE), pictures=64, steps=200, constants=(("BATCH", 16), ("EFFORTS", _at(2e-3))))
+ANSWERS_30, ANSWERS_300, MORE_ANSWERS, SLOWER = ON_ANSWERS
 BETWEEN_STRANGERS = (ANSWERS_300, MORE_ANSWERS, SLOWER, AT_LENGTH)
 TRIED = {**CHEAPER, **ON_ANSWERS, **BY_MODELS}  # on the styles for choosing
 ANOTHER = "native, another seed"  # on the styles for reporting
