@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ DRAWS = 2000
 _RANKS = np.arange(DRAWS) / (DRAWS - 1)  # of draws in order
 _ENDS = (0.025, 0.975)
 ADAPTERS, ICONS, SEEDS = range(3)  # streams of random numbers: what is drawn of one says nothing of another
+Pair = tuple[torch.Tensor, torch.Tensor]  # losses before and after, each (icons, seeds)
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Measured:
 
 def beyond(one: Measured, others: Sequence[torch.Tensor]) -> Measured:
     """The same with the mean of other losses (icons, seeds) in place of the target alone: what goes beyond them."""
-    return replace(one, alone=torch.stack(list(others)).mean(0))
+    return replace(one, alone=_mean_of(tuple(others)))
 
 
 def recovered(adapters: Sequence[Measured]) -> float:
     """The mean of ``recovery`` alone, without the draws that its interval takes."""
-    return statistics.fmean((gain.mean() / best.mean()).item() for gain, best in map(_gains, adapters))
+    return statistics.fmean((_mean_gain(*gained) / _mean_gain(*possible)).item() for gained, possible in map(_gains, adapters))
 
 
 def recovery(adapters: Sequence[Measured]) -> Interval:
@@ -60,14 +61,13 @@ def recovery(adapters: Sequence[Measured]) -> Interval:
     anew with replacement, and adapters that are measured on as many icons share the draw, since they share subjects and noise.
     """
     means, draws = [], []
-    for one in adapters:
-        gain, best = _gains(one)
-        means.append(gain.mean() / best.mean())
-        draws.append(_drawn(gain) / _drawn(best))
+    for gained, possible in map(_gains, adapters):
+        means.append(_mean_gain(*gained) / _mean_gain(*possible))
+        draws.append(_drawn_gain(*gained) / _drawn_gain(*possible))
     return _interval(torch.stack(means), torch.stack(draws))
 
 
-def change(adapters: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Interval:
+def change(adapters: Sequence[Pair]) -> Interval:
     """Of pairs (before, after) of losses (icons, seeds): the relative change of the mean loss; positive is worse."""
     means, draws = [], []
     for before, after in adapters:
@@ -82,14 +82,29 @@ def mean(values: torch.Tensor) -> Interval:
     return _within(values.mean(), draws)
 
 
-def _gains(one: Measured) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is gained and what can be gained, each (icons, seeds)."""
-    return (one.alone if one.minus is None else one.minus) - one.moved, one.alone - one.native
+def _gains(one: Measured) -> tuple[Pair, Pair]:
+    """What is gained and what can be gained: losses before and after."""
+    return (one.alone if one.minus is None else one.minus, one.moved), (one.alone, one.native)
 
 
+def _mean_gain(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    return (before - after).mean()
+
+
+@lru_cache(4096)
+def _mean_of(losses: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return torch.stack(losses).mean(0)
+
+
+def _drawn_gain(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """The sum of what is gained in each draw, (DRAWS,)."""
+    return _drawn(before) - _drawn(after)
+
+
+@lru_cache(4096)  # the same target and native are in many figures; a tensor is told by what it is, not by its values
 def _drawn(values: torch.Tensor) -> torch.Tensor:
-    """The sum of values (icons, seeds) in each draw of icons and seeds, (DRAWS,)."""
-    return ((_counts(values.shape[0], ICONS) @ values) * _counts(values.shape[1], SEEDS)).sum(1)
+    """The sum of values (icons, seeds) in each draw of icons and seeds, float64 (DRAWS,)."""
+    return ((_counts(values.shape[0], ICONS) @ values) * _counts(values.shape[1], SEEDS)).sum(1, dtype=torch.float64)
 
 
 def _interval(means: torch.Tensor, draws: torch.Tensor) -> Interval:
