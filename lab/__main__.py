@@ -32,7 +32,7 @@ from lab.zoo import (
     BASES,
     FINETUNES,
     FURTHER,
-    HEADLINE_TARGETS,
+    HEADLINE_PAIRS,
     LONGER,
     LOOKED_AT,
     NEAR,
@@ -156,7 +156,7 @@ def headline(options: argparse.Namespace) -> None:
     """Measure what the headline tables need, and draw the README's styles on two pairs, apart from the committed results."""
     if options.target is None:
         data.load(*data.COMMON, *STYLES)  # what is rendered is rendered once, and not by each process
-        side_by_side(options.step, HEADLINE_TARGETS, options.results)
+        side_by_side(options.step, [target for _, target in HEADLINE_PAIRS], options.results)
         return
     _measure(sweep.headline(), options)
     redraw(options.results, options.target)

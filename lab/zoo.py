@@ -31,7 +31,6 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
 HEADLINE_PAIRS = ((BASE, FINETUNE), (BASE, PRUNED), (BASE, SCRATCH), (XL, XL_PRUNED))
-HEADLINE_TARGETS = (PRUNED, FINETUNE, XL_PRUNED, SCRATCH)  # the one that takes longest first
 CROSSING = (BASE, XL)  # from structure to structure: only what runs the models gets across
 ALL_PAIRS = tuple((s, t) for structure in STRUCTURES for s in structure for t in structure if s != t)
 

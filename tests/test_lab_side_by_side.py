@@ -13,7 +13,10 @@ import pytest
 from lab import __main__ as lab
 from lab import data, side_by_side
 from lab.__main__ import parser
-from lab.zoo import HEADLINE_PAIRS, HEADLINE_TARGETS
+from lab.eye.again import TARGETS
+from lab.zoo import HEADLINE_PAIRS
+
+ON = [target for _, target in HEADLINE_PAIRS]
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
 
     def stand_in(command: list[str], env: dict[str, str]) -> SimpleNamespace:
         found.append((command, env["OMP_NUM_THREADS"]))
-        return SimpleNamespace(returncode=int(HEADLINE_TARGETS[-1] in command))
+        return SimpleNamespace(returncode=int(ON[-1] in command))
 
     monkeypatch.setattr(subprocess, "run", stand_in)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
@@ -33,16 +36,17 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
 def test_each_target_of_the_headline_has_a_process(
     run: list[tuple[list[str], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sorted(HEADLINE_TARGETS) == sorted({target for _, target in HEADLINE_PAIRS})
+    assert sorted(ON) == sorted({*ON})
+    assert {*ON[: len(TARGETS)]} == {*TARGETS}, "what takes longest comes first"
     monkeypatch.setattr(data, "load", lambda *sets: None)
-    with pytest.raises(SystemExit, match=f"lab headline failed on {HEADLINE_TARGETS[-1]}; "):
+    with pytest.raises(SystemExit, match=f"lab headline failed on {ON[-1]}; "):
         lab.headline(parser().parse_args(["headline", "--results", str(tmp_path)]))
     asked = [parser().parse_args(command[3:]) for command, _ in run]
-    assert [one.target for one in asked] == [*HEADLINE_TARGETS]
+    assert [one.target for one in asked] == ON
     assert {(one.step, one.results) for one in asked} == {("headline", tmp_path)}
     assert {(command[0], threads) for command, threads in run} == {(sys.executable, "1")}, "six cores for four processes"
 
 
 def test_a_process_has_its_share_of_the_cores(run: list[tuple[list[str], str]], tmp_path: Path) -> None:
-    side_by_side.side_by_side("headline", HEADLINE_TARGETS[:2], tmp_path)
+    side_by_side.side_by_side("headline", ON[:2], tmp_path)
     assert {threads for _, threads in run} == {"3"}

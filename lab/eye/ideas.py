@@ -83,20 +83,18 @@ CHEAPER = {  # to SDXL: pictures, of which so many a step, and steps
     )
     for name in [f"refine, {pictures} pictures, {batch} a step, {steps} steps"]
 }
+SLOWER = "refine, 64 pictures, 200 steps of 16 at a lower rate"
 ON_ANSWERS = {  # on answers: pictures and steps
     name: Variant(name, Options(REFINE), pictures=pictures, steps=steps)
     for pictures, steps in ((64, 30), (64, 300), (128, 300))
     for name in [f"refine, {pictures} pictures, {steps} steps"]
-} | {
-    name: Variant(name, Options(REFINE), pictures=64, steps=200, constants=(("BATCH", 16), ("EFFORTS", _at_rate(2e-3))))
-    for name in ["refine, 64 pictures, 200 steps of 16 at a lower rate"]
-}
-ANSWERS_30, ANSWERS_300, MORE_ANSWERS, SLOWER = ON_ANSWERS
+} | {SLOWER: Variant(SLOWER, Options(REFINE), pictures=64, steps=200, constants=(("BATCH", 16), ("EFFORTS", _at_rate(2e-3))))}
+ANSWERS_30, ANSWERS_300, MORE_ANSWERS, _ = ON_ANSWERS
 BETWEEN_STRANGERS = (ANSWERS_300, MORE_ANSWERS, SLOWER, AT_LENGTH)
 TRIED = {**CHEAPER, **ON_ANSWERS, **BY_MODELS}  # on the styles for choosing
 ANOTHER = "native, another seed"  # on the styles for reporting
-BY_THE_WAY = frozenset({*LOST, *TRIED, ANOTHER})  # with their losses at strength 1 alone
-ONLY_CHOOSING = BY_THE_WAY - {AT_LENGTH, ANOTHER}  # with the styles for choosing alone
+ONLY_CHOOSING = frozenset({*LOST, *TRIED}) - {AT_LENGTH}  # with the styles for choosing alone
+BY_THE_WAY = ONLY_CHOOSING | {AT_LENGTH, ANOTHER}  # with their losses at strength 1 alone
 BESIDE_REFINE = (*MIXED, SCAFFOLD, SIGNS, FROM_BRIDGE)
 # ``auto`` is a copy at a strength of its own, so a copy's curve is its curve; what it gives as it is is one point.
 DRAWN = {  # on each target; by name is a copy where all names are the same
