@@ -11,9 +11,12 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -154,8 +157,8 @@ def _load_one(name: str) -> Icons:
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
     if not stored.exists():
         rows = _with_character(name) if name in FIGURES else _rendered(name)
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(stored, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
+        with _appearing(stored) as path:
+            np.savez_compressed(path, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
     with np.load(stored) as file:
         subjects = [str(subject) for subject in file["subjects"]]
         return Icons(file["images"], [captioned(name, subject.replace("-", " ")) for subject in subjects], subjects)
@@ -186,11 +189,11 @@ def _filtered(by: Filter, plain: Icons) -> np.ndarray:
 def _svgs(name: str) -> dict[str, str]:
     """Icon name -> SVG text, from the npm package (fetched with ``npm pack``, nothing in it is run)."""
     icon_set = SETS[name]
-    folder = CACHE / "npm"
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"{icon_set.package.strip('@').replace('/', '-')}-{icon_set.version}.tgz"
+    archive = CACHE / "npm" / f"{icon_set.package.strip('@').replace('/', '-')}-{icon_set.version}.tgz"
     if not archive.exists():
-        subprocess.run(["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}"], cwd=folder, check=True)
+        with _appearing(archive) as path:
+            command = ["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}"]
+            subprocess.run(command, cwd=path.parent, check=True)
     with tarfile.open(archive) as tar:
         icons = json.load(tar.extractfile("package/icons.json"))  # type: ignore[arg-type]
     width, height = icons.get("width", 16), icons.get("height", 16)
@@ -200,3 +203,13 @@ def _svgs(name: str) -> dict[str, str]:
         for icon, entry in icons["icons"].items()
         if not entry.get("hidden")
     }
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """Where to write a file for the length of the block. It appears at ``path`` whole, or not at all if the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        yield written
+        written.replace(path)
