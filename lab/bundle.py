@@ -17,14 +17,14 @@ from lab.models import Model
 from lab.packing import pack
 from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS
 from lab.xl import XLModel
-from lab.zoo import LONGER, XL, XL_PRUNED, checkpoint
+from lab.zoo import UNCOMMITTED, XL, XL_PRUNED, checkpoint
 from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, unpack, unpack_file
 from lorax.files import open_tensors
 from lorax.runner import Runner
 
 
 def runner_of(base: str) -> Runner:
-    """A committed base, or one that was trained on from these here."""
+    """A committed base, or one that was trained here."""
     tokenizer = unpack(CHECKPOINTS)
     if base not in (BASE, FINETUNE, PRUNED):
         unpack(CHECKPOINTS, HEADLINE)
@@ -35,7 +35,7 @@ def runner_of(base: str) -> Runner:
 
 def is_made(base: str) -> bool:
     """Whether a base can be drawn with: one that is not committed has to be trained here."""
-    return base not in LONGER or checkpoint(base).is_file()
+    return base not in UNCOMMITTED or checkpoint(base).is_file()
 
 
 def model_of(runner: Runner) -> Model | XLModel:
@@ -71,10 +71,11 @@ def write_finetune(name: str, model: Model, autoencoder: AutoencoderKL) -> None:
     shutil.copyfile(MODELS / f"{BASE}.yaml", HEADLINE / f"{name}.yaml")
 
 
-def write_longer(name: str, model: Model | XLModel, autoencoder: AutoencoderKL) -> None:
-    """Write the whole checkpoint of a base that is not committed, with the settings of the one that it was trained on from."""
+def write_whole(name: str, model: Model | XLModel, autoencoder: AutoencoderKL) -> None:
+    """Write the whole checkpoint of a base that is not committed, with the settings of the one whose structure it has."""
+    unpack(CHECKPOINTS, HEADLINE)
     path = checkpoint(name)
-    shutil.copyfile(checkpoint(LONGER[name]).with_suffix(".yaml"), path.with_suffix(".yaml"))
+    shutil.copyfile(checkpoint(UNCOMMITTED[name]).with_suffix(".yaml"), path.with_suffix(".yaml"))
     save_file(_half(model, autoencoder), path.with_suffix(".tmp"), {"format": "pt"})
     path.with_suffix(".tmp").replace(path)
 

@@ -13,7 +13,9 @@ from lorax.transfer.expected import CROSSED, RELATIVES, STRANGERS
 SCRATCH, XL, XL_PRUNED = "scratch", "xl", "xl-pruned"
 NEAR, FURTHER = "near", "further"  # fine-tunes that are measured by pictures alone
 SCRATCH_LONG, XL_LONG = "scratch-long", "xl-long"
-LONGER = {SCRATCH_LONG: SCRATCH, XL_LONG: XL}  # what each was trained on from; by pictures alone, and not committed
+SCRATCH_AGAIN = "scratch-again"  # as scratch, from another seed
+LONGER = {SCRATCH_LONG: SCRATCH, XL_LONG: XL}  # what each was trained on from
+UNCOMMITTED = {**LONGER, SCRATCH_AGAIN: SCRATCH}  # looked at in pictures alone: whose structure each has
 FROM_SCRATCH = (SCRATCH, SCRATCH_LONG)
 FROM_XL = (XL, XL_PRUNED, XL_LONG)
 OWN_ICONS = {  # a set that each base has learned: its ordinary captions
@@ -27,6 +29,7 @@ OWN_ICONS = {  # a set that each base has learned: its ordinary captions
     FURTHER: "contrast",
     SCRATCH_LONG: "twemoji",
     XL_LONG: "twemoji",
+    SCRATCH_AGAIN: "twemoji",
 }
 BASES = (BASE, FINETUNE, PRUNED, SCRATCH, XL, XL_PRUNED)
 STRUCTURES = ((BASE, FINETUNE, PRUNED, SCRATCH), (XL, XL_PRUNED))  # an adapter can move within one
@@ -54,7 +57,7 @@ FINETUNES = {
 
 def are_related(source: str, target: str) -> bool:
     """Whether one comes from the other's weights, or both from a third's."""
-    return all((source in kin) == (target in kin) for kin in (FROM_SCRATCH, FROM_XL))
+    return all((source in kin) == (target in kin) for kin in (FROM_SCRATCH, (SCRATCH_AGAIN,), FROM_XL))
 
 
 def kind_of(source: str, target: str) -> str:
@@ -160,7 +163,7 @@ def _adapters() -> list[Adapter]:
         for rank, rate in RATES.items()
         for icons in (*STYLES, CONCEPT)
     ]
-    looked_at = (*BASES, NEAR, FURTHER, *LONGER)
+    looked_at = (*BASES, NEAR, FURTHER, *UNCOMMITTED)
     shown = [Adapter(f"{icons}-long", icons, 4, RATES[4], steps=LONG, bases=looked_at) for icons in SHOWN]
     # Where most is said of them, another seed tells how far two natives are apart. The order makes it another one on each.
     again_on = (PRUNED, FURTHER, FINETUNE)

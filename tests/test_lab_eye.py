@@ -93,7 +93,7 @@ def test_what_shows_nothing_new_is_not_drawn() -> None:
         found = {(target, style) for one, target, style in drawn if one in tried}
         assert found == {(target, style) for target in targets for style in CHOOSING}
     at_length = {(target, style) for one, target, style in drawn if one == AT_LENGTH}
-    assert at_length == {(target, style) for target in (SCRATCH, SCRATCH_LONG) for style in SHOWN}, "both halves"
+    assert at_length == {(target, style) for target in (PRUNED, SCRATCH, SCRATCH_LONG) for style in SHOWN}, "both halves"
     assert {target for one, target, _ in drawn if one == BY_NAME} == {PRUNED}
     copied = {target for one, target, _ in drawn if one == COPY}
     assert copied == {pair[1] for pair in PAIRS if kind_of(*pair) != CROSSED}, "to XL nothing can be copied"

@@ -23,16 +23,17 @@ from lab.zoo import (
     FURTHER,
     HEADLINE_PAIRS,
     KIND_BASES,
-    LONGER,
     LOOKED_AT,
     NEAR,
     OWN_ICONS,
     REPORTING,
     SCRATCH,
+    SCRATCH_AGAIN,
     SCRATCH_LONG,
     SHOWN,
     STRUCTURES,
     STYLES,
+    UNCOMMITTED,
     XL,
     XL_LONG,
     XL_PRUNED,
@@ -63,6 +64,7 @@ def test_only_the_base_from_another_seed_is_a_stranger() -> None:
     assert not are_related(*CROSSING)
     assert not are_related(BASE, SCRATCH_LONG)
     assert are_related(SCRATCH, SCRATCH_LONG)
+    assert not any(are_related(one, SCRATCH_AGAIN) for one in OWN_ICONS if one != SCRATCH_AGAIN)
     assert are_related(XL_PRUNED, XL_LONG)
     assert kind_of(BASE, XL_LONG) == kind_of(*CROSSING) == CROSSED
 
@@ -105,7 +107,7 @@ def test_roles_of_the_icon_sets() -> None:
     assert {data.SETS[OWN_ICONS[base]].role for base in BASES if base != FINETUNE} == {"base"}
     assert data.SETS[OWN_ICONS[FINETUNE]].role == "finetune"
     assert set(FINETUNES[FINETUNE].sets) == set(data.names("finetune"))
-    assert {*BASES, *FINETUNES, *LONGER} == set(OWN_ICONS)
+    assert {*BASES, *FINETUNES, *UNCOMMITTED} == set(OWN_ICONS)
     assert all(OWN_ICONS[name] in recipe.sets for name, recipe in FINETUNES.items())
     assert set(data.names("style")) == set(STYLES)
 

@@ -7,17 +7,14 @@ from unittest import mock
 import torch
 from torch import nn
 
-from lab.eye.teaching import answers_of, error, moved_as, with_layers
+from lab.eye.teaching import answers_of, error, moved_as, opened, with_layers
 from lab.loop import train
 from lab.paths import RUNS
 from lab.variants import COPY, VARIANTS
 from lab.zoo import Adapter
 from lorax.checkpoint import Checkpoint
-from lorax.methods import refine
-from lorax.models import Factors, adapted, examples
-from lorax.runner import Runner
+from lorax.models import adapted, examples
 from lorax.transfer import Moved, Plan
-from lorax.transfer.assignment import assignments
 
 AT_LENGTH = "refine at length"
 PICTURES, COPIES = 512, 4
@@ -26,12 +23,11 @@ SETTINGS = {"steps": STEPS, "rate": RATE, "warmup": 20, "decay": 0.97, "weight_d
 
 
 def at_length(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, Moved]:
-    """What refine learns between strangers from 8 times the pictures, in 16 times the examples."""
+    """What refine learns within a family from 8 times the pictures, in 16 times the examples."""
     planned, copied = moved_as(VARIANTS[COPY], adapter, source, target)
     with mock.patch.multiple(examples, COPIES=COPIES, ANSWERS=PICTURES * COPIES):
         answers = answers_of(planned, PICTURES).batch
-    model, ranks = Runner(target.path), {layer: one.rank for layer, one in assignments(planned).items()}
-    factors = Factors(refine.blank(model, ranks), model.device)
+    model, _, factors = opened(planned)
 
     def loss(_: int) -> torch.Tensor:
         """The error on examples that are drawn with the loop's seed of the step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache, partial
@@ -13,19 +12,17 @@ import torch
 
 from lab.eye import weighted
 from lab.eye.at_length import AT_LENGTH, at_length
-from lab.eye.teaching import answers_of, error, moved_as, predicted, with_layers
+from lab.eye.teaching import answers_of, error, moved_as, opened, predicted, with_layers
 from lab.variants import COPY, FROM_BRIDGE, VARIANTS
 from lab.zoo import Adapter
 from lorax.checkpoint import Checkpoint
 from lorax.low_rank import LowRank
-from lorax.methods import AUTO, BRIDGE, REFINE, Kinship, bridge, refine
+from lorax.methods import BRIDGE, REFINE, Kinship, bridge, refine
 from lorax.models import Answers, Factors, adapted
 from lorax.models.optimizer import Optimizer
 from lorax.models.training import BACKWARD_AT_ONCE
-from lorax.options import Options
 from lorax.runner import Runner
-from lorax.transfer import Moved, Plan, run
-from lorax.transfer.assignment import assignments
+from lorax.transfer import Moved, Plan
 from lorax.transfer.teaching import prompts_of
 
 Idea = Callable[[Adapter, str, Checkpoint], tuple[Plan, Moved]]  # adapter, name of the source, target
@@ -51,9 +48,7 @@ def _scaffolded(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan
     Both are learned at once: the scaffold on pictures that the source draws alone, both together on those with the adapter.
     """
     planned, copied = moved_as(VARIANTS[COPY], adapter, source, target)
-    start = run(dataclasses.replace(planned, options=Options(AUTO))).layers
-    model, ranks = Runner(target.path), {layer: one.rank for layer, one in assignments(planned).items()}
-    own = Factors(refine.started(model, start, ranks), model.device)
+    model, ranks, own = opened(planned)
     scaffold = Factors(refine.blank(model, ranks), model.device)
     prompts = tuple(prompts_of(planned, EFFORT.pictures))
     alone, with_adapter = _alone(planned.source.path, prompts), answers_of(planned, EFFORT.pictures)

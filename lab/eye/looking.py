@@ -22,12 +22,13 @@ from lab.zoo import (
     ADAPTERS,
     CROSSING,
     FURTHER,
-    LONGER,
     LOOKED_AT,
     NEAR,
     SCRATCH,
+    SCRATCH_AGAIN,
     SCRATCH_LONG,
     SHOWN,
+    UNCOMMITTED,
     XL,
     XL_LONG,
     XL_PRUNED,
@@ -37,7 +38,7 @@ from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.runner import Runner
 
 PAIRS = (
-    *((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH, SCRATCH_LONG)),
+    *((BASE, target) for target in (NEAR, FINETUNE, FURTHER, PRUNED, SCRATCH, SCRATCH_LONG, SCRATCH_AGAIN)),
     CROSSING,
     (BASE, XL_LONG),
     (XL, XL_PRUNED),
@@ -85,7 +86,7 @@ class Looker:
 
     def __init__(self, target: str, results: Results, *, briefly: bool = False) -> None:
         self.target, self.results, self.runner = target, results, runner_of(target)
-        self.briefly = briefly or target in (*LONGER, *BOUNDS)  # a checkout is to stay small
+        self.briefly = briefly or target in (*UNCOMMITTED, *BOUNDS)  # a checkout is to stay small
         self.ordinary = measure.of_ordinary(self.runner, target)
 
     def has_native(self, label: str) -> bool:

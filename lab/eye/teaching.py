@@ -13,10 +13,13 @@ from lab.variants import Variant
 from lab.zoo import Adapter, checkpoint
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.low_rank import LowRank
-from lorax.models import Answers, Model, NoisyBatch, draw
+from lorax.methods import AUTO, refine
+from lorax.models import Answers, Factors, Model, NoisyBatch, draw
+from lorax.options import Options
 from lorax.progress import Meter
 from lorax.runner import Runner
-from lorax.transfer import Layers, Moved, Plan
+from lorax.transfer import Layers, Moved, Plan, run
+from lorax.transfer.assignment import assignments
 from lorax.transfer.teaching import prompts_of
 
 
@@ -26,6 +29,13 @@ def moved_as(variant: Variant, adapter: Adapter, source: str, target: Checkpoint
 
 def with_layers(moved: Moved, layers: Iterable[tuple[str, LowRank]]) -> Moved:
     return dataclasses.replace(moved, layers=Layers.of(layers))
+
+
+def opened(planned: Plan) -> tuple[Runner, dict[str, int], Factors]:
+    """The target, the rank of each trained layer, and factors that start where refine does: from ``auto``, else from 0."""
+    start = run(dataclasses.replace(planned, options=Options(AUTO))).layers
+    model, ranks = Runner(planned.target.path), {layer: one.rank for layer, one in assignments(planned).items()}
+    return model, ranks, Factors(refine.started(model, start, ranks), model.device)
 
 
 def answers_of(planned: Plan, pictures: int) -> Answers:

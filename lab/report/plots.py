@@ -39,6 +39,7 @@ from lorax.methods import BRIDGE, REFINE
 STYLE = {
     "svg.hashsalt": "lorax",  # else ids are drawn anew every time
     "svg.fonttype": "none",  # small, and text that can be searched
+    "font.sans-serif": ["DejaVu Sans"],  # with which the text is laid out; each label names the whole list
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
