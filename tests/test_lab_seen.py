@@ -23,7 +23,7 @@ from lab.quotes import quoted
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED
+from lab.zoo import FROM_SCRATCH, FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_AGAIN, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 from lorax.transfer.forecast import SEEN
@@ -120,6 +120,14 @@ def test_of_strangers(shown: dict[Of, Interval], less: dict[Of, Interval], at_on
         assert at_one[SCRATCH, half, REFINE][1] < at_one[SCRATCH, half, NATIVE][1], "fewer subjects"
 
 
+def test_of_the_stranger_from_another_seed(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
+    refined, bridged, copied = (shown[SCRATCH_AGAIN, "reporting", one].mean for one in (REFINE, BRIDGE, COPY))
+    assert abs(refined - 0.5) < 0.05, "half"
+    assert abs(bridged - 0.25) < 0.02, "a quarter"
+    assert copied < 0.02, "nothing"
+    assert less[SCRATCH_AGAIN, "reporting", REFINE].is_above_zero
+
+
 def test_of_the_stranger_that_was_trained_for_longer(shown: dict[Of, Interval], less: dict[Of, Interval]) -> None:
     worse, better = (shown[target, "reporting", REFINE] for target in (SCRATCH, SCRATCH_LONG))
     assert worse.mean > better.mean, "less"
@@ -161,7 +169,7 @@ def test_of_the_family_that_was_trained_for_longer(
 
 def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
     looked_at = [(target, half) for target, half, variant in shown if variant == BRIDGE]
-    assert {target for target, _ in looked_at} == {SCRATCH, SCRATCH_LONG, XL, XL_LONG}
+    assert {target for target, _ in looked_at} == {*FROM_SCRATCH, SCRATCH_AGAIN, XL, XL_LONG}
     assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
 
 
@@ -200,7 +208,7 @@ def test_the_readme_says_what_was_seen(results: Results, found: list[Figure]) ->
     every = [*found, *of_groups(results)]
     assert quoted(ROOT / "README.md", "seen") == what_to_expect(every)
     told = {(source, target) for source, target, half in TOLD if half in HALVES}
-    assert told == {(one.source, one.target) for one in found if one.target not in (SCRATCH, XL)}
+    assert told == {(one.source, one.target) for one in found if one.target not in (SCRATCH, SCRATCH_AGAIN, XL)}
     assert {*TOLD} <= {(one.source, one.target, one.group) for one in every}
 
 

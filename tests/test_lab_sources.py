@@ -19,7 +19,7 @@ from lab.eye.sources import itself, of_sources
 from lab.paths import RESULTS
 from lab.pictures import generate
 from lab.results import ALONE, NATIVE, ORDINARY, Key, Results
-from lab.zoo import CHOOSING, NEAR, REPORTING, SCRATCH, SCRATCH_LONG
+from lab.zoo import CHOOSING, NEAR, REPORTING, SCRATCH, SCRATCH_AGAIN, SCRATCH_LONG
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import REFINE
 from lorax.models import examples
@@ -112,12 +112,22 @@ def test_what_the_page_says_of_sources_holds() -> None:
 
     assert all(share(target, half) > 0.8 for target in (NEAR, FINETUNE) for half in HALVES), "four fifths and more"
     assert 0.55 < share(PRUNED, "reporting") < 0.65, "three fifths"
-    for target, half in ((SCRATCH, "choosing"), (SCRATCH, "reporting"), (SCRATCH_LONG, "reporting")):
-        assert 0.4 < share(target, half) < 0.55, "about half"
+    between = ((SCRATCH, "choosing"), (SCRATCH, "reporting"), (SCRATCH_LONG, "reporting"))
+    assert all(0.4 < share(target, half) < 0.55 for target, half in (*between, (SCRATCH_AGAIN, "reporting"))), "about half"
+    for target, half in (*between, (PRUNED, "reporting")):
         less = less_usual(shown[target, half, AT_LENGTH], {(target, REFINE): shown[target, half, REFINE]}, results)
         assert less
         assert less.mean > 0.1, "more on average"
         assert less.low < 0.01, "not for certain"
+    native, at_length = (shown[PRUNED, "reporting", one] for one in (NATIVE, AT_LENGTH))
+    assert at_length.frontier
+    assert 0.88 < at_length.frontier.mean < 0.95, "nine tenths"
+    assert abs(at_length.at[1.0][1] - native.at[1.0][1]) < 0.04, "about as many subjects"
+    by_style: dict[str, list[float]] = {REFINE: [], AT_LENGTH: []}
+    for one in figures(results, {style: (style,) for style in REPORTING}, [(BASE, PRUNED)]):
+        if one.variant in by_style and one.frontier:
+            by_style[one.variant].append(one.frontier.mean)
+    assert sum(more > usual for usual, more in zip(*by_style.values(), strict=True)) == 3, "of three of the four styles"
     native, at_length = (shown[SCRATCH_LONG, "reporting", one] for one in (NATIVE, AT_LENGTH))
     assert at_length.frontier
     assert 0.7 < at_length.frontier.mean < 0.8, "three quarters"
