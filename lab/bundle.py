@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lab import data, ldm
 from lab.models import Model
 from lab.packing import pack
-from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS
+from lab.paths import CACHE, CHECKPOINTS, EXTRA_LORAS, HEADLINE, LORAS, MODELS, appearing
 from lab.xl import XLModel
 from lab.zoo import UNCOMMITTED, XL, XL_PRUNED, checkpoint
 from lorax.demo.bundle import BASE, CAPTIONS, FINETUNE, ORIGIN, PACKED, PRUNED, unpack, unpack_file
@@ -73,11 +73,10 @@ def write_finetune(name: str, model: Model, autoencoder: AutoencoderKL) -> None:
 
 def write_whole(name: str, model: Model | XLModel, autoencoder: AutoencoderKL) -> None:
     """Write the whole checkpoint of a base that is not committed, with the settings of the one whose structure it has."""
-    unpack(CHECKPOINTS, HEADLINE)
-    path = checkpoint(name)
-    shutil.copyfile(checkpoint(UNCOMMITTED[name]).with_suffix(".yaml"), path.with_suffix(".yaml"))
-    save_file(_half(model, autoencoder), path.with_suffix(".tmp"), {"format": "pt"})
-    path.with_suffix(".tmp").replace(path)
+    unpack(CHECKPOINTS, HEADLINE)  # those settings name the tokenizer's folder only there
+    shutil.copyfile(checkpoint(UNCOMMITTED[name]).with_suffix(".yaml"), checkpoint(name).with_suffix(".yaml"))
+    with appearing(checkpoint(name)) as path:
+        save_file(_half(model, autoencoder), path, {"format": "pt"})
 
 
 def _half(model: Model | XLModel, autoencoder: AutoencoderKL) -> dict[str, torch.Tensor]:

@@ -11,19 +11,16 @@ import json
 import re
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from lab.characters import FIGURES
-from lab.paths import CACHE
+from lab.paths import CACHE, appearing
 from lab.rendering import render
 from lab.styles import FILTERS, Filter
 
@@ -157,7 +154,7 @@ def _load_one(name: str) -> Icons:
     stored = CACHE / "icons" / f"{name}-{SIZE}.npz"
     if not stored.exists():
         rows = _with_character(name) if name in FIGURES else _rendered(name)
-        with _appearing(stored) as path:
+        with appearing(stored) as path:
             np.savez_compressed(path, images=np.stack(list(rows.values())), subjects=np.array(list(rows)))
     with np.load(stored) as file:
         subjects = [str(subject) for subject in file["subjects"]]
@@ -191,7 +188,7 @@ def _svgs(name: str) -> dict[str, str]:
     icon_set = SETS[name]
     archive = CACHE / "npm" / f"{icon_set.package.strip('@').replace('/', '-')}-{icon_set.version}.tgz"
     if not archive.exists():
-        with _appearing(archive) as path:
+        with appearing(archive) as path:
             command = ["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}"]
             subprocess.run(command, cwd=path.parent, check=True)
     with tarfile.open(archive) as tar:
@@ -203,13 +200,3 @@ def _svgs(name: str) -> dict[str, str]:
         for icon, entry in icons["icons"].items()
         if not entry.get("hidden")
     }
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """Where to write a file for the length of the block. It appears at ``path`` whole, or not at all if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        yield written
-        written.replace(path)

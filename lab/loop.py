@@ -13,6 +13,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from lab.paths import appearing
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -86,7 +88,7 @@ def train(
                     "step": step + 1,
                     "seconds": time.monotonic() - began,
                 }
-                torch.save(state, stored.with_suffix(".tmp"))
-                stored.with_suffix(".tmp").replace(stored)
+                with appearing(stored) as path:
+                    torch.save(state, path)
     print(f"{name}: {steps} steps in {(time.monotonic() - began) / 60:.1f} minutes")
     return average.module.eval()

@@ -23,7 +23,7 @@ from lab.quotes import quoted
 from lab.results import ALONE, NATIVE, Key, Results
 from lab.stats import Interval
 from lab.variants import BY_NAME, COPY, LORAX
-from lab.zoo import FROM_SCRATCH, FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_AGAIN, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED
+from lab.zoo import FURTHER, NEAR, REPORTING, SCRATCH, SCRATCH_AGAIN, SCRATCH_LONG, XL, XL_LONG, XL_PRUNED
 from lorax.demo.bundle import BASE, FINETUNE, PRUNED
 from lorax.methods import BRIDGE, REFINE
 from lorax.transfer.forecast import SEEN
@@ -169,7 +169,7 @@ def test_of_the_family_that_was_trained_for_longer(
 
 def test_bridge_shows_less_than_refine(shown: dict[Of, Interval]) -> None:
     looked_at = [(target, half) for target, half, variant in shown if variant == BRIDGE]
-    assert {target for target, _ in looked_at} == {*FROM_SCRATCH, SCRATCH_AGAIN, XL, XL_LONG}
+    assert {target for target, _ in looked_at} == {SCRATCH, SCRATCH_LONG, SCRATCH_AGAIN, XL, XL_LONG}
     assert all(shown[(*one, BRIDGE)].mean < shown[(*one, REFINE)].mean for one in looked_at)
 
 

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from lab.eye.teaching import answers_of, error, moved_as, opened, with_layers
+from lab.eye.teaching import answers_of, error, moved_as, to_train, with_layers
 from lab.loop import train
 from lab.paths import RUNS
 from lab.variants import COPY, VARIANTS
@@ -27,7 +27,7 @@ def at_length(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan, 
     planned, copied = moved_as(VARIANTS[COPY], adapter, source, target)
     with mock.patch.multiple(examples, COPIES=COPIES, ANSWERS=PICTURES * COPIES):
         answers = answers_of(planned, PICTURES).batch
-    model, _, factors = opened(planned)
+    model, _, factors = to_train(planned)
 
     def loss(_: int) -> torch.Tensor:
         """The error on examples that are drawn with the loop's seed of the step."""

@@ -12,7 +12,7 @@ import torch
 
 from lab.eye import weighted
 from lab.eye.at_length import AT_LENGTH, at_length
-from lab.eye.teaching import answers_of, error, moved_as, opened, predicted, with_layers
+from lab.eye.teaching import answers_of, error, moved_as, predicted, to_train, with_layers
 from lab.variants import COPY, FROM_BRIDGE, VARIANTS
 from lab.zoo import Adapter
 from lorax.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def _scaffolded(adapter: Adapter, source: str, target: Checkpoint) -> tuple[Plan
     Both are learned at once: the scaffold on pictures that the source draws alone, both together on those with the adapter.
     """
     planned, copied = moved_as(VARIANTS[COPY], adapter, source, target)
-    model, ranks, own = opened(planned)
+    model, ranks, own = to_train(planned)
     scaffold = Factors(refine.blank(model, ranks), model.device)
     prompts = tuple(prompts_of(planned, EFFORT.pictures))
     alone, with_adapter = _alone(planned.source.path, prompts), answers_of(planned, EFFORT.pictures)

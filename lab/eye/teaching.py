@@ -31,7 +31,7 @@ def with_layers(moved: Moved, layers: Iterable[tuple[str, LowRank]]) -> Moved:
     return dataclasses.replace(moved, layers=Layers.of(layers))
 
 
-def opened(planned: Plan) -> tuple[Runner, dict[str, int], Factors]:
+def to_train(planned: Plan) -> tuple[Runner, dict[str, int], Factors]:
     """The target, the rank of each trained layer, and factors that start where refine does: from ``auto``, else from 0."""
     start = run(dataclasses.replace(planned, options=Options(AUTO))).layers
     model, ranks = Runner(planned.target.path), {layer: one.rank for layer, one in assignments(planned).items()}
